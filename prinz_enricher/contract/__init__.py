@@ -1,0 +1,1 @@
+"""The wire contract `prinz.enricher.v1`: modules generated from `proto/` by `make proto`, never edited by hand."""
