@@ -1,0 +1,29 @@
+"""Batches: what callers send, checked against a signature and held as Arrow record batches; and the way back."""
+
+from prinz_enricher.batch.arrow_stream import conform, decode_stream, encode_stream
+from prinz_enricher.batch.coerce import coerce
+from prinz_enricher.batch.columns import decode_columns
+from prinz_enricher.batch.dense import decode_dense, dense_inputs, dense_outputs, encode_dense
+from prinz_enricher.batch.encode import encode_columns
+from prinz_enricher.batch.faults import Faults
+from prinz_enricher.batch.outputs import select_outputs
+from prinz_enricher.batch.params import decode_params
+from prinz_enricher.batch.rows import batch_from_rows, batch_to_rows
+
+__all__ = [
+    "Faults",
+    "batch_from_rows",
+    "batch_to_rows",
+    "coerce",
+    "conform",
+    "decode_columns",
+    "decode_dense",
+    "decode_params",
+    "decode_stream",
+    "dense_inputs",
+    "dense_outputs",
+    "encode_columns",
+    "encode_dense",
+    "encode_stream",
+    "select_outputs",
+]

@@ -1,0 +1,177 @@
+"""Columns of the wire into a checked Arrow record batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from prinz_enricher.batch import wanted
+from prinz_enricher.batch.any_json import write_json
+from prinz_enricher.batch.coerce import coerce
+from prinz_enricher.batch.faults import Faults, column_path, refusal
+from prinz_enricher.batch.layout import Layout, OneRow, input_layout, record_batch
+from prinz_enricher.batch.nested import nested_array
+from prinz_enricher.contract import value_pb2
+from prinz_enricher.signature import AnyValue, Field, Signature, Type
+
+_NUMBERS: Final[dict[str, tuple[Any, pa.DataType]]] = {
+    "doubles": (np.float64, pa.float64()),
+    "floats": (np.float32, pa.float32()),
+    "int64s": (np.int64, pa.int64()),
+    "int32s": (np.int32, pa.int32()),
+    "timestamps": (np.int64, pa.timestamp("us")),
+}
+_TEXTS: Final[dict[str, pa.DataType]] = {"strings": pa.utf8(), "binaries": pa.binary()}
+
+
+def decode_columns(message: value_pb2.ColumnBatch, signature: Signature) -> pa.RecordBatch:
+    """Check the columns of a request and bring them to the types of a signature's inputs.
+
+    Args:
+        message: Columns in any order.
+        signature: Of the model. Where it declares no inputs, columns of any name are taken, as values of any type.
+
+    Returns:
+        The columns in the signature's order and with exactly the types of `input_schema`; an optional column that was
+        left out is left out here too. It has `message.num_rows` rows, also where it has no columns.
+
+    Raises:
+        InvalidInput: With every fault of the batch.
+    """
+    layout = input_layout(signature)
+    if message.num_rows == 1 and layout.one_row is not None:
+        batch = _decode_one_row(message, layout.one_row)
+        if batch is not None:
+            return batch
+    rows = message.num_rows
+    if rows < 0:
+        raise refusal("num_rows", "is negative")
+    faults = Faults()
+    columns = _by_name(message, faults)
+    batch = _decode_declared(columns, rows, layout, faults) if layout.fields else _decode_any(columns, rows, faults)
+    faults.raise_any()
+    return batch
+
+
+def _decode_one_row(message: value_pb2.ColumnBatch, one_row: OneRow) -> pa.RecordBatch | None:
+    """Decode one row of fixed-width columns, each of just its type; None where anything is otherwise."""
+    places = one_row.places
+    columns = message.columns
+    if len(columns) != len(places):
+        return None
+    values: list[object] = [None] * len(places)
+    for column in columns:
+        found = places.get(column.name)
+        if found is None or column.validity:
+            return None
+        place, kind = found
+        # Of another kind than is set, a column reads as empty.
+        held = getattr(column, kind).values
+        if len(held) != 1 or values[place] is not None:
+            return None
+        values[place] = held[0]
+    return one_row.batch(values)
+
+
+def _by_name(message: value_pb2.ColumnBatch, faults: Faults) -> dict[str, value_pb2.Column]:
+    columns: dict[str, value_pb2.Column] = {}
+    for column in message.columns:
+        if column.name in columns:
+            faults.add(column_path(column.name), "is there twice")
+        columns[column.name] = column
+    return columns
+
+
+def _decode_declared(
+    columns: Mapping[str, value_pb2.Column], rows: int, layout: Layout, faults: Faults
+) -> pa.RecordBatch:
+    arrays, present = [], []
+    for place, field in enumerate(layout.fields):
+        column = columns.get(field.name)
+        if column is not None:
+            present.append(place)
+            kind = layout.kinds[place]
+            if kind is not None and rows and not column.validity:
+                # Of another kind than is set, a column reads as empty.
+                held = getattr(column, kind).values
+                if len(held) == rows:
+                    arrays.append(_wire_array(kind, held, b"", rows))
+                    continue
+            arrays.append(_decode_column(column, field.type, field.required, rows, faults))
+        elif field.required:
+            faults.add(column_path(field.name), "is missing, but the column is required")
+    if len(columns) > len(present):
+        for name in columns:
+            if name not in layout.by_name:
+                faults.add(column_path(name), "is no column of this model")
+    if faults:
+        return None
+    return record_batch(arrays, layout.schema_of(present), rows)
+
+
+def _decode_any(columns: Mapping[str, value_pb2.Column], rows: int, faults: Faults) -> pa.RecordBatch:
+    arrays = [_decode_column(column, AnyValue(), False, rows, faults) for column in columns.values()]
+    if faults:
+        return None
+    return record_batch(arrays, Layout(any_fields(columns)).schema, rows)
+
+
+def any_fields(names: Iterable[str]) -> tuple[Field, ...]:
+    """Give optional fields of any type: the columns of a model without a signature."""
+    return tuple(Field(name, AnyValue(), required=False) for name in names)
+
+
+def _decode_column(column: value_pb2.Column, type: Type, required: bool, rows: int, faults: Faults) -> pa.Array:
+    path = column_path(column.name)
+    kind = column.WhichOneof("values")
+    if kind is None:
+        if rows == 0:
+            return coerce(pa.nulls(0), type, required, path, faults)
+        faults.add(path, "has no values")
+        return None
+    values = getattr(column, kind).values
+    if len(values) != rows:
+        faults.add(path, f"has {len(values)} values, but num_rows is {rows}")
+        return None
+    validity = column.validity
+    if validity and len(validity) != (rows + 7) // 8:
+        faults.add(path, f"has a validity of {len(validity)} bytes; wanted {(rows + 7) // 8}")
+        return None
+    if kind == "nested":
+        return nested_array(values, validity, type, required, path, faults)
+    array = _wire_array(kind, values, validity, rows)
+    if isinstance(type, AnyValue):
+        return _any_array(array, kind, path, faults)
+    return coerce(array, type, required, path, faults)
+
+
+def _wire_array(kind: str, values: Any, validity: bytes, rows: int) -> pa.Array:
+    if kind in _NUMBERS:
+        dtype, arrow_type = _NUMBERS[kind]
+        # Of a container of protobuf's, np.array copies the memory at once; a list or an iterator goes value by value.
+        held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
+        buffer = pa.py_buffer(validity) if validity else None
+        return pa.Array.from_buffers(arrow_type, rows, [buffer, pa.py_buffer(held)])
+    nulls = None
+    if validity:
+        nulls = np.unpackbits(np.frombuffer(validity, np.uint8), count=rows, bitorder="little") == 0
+    if kind == "bools":
+        return pa.array(np.array(values, np.bool_), pa.bool_(), mask=nulls)
+    texts = pa.array(list(values), _TEXTS[kind])
+    return texts if nulls is None else pa.array(list(values), _TEXTS[kind], mask=nulls)
+
+
+def _any_array(array: pa.Array, kind: str, path: str, faults: Faults) -> pa.Array:
+    """Write the values of a column as JSON. Text is a string here, not JSON as in an Arrow column."""
+    if kind == "binaries":
+        faults.add(path, wanted.BINARY_IN_ANY)
+    elif kind == "timestamps":
+        faults.add(path, wanted.INSTANT_IN_ANY)
+    elif kind == "strings":
+        return pa.array([None if text is None else write_json(text) for text in array.to_pylist()], pa.utf8())
+    else:
+        return coerce(array, AnyValue(), False, path, faults)
+    return None

@@ -1,0 +1,292 @@
+"""MLflow's signature JSON, read without MLflow.
+
+Follows `mlflow.types.schema`, also in what it refuses: a signature that MLflow can't read is one of a model that MLflow
+can't load. The registry is not trusted: sizes and depth are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from prinz_enricher.signature.arrow import dtype_arrow_type
+from prinz_enricher.signature.types import (
+    AnyValue,
+    Field,
+    ListOf,
+    MapOf,
+    Origin,
+    Param,
+    Record,
+    Scalar,
+    ScalarKind,
+    Signature,
+    SignatureError,
+    Tensor,
+    Type,
+)
+from prinz_enricher.signature.value import MAX_DEPTH
+
+MAX_CHARACTERS: Final = 8_000_000
+"""How long the JSON of inputs, outputs or parameters may be."""
+
+MAX_FIELDS: Final = 100_000
+"""How many inputs, outputs or parameters there may be."""
+
+MAX_TENSOR_DIMENSIONS: Final = MAX_DEPTH
+MAX_TENSOR_SIZE: Final = 2**31 - 1
+
+_SCALARS: Final = {kind.value: Scalar(kind) for kind in ScalarKind}
+
+
+def read_signature(mlmodel: Mapping[str, object]) -> Signature:
+    """Read the signature of a model.
+
+    Args:
+        mlmodel: The content of its MLmodel file.
+
+    Returns:
+        The signature. Where the model has none its origin is MISSING. Where it declares no inputs, it has none, and
+        columns of any name are taken; where it declares no outputs, there is one output `output_0` of any type.
+
+    Raises:
+        SignatureError: It can't be read.
+    """
+    written = mlmodel.get("signature")
+    if written is None:
+        return Signature((), _UNDECLARED_OUTPUTS, (), Origin.MISSING)
+    if not isinstance(written, Mapping):
+        raise SignatureError("The signature of the MLmodel file is no mapping.")
+    inputs = _fields(_entries(written, "inputs"), "input")
+    outputs = _fields(_entries(written, "outputs"), "output") or _UNDECLARED_OUTPUTS
+    params = tuple(_named_param(entry) for entry in _entries(written, "params"))
+    _refuse_duplicates([param.name for param in params], "parameters")
+    missing = not (inputs or params) and outputs is _UNDECLARED_OUTPUTS
+    return Signature(inputs, outputs, params, Origin.MISSING if missing else Origin.DECLARED)
+
+
+_UNDECLARED_OUTPUTS: Final = (Field("output_0", AnyValue()),)
+
+
+def _entries(written: Mapping[str, object], section: str) -> list[dict[str, object]]:
+    text = written.get(section)
+    if not text:
+        return []
+    if not isinstance(text, str):
+        raise SignatureError(f"The {section} of the signature are no JSON text.")
+    if len(text) > MAX_CHARACTERS:
+        raise SignatureError(f"The {section} of the signature are longer than {MAX_CHARACTERS} characters.")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise SignatureError(f"The {section} of the signature are not readable as JSON.") from exc
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SignatureError(f"The {section} of the signature are no list of JSON objects.")
+    if len(entries) > MAX_FIELDS:
+        raise SignatureError(f"The signature has more than {MAX_FIELDS} {section}.")
+    return entries
+
+
+def _fields(entries: list[dict[str, object]], section: str) -> tuple[Field, ...]:
+    named = [entry.get("name") is not None for entry in entries]
+    if any(named) and not all(named):
+        raise SignatureError(f"Some {section}s of the signature have names and some have none.")
+    tensors = [entry.get("type") == "tensor" for entry in entries]
+    if any(tensors) and not all(tensors):
+        raise SignatureError(f"Some {section}s of the signature are tensors and some are columns.")
+    if len(entries) > 1 and all(tensors) and not any(named):
+        raise SignatureError(f"The signature has more than one {section} that is a tensor without a name.")
+    fields = tuple(_field(entry, f"{section}_{index}") for index, entry in enumerate(entries))
+    if not any(named) and any(entry.get("required") is False for entry in entries):
+        raise SignatureError(f"The signature has an optional {section} without a name.")
+    _refuse_duplicates([field.name for field in fields], f"{section}s")
+    return fields
+
+
+def _field(entry: dict[str, object], unnamed: str) -> Field:
+    name = _name(entry["name"]) if entry.get("name") is not None else unnamed
+    if entry.get("type") == "tensor":
+        return Field(name, _tensor(entry, name), required=True)
+    type = _type(entry, name, 0)
+    # MLflow's own reading: without the key a scalar column is required, all else is optional.
+    required = _required(entry, isinstance(type, Scalar))
+    return Field(name, type, required, _description(entry))
+
+
+def _required(entry: dict[str, object], default: bool) -> bool:
+    if "required" in entry:
+        return bool(entry["required"])
+    if "optional" in entry:  # as MLflow 2.6 to 2.9 wrote it
+        return not entry["optional"]
+    return default
+
+
+def _description(entry: dict[str, object]) -> str:
+    text = entry.get("description")
+    return text if isinstance(text, str) else ""
+
+
+def _name(name: object) -> str:
+    if isinstance(name, str):
+        return _unicode(name)
+    if isinstance(name, int | float) and not isinstance(name, bool):
+        return str(name)
+    raise SignatureError("A name in the signature is neither text nor a number.")
+
+
+def _unicode(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        raise SignatureError("A name in the signature is not Unicode text.") from exc
+    return name
+
+
+def _refuse_duplicates(names: list[str], what: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise SignatureError(f'The signature has two {what} called "{twice}".')
+
+
+def _type(entry: Mapping[str, object], where: str, depth: int) -> Type:
+    if depth > MAX_DEPTH:
+        raise SignatureError(f'The type of "{where}" is nested deeper than {MAX_DEPTH} levels.')
+    written = entry.get("type")
+    if not isinstance(written, str):
+        raise SignatureError(f'"{where}" has no type.')
+    if scalar := _SCALARS.get(written):
+        return scalar
+    match written:
+        case "array":
+            return ListOf(_type(_part(entry, "items", where), where, depth + 1))
+        case "map":
+            return MapOf(_type(_part(entry, "values", where), where, depth + 1))
+        case "object":
+            return _record(_part(entry, "properties", where), where, depth + 1)
+        case "sparkml_vector":
+            return ListOf(Scalar(ScalarKind.DOUBLE))
+        case "any":
+            return AnyValue()
+    raise SignatureError(f'"{where}" is of a type that is not known: {written[:100]!r}.')
+
+
+def _part(entry: Mapping[str, object], key: str, where: str) -> Mapping[str, object]:
+    part = entry.get(key)
+    if not isinstance(part, dict):
+        raise SignatureError(f'The type of "{where}" lacks its {key}.')
+    return part
+
+
+def _record(properties: Mapping[str, object], where: str, depth: int) -> Record:
+    if not properties:
+        raise SignatureError(f'The object "{where}" has no properties.')
+    fields = []
+    # MLflow sorts them by name.
+    for name in sorted(properties):
+        entry = properties[name]
+        inner = f"{where}.{name}"
+        if not isinstance(entry, dict):
+            raise SignatureError(f'The property "{inner}" is no JSON object.')
+        type = _type(entry, inner, depth)
+        fields.append(Field(_unicode(name), type, _required(entry, True), _description(entry)))
+    return Record(tuple(fields))
+
+
+def _tensor(entry: Mapping[str, object], where: str) -> Tensor:
+    spec = entry.get("tensor-spec")
+    if not isinstance(spec, dict) or "dtype" not in spec or "shape" not in spec:
+        raise SignatureError(f'The tensor "{where}" lacks its dtype or shape.')
+    dtype, shape = spec["dtype"], spec["shape"]
+    if not isinstance(dtype, str) or dtype_arrow_type(dtype) is None:
+        raise SignatureError(f'The tensor "{where}" is of a dtype that is not supported: {str(dtype)[:100]!r}.')
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_TENSOR_DIMENSIONS
+        or not all(_is_dimension(one) for one in shape)
+    ):
+        raise SignatureError(f'The shape of the tensor "{where}" is no list of sizes.')
+    product = 1
+    for size in shape:
+        product *= max(size, 1)
+    if product > MAX_TENSOR_SIZE:
+        raise SignatureError(f'The tensor "{where}" has more than {MAX_TENSOR_SIZE} elements.')
+    return Tensor(dtype, tuple(shape))
+
+
+def _is_dimension(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and -1 <= size <= MAX_TENSOR_SIZE
+
+
+def _named_param(entry: dict[str, object]) -> Param:
+    if "name" not in entry or "default" not in entry:
+        raise SignatureError("A parameter of the signature lacks its name or default.")
+    name = _name(entry["name"])
+    type = _type({**entry, "type": entry.get("type") or entry.get("dtype")}, name, 0)
+    if not isinstance(type, Scalar | Record) or type == Scalar(ScalarKind.BINARY):
+        raise SignatureError(f'The parameter "{name}" is neither a scalar nor an object.')
+    shape = entry.get("shape")
+    default = entry["default"]
+    if shape is None:
+        return Param(name, type, _default(default, type, name))
+    if shape != [-1] or not isinstance(type, Scalar):
+        raise SignatureError(f'The parameter "{name}" has a shape that is not supported; it may be [-1].')
+    if not isinstance(default, list):
+        raise SignatureError(f'The default of the parameter "{name}" is no list.')
+    return Param(name, type, [_default(one, type, name) for one in default], (-1,))
+
+
+def _default(value: object, type: Scalar | Record, name: str) -> object:
+    if value is None:
+        return None
+    if isinstance(type, Record):
+        if not isinstance(value, dict):
+            raise SignatureError(f'The default of the parameter "{name}" is no JSON object.')
+        return value
+    try:
+        return _DEFAULTS[type.kind](value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise SignatureError(f'The default of the parameter "{name}" is no {type.kind.value}.') from exc
+
+
+def _exactly(*types: type) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        # By identity: to Python a bool is an int.
+        if value.__class__ not in types:
+            raise TypeError
+        return value
+
+    return read
+
+
+def _whole(bits: int) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        if not isinstance(value, int) or isinstance(value, bool) or not -(1 << bits - 1) <= value < 1 << bits - 1:
+            raise TypeError
+        return value
+
+    return read
+
+
+def _float(value: object) -> object:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _datetime(value: object) -> object:
+    if not isinstance(value, str):
+        raise TypeError
+    return datetime.fromisoformat(value)
+
+
+_DEFAULTS: Final[dict[ScalarKind, Callable[[object], object]]] = {
+    ScalarKind.BOOLEAN: _exactly(bool),
+    ScalarKind.INTEGER: _whole(32),
+    ScalarKind.LONG: _whole(64),
+    ScalarKind.FLOAT: _float,
+    ScalarKind.DOUBLE: _float,
+    ScalarKind.STRING: _exactly(str),
+    ScalarKind.DATETIME: _datetime,
+}

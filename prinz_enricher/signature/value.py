@@ -1,0 +1,156 @@
+"""The wire's `Value` and Python values, one to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from prinz_enricher.contract import value_pb2
+
+MAX_DEPTH: Final = 32
+"""How deep values and types may be nested: far more than a model needs, far less than Python's stack holds."""
+
+_EPOCH: Final = datetime(1970, 1, 1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Micros(int):
+    """An instant: microseconds since 1970-01-01T00:00:00 UTC. Has the range of the wire, unlike `datetime`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, instant: date) -> Micros:
+        """Take the instant of a date (its midnight) or a datetime (in UTC where it names no zone)."""
+        if not isinstance(instant, datetime):
+            instant = datetime(instant.year, instant.month, instant.day)
+        if instant.utcoffset() is not None:
+            instant = instant.astimezone(UTC)
+        return cls((instant.replace(tzinfo=None) - _EPOCH) // _MICROSECOND)
+
+    def datetime(self) -> datetime:
+        """Give the instant without a zone.
+
+        Raises:
+            OverflowError: It is before the year 1 or after 9999.
+        """
+        return _EPOCH + timedelta(microseconds=int(self))
+
+
+class Unset:
+    """A `Value` of which no kind is set: an error of its sender."""
+
+
+UNSET: Final = Unset()
+
+
+class TooDeep(ValueError):
+    """A value is nested deeper than `MAX_DEPTH`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"is nested deeper than {MAX_DEPTH} levels")
+
+
+def from_value(value: value_pb2.Value, depth: int = 0) -> object:
+    """Read a value.
+
+    Args:
+        value: Any value.
+        depth: How deep it is nested already.
+
+    Returns:
+        None, bool, int, float, str, bytes, `Micros`, or a list or dict of those; `UNSET` where no kind is set.
+
+    Raises:
+        TooDeep: It is nested deeper than `MAX_DEPTH`.
+    """
+    kind = value.WhichOneof("kind")
+    match kind:
+        case "double_value":
+            return value.double_value
+        case "int64_value":
+            return value.int64_value
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "null_value":
+            return None
+        case "bytes_value":
+            return value.bytes_value
+        case "timestamp_value":
+            return Micros(value.timestamp_value)
+        case None:
+            return UNSET
+        case _:
+            if depth >= MAX_DEPTH:
+                raise TooDeep
+    if kind == "list_value":
+        return [from_value(one, depth + 1) for one in value.list_value.values]
+    return {key: from_value(one, depth + 1) for key, one in value.record_value.fields.items()}
+
+
+def to_value(value: object) -> value_pb2.Value:
+    """Write a value.
+
+    Args:
+        value: None, bool, int, float, str, bytes, `Micros`, datetime, date, or a list, tuple or mapping of those.
+
+    Returns:
+        The same on the wire.
+
+    Raises:
+        TooDeep: It is nested deeper than `MAX_DEPTH`.
+        ValueError: A whole number outside 64 bits, text that is not Unicode, or a type that the wire does not have.
+    """
+    message = value_pb2.Value()
+    fill_value(message, value)
+    return message
+
+
+def fill_value(message: value_pb2.Value, value: object, depth: int = 0) -> None:
+    """Write a value into an empty message; otherwise as `to_value`."""
+    match value:
+        case None:
+            message.null_value = 0  # type: ignore[assignment]  # google.protobuf.NULL_VALUE
+        case bool():
+            message.bool_value = value
+        case Micros():
+            message.timestamp_value = int(value)
+        case int():
+            if not -(1 << 63) <= value < 1 << 63:
+                raise ValueError("is a whole number beyond 64 bits")
+            message.int64_value = value
+        case float():
+            message.double_value = value
+        case str():
+            try:
+                message.string_value = value
+            except UnicodeEncodeError as exc:
+                raise ValueError("is not Unicode text") from exc
+        case bytes():
+            message.bytes_value = value
+        case date():
+            message.timestamp_value = int(Micros.of(value))
+        case list() | tuple() | Mapping():
+            if depth >= MAX_DEPTH:
+                raise TooDeep
+            _fill_nested(message, value, depth + 1)
+        case _:
+            raise ValueError("is of a type that the wire does not have")
+
+
+def _fill_nested(
+    message: value_pb2.Value, value: list[object] | tuple[object, ...] | Mapping[str, object], depth: int
+) -> None:
+    if isinstance(value, Mapping):
+        message.record_value.SetInParent()
+        fields = message.record_value.fields
+        for key, one in value.items():
+            fill_value(fields[key], one, depth)
+        return
+    message.list_value.SetInParent()
+    add = message.list_value.values.add
+    for one in value:
+        fill_value(add(), one, depth)

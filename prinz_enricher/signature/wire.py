@@ -1,0 +1,178 @@
+"""Signatures as messages of the contract."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import pyarrow as pa
+
+from prinz_enricher.contract import signature_pb2 as pb
+from prinz_enricher.signature.arrow import dtype_arrow_type, input_schema, output_schema
+from prinz_enricher.signature.types import (
+    AnyValue,
+    Field,
+    ListOf,
+    MapOf,
+    Origin,
+    Param,
+    Record,
+    Scalar,
+    ScalarKind,
+    Signature,
+    SignatureError,
+    Tensor,
+    Type,
+)
+from prinz_enricher.signature.value import MAX_DEPTH, UNSET, Micros, TooDeep, from_value, to_value
+
+_SCALARS: Final = {
+    ScalarKind.BOOLEAN: pb.SCALAR_TYPE_BOOLEAN,
+    ScalarKind.INTEGER: pb.SCALAR_TYPE_INTEGER,
+    ScalarKind.LONG: pb.SCALAR_TYPE_LONG,
+    ScalarKind.FLOAT: pb.SCALAR_TYPE_FLOAT,
+    ScalarKind.DOUBLE: pb.SCALAR_TYPE_DOUBLE,
+    ScalarKind.STRING: pb.SCALAR_TYPE_STRING,
+    ScalarKind.BINARY: pb.SCALAR_TYPE_BINARY,
+    ScalarKind.DATETIME: pb.SCALAR_TYPE_DATETIME,
+}
+_KINDS: Final = {number: kind for kind, number in _SCALARS.items()}
+
+_ORIGINS: Final = {
+    Origin.DECLARED: pb.Signature.ORIGIN_DECLARED,
+    Origin.INFERRED: pb.Signature.ORIGIN_INFERRED,
+    Origin.MISSING: pb.Signature.ORIGIN_MISSING,
+}
+_ORIGIN_NUMBERS: Final = {number: origin for origin, number in _ORIGINS.items()}
+
+
+@lru_cache(maxsize=256)
+def _serialized(signature: Signature) -> tuple[bytes, bytes]:
+    return input_schema(signature).serialize().to_pybytes(), output_schema(signature).serialize().to_pybytes()
+
+
+def to_wire(signature: Signature) -> pb.Signature:
+    """Write a signature, with its digest and Arrow schemas.
+
+    Args:
+        signature: Any signature.
+
+    Returns:
+        Its message.
+    """
+    inputs, outputs = _serialized(signature)
+    return pb.Signature(
+        inputs=[_to_field(field) for field in signature.inputs],
+        outputs=[_to_field(field) for field in signature.outputs],
+        params=[_to_param(param) for param in signature.params],
+        origin=_ORIGINS[signature.origin],
+        digest=signature.digest,
+        input_arrow_schema=inputs,
+        output_arrow_schema=outputs,
+    )
+
+
+def from_wire(message: pb.Signature) -> Signature:
+    """Read a signature; its digest and Arrow schemas are computed anew.
+
+    Args:
+        message: As `to_wire` writes it.
+
+    Returns:
+        The signature.
+
+    Raises:
+        SignatureError: The message holds a type, an origin or a value that this version does not know.
+    """
+    origin = _ORIGIN_NUMBERS.get(message.origin)
+    if origin is None:
+        raise SignatureError("The signature has no known origin.")
+    return Signature(
+        inputs=tuple(_from_field(field, 0) for field in message.inputs),
+        outputs=tuple(_from_field(field, 0) for field in message.outputs),
+        params=tuple(_from_param(param) for param in message.params),
+        origin=origin,
+    )
+
+
+def _to_field(field: Field) -> pb.Field:
+    return pb.Field(name=field.name, type=_to_type(field.type), required=field.required, description=field.description)
+
+
+def _to_type(type: Type) -> pb.Type:
+    match type:
+        case Scalar(kind):
+            return pb.Type(scalar=_SCALARS[kind])
+        case ListOf(items):
+            return pb.Type(list=pb.ListType(items=_to_type(items)))
+        case MapOf(values):
+            return pb.Type(map=pb.MapType(values=_to_type(values)))
+        case Record(fields):
+            return pb.Type(record=pb.RecordType(fields=[_to_field(field) for field in fields]))
+        case Tensor(dtype, shape):
+            return pb.Type(tensor=pb.TensorType(dtype=dtype, shape=shape))
+        case AnyValue():
+            return pb.Type(any=pb.AnyType())
+
+
+def _to_param(param: Param) -> pb.Param:
+    return pb.Param(
+        name=param.name, type=_to_type(param.type), default_value=to_value(param.default), shape=param.shape or ()
+    )
+
+
+def _from_field(field: pb.Field, depth: int) -> Field:
+    return Field(field.name, _from_type(field.type, depth), field.required, field.description)
+
+
+def _from_type(type: pb.Type, depth: int) -> Type:
+    if depth > MAX_DEPTH:
+        raise SignatureError(f"A type is nested deeper than {MAX_DEPTH} levels.")
+    match type.WhichOneof("kind"):
+        case "scalar" if type.scalar in _KINDS:
+            return Scalar(_KINDS[type.scalar])
+        case "list":
+            return ListOf(_from_type(type.list.items, depth + 1))
+        case "map":
+            return MapOf(_from_type(type.map.values, depth + 1))
+        case "record":
+            return Record(tuple(_from_field(field, depth + 1) for field in type.record.fields))
+        case "tensor" if dtype_arrow_type(type.tensor.dtype) is not None:
+            return Tensor(type.tensor.dtype, tuple(type.tensor.shape))
+        case "any":
+            return AnyValue()
+        case _:
+            raise SignatureError("A type is none that this version knows.")
+
+
+def _from_param(param: pb.Param) -> Param:
+    type = _from_type(param.type, 0)
+    try:
+        default = _default(from_value(param.default_value))
+    except (TooDeep, OverflowError) as exc:
+        raise SignatureError(f'The default of parameter "{param.name}" can\'t be read.') from exc
+    return Param(param.name, type, default, tuple(param.shape) or None)
+
+
+def _default(value: object) -> object:
+    match value:
+        case Micros():
+            return value.datetime()
+        case list():
+            return [_default(one) for one in value]
+        case dict():
+            return {key: _default(one) for key, one in value.items()}
+        case _:
+            return None if value is UNSET else value
+
+
+def read_schema(data: bytes) -> pa.Schema:
+    """Read a serialised Arrow schema, as `Signature.input_arrow_schema` holds it.
+
+    Raises:
+        SignatureError: The bytes are no schema.
+    """
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(data))
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise SignatureError("The bytes are no Arrow schema.") from exc
