@@ -1,0 +1,81 @@
+"""Which version a caller means: by number, by alias, or by the default policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
+from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
+
+LATEST = "latest"
+ALIAS_PREFIX = "alias:"
+
+DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
+"""What is tried in turn where a caller names neither version nor alias: `alias:<name>`, or `latest`."""
+
+
+def resolve(
+    snapshot: Snapshot,
+    name: str,
+    version: str | None = None,
+    alias: str | None = None,
+    policy: Sequence[str] = DEFAULT_POLICY,
+) -> CatalogVersion:
+    """Find the version that a caller means; only those that are READY can be meant.
+
+    Args:
+        snapshot: Where to look.
+        name: The model's name.
+        version: The version's number; exactly as it is listed.
+        alias: An alias; not looked at where a version is given.
+        policy: What is meant where neither is given, tried in turn. An alias that exists decides, even where its
+            version is not READY: another one than its owner chose is never taken in silence.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        VersionNotFound: There is no such version, or it is not READY.
+        AliasNotFound: There is no such alias.
+    """
+    model = snapshot.models.get(name)
+    if model is None:
+        raise ModelNotFound(name)
+    if version is None and alias is None:
+        number = _default_number(model, policy)
+    elif version is None:
+        number = model.aliases.get(alias or "")
+        if number is None:
+            raise AliasNotFound(name, alias or "")
+    else:
+        number = version
+    found = model.by_number.get(number) if number is not None else None
+    if found is None or not found.ready:
+        raise VersionNotFound(name, number or "")
+    return found
+
+
+def default_version(model: CatalogModel, policy: Sequence[str] = DEFAULT_POLICY) -> CatalogVersion | None:
+    """Return the version that is meant where a caller names none; None where there is none that is READY."""
+    number = _default_number(model, policy)
+    found = model.by_number.get(number) if number is not None else None
+    return found if found is not None and found.ready else None
+
+
+def scorable(version: CatalogVersion) -> CatalogVersion:
+    """Return a version that can be scored.
+
+    Raises:
+        ModelLoadFailed: Its signature could not be read; a version without any signature can be scored.
+    """
+    if version.signature is None:
+        raise ModelLoadFailed(version.name, version.version, f"it {version.fault or 'was not read yet'}.")
+    return version
+
+
+def _default_number(model: CatalogModel, policy: Sequence[str]) -> str | None:
+    for choice in policy:
+        if choice == LATEST:
+            if model.latest_ready is not None:
+                return model.latest_ready.version
+        elif (number := model.aliases.get(choice.removeprefix(ALIAS_PREFIX))) is not None:
+            return number
+    return None

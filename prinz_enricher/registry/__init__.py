@@ -1,0 +1,29 @@
+"""Talks to an MLflow registry over REST, and starts a private one for a local store; imports no MLflow."""
+
+from prinz_enricher.registry.client import RegistryClient
+from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
+from prinz_enricher.registry.errors import (
+    MlmodelUnreadable,
+    PrivateServerError,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreachable,
+    RegistryUnreadable,
+)
+from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
+
+__all__ = [
+    "Listing",
+    "MlmodelUnreadable",
+    "ModelVersion",
+    "PrivateServer",
+    "PrivateServerError",
+    "RegisteredModel",
+    "RegistryClient",
+    "RegistryError",
+    "RegistryRefused",
+    "RegistryUnreachable",
+    "RegistryUnreadable",
+    "is_local_store",
+    "store_folder",
+]

@@ -1,0 +1,190 @@
+"""Reads an MLflow registry over its REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from prinz_enricher.registry import mlmodel
+from prinz_enricher.registry.entities import (
+    Listing,
+    ModelVersion,
+    RegisteredModel,
+    read_listing,
+    read_model_version,
+    read_registered_model,
+)
+from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryUnreadable
+from prinz_enricher.registry.transport import QueryParams, Transport
+
+_API = "/api/2.0/mlflow"
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_GET_ARTIFACT = "/model-versions/get-artifact"
+_MLMODEL = "MLmodel"
+_PROXIED = "mlflow-artifacts"
+
+MIB = 1024 * 1024
+MAX_PAGE_BYTES = 64 * MIB
+MAX_PAGES = 10_000
+MAX_URI_BYTES = 64 * 1024
+
+MODELS_PER_PAGE = 1000
+"""What MLflow allows at most."""
+
+VERSIONS_PER_PAGE = 10_000
+"""Most registries fit into one page, and one page is consistent, whatever is created or deleted meanwhile."""
+
+
+class RegistryClient:
+    """Reads one MLflow server; may be used by several threads at once.
+
+    It asks only the server that it was made for: whatever the registry says of where files are, no other host and no
+    local file is read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        auth: httpx.Auth | None = None,
+        models_per_page: int = MODELS_PER_PAGE,
+        versions_per_page: int = VERSIONS_PER_PAGE,
+        max_connections: int = 10,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: The server's base URL, such as `http://mlflow:5000` or `https://example.com/mlflow`.
+            timeout: Seconds that one request may take.
+            auth: How requests are authenticated; user and password of the URL by default.
+            models_per_page: Registered models asked for at once; 1 to 1000.
+            versions_per_page: Versions asked for at once; 1 to 200,000.
+            max_connections: Connections at once.
+
+        Raises:
+            ValueError: The URL is none of http or https.
+        """
+        self._transport = Transport(url, timeout=timeout, max_connections=max_connections, auth=auth)
+        self._models_per_page = models_per_page
+        self._versions_per_page = versions_per_page
+
+    @property
+    def url(self) -> str:
+        """The server's base URL, without user and password."""
+        return self._transport.url
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        self.close()
+
+    def registered_models(self) -> Listing[RegisteredModel]:
+        """Read all registered models with their aliases; prompts, which MLflow keeps among them, are left out.
+
+        Raises:
+            RegistryError: They can't be read to the last page.
+        """
+        path = f"{_API}/registered-models/search"
+        entries = self._pages(
+            path, "registered_models", {"max_results": self._models_per_page, "order_by": ["name ASC"]}
+        )
+        return read_listing(entries, read_registered_model, lambda model: model.name)
+
+    def model_versions(self) -> Listing[ModelVersion]:
+        """Read all versions of all registered models; MLflow tells their aliases only with the models.
+
+        Raises:
+            RegistryError: They can't be read to the last page.
+        """
+        # In an order that changes do not touch: by default it is by the time of the last one, so that a version that
+        # is changed between two pages would push another one out of both.
+        order = ["name ASC", "version_number ASC"]
+        path = f"{_API}/model-versions/search"
+        entries = self._pages(path, "model_versions", {"max_results": self._versions_per_page, "order_by": order})
+        return read_listing(entries, read_model_version, lambda version: (version.name, version.version))
+
+    def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
+        """Read the MLmodel file of a version, and no other of its files.
+
+        Returns:
+            Its top-level entries.
+
+        Raises:
+            RegistryError: It can't be got; `RegistryRefused.missing` where it does not exist.
+            MlmodelUnreadable: It is not what it should be.
+        """
+        identity = {"name": version.name, "version": version.version}
+        answer = self._transport.get_json(f"{_API}/model-versions/get-download-uri", identity, max_bytes=MAX_URI_BYTES)
+        uri = answer.get("artifact_uri")
+        if not isinstance(uri, str) or not uri:
+            raise MlmodelUnreadable("the registry does not say where its files are")
+        path = self._proxied_path(uri)
+        params: QueryParams = {}
+        if path is None:
+            # S3, a folder, another host: the server gets it, with its own credentials, and hands it on.
+            path, params = _GET_ARTIFACT, {**identity, "path": _MLMODEL}
+        try:
+            content = self._transport.get(path, params, max_bytes=mlmodel.MAX_BYTES)
+        except RegistryUnreadable as error:
+            raise MlmodelUnreadable(f"its MLmodel file is larger than {mlmodel.MAX_BYTES} bytes") from error
+        return mlmodel.read_mlmodel(content)
+
+    def _proxied_path(self, uri: str) -> str | None:
+        """Return the path of an MLmodel file that our server proxies; None where it does not.
+
+        Raises:
+            MlmodelUnreadable: The path leads out of the artifacts.
+        """
+        try:
+            parts = urlsplit(uri)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
+        if parts.scheme != _PROXIED or not ours:
+            return None
+        # Cut by hand: a folder's name may hold `?` or `#`, which mean nothing here.
+        folder = uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
+        segments = [segment for segment in folder.split("/") if segment]
+        if any(segment in (".", "..") for segment in segments):
+            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
+        return "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
+
+    def _pages(self, path: str, key: str, params: QueryParams) -> Iterator[object]:
+        """Read the entries of all pages.
+
+        Raises:
+            RegistryUnreadable: A page is not what it should be, or the pages never end.
+        """
+        tokens: set[str] = set()
+        token = ""
+        for _ in range(MAX_PAGES):
+            page = self._transport.get_json(
+                path, {**params, "page_token": token} if token else params, max_bytes=MAX_PAGE_BYTES
+            )
+            entries = page.get(key, [])
+            following = page.get("next_page_token") or ""
+            if not isinstance(entries, list) or not isinstance(following, str):
+                raise RegistryUnreadable(f"a page of {path} is not as MLflow writes it")
+            yield from entries
+            if not following:
+                return
+            if following in tokens:
+                raise RegistryUnreadable(f"the pages of {path} go round in a circle")
+            tokens.add(following)
+            token = following
+        raise RegistryUnreadable(f"there are more than {MAX_PAGES} pages of {path}")

@@ -1,0 +1,70 @@
+"""What can go wrong between us and a registry.
+
+RegistryError
+├── RegistryUnreachable     no answer: no connection, or none in time
+├── RegistryRefused         an answer with a status that is not 200
+├── RegistryUnreadable      an answer that is not what it should be: no JSON, too large, pages that never end
+└── MlmodelUnreadable       the version's MLmodel file is not what it should be
+PrivateServerError          the private server could not be started
+
+They stay inside `registry/` and `catalog/`; callers of the service see those of `prinz_enricher.errors`. No message
+holds credentials, or what the server said in its own words.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+class RegistryError(Exception):
+    """The registry did not answer as it should."""
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may be answered later."""
+        return True
+
+
+class RegistryUnreachable(RegistryError):
+    """The registry gave no answer."""
+
+
+class RegistryRefused(RegistryError):
+    """The registry answered with a status that is not 200.
+
+    Attributes:
+        status: The HTTP status.
+        error_code: MLflow's own code, such as `RESOURCE_DOES_NOT_EXIST`; empty where there is none.
+    """
+
+    def __init__(self, message: str, status: int, error_code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_code = error_code
+
+    @property
+    def missing(self) -> bool:
+        """Whether what was asked for does not exist."""
+        return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may be answered later; credentials, too, may be right again."""
+        return not self.missing and self.status != HTTPStatus.BAD_REQUEST
+
+
+class RegistryUnreadable(RegistryError):
+    """The registry's answer is not what it should be."""
+
+
+class MlmodelUnreadable(RegistryError):
+    """A version's MLmodel file is not what it should be."""
+
+    @property
+    def transient(self) -> bool:
+        """The file stays as it is until someone writes it anew."""
+        return False
+
+
+class PrivateServerError(Exception):
+    """The private MLflow server can't be started; the message says why."""

@@ -1,0 +1,243 @@
+"""A private `mlflow server` on loopback, for a registry that is a local store and not a server yet.
+
+A store is then read on the same path as every other registry, and the front process imports no MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from prinz_enricher.registry import lifeline
+from prinz_enricher.registry.errors import PrivateServerError
+
+_SQLITE_SCHEMES = ("sqlite", "sqlite+pysqlite")
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 5.0
+_ATTEMPTS = 3
+_LOG_TAIL_BYTES = 4000
+# What MLflow reads of its environment as options of `mlflow server`; ours are on the command line, and complete.
+_KEPT_VARIABLES = ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_S3_", "MLFLOW_GCS_", "MLFLOW_SQLALCHEMYSTORE_")
+
+
+def is_local_store(registry: str) -> bool:
+    """Tell whether a registry is a local store, which needs a private server, or the URL of a server."""
+    return urlsplit(registry).scheme not in ("http", "https")
+
+
+def store_folder(store_uri: str) -> Path:
+    """Return the folder that a local store is in.
+
+    Args:
+        store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db` (SQLAlchemy's way of writing paths), or a folder.
+
+    Raises:
+        PrivateServerError: It is no local store.
+    """
+    parts = urlsplit(store_uri)
+    if parts.scheme in _SQLITE_SCHEMES:
+        # One slash ends the (empty) host; what follows is the path, relative unless it has a slash of its own.
+        file = unquote(parts.path)[1:]
+        if parts.netloc or not file or file == ":memory:":
+            raise PrivateServerError(
+                "A SQLite store needs a file: sqlite:///relative.db, or sqlite:////absolute/path.db with four slashes."
+            )
+        return Path(file).absolute().parent
+    if parts.scheme in ("", "file"):
+        folder = Path(unquote(parts.path))
+        if folder.is_dir():
+            return folder.absolute().parent
+        raise PrivateServerError(f"There is no folder {folder}; a local store is such a folder, or sqlite:///file.db.")
+    raise PrivateServerError(
+        f"A registry is http://…, https://…, sqlite:///file.db or a folder, not {parts.scheme}://…"
+    )
+
+
+class PrivateServer:
+    """A real `mlflow server` of one's own, which lives no longer than its context, or the process that started it.
+
+    Use it as a context manager; `url` is where it answers.
+    """
+
+    def __init__(
+        self,
+        store_uri: str,
+        artifacts: Path | None = None,
+        *,
+        log_file: Path | None = None,
+        start_timeout: float = 120.0,
+    ) -> None:
+        """Describe the server; nothing is started yet.
+
+        Args:
+            store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a folder where MLflow allows file stores.
+            artifacts: Folder of the artifacts that go through the server; `mlartifacts` beside the store by default.
+            log_file: Where the server writes its log, after what is there; a temporary file by default, gone with
+                the server.
+            start_timeout: Seconds that the server may take until it answers.
+
+        Raises:
+            PrivateServerError: The store is not a local one.
+        """
+        self._store_uri = store_uri
+        self._artifacts = (artifacts or store_folder(store_uri) / "mlartifacts").absolute()
+        self._start_timeout = start_timeout
+        self._log_file = log_file
+        self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """The server's base URL, such as `http://127.0.0.1:41234`; empty while it does not run."""
+        return self._url
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            PrivateServerError: MLflow is not installed, or the server did not come up; the message has the log's end.
+        """
+        if self._running is not None:
+            return
+        if importlib.util.find_spec("mlflow") is None:
+            raise PrivateServerError(
+                f"MLflow is not installed beside {sys.executable}; a local store needs it. "
+                "Install it, or give the URL of an MLflow server."
+            )
+        folder = store_folder(self._store_uri)
+        if not folder.is_dir():
+            raise PrivateServerError(f"There is no folder {folder} for the store.")
+        try:
+            self._artifacts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrivateServerError(f"The folder of the artifacts can't be made: {error}") from error
+        for attempt in range(1, _ATTEMPTS + 1):
+            port = _free_port()
+            # Without a name of its own, so that nothing is left of it where we are killed.
+            log = self._log_file.open("a+b") if self._log_file else tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
+            began = log.seek(0, os.SEEK_END)
+            process = self._launch(port, log)
+            self._running = (process, log)
+            try:
+                self._wait(process, port)
+            except BaseException as error:
+                told = _read_end(log, began)
+                self.close()
+                # Between our look and the server's bind another process may take the port.
+                if isinstance(error, PrivateServerError) and "address already in use" in told and attempt < _ATTEMPTS:
+                    continue
+                if isinstance(error, PrivateServerError):
+                    raise PrivateServerError(f"{error}; its log ends with:\n{told}") from None
+                raise
+            self._url = f"http://127.0.0.1:{port}"
+            return
+
+    def close(self) -> None:
+        """End the server and all its processes; does nothing where it does not run."""
+        running, self._running = self._running, None
+        self._url = ""
+        if running is None:
+            return
+        process, log = running
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(timeout=_GRACE_SECONDS + 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the server."""
+        self.close()
+
+    def _launch(self, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        server = [
+            *(sys.executable, "-m", "mlflow", "server"),
+            *("--backend-store-uri", self._store_uri),
+            *("--artifacts-destination", str(self._artifacts)),
+            *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        ]
+        return subprocess.Popen(
+            # -S, -E, -P: it needs nothing but the standard library, and so starts in no time.
+            [sys.executable, "-S", "-E", "-P", lifeline.__file__, str(_GRACE_SECONDS), *server],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(os.environ),
+            # Ctrl-C in a terminal must not end it before us.
+            start_new_session=True,
+        )
+
+    def _wait(self, process: subprocess.Popen[bytes], port: int) -> None:
+        """Wait for the server's answer.
+
+        Raises:
+            PrivateServerError: There is none, or the process ended before.
+        """
+        deadline = time.monotonic() + self._start_timeout
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            while time.monotonic() < deadline:
+                with suppress(httpx.TransportError):
+                    answer = client.get(f"http://127.0.0.1:{port}/health")
+                    if answer.status_code == httpx.codes.OK and process.poll() is None:
+                        return
+                if process.poll() is not None:
+                    raise PrivateServerError("The private MLflow server ended at its start")
+                time.sleep(_POLL_SECONDS)
+        raise PrivateServerError(f"The private MLflow server did not answer within {self._start_timeout:g} s")
+
+
+def _read_end(log: IO[bytes], began: int) -> str:
+    """Return the end of what was logged since a position."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(began, end - _LOG_TAIL_BYTES))
+    return log.read().decode("utf-8", "replace").strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _environment(current: Mapping[str, str]) -> dict[str, str]:
+    """Return the server's environment: ours without what would change its options, or slow its start."""
+    kept = {
+        key: value for key, value in current.items() if not key.startswith("MLFLOW_") or key.startswith(_KEPT_VARIABLES)
+    }
+    kept |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Background jobs (judges, optimisation of prompts) are nothing that a registry needs.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # `python -m` would import what happens to lie in the current folder before the standard library.
+        "PYTHONSAFEPATH": "1",
+    }
+    if kept.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in kept:
+        # The server imports MLflow in two processes. Compiling it anew each time takes ten seconds; so the bytecode
+        # is kept, though not where we were told to write none.
+        cache = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kept["PYTHONPYCACHEPREFIX"] = str(cache / "prinz-enricher" / "bytecode")
+    return kept

@@ -1,0 +1,109 @@
+"""Pages of ListModels."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prinz_enricher.catalog import CatalogModel, Snapshot, paginate
+from prinz_enricher.errors import InvalidFilter, InvalidPageToken, InvalidRequest
+
+NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True)
+
+
+def make_snapshot(names: list[str]) -> Snapshot:
+    """Return a snapshot of models with these names."""
+    return Snapshot("", "", {name: CatalogModel(name, "", {}, {}, (), 0, 0) for name in sorted(names)})
+
+
+HUNDREDS = make_snapshot([f"model-{number:04}" for number in range(1500)])
+
+
+def read_all(snapshot: Snapshot, page_size: int, filter_text: str = "") -> list[list[str]]:
+    """Return the names on each page."""
+    pages, token = [], ""
+    while True:
+        models, token = paginate(snapshot, page_size, token, filter_text)
+        pages.append([model.name for model in models])
+        if not token:
+            return pages
+
+
+@given(NAMES, st.integers(1, 7))
+def test_pages_together_are_the_catalog(names: list[str], page_size: int) -> None:
+    """Every model is on one page, in the order of the names, and no page is larger than asked."""
+    pages = read_all(make_snapshot(names), page_size)
+    assert [name for page in pages for name in page] == sorted(names)
+    assert all(len(page) == page_size for page in pages[:-1])
+    assert len(pages) == max(1, -(-len(names) // page_size))
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 100), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
+def test_page_sizes(asked: int, given: int) -> None:
+    """No size means 100, and more than 1000 means 1000."""
+    assert len(paginate(HUNDREDS, asked)[0]) == given
+
+
+def test_negative_page_size() -> None:
+    """A negative size is refused."""
+    with pytest.raises(InvalidRequest) as refused:
+        paginate(HUNDREDS, -1)
+    assert refused.value.violations[0].field == "page_size"
+
+
+def test_filtered_pages() -> None:
+    """Pages hold what passes the filter, and the last one tells that it is the last."""
+    assert read_all(HUNDREDS, 6, 'name LIKE "model-000%"') == [
+        [f"model-{number:04}" for number in range(6)],
+        [f"model-{number:04}" for number in range(6, 10)],
+    ]
+    with pytest.raises(InvalidFilter):
+        paginate(HUNDREDS, filter_text="name")
+
+
+def test_size_may_change_between_pages() -> None:
+    """The next page may be of another size."""
+    _, token = paginate(HUNDREDS, 10)
+    assert [model.name for model in paginate(HUNDREDS, 2, token)[0]] == ["model-0010", "model-0011"]
+
+
+def test_catalog_may_change_between_pages() -> None:
+    """Models created and deleted between two pages double and hide no other."""
+    _, token = paginate(make_snapshot(["b", "d", "f", "h"]), 2)
+    models, _ = paginate(make_snapshot(["a", "b", "e", "f", "h"]), 2, token)
+    assert [model.name for model in models] == ["e", "f"]
+
+
+def test_token_belongs_to_its_request() -> None:
+    """A token of another filter, view, key or process is refused."""
+    _, token = paginate(HUNDREDS, 10, filter_text='name LIKE "%"', view="FULL")
+    paginate(HUNDREDS, 10, token, 'name LIKE "%"', "FULL")
+    for filter_text, view in (("", "FULL"), ('name LIKE "%"', ""), ('name LIKE "%"F', "ULL")):
+        with pytest.raises((InvalidPageToken, InvalidFilter)):
+            paginate(HUNDREDS, 10, token, filter_text, view)
+    with pytest.raises(InvalidPageToken):
+        paginate(HUNDREDS, 10, token, 'name LIKE "%"', "FULL", key=b"another")
+
+
+def test_key_may_be_shared() -> None:
+    """Processes with the same key read each other's tokens."""
+    _, token = paginate(HUNDREDS, 10, key=b"shared")
+    assert paginate(HUNDREDS, 1, token, key=b"shared")[0][0].name == "model-0010"
+
+
+@given(st.one_of(st.text(max_size=100), st.binary(max_size=60).map(lambda b: base64.urlsafe_b64encode(b).decode())))
+def test_token_from_nowhere(token: str) -> None:
+    """What is no token of ours is refused."""
+    if token:
+        with pytest.raises(InvalidPageToken):
+            paginate(HUNDREDS, 10, token)
+
+
+def test_changed_token() -> None:
+    """A token with any character changed is refused."""
+    _, token = paginate(HUNDREDS, 10)
+    for position, character in enumerate(token):
+        changed = token[:position] + ("A" if character != "A" else "B") + token[position + 1 :]
+        with pytest.raises(InvalidPageToken):
+            paginate(HUNDREDS, 10, changed)

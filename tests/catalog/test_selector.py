@@ -1,0 +1,98 @@
+"""Which version a caller means."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prinz_enricher.catalog import default_version, resolve, scorable
+from prinz_enricher.catalog.snapshot import ModelFile, Snapshot, assemble
+from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
+from prinz_enricher.registry import ModelVersion, RegisteredModel
+from prinz_enricher.signature import Signature
+
+
+def make_snapshot(aliases: dict[str, str], statuses: dict[str, str]) -> Snapshot:
+    """Return a snapshot of the model `wine`, with a version for each status."""
+    model = RegisteredModel("wine", "", {}, aliases, 0, 0)
+    versions = [ModelVersion("wine", n, "", {}, status, "", "", "", 0, 0) for n, status in statuses.items()]
+    file = ModelFile(Signature((), ()))
+    return assemble("http://mlflow", [model], versions, {("wine", number): file for number in statuses})
+
+
+SNAPSHOT = make_snapshot(
+    {"champion": "2", "early": "11", "lost": "7"},
+    {"1": "READY", "2": "READY", "9": "READY", "10": "READY", "11": "PENDING_REGISTRATION"},
+)
+
+
+def test_by_number() -> None:
+    """A number is that version, written exactly as it is listed."""
+    assert resolve(SNAPSHOT, "wine", version="9").version == "9"
+    for number in ("3", "09", "11", "", "latest"):
+        with pytest.raises(VersionNotFound):
+            resolve(SNAPSHOT, "wine", version=number)
+
+
+def test_by_alias() -> None:
+    """An alias is its version, if that is READY."""
+    assert resolve(SNAPSHOT, "wine", alias="champion").version == "2"
+    with pytest.raises(AliasNotFound):
+        resolve(SNAPSHOT, "wine", alias="nobody")
+    for alias in ("early", "lost"):
+        with pytest.raises(VersionNotFound):
+            resolve(SNAPSHOT, "wine", alias=alias)
+
+
+def test_by_default() -> None:
+    """Without a choice it is the champion, else the highest READY number; a policy may say otherwise."""
+    assert resolve(SNAPSHOT, "wine").version == "2"
+    assert resolve(SNAPSHOT, "wine", policy=("latest",)).version == "10"
+    assert resolve(SNAPSHOT, "wine", policy=("alias:nobody", "latest")).version == "10"
+    assert resolve(make_snapshot({}, {"1": "READY"}), "wine").version == "1"
+    with pytest.raises(VersionNotFound, match="no version that is ready"):
+        resolve(SNAPSHOT, "wine", policy=("alias:nobody",))
+
+
+def test_default_alias_decides_even_where_it_can_not_be_used() -> None:
+    """A champion that is not READY is not replaced by another version in silence."""
+    snapshot = make_snapshot({"champion": "2"}, {"1": "READY", "2": "FAILED_REGISTRATION"})
+    with pytest.raises(VersionNotFound):
+        resolve(snapshot, "wine")
+    assert default_version(snapshot.models["wine"]) is None
+
+
+def test_unknown_model() -> None:
+    """A model that is not there is told so, whatever else is asked."""
+    with pytest.raises(ModelNotFound):
+        resolve(SNAPSHOT, "beer", version="1")
+
+
+def test_model_without_versions() -> None:
+    """A model without versions has no default."""
+    snapshot = make_snapshot({}, {})
+    assert default_version(snapshot.models["wine"]) is None
+    with pytest.raises(VersionNotFound):
+        resolve(snapshot, "wine")
+
+
+def test_scorable() -> None:
+    """A version whose signature can't be read is found, but can't be scored."""
+    assert scorable(resolve(SNAPSHOT, "wine")).version == "2"
+    model = RegisteredModel("wine", "", {}, {}, 0, 0)
+    version = ModelVersion("wine", "1", "", {}, "READY", "", "", "", 0, 0)
+    snapshot = assemble("http://mlflow", [model], [version], {("wine", "1"): ModelFile(None, fault="is broken")})
+    with pytest.raises(ModelLoadFailed, match="it is broken"):
+        scorable(resolve(snapshot, "wine"))
+
+
+@given(st.lists(st.integers(1, 10**6), unique=True, min_size=1), st.randoms(use_true_random=False))
+def test_numbers_are_compared_as_numbers(numbers: list[int], random: Random) -> None:
+    """Versions are listed highest number first, in whatever order the registry told them."""
+    random.shuffle(numbers)
+    snapshot = make_snapshot({}, {str(number): "READY" for number in numbers})
+    listed = [int(version.version) for version in snapshot.models["wine"].versions]
+    assert listed == sorted(numbers, reverse=True)
+    assert resolve(snapshot, "wine").version == str(max(numbers))
+    assert snapshot.revision == make_snapshot({}, {str(n): "READY" for n in sorted(numbers)}).revision

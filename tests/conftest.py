@@ -1,0 +1,87 @@
+"""Real MLflow servers, once for all tests: one with the sample models, one to write into."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prinz_enricher.registry import PrivateServer
+from tests.support.hostile_server import HostileServer
+from tests.support.registry_writer import RegistryWriter
+
+ROOT = Path(__file__).parent.parent
+DATABASE = "mlflow.db"
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    # The tests start a dozen processes that import MLflow; compiling it takes each of them five seconds.
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "prinz-enricher" / "bytecode"))
+# MLflow is not to tell anyone that our tests run.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+@dataclass(frozen=True)
+class RunningRegistry:
+    """A real `mlflow server` on loopback.
+
+    Attributes:
+        url: Its base URL.
+        store: The folder of its database `mlflow.db` and of its artifacts, `mlartifacts`.
+    """
+
+    url: str
+    store: Path
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the artifacts that go through the server."""
+        return self.store / "mlartifacts"
+
+
+def _start(store: Path) -> Iterator[RunningRegistry]:
+    # Four slashes: the path is absolute.
+    with PrivateServer(f"sqlite:///{store / DATABASE}", log_file=store / "server.log") as server:
+        yield RunningRegistry(server.url, store)
+
+
+@pytest.fixture(scope="session")
+def sample_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
+    """A registry with the three sample models; tests only read it."""
+    for registry in _start(tmp_path_factory.mktemp("samples")):
+        training = subprocess.run(
+            [sys.executable, "-m", "samples.train", "--registry", registry.url],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert training.returncode == 0, training.stderr
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def scratch_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryWriter]:
+    """A registry that tests write into; each uses names of its own."""
+    for registry in _start(tmp_path_factory.mktemp("scratch")):
+        with RegistryWriter(registry.url, registry.store / DATABASE, registry.artifacts) as writer:
+            yield writer
+
+
+@pytest.fixture
+def hostile_server() -> Iterator[HostileServer]:
+    """An HTTP server that answers as a test tells it to."""
+    with HostileServer() as server:
+        yield server
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,89 @@
+"""An HTTP server on loopback that answers whatever a test wants, right or wrong."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server was asked."""
+
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says."""
+
+    content: bytes = b"{}"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    declared_length: int | None = None
+
+
+def answer_json(content: object, status: int = 200) -> Answer:
+    """Return a JSON answer."""
+    return Answer(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
+
+
+class HostileServer:
+    """Answers by `respond`, which a test sets; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.respond: Callable[[Request], Answer] = lambda _: Answer()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                request = Request(
+                    parts.path, parse_qs(parts.query), {name.lower(): value for name, value in self.headers.items()}
+                )
+                outer.requests.append(request)
+                answer = outer.respond(request)
+                length = len(answer.content) if answer.declared_length is None else answer.declared_length
+                try:
+                    self.send_response(answer.status)
+                    self.send_header("Content-Length", str(length))
+                    for name, value in answer.headers.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(answer.content)
+                except OSError:
+                    # The client has read enough.
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        return Handler
