@@ -1,0 +1,97 @@
+"""A pool that scores in this process by given functions: for the tests of everything above the port."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import structlog
+
+from prinz_enricher.errors import EnricherError, ModelError
+from prinz_enricher.scoring.pool import Target
+from prinz_enricher.scoring.replica_pool import ReplicaPool
+from prinz_enricher.scoring.settings import PoolSettings
+from prinz_enricher.scoring.worker import LoadFailed, WorkerDied
+
+log = structlog.get_logger(__name__)
+
+ScoreFunction = Callable[[pa.RecordBatch, Mapping[str, object]], pa.RecordBatch]
+"""Gives the outputs, by the target's output schema, for a batch and the parameters."""
+
+
+class InlinePool(ReplicaPool):
+    """Scores with a function for each target, each in a thread of its own; answers come from that thread."""
+
+    def __init__(self, find: Callable[[Target], ScoreFunction], settings: PoolSettings | None = None) -> None:
+        """Make a pool without workers.
+
+        Args:
+            find: Gives a target's function. An exception of it is a failed load; one of the function a model error.
+            settings: Limits and times.
+        """
+        super().__init__(lambda target: InlineWorker(target, find), settings)
+
+
+class InlineWorker:
+    """A worker that is a function. It can't be killed in the middle of a call, only abandoned after it."""
+
+    def __init__(self, target: Target, find: Callable[[Target], ScoreFunction]) -> None:
+        self._target = target
+        self._find = find
+        self._score: ScoreFunction | None = None
+        self._woken = threading.Event()
+        self._killed = False
+
+    def start(self) -> str:
+        """Find the target's function."""
+        try:
+            self._score = self._find(self._target)
+        except Exception as exc:
+            raise LoadFailed(f"{type(exc).__name__}: {exc}") from exc
+        self._live()
+        return "inline"
+
+    def score(
+        self, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str
+    ) -> tuple[pa.RecordBatch, float]:
+        """Call the function."""
+        self._live()
+        if self._score is None:
+            raise WorkerDied("not started")
+        began = time.monotonic()
+        try:
+            scores = self._score(batch, params)
+        except EnricherError:
+            raise
+        except (WorkerDied, SystemExit) as exc:
+            raise WorkerDied(str(exc)) from exc
+        except Exception as exc:
+            log.exception("a model raised", model=self._target.name, correlation_id=correlation)
+            raise ModelError(self._target.name, self._target.version, type(exc).__name__, correlation) from exc
+        self._live()
+        return scores, time.monotonic() - began
+
+    def wait(self) -> bool:
+        """Block until woken; False where killed."""
+        self._woken.wait()
+        self._woken.clear()
+        return not self._killed
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        self._woken.set()
+
+    def kill(self) -> None:
+        """Count as dead from now on."""
+        self._killed = True
+        self._woken.set()
+
+    def end(self) -> str:
+        """Tell how it ended."""
+        return "killed" if self._killed else "ended"
+
+    def _live(self) -> None:
+        if self._killed:
+            raise WorkerDied("killed")

@@ -1,0 +1,74 @@
+"""A job on its way through a pool: answered once, whoever comes first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from prinz_enricher.errors import EnricherError
+from prinz_enricher.scoring.pool import Job, Scores
+
+if TYPE_CHECKING:
+    from prinz_enricher.scoring.timer import Alarm
+
+log = structlog.get_logger(__name__)
+
+
+class Pending:
+    """A job that was taken and not answered yet.
+
+    Attributes:
+        job: The job.
+        rows: Its rows.
+        correlation: An id that is in the caller's error and in the worker's log.
+        taken: When it was taken, by `time.monotonic()`.
+        alarm: What rings when its time is up; None for no deadline.
+    """
+
+    __slots__ = ("_done", "alarm", "correlation", "job", "rows", "taken")
+
+    def __init__(self, job: Job, correlation: str) -> None:
+        self.job = job
+        self.rows = job.batch.num_rows
+        self.correlation = correlation
+        self.taken = time.monotonic()
+        self.alarm: Alarm | None = None
+        # Taking the callback out of a list is atomic: of two threads that answer at once, one finds it empty.
+        self._done: list[Callable[[Scores | EnricherError], None]] = [job.done]
+
+    @property
+    def answered(self) -> bool:
+        """Whether the job has its answer."""
+        return not self._done
+
+    def unwanted(self, now: float) -> bool:
+        """Whether it is of no use to begin with the job at a time: its deadline has passed or its caller has gone."""
+        if self.answered or (self.job.deadline is not None and self.job.deadline <= now):
+            return True
+        try:
+            return self.job.cancelled()
+        except Exception:
+            log.exception("a caller failed to tell whether it has gone", correlation_id=self.correlation)
+            return False
+
+    def answer(self, outcome: Scores | EnricherError) -> bool:
+        """Tell the caller, unless it was told before; call without holding a lock.
+
+        Returns:
+            Whether this was the answer.
+        """
+        try:
+            done = self._done.pop()
+        except IndexError:
+            return False
+        if self.alarm is not None:
+            self.alarm.cancel()
+        try:
+            done(outcome)
+        except Exception:
+            # One caller's fault must not end the thread that serves all the others.
+            log.exception("a caller failed to take its answer", correlation_id=self.correlation)
+        return True

@@ -1,0 +1,106 @@
+"""The `WorkerPool` port: where a checked batch of one model version is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import pyarrow as pa
+
+from prinz_enricher.errors import EnricherError
+from prinz_enricher.signature.types import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model version to score with, and all that a pool needs to know of it.
+
+    Two targets with the same `key` are the same version; a signature that changed makes another key.
+    """
+
+    name: str
+    version: str
+    registry: str
+    signature: Signature = field(repr=False, hash=False, compare=False)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells this target from others."""
+        return (self.registry, self.name, self.version, self.signature.digest)
+
+
+class WorkerState(StrEnum):
+    """Where a target is in its life in a pool."""
+
+    DISCOVERED = "discovered"
+    LOADING = "loading"
+    AVAILABLE = "available"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A target's state, and why it is so where that is not plain."""
+
+    state: WorkerState
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a job came to.
+
+    Attributes:
+        batch: The outputs by the target's output schema, one row for each row of the job.
+        queue: Seconds the job waited for a worker.
+        compute: Seconds in the model call.
+        batch_rows: Rows of the model call the job was part of.
+    """
+
+    batch: pa.RecordBatch
+    queue: float
+    compute: float
+    batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One batch to score.
+
+    Attributes:
+        target: The version to score with.
+        batch: Checked rows: columns as in the signature's input schema, in its order; absent optional columns left out.
+        params: Every parameter of the signature with its value.
+        deadline: When the answer is of no more use, by `time.monotonic()`; None for no limit.
+        done: Called exactly once, from any thread, with the scores or the error; must not block or raise.
+        cancelled: Tells whether the caller has gone; asked before work is spent on the job.
+    """
+
+    target: Target
+    batch: pa.RecordBatch
+    params: Mapping[str, object]
+    deadline: float | None
+    done: Callable[[Scores | EnricherError], None]
+    cancelled: Callable[[], bool] = lambda: False
+
+
+class WorkerPool(Protocol):
+    """Scores batches. All methods can be called from any thread."""
+
+    def submit(self, job: Job) -> None:
+        """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
+
+    def load(self, target: Target) -> None:
+        """Begin to load a target if it is not loaded; never blocks."""
+
+    def retain(self, wanted: set[tuple[str, str, str, str]]) -> None:
+        """Unload, after their last job, the targets whose keys are not wanted any more."""
+
+    def status(self, target: Target) -> Status:
+        """Tell where a target is in its life."""
+
+    def close(self, grace: float) -> None:
+        """Take no more jobs, finish those taken within `grace` seconds, and end every worker."""

@@ -1,0 +1,378 @@
+"""The worker of one model version through its life: loading, serving its lane, dying, coming back, leaving."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+
+import structlog
+
+from prinz_enricher.errors import (
+    DeadlineExceeded,
+    EnricherError,
+    InternalError,
+    ModelError,
+    ModelLoadFailed,
+    ModelLoading,
+    Overloaded,
+    ShuttingDown,
+)
+from prinz_enricher.scoring.lane import Lane
+from prinz_enricher.scoring.pending import Pending
+from prinz_enricher.scoring.pool import Scores, Status, Target, WorkerState
+from prinz_enricher.scoring.settings import PoolSettings
+from prinz_enricher.scoring.timer import Timer
+from prinz_enricher.scoring.worker import LoadFailed, Worker, WorkerDied
+
+log = structlog.get_logger(__name__)
+
+_USUAL_LOADING = 5.0
+"""Seconds that loading takes about; what a caller is told before the first load has been timed."""
+
+
+class Offer(Enum):
+    """What became of a job that was offered to a replica."""
+
+    TAKEN = 1
+    REFUSED = 2
+    NOT_RUNNING = 3
+
+
+class Replica:
+    """Serves the jobs of one model version by one worker, in one thread that lives as long as a worker is needed.
+
+    The thread that starts a worker process must outlive it: Linux sends the parent-death signal when the thread that
+    forked ends, not when its process does.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        make_worker: Callable[[Target], Worker],
+        settings: PoolSettings,
+        timer: Timer,
+        on_change: Callable[[], object],
+    ) -> None:
+        self.target = target
+        self._make_worker = make_worker
+        self._settings = settings
+        self._timer = timer
+        self._on_change = on_change
+        self._log = log.bind(model=target.name, version=target.version)
+        self._changed = threading.Condition()
+        self._lane = Lane(settings.max_queue_rows)
+        self._state = WorkerState.DISCOVERED
+        self._message = ""
+        self._worker: Worker | None = None
+        self._running: Pending | None = None
+        self._thread: threading.Thread | None = None
+        self._active = False
+        self._leaving = False
+        self._aborted = False
+        self._deaths = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._used = time.monotonic()
+        self._loading_since = 0.0
+
+    # What the pool asks, from any thread.
+
+    @property
+    def active(self) -> bool:
+        """Whether it has, starts or ends a worker: whether it counts against the limit of workers."""
+        return self._active
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it last had work, by `time.monotonic()`; None while it has, or has no loaded worker."""
+        with self._changed:
+            idle = self._state is WorkerState.AVAILABLE and self._running is None and not len(self._lane)
+            return self._used if idle else None
+
+    def status(self) -> Status:
+        """Tell where the version is in its life."""
+        with self._changed:
+            state = WorkerState.UNLOADING if self._leaving and self._active else self._state
+            return Status(state, self._message)
+
+    def wants_start(self) -> bool:
+        """Whether a job or a wish to load would start a worker now."""
+        with self._changed:
+            waits = self._state is WorkerState.FAILED and time.monotonic() < self._not_before
+            return not (self._active or self._leaving or waits)
+
+    def start(self, after: Replica | None = None) -> None:
+        """Begin to load, once another replica has ended its worker."""
+        with self._changed:
+            self._active = True
+            self._become(WorkerState.LOADING)
+            self._loading_since = time.monotonic()
+            self._thread = threading.Thread(
+                target=self._run, args=(after,), name=f"replica-{self.target.name}-{self.target.version}", daemon=True
+            )
+            self._thread.start()
+
+    def offer(self, pending: Pending) -> Offer:
+        """Take a job into the lane, or answer it with why not; NOT_RUNNING where there is nothing to take it."""
+        refusal: EnricherError | None = None
+        with self._changed:
+            if not self._active or self._leaving:
+                if self._state is not WorkerState.FAILED or self._leaving:
+                    return Offer.NOT_RUNNING
+                refusal = ModelLoadFailed(self.target.name, self.target.version, self._message)
+            else:
+                # Set before the job can be seen by the replica's thread, so that its answer cancels the alarm.
+                deadline = pending.job.deadline
+                if deadline is not None:
+                    pending.alarm = self._timer.at(self._first_ring(pending, deadline), lambda: self._ring(pending))
+                if self._lane.push(pending):
+                    self._used = time.monotonic()
+                    if self._worker is not None and self._state is WorkerState.AVAILABLE and self._running is None:
+                        self._worker.wake()
+                else:
+                    refusal = Overloaded(f"{self._lane.rows} rows are waiting for this model already")
+        if refusal is None:
+            return Offer.TAKEN
+        pending.answer(refusal)
+        return Offer.REFUSED
+
+    def leave(self) -> None:
+        """Take no more jobs, finish those taken, and end the worker."""
+        with self._changed:
+            self._leaving = True
+            self._changed.notify_all()
+            if self._worker is None:
+                return
+            if self._state is WorkerState.AVAILABLE or len(self._lane):
+                self._worker.wake()
+            else:
+                # Nobody waits for what it loads.
+                self._worker.kill()
+
+    def abort(self) -> None:
+        """Answer every job with a refusal, and end the worker at once."""
+        with self._changed:
+            self._leaving = self._aborted = True
+            self._changed.notify_all()
+            left = self._lane.clear()
+            if self._running is not None:
+                left.append(self._running)
+            if self._worker is not None:
+                self._worker.kill()
+        for pending in left:
+            pending.answer(ShuttingDown())
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until its worker has ended and every job has its answer.
+
+        Returns:
+            Whether that is so.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+            return not thread.is_alive()
+        return True
+
+    # Deadlines, in the timer's thread.
+
+    def _first_ring(self, pending: Pending, deadline: float) -> float:
+        if self._state is WorkerState.AVAILABLE:
+            return deadline
+        # Early enough that the reason reaches the caller, but never the greater part of a short deadline.
+        return deadline - max(0.0, min(self._settings.loading_margin, (deadline - pending.taken) / 5))
+
+    def _ring(self, pending: Pending) -> None:
+        deadline = pending.job.deadline
+        if deadline is None:
+            return
+        answer: EnricherError | None = None
+        with self._changed:
+            now = time.monotonic()
+            waits = self._running is not pending
+            if waits and self._state is not WorkerState.AVAILABLE and self._lane.remove(pending):
+                past = now - self._loading_since
+                retry_after = max(1.0, _USUAL_LOADING - past)
+                answer = ModelLoading(self.target.name, self.target.version, retry_after)
+            elif now < deadline:
+                pending.alarm = self._timer.at(deadline, lambda: self._ring(pending))
+            elif waits:
+                self._lane.remove(pending)
+                answer = DeadlineExceeded("queue")
+            else:
+                answer = DeadlineExceeded("compute")
+        if answer is not None:
+            pending.answer(answer)
+
+    def _kill_if_still(self, pending: Pending) -> None:
+        with self._changed:
+            worker = self._worker if self._running is pending else None
+            if worker is not None:
+                worker.kill()
+        if worker is not None:
+            self._log.warning("a worker hangs and is killed", correlation_id=pending.correlation)
+
+    # The replica's own thread.
+
+    def _run(self, after: Replica | None) -> None:
+        try:
+            if after is not None:
+                after.join()
+            while self._bring_up() and self._serve() and self._comes_back():
+                self._log.info("a worker is started again", deaths=self._deaths)
+        except BaseException as exc:  # noqa: BLE001 - a thread has no one above it
+            # Whatever went wrong here, callers must not wait for a thread that is gone.
+            self._log.exception("the thread of a worker failed")
+            self._put_down()
+            self._fail(f"the service failed ({type(exc).__name__}); its log says why")
+
+    def _bring_up(self) -> bool:
+        """Start and load a worker; False where there is none to serve with."""
+        with self._changed:
+            self._loading_since = time.monotonic()
+            while not self._leaving and (pause := self._not_before - time.monotonic()) > 0:
+                self._changed.wait(pause)
+            if self._leaving and not len(self._lane):
+                return self._stop()
+            worker = self._worker = self._make_worker(self.target)
+            if self._aborted:
+                worker.kill()
+        limit = self._timer.at(time.monotonic() + self._settings.load_timeout, worker.kill)
+        began = time.monotonic()
+        try:
+            how = worker.start()
+        except (LoadFailed, WorkerDied) as exc:
+            took = time.monotonic() - began
+            ended = self._put_down()
+            with self._changed:
+                if self._leaving and not len(self._lane):
+                    return self._stop()
+            if isinstance(exc, LoadFailed):
+                why = str(exc)
+            elif took >= self._settings.load_timeout:
+                why = f"loading took longer than {self._settings.load_timeout:g} s"
+            else:
+                why = f"its worker ended while loading ({ended or exc})"
+            return self._fail(why)
+        finally:
+            limit.cancel()
+        with self._changed:
+            self._failures = 0
+            self._become(WorkerState.AVAILABLE)
+        self._log.info("a version is loaded", seconds=round(time.monotonic() - began, 3), path=how)
+        return True
+
+    def _serve(self) -> bool:
+        """Run the jobs of the lane; True once the worker has died, False once the version has left."""
+        worker = self._worker
+        if worker is None:
+            return False
+        while True:
+            with self._changed:
+                chosen = self._lane.take(time.monotonic())
+                self._running = chosen.pending
+                stop = chosen.pending is None and self._leaving
+            for late in chosen.late:
+                late.answer(DeadlineExceeded("queue"))
+            if stop:
+                self._put_down()
+                with self._changed:
+                    return self._stop()
+            if chosen.pending is None:
+                if not worker.wait():
+                    return True
+            elif not self._score(worker, chosen.pending):
+                return True
+
+    def _score(self, worker: Worker, pending: Pending) -> bool:
+        """Run one job; False where the worker died of it."""
+        began = time.monotonic()
+        job = pending.job
+        end = began + self._settings.max_compute if job.deadline is None else job.deadline
+        hang = self._timer.at(end + self._settings.hang_grace, lambda: self._kill_if_still(pending))
+        outcome: Scores | EnricherError
+        try:
+            batch, compute = worker.score(job.batch, job.params, pending.correlation)
+            outcome = Scores(batch, began - pending.taken, compute, pending.rows)
+        except EnricherError as exc:
+            outcome = exc
+        except WorkerDied as exc:
+            self._log.warning("a worker died of a job", why=str(exc), correlation_id=pending.correlation)
+            return False
+        except Exception:  # noqa: BLE001 - the worker goes on with the next job
+            self._log.exception("a job could not be given to its worker", correlation_id=pending.correlation)
+            outcome = InternalError(pending.correlation)
+        finally:
+            hang.cancel()
+        with self._changed:
+            self._running = None
+            self._deaths = 0
+            self._used = time.monotonic()
+        pending.answer(outcome)
+        return True
+
+    def _comes_back(self) -> bool:
+        """After a death: answer the job it died of, and tell whether to start another worker at once."""
+        ended = self._put_down() or "unknown"
+        with self._changed:
+            victim, self._running = self._running, None
+            if self._aborted:
+                return self._stop()
+            self._deaths += 1
+            deaths = self._deaths
+            why = f"its worker died {deaths} times in a row, last by {ended}"
+            # The first death may be chance: the next worker is started at once.
+            self._not_before = time.monotonic() + (self._settings.backoff(deaths - 1) if deaths > 1 else 0.0)
+            self._message = f"its worker died ({ended})"
+        self._log.warning(
+            "a worker died", how=ended, deaths=deaths, correlation_id=victim.correlation if victim else None
+        )
+        if victim is not None:
+            target = self.target
+            victim.answer(ModelError(target.name, target.version, f"worker died: {ended}", victim.correlation))
+        if deaths >= self._settings.crash_limit:
+            return self._fail(why)
+        with self._changed:
+            if not len(self._lane):
+                return self._stop()
+            self._become(WorkerState.LOADING, self._message)
+            return True
+
+    def _put_down(self) -> str:
+        """End the worker and let go of it; tells how it ended."""
+        with self._changed:
+            worker, self._worker = self._worker, None
+            if self._state is WorkerState.AVAILABLE:
+                self._become(WorkerState.UNLOADING if self._leaving else WorkerState.LOADING)
+        return worker.end() if worker is not None else ""
+
+    def _fail(self, why: str) -> bool:
+        """Keep the reason, and tell it to every job that waits; always False."""
+        with self._changed:
+            self._failures += 1
+            self._not_before = time.monotonic() + self._settings.backoff(self._failures + self._deaths)
+            self._become(WorkerState.FAILED, why)
+            left = self._lane.clear()
+            if self._running is not None:
+                left.append(self._running)
+                self._running = None
+            self._active = False
+            aborted = self._aborted
+        if not aborted:
+            self._log.warning("a version can't be loaded", why=why)
+        for pending in left:
+            pending.answer(ModelLoadFailed(self.target.name, self.target.version, why))
+        return False
+
+    def _stop(self) -> bool:
+        """Have no worker any more, until a job or a wish to load comes; always False. Call with the lock held."""
+        self._active = False
+        self._become(WorkerState.DISCOVERED, self._message)
+        return False
+
+    def _become(self, state: WorkerState, message: str = "") -> None:
+        self._state = state
+        self._message = message
+        self._on_change()

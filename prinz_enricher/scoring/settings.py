@@ -1,0 +1,38 @@
+"""The limits and times of a pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """The limits and times of a pool; times in seconds.
+
+    Attributes:
+        max_workers: Workers at most, one for each version in use; the least recently used idle one makes room.
+        max_queue_rows: Rows waiting for one version at most; more are refused as overload.
+        load_timeout: How long loading a version may take.
+        max_compute: How long a model call may take for a job without a deadline.
+        hang_grace: How long after its job's deadline a worker may go on before it is killed.
+        end_grace: How long a worker gets to end when asked to, before it is killed.
+        loading_margin: How long before its deadline a job is told that its model is still loading.
+        backoff_initial: The pause before a failed load, or a worker that died twice in a row, is tried again.
+        backoff_max: What that pause doubles up to.
+        crash_limit: How many times in a row a worker may die before its version counts as failed.
+    """
+
+    max_workers: int = 16
+    max_queue_rows: int = 2_000_000
+    load_timeout: float = 300.0
+    max_compute: float = 600.0
+    hang_grace: float = 5.0
+    end_grace: float = 3.0
+    loading_margin: float = 0.05
+    backoff_initial: float = 1.0
+    backoff_max: float = 60.0
+    crash_limit: int = 3
+
+    def backoff(self, failures: int) -> float:
+        """Tell the pause after so many failures in a row, the first of them being 1."""
+        return min(self.backoff_max, self.backoff_initial * 2.0 ** min(failures - 1, 30))

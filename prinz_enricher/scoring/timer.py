@@ -1,0 +1,100 @@
+"""One thread that calls back when a time has come, for all the deadlines of a pool."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_FEWEST_TO_COMPACT = 1024
+
+
+class Alarm:
+    """Something to call at a time."""
+
+    __slots__ = ("call", "timer")
+
+    def __init__(self, call: Callable[[], None], timer: Timer) -> None:
+        self.call: Callable[[], None] | None = call
+        self.timer = timer
+
+    def cancel(self) -> None:
+        """Do not call any more; what would have been called is let go at once."""
+        if self.call is not None:
+            self.call = None
+            self.timer.count_cancelled()
+
+
+class Timer:
+    """Calls back in order of time, in a thread of its own that starts with the first alarm."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int, Alarm]] = []
+        self._order = itertools.count()
+        self._cancelled = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def at(self, when: float, call: Callable[[], None]) -> Alarm:
+        """Call back at a time.
+
+        Args:
+            when: By `time.monotonic()`.
+            call: Must not block.
+        """
+        alarm = Alarm(call, self)
+        with self._changed:
+            if self._closed:
+                return alarm
+            if self._cancelled > max(len(self._heap) // 2, _FEWEST_TO_COMPACT):
+                self._heap = [entry for entry in self._heap if entry[2].call is not None]
+                heapq.heapify(self._heap)
+                self._cancelled = 0
+            entry = (when, next(self._order), alarm)
+            heapq.heappush(self._heap, entry)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            elif self._heap[0] is entry:
+                self._changed.notify()
+        return alarm
+
+    def count_cancelled(self) -> None:
+        """Note that one more alarm of the heap is of no use; about right is right enough, so without the lock."""
+        self._cancelled += 1
+
+    def close(self) -> None:
+        """Ring no more alarms, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._heap.clear()
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
+                    self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                if self._closed:
+                    return
+                alarm = heapq.heappop(self._heap)[2]
+            call, alarm.call = alarm.call, None
+            if call is None:
+                self._cancelled = max(0, self._cancelled - 1)
+                continue
+            try:
+                call()
+            except Exception:
+                # The deadlines of all other jobs hang on this thread.
+                log.exception("an alarm failed")

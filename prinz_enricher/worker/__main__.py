@@ -1,0 +1,43 @@
+"""`python -m prinz_enricher.worker --fd N`: one worker, speaking frames on an inherited socket."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+
+from .frames import FrameSocket
+from .parent import die_with_parent
+from .serving import serve
+
+
+def main() -> int:
+    """Run the worker.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="prinz_enricher.worker", description="Runs one model for a front.")
+    parser.add_argument("--fd", type=int, required=True, help="the socket to the front")
+    parser.add_argument("--parent", type=int, required=True, help="the front's process id")
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent)
+    # What models print goes where logs go; nothing but frames goes over the socket, which has a descriptor of its own.
+    os.dup2(2, 1)
+    faulthandler.enable()
+    sock = socket.socket(fileno=arguments.fd)
+    sock.set_inheritable(False)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        return serve(FrameSocket(sock))
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    # The model may have started threads that never end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,33 @@
+"""What the metadata of an Arrow field says beyond its Arrow type."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TYPE_KEY = b"prinz.type"
+ANY = b"any"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """The numpy dtype, by its name, and the shape of a tensor column, rows first; -1 is any size."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def is_any(field: pa.Field) -> bool:
+    """Tell whether a field is text that holds JSON."""
+    return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
+
+
+def tensor_type(field: pa.Field) -> TensorType | None:
+    """Give the tensor type of a field; None where it is no tensor."""
+    written = (field.metadata or {}).get(TYPE_KEY, b"").decode()
+    if not written.startswith("tensor:"):
+        return None
+    _, dtype, shape = written.split(":", 2)
+    return TensorType(dtype, tuple(json.loads(shape)))

@@ -1,0 +1,160 @@
+"""Record batches as what a model takes: a DataFrame with the exact dtypes of its signature, or numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from .faults import InvalidRows
+from .fields import TensorType, is_any, tensor_type
+from .values import column_values, datetimes, json_column, objects, text_column
+
+Names = Sequence[str | int] | None
+
+
+class InputBuilder:
+    """Builds a model's input from record batches of one input schema."""
+
+    def __init__(self, schema: pa.Schema, names: Names, *, declared: bool = True) -> None:
+        """Prepare for a schema.
+
+        Args:
+            schema: Of every column that a batch can have, in the signature's order.
+            names: The columns' names as the model knows them: text or integers; None where they have none.
+            declared: False where the model has no input signature: then each column holds JSON, under any name.
+        """
+        self._declared = declared
+        self._fields = {field.name: field for field in schema}
+        order = [field.name for field in schema]
+        self._names: dict[str, str | int] = dict(zip(order, range(len(order)) if names is None else names, strict=True))
+        self._unnamed = names is None
+        tensors = {field.name: kind for field in schema if (kind := tensor_type(field)) is not None}
+        self._tensors: dict[str, TensorType] = tensors
+        self._last_names: list[str] | None = None
+        self._index: Any = None
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether the model takes numpy arrays."""
+        return bool(self._tensors)
+
+    def build(self, batch: pa.RecordBatch) -> Any:
+        """Build the input for one call.
+
+        Args:
+            batch: One or more rows; columns of the schema, absent optional ones left out.
+
+        Returns:
+            A DataFrame of as many rows; for tensors an ndarray, or a dict of them by name.
+
+        Raises:
+            InvalidRows: A value that the model's libraries can't hold.
+        """
+        if not self._declared:
+            return pd.DataFrame(
+                {
+                    name: json_column(_parsed(column))
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                }
+            )
+        if self._tensors:
+            arrays = {
+                self._names[field.name]: _tensor(column, self._tensors[field.name], batch.num_rows)
+                for field, column in zip(batch.schema, batch.columns, strict=True)
+            }
+            return next(iter(arrays.values())) if self._unnamed else arrays
+        return self._frame(batch)
+
+    def _frame(self, batch: pa.RecordBatch) -> Any:
+        names = batch.schema.names
+        columns = batch.columns
+        # One block for all columns is many times cheaper than one for each, and the same to the model.
+        kinds = {column.type for column in columns}
+        if len(kinds) == 1 and (kind := kinds.pop()) in (pa.float64(), pa.float32()):
+            block = np.empty((len(columns), batch.num_rows), dtype=kind.to_pandas_dtype())
+            for i, column in enumerate(columns):
+                # A null of a float column is NaN to every model.
+                block[i] = column.to_numpy(zero_copy_only=False)
+            return pd.DataFrame(block.T, columns=self._column_index(names), copy=False)
+        data = {
+            i: _pandas_column(column, self._fields[name])
+            for i, (name, column) in enumerate(zip(names, columns, strict=True))
+        }
+        frame = pd.DataFrame(data, copy=False)
+        frame.columns = self._column_index(names)
+        return frame
+
+    def _column_index(self, names: list[str]) -> Any:
+        if names != self._last_names:
+            self._index = pd.RangeIndex(len(names)) if self._unnamed else pd.Index([self._names[one] for one in names])
+            self._last_names = names
+        return self._index
+
+
+def _parsed(column: pa.Array) -> list[Any]:
+    return column_values(column, pa.field("", pa.utf8(), metadata={b"prinz.type": b"any"}))
+
+
+def _pandas_column(column: pa.Array, field: pa.Field) -> Any:
+    """Give one column with the exact dtype that MLflow's enforcement would leave it with."""
+    kind = field.type
+    if is_any(field) or pa.types.is_nested(kind):
+        return objects(column_values(column, field))
+    if pa.types.is_string(kind):
+        return text_column(column.to_pylist())
+    if pa.types.is_binary(kind):
+        return objects(column.to_pylist())
+    if pa.types.is_timestamp(kind):
+        return _own(datetimes(column))
+    if column.null_count and pa.types.is_boolean(kind):
+        return objects(column.to_pylist())
+    if column.null_count and pa.types.is_integer(kind):
+        # pandas' own integers with NA, such as Int64: a float would change what is above 2^53.
+        return pd.array(column.to_pylist(), dtype=str(kind).capitalize())
+    return _own(column.to_numpy(zero_copy_only=False))
+
+
+def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Give an array that the model may write into, as many do; the memory of a batch can't be written."""
+    return array if array.flags.writeable else array.copy()
+
+
+def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
+    """Give a column as an array of its tensor's dtype and shape."""
+    dtype = np.dtype(kind.dtype)
+    flat = column
+    fixed = True
+    while pa.types.is_nested(flat.type):
+        fixed = fixed and pa.types.is_fixed_size_list(flat.type)
+        if flat.null_count:
+            raise InvalidRows("a null is in a tensor")
+        flat = flat.flatten()
+    if flat.null_count and not (pa.types.is_floating(flat.type) or pa.types.is_string(flat.type)):
+        raise InvalidRows("a null is in a tensor")
+    if not fixed:
+        return _any_size_tensor(column, dtype)
+    if dtype.kind in "UOS":
+        array = np.array(flat.to_pylist(), dtype=dtype) if flat.null_count == 0 else np.array(flat.to_pylist(), object)
+    else:
+        array = _own(flat.to_numpy(zero_copy_only=False))
+    if array.dtype != dtype and dtype.kind not in "UOS":
+        cast = array.astype(dtype)
+        if not np.array_equal(cast.astype(array.dtype), array, equal_nan=array.dtype.kind in "fM"):
+            raise InvalidRows(f"a value does not fit the tensor's dtype {kind.dtype}")
+        array = cast
+    return array.reshape((rows, *kind.shape[1:]))
+
+
+def _any_size_tensor(column: pa.Array, dtype: Any) -> Any:
+    """Give rows of any size as one array where they are of one size, else as an array of arrays, as MLflow wants."""
+    rows = [np.array(row, dtype=dtype) for row in column.to_pylist()]
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    for i, row in enumerate(rows):
+        ragged[i] = row
+    return ragged

@@ -1,0 +1,186 @@
+"""One loaded model: rows in, declared outputs out, by the shortest way that gives the model's own answers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from .faults import InvalidRows
+from .frame import InputBuilder
+from .results import OutputReader
+from .samples import example_batch, made_batch
+
+_Predict = Callable[[Any, dict[str, Any] | None], Any]
+
+
+class LoadedModel:
+    """A model that scores record batches.
+
+    MLflow's schema enforcement costs about 30 µs a column for each call, and the front has checked the rows already. So
+    the flavour's own predict is called on a frame with the exact dtypes (the short path), where it is proven on sample
+    rows that this gives the same bits as `PyFuncModel.predict` (the full path).
+
+    Attributes:
+        path: `short` or `full`.
+        why: Why it is that path.
+    """
+
+    def __init__(self, folder: str, inputs: pa.Schema, outputs: pa.Schema) -> None:
+        """Load a model.
+
+        Args:
+            folder: The local folder with its MLmodel file.
+            inputs: The schema of the batches.
+            outputs: The schema of the scores.
+
+        Raises:
+            Exception: Whatever its loader raises.
+        """
+        import mlflow.pyfunc
+
+        self._pyfunc = mlflow.pyfunc.load_model(folder)
+        # MLflow warns on each call of what it says once at load; a log line for each call helps nobody.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        metadata = self._pyfunc.metadata
+        signature = metadata.signature
+        declared_in = signature.inputs if signature is not None else None
+        declared_out = signature.outputs if signature is not None else None
+        if declared_in is not None and len(declared_in.inputs) != len(inputs):
+            raise ValueError("the signature of the downloaded model is not the one that the registry shows")
+        self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
+        self._outputs = OutputReader(outputs, named=declared_out is not None and declared_out.has_input_names())
+        self._hinted = bool(metadata._is_signature_from_type_hint())  # noqa: SLF001 - MLflow tells it nowhere else
+        self._params_schema = signature.params if signature is not None else None
+        self.path, self.why = "full", "not proven"
+        self._predict: _Predict = self._pyfunc.predict
+        if self._hinted:
+            self.why = "the signature comes from type hints"
+        elif self._inputs.takes_arrays or declared_in is None:
+            self.why = "MLflow's own checks are cheap for it"
+        elif metadata._is_type_hint_from_example():  # noqa: SLF001 - documented as a stable developer API
+            self.why = "MLflow converts the input to the form of the example"
+        else:
+            self._prove(folder, declared_in, inputs)
+
+    def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
+        """Score one or more rows.
+
+        Raises:
+            WorkerFault: The rows can't be held, or the answer is not what is declared.
+            BaseException: Whatever the model raises.
+        """
+        return self._outputs.read(self.predict(batch, params), batch.num_rows)
+
+    def predict(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Any:
+        """Give what the model returns for some rows."""
+        return self._call(self._predict, self._input(batch), params)
+
+    def warm(self, folder: str, inputs: pa.Schema) -> None:
+        """Predict once, so that the first caller does not pay for what the model does lazily; failing is no matter."""
+        if self.path == "short":
+            return
+        for batch in self._samples(folder, None, inputs):
+            try:
+                self.predict(batch, None)
+            except Exception:  # noqa: BLE001 - a model raises what it likes
+                _say("the warm-up prediction failed, which may be due to its made-up rows")
+            else:
+                return
+
+    def _input(self, batch: pa.RecordBatch) -> Any:
+        if self._hinted:
+            # A model with type hints takes a list with the values of its one column.
+            return [_bare(value) for value in self._inputs.build(batch).iloc[:, 0].tolist()]
+        return self._inputs.build(batch)
+
+    def _call(self, predict: _Predict, data: Any, params: dict[str, Any] | None) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return predict(data, params)
+        except MlflowException as exc:
+            # Its message shows the rows, so it is not passed on.
+            if getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED":
+                raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
+            raise
+
+    def _prove(self, folder: str, declared: Any, inputs: pa.Schema) -> None:
+        """Take the short path where it gives the same bits as the full one on sample rows."""
+        short = self._short_path()
+        for batch in self._samples(folder, declared, inputs):
+            try:
+                full_answer = self._outputs.read(self._pyfunc.predict(self._inputs.build(batch)), batch.num_rows)
+            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+                self.why = f"the full path raises {type(exc).__name__} on sample rows"
+                continue
+            try:
+                answer = self._outputs.read(short(self._inputs.build(batch), None), batch.num_rows)
+            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+                self.why = f"the short path raises {type(exc).__name__} on sample rows"
+                return
+            if answer.serialize().equals(full_answer.serialize()):
+                self.path, self.why, self._predict = "short", "proven on sample rows", short
+            else:
+                self.why = "the short path gives other answers on sample rows"
+            return
+
+    def _samples(self, folder: str, declared: Any, inputs: pa.Schema) -> list[pa.RecordBatch]:
+        samples = []
+        if declared is not None:
+            try:
+                samples.append(example_batch(self._pyfunc, folder, declared, inputs))
+            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+                _say(f"the input example can't be used ({type(exc).__name__})")
+        try:
+            samples.append(made_batch(inputs))
+        except (TypeError, ValueError, pa.ArrowException) as exc:
+            _say(f"no rows can be made for the signature ({type(exc).__name__})")
+        return [batch for batch in samples if batch is not None and batch.num_rows]
+
+    def _short_path(self) -> _Predict:
+        implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
+        flavour = self._pyfunc.metadata.flavors["python_function"]
+        predict = getattr(implementation, flavour.get("predict_fn", "predict"))
+        taken = inspect.signature(predict).parameters.get("params")
+        takes_params = taken is not None and taken.kind is not inspect.Parameter.VAR_KEYWORD
+
+        def short(data: Any, params: dict[str, Any] | None) -> Any:
+            if not takes_params:
+                return predict(data)
+            return predict(data, params=self._enforced(params))
+
+        return short
+
+    def _enforced(self, params: dict[str, Any] | None) -> Any:
+        """Give the parameters as MLflow would hand them to the model."""
+        from mlflow.models.utils import _enforce_params_schema
+
+        return None if self._params_schema is None else _enforce_params_schema(params, self._params_schema)
+
+
+def _names(declared: Any) -> list[str | int] | None:
+    """Give the names of declared inputs; None where they have none."""
+    if declared is None or not declared.has_input_names():
+        return None if declared is not None else []
+    return list(declared.input_names())
+
+
+def _bare(value: Any) -> Any:
+    """Give a numpy scalar as Python's own, which is what strict type hints accept."""
+    if isinstance(value, dict):
+        return {name: _bare(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_bare(one) for one in value]
+    if isinstance(value, pd.Timestamp):
+        return value.to_pydatetime()
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr)  # noqa: T201 - the front logs what a worker prints

@@ -1,0 +1,153 @@
+"""Arrow columns as the Python values that MLflow's own schema enforcement would hand to a model.
+
+MLflow gives lists for arrays (of numbers that Python has: float64 and int64; numpy arrays for float32 and int32, which
+would be refused as lists), dicts of numpy scalars for objects, and dicts for maps.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from .faults import InvalidRows
+from .fields import is_any
+
+NANOSECONDS = np.dtype("datetime64[ns]")
+
+_AS_NDARRAY = (pa.float32(), pa.int32())
+
+
+def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
+    """Give the values of a column, one for each row, None for nulls.
+
+    Args:
+        column: Of any type of a signature but tensors.
+        field: Its field.
+
+    Raises:
+        InvalidRows: A value that the model's libraries can't hold.
+    """
+    kind = field.type
+    if is_any(field):
+        return [None if text is None else json.loads(text) for text in column.to_pylist()]
+    if pa.types.is_struct(kind):
+        return _records(column, kind)
+    if pa.types.is_map(kind):
+        return _split(column, column.keys, column.items, kind.item_field)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _lists(column, kind.value_field)
+    return _scalars(column, kind)
+
+
+def datetimes(column: pa.Array) -> np.ndarray[Any, Any]:
+    """Give timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls.
+
+    Raises:
+        InvalidRows: A time before 1677 or after 2262, which has no such form.
+    """
+    try:
+        column = column.cast(pa.timestamp("ns"))
+    except pa.ArrowInvalid as exc:
+        raise InvalidRows("a datetime is before the year 1677 or after 2262, which pandas can't hold") from exc
+    nanoseconds: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+    return nanoseconds
+
+
+def _scalars(column: pa.Array, kind: pa.DataType) -> list[Any]:
+    """Give scalars as MLflow's enforcement leaves them in objects and maps: numpy scalars, or text and bytes."""
+    if pa.types.is_timestamp(kind):
+        return [None if value is pd.NaT else value for value in pd.Series(datetimes(column))]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        texts: list[Any] = column.to_pylist()
+        return texts
+    dtype = np.dtype(kind.to_pandas_dtype()).type
+    return [None if value is None else dtype(value) for value in column.to_pylist()]
+
+
+def _records(column: pa.Array, kind: pa.DataType) -> list[Any]:
+    names = [child.name for child in kind]
+    # `flatten` puts the nulls of the struct into its children, and minds slices.
+    children = [column_values(child, kind.field(i)) for i, child in enumerate(column.flatten())]
+    rows: list[Any] = [dict(zip(names, values, strict=True)) for values in zip(*children, strict=True)]
+    if not children:
+        rows = [{} for _ in range(len(column))]
+    return _with_nulls(column, rows)
+
+
+def _split(column: pa.Array, keys: pa.Array, items: pa.Array, item_field: pa.Field) -> list[Any]:
+    offsets = column.offsets.to_pylist()
+    names = keys.to_pylist()
+    values = column_values(items, item_field)
+    # The children of a sliced map keep all their values, and its offsets are places in them.
+    rows: list[Any] = [dict(zip(names[start:end], values[start:end], strict=True)) for start, end in pairwise(offsets)]
+    return _with_nulls(column, rows)
+
+
+def _lists(column: pa.Array, item_field: pa.Field) -> list[Any]:
+    kind = item_field.type
+    rows: list[Any] = []
+    for row in column:
+        items = row.values  # noqa: PD011 - no pandas object
+        if items is None:
+            rows.append(None)
+        elif kind in _AS_NDARRAY and not items.null_count:
+            rows.append(items.to_numpy().copy())
+        elif pa.types.is_timestamp(kind):
+            rows.append(datetimes(items))
+        elif pa.types.is_floating(kind):
+            rows.append(items.to_numpy(zero_copy_only=False).tolist())
+        elif pa.types.is_nested(kind) or is_any(item_field):
+            rows.append(column_values(items, item_field))
+        else:
+            rows.append(items.to_pylist())
+    return rows
+
+
+def _with_nulls(column: pa.Array, rows: list[Any]) -> list[Any]:
+    if column.null_count:
+        return [row if valid else None for row, valid in zip(rows, column.is_valid().to_pylist(), strict=True)]
+    return rows
+
+
+def json_column(values: list[Any]) -> Any:
+    """Give parsed JSON values as a column of the plainest dtype that holds each of them unchanged.
+
+    A model without a signature expects what pandas makes of plain values; what pandas would change stays an object.
+    """
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return np.array(values, dtype=bool)
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return np.array(values, dtype=np.int64)
+    if kinds <= {int, float, type(None)} and float in kinds and all(_is_double(value) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if kinds <= {str, type(None)} and str in kinds:
+        return text_column(values)
+    return objects(values)
+
+
+def text_column(values: list[Any]) -> Any:
+    """Give text as pandas itself would hold it."""
+    return pd.Series(values, dtype=_TEXT)
+
+
+def objects(values: list[Any]) -> Any:
+    """Give values of any kind as a column of Python objects."""
+    held = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        held[i] = value
+    # A Series of objects stays one; from a bare array pandas would guess.
+    return pd.Series(held, dtype=object)
+
+
+def _is_double(value: object) -> bool:
+    return not isinstance(value, int) or abs(value) <= 2**53
+
+
+# pandas 3 reads text into a dtype of its own, with NaN for nulls; pandas 2 into objects.
+_TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object

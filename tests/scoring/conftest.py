@@ -1,0 +1,46 @@
+"""The pools that run the scripted model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prinz_enricher.scoring import InlinePool, ProcessPool, WorkerPool
+from tests.scoring.scripted import FAST, MODEL, SAVE, scripted
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the scripted model with MLflow, in a process of its own: this one stands for the front."""
+    folder = tmp_path_factory.mktemp("scripted")
+    code = folder / "scripted_model.py"
+    code.write_text(MODEL)
+    subprocess.run(
+        [sys.executable, "-c", SAVE, str(folder / "model"), str(code)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=folder,
+    )
+    return folder / "model"
+
+
+@pytest.fixture(scope="module", params=["inline", "process"])
+def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
+    """A pool of each kind, shared by the tests of a module that leave it usable."""
+    made: WorkerPool
+    if request.param == "inline":
+        made = InlinePool(lambda _: scripted, FAST)
+    else:
+        folder = request.getfixturevalue("model_folder")
+        made = ProcessPool(FAST, locate=lambda _: {"path": str(folder)})
+    try:
+        yield made
+    finally:
+        made.close(5.0)

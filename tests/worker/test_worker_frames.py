@@ -1,0 +1,249 @@
+"""The frames between a front and its workers."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prinz_enricher.worker import (
+    BatchReader,
+    BatchWriter,
+    Frame,
+    FrameError,
+    FrameSocket,
+    Kind,
+    Limits,
+    decode_value,
+    encode_value,
+)
+
+HEADER = struct.Struct("<4sB3xQIIQ")
+
+
+@contextmanager
+def pair(limits: Limits | None = None) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socket]]:
+    """Connect two ends; the third is the raw socket of the first."""
+    left, right = socket.socketpair()
+    right.settimeout(20)
+    with left, right:
+        yield FrameSocket(left), FrameSocket(right, limits), left
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(
+    st.sampled_from(Kind),
+    st.integers(0, 2**64 - 1),
+    st.dictionaries(st.text(), JSON, max_size=5),
+    st.lists(st.binary(max_size=200), max_size=5),
+)
+def test_a_frame_arrives_as_it_was_sent(kind: Kind, number: int, meta: dict[str, object], parts: list[bytes]) -> None:
+    """Kind, id, meta and body are the same on the other side."""
+    with pair() as (sender, receiver, _):
+        sender.send(kind, meta, id=number, body=parts)
+        frame = receiver.receive()
+        assert frame is not None
+        assert (frame.kind, frame.id, frame.meta) == (kind, number, meta)
+        assert frame.body.to_pybytes() == b"".join(parts)
+
+
+def test_a_body_larger_than_the_sockets_buffers_arrives_whole() -> None:
+    """Parts beyond what one system call takes are sent on."""
+    parts = [bytes([i % 256]) * 5000 for i in range(1500)]
+    with pair() as (sender, receiver, _):
+        thread = threading.Thread(target=sender.send, args=(Kind.SCORE, {}), kwargs={"body": parts})
+        thread.start()
+        frame = receiver.receive()
+        thread.join()
+        assert frame is not None
+        assert frame.body.to_pybytes() == b"".join(parts)
+
+
+def test_the_end_between_frames_is_no_fault() -> None:
+    """The other side may leave when nothing is under way."""
+    with pair() as (sender, receiver, _):
+        sender.send(Kind.READY, {})
+        sender.close()
+        assert receiver.receive() is not None
+        assert receiver.receive() is None
+
+
+@given(st.integers(1, 60))
+def test_a_stream_that_ends_within_a_frame_is_an_error(missing: int) -> None:
+    """However much is missing, the receiver neither hangs nor gives half a frame."""
+    meta, body = b'{"a":1}', b"x" * 30
+    whole = HEADER.pack(b"PRZ1", 4, 1, len(meta), 0, len(body)) + meta + body
+    with pair() as (sender, receiver, raw):
+        raw.sendall(whole[:-missing])
+        sender.close()
+        with pytest.raises(FrameError):
+            receiver.receive()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        HEADER.pack(b"HTTP", 4, 1, 2, 0, 0),
+        HEADER.pack(b"PRZ1", 99, 1, 2, 0, 0),
+        HEADER.pack(b"PRZ1", 4, 1, 2**32 - 1, 0, 0),
+        HEADER.pack(b"PRZ1", 4, 1, 2, 0, 2**63),
+        HEADER.pack(b"PRZ1", 4, 1, 2, 50, 10),
+    ],
+    ids=["magic", "kind", "meta too large", "body too large", "schema beyond body"],
+)
+def test_a_header_that_lies_is_an_error_before_anything_is_allocated(header: bytes) -> None:
+    """A length beyond the limits is refused, not believed."""
+    with pair(Limits(meta=1000, body=1000)) as (_, receiver, raw):
+        raw.sendall(header + b"{}")
+        with pytest.raises(FrameError):
+            receiver.receive()
+
+
+@pytest.mark.parametrize("meta", [b"{", b"[]", b"\xff\xff", b"[" * 5000])
+def test_meta_that_is_no_json_object_is_an_error(meta: bytes) -> None:
+    """Nothing else than a JSON object is meta."""
+    with pair() as (_, receiver, raw):
+        raw.sendall(HEADER.pack(b"PRZ1", 4, 1, len(meta), 0, 0) + meta)
+        with pytest.raises(FrameError):
+            receiver.receive()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_frame_or_an_error(noise: bytes) -> None:
+    """Noise never hangs the receiver or raises anything else."""
+    with pair(Limits(meta=100, body=100)) as (sender, receiver, raw):
+        raw.sendall(noise)
+        sender.close()
+        try:
+            while receiver.receive() is not None:
+                continue
+        except FrameError:
+            return
+
+
+def test_a_frame_beyond_the_limits_is_not_sent() -> None:
+    """The sender learns it, and the stream stays whole."""
+    left, right = socket.socketpair()
+    with left, right:
+        sender = FrameSocket(left, Limits(meta=100, body=10))
+        with pytest.raises(FrameError):
+            sender.send(Kind.SCORE, {}, body=[b"x" * 11])
+        sender.send(Kind.SCORE, {}, body=[b"x" * 10])
+        assert FrameSocket(right).receive() is not None
+
+
+def travel(writer: BatchWriter, reader: BatchReader, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Frame]:
+    """Send a batch through a socket."""
+    with pair() as (sender, receiver, _):
+        parts, schema_size = writer.parts(batch)
+        sender.send(Kind.SCORE, {}, body=parts, schema_size=schema_size)
+        frame = receiver.receive()
+        assert frame is not None
+        return reader.read(frame), frame
+
+
+def test_a_schema_travels_only_when_it_changes() -> None:
+    """The first batch brings its schema, the next of the same schema don't, metadata counting as part of it."""
+    writer, reader = BatchWriter(), BatchReader()
+    plain = pa.schema([pa.field("a", pa.int64())])
+    marked = pa.schema([pa.field("a", pa.int64(), metadata={b"prinz.type": b"any"})])
+    sizes = []
+    for schema in (plain, plain, marked, pa.schema(marked), plain):
+        batch = pa.RecordBatch.from_arrays([pa.array([1, 2, 3])], schema=schema)
+        back, frame = travel(writer, reader, batch)
+        assert back.equals(batch, check_metadata=True)
+        sizes.append(frame.schema_size > 0)
+    assert sizes == [True, False, True, False, True]
+
+
+def test_a_batch_uses_the_memory_it_was_received_in() -> None:
+    """No copy is made of fixed-width columns, and they are aligned as Arrow wants."""
+    batch = pa.RecordBatch.from_arrays([pa.array(np.arange(1000.0))], names=["a"])
+    back, frame = travel(BatchWriter(), BatchReader(), batch)
+    address = back.column(0).buffers()[1].address
+    assert frame.body.address <= address < frame.body.address + frame.body.size
+    assert address % 8 == 0
+
+
+def test_sliced_batches_travel_as_their_slice() -> None:
+    """Offsets of a slice are minded."""
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array(["a", None, "ccc", "d"]), pa.array([[1], [2, 3], None, []])], names=list("ab")
+    )
+    back, _ = travel(BatchWriter(), BatchReader(), batch.slice(1, 2))
+    assert back.to_pylist() == batch.slice(1, 2).to_pylist()
+
+
+@given(st.binary(max_size=400), st.integers(0, 400))
+def test_a_body_that_is_no_batch_is_an_error(body: bytes, schema_size: int) -> None:
+    """Whatever the bytes, reading ends with FrameError."""
+    reader = BatchReader()
+    travel_batch = pa.RecordBatch.from_arrays([pa.array([1.0])], names=["a"])
+    travel(BatchWriter(), reader, travel_batch)
+    with pytest.raises(FrameError):
+        reader.read(Frame(Kind.SCORE, 1, {}, pa.py_buffer(body), min(schema_size, len(body))))
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.datetimes()
+    | st.dates(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(VALUES)
+def test_a_parameter_s_value_is_the_same_on_the_other_side(value: object) -> None:
+    """Bytes, datetimes and dicts of any keys too."""
+    with pair() as (sender, receiver, _):
+        sender.send(Kind.SCORE, {"params": encode_value(value)})
+        frame = receiver.receive()
+        assert frame is not None
+        back = decode_value(frame.meta["params"])
+        assert back == value
+        assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 1j])
+def test_a_value_of_no_known_type_is_refused(value: object) -> None:
+    """Nothing is sent that would come back as something else."""
+    with pytest.raises(TypeError):
+        encode_value(value)
+
+
+@pytest.mark.parametrize(
+    "written", [{}, {"bytes": 1}, {"date": "never"}, {"record": [1]}, {"a": 1, "b": 2}, {"x": "y"}]
+)
+def test_a_form_that_was_never_written_is_an_error(written: object) -> None:
+    """What can't be read is no value."""
+    with pytest.raises(FrameError):
+        decode_value(written)
+
+
+def test_dates_and_datetimes_are_told_apart() -> None:
+    """A datetime is a date in Python, but not the same parameter."""
+    assert decode_value(encode_value([date(2024, 1, 2), datetime(2024, 1, 2)])) == [
+        date(2024, 1, 2),
+        datetime(2024, 1, 2),
+    ]

@@ -1,0 +1,284 @@
+"""Models of several flavours, loaded and scored as a worker does, against MLflow's own answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import ElasticNet, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
+from prinz_enricher.worker.faults import InvalidRows, OutputDiffers
+from prinz_enricher.worker.model import LoadedModel
+
+# MLflow warns of what is not ours.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Save = Callable[..., "Saved"]
+
+
+class Saved:
+    """A saved model, loaded both ways."""
+
+    def __init__(self, folder: Path) -> None:
+        import mlflow
+
+        written = yaml.safe_load((folder / "MLmodel").read_text())
+        self.signature: Signature = read_signature(written)
+        self.inputs = input_schema(self.signature)
+        self.loaded = LoadedModel(str(folder), self.inputs, output_schema(self.signature))
+        self.pyfunc = mlflow.pyfunc.load_model(str(folder))
+
+    def batch(self, *columns: list[Any]) -> pa.RecordBatch:
+        """Make a batch by the model's inputs."""
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self.inputs, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.inputs)
+
+    def score(self, *columns: list[Any], params: dict[str, Any] | None = None) -> list[Any]:
+        """Score and give the first output."""
+        return list(self.loaded.score(self.batch(*columns), params).column(0).to_pylist())
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Save a model with a flavour of MLflow and load it."""
+
+    def save_and_load(flavour: str, model: Any, **options: Any) -> Saved:
+        import mlflow
+
+        options.setdefault("pip_requirements", ["mlflow"])
+        module = getattr(mlflow, flavour)
+        argument = "python_model" if flavour == "pyfunc" else "sk_model"
+        module.save_model(path=tmp_path / "model", **{argument: model}, **options)
+        return Saved(tmp_path / "model")
+
+    return save_and_load
+
+
+def signature_of(inputs: Any, outputs: Any = None, params: Any = None) -> Any:
+    """Let MLflow infer a signature."""
+    from mlflow.models import infer_signature
+
+    return infer_signature(inputs, outputs, params)
+
+
+RANDOM = np.random.default_rng(7)
+WINE = pd.DataFrame(RANDOM.normal(5, 2, (60, 11)), columns=[f"feature {i}" for i in range(11)])
+
+
+@pytest.mark.parametrize("example", [None, WINE.head(3)], ids=["made rows", "input example"])
+def test_a_linear_model_takes_the_short_path_and_answers_the_same_bits(save: Save, example: Any) -> None:
+    """Every row gets exactly what PyFuncModel.predict gives."""
+    model = ElasticNet(alpha=0.42).fit(WINE, WINE.sum(axis=1))
+    saved = save("sklearn", model, signature=signature_of(WINE, pd.Series(model.predict(WINE))), input_example=example)
+    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.score(*(WINE[name].tolist() for name in WINE)) == saved.pyfunc.predict(WINE).tolist()
+
+
+FRAUD = pd.DataFrame(
+    {
+        "age": RANDOM.choice(["1", "2", "U"], 80),
+        "gender": RANDOM.choice(["M", "F"], 80),
+        "category": RANDOM.choice(["food", "health"], 80),
+        "amount": RANDOM.exponential(30, 80),
+    }
+)
+
+
+@pytest.mark.parametrize("unknown", ["ignore", "error"])
+def test_a_pipeline_on_text_and_numbers(save: Save, unknown: str) -> None:
+    """Made-up text that the encoder does not know must not fail the load; the answers are right either way."""
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown=unknown), ["age", "gender", "category"]), (StandardScaler(), ["amount"])
+    )
+    model = make_pipeline(encoder, LogisticRegression()).fit(FRAUD, (FRAUD["amount"] > 30).astype("int32"))
+    outputs = pd.Series(model.predict(FRAUD).astype("int32"))
+    saved = save("sklearn", model, signature=signature_of(FRAUD, outputs))
+    assert saved.loaded.path == ("short" if unknown == "ignore" else "full"), saved.loaded.why
+    assert saved.score(*(FRAUD[name].tolist() for name in FRAUD)) == saved.pyfunc.predict(FRAUD).tolist()
+
+
+def test_the_flavour_s_own_predict_function_is_respected(save: Save) -> None:
+    """A classifier saved to give probabilities gives them, as an unnamed tensor."""
+    frame = WINE.iloc[:, :2]
+    model = LogisticRegression().fit(frame, WINE.iloc[:, 2] > 5)
+    signature = signature_of(frame, model.predict_proba(frame))
+    saved = save("sklearn", model, signature=signature, pyfunc_predict_fn="predict_proba", input_example=frame.head(2))
+    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.score(*(frame[name].tolist() for name in frame)) == model.predict_proba(frame).tolist()
+
+
+def test_tensors_and_integer_names(save: Save) -> None:
+    """A model on bare arrays, and one on a frame whose columns are numbers."""
+    array = RANDOM.normal(size=(20, 3)).astype(np.float32)
+    model = ElasticNet().fit(array, array.sum(axis=1))
+    saved = save("sklearn", model, signature=signature_of(array, model.predict(array)))
+    assert saved.score(array.tolist()) == saved.pyfunc.predict(array).tolist()
+
+
+def test_integer_column_names(save: Save) -> None:
+    """They reach the model as integers."""
+    frame = pd.DataFrame(RANDOM.normal(size=(20, 3)))
+    model = ElasticNet().fit(frame.to_numpy(), frame.sum(axis=1))
+    saved = save("sklearn", model, signature=signature_of(frame, pd.Series(model.predict(frame.to_numpy()))))
+    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.score(*(frame[name].tolist() for name in frame)) == saved.pyfunc.predict(frame).tolist()
+
+
+def python_model(function: Callable[..., Any]) -> Any:
+    """Make a PythonModel of a function of the input and the params."""
+    from mlflow.pyfunc.model import PythonModel
+
+    class Model(PythonModel):
+        # MLflow would take hints for the signature.
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
+            return function(model_input, params)
+
+    Model.__module__ = "__main__"
+    return Model()
+
+
+ONE = pd.DataFrame({"x": [1.0, 2.0]})
+
+
+def test_parameters_reach_the_model_as_mlflow_enforces_them(save: Save) -> None:
+    """Given ones and defaults, on the short path as on the full one."""
+    model = python_model(lambda frame, params: frame["x"] * params["factor"] + len(params["words"]))
+    signature = signature_of(ONE, pd.Series([1.0]), {"factor": 3.0, "words": ["a", "b"]})
+    saved = save("pyfunc", model, signature=signature)
+    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.score([1.0, 2.0]) == [5.0, 8.0]
+    assert saved.score([1.0], params={"factor": 2, "words": ["a"]}) == [3.0]
+    assert saved.pyfunc.predict(ONE, params={"factor": 2, "words": ["a"]}).tolist() == [3.0, 5.0]
+
+
+def test_a_model_without_parameters_is_given_none(save: Save) -> None:
+    """As where PyFuncModel.predict is called with a frame alone."""
+    saved = save(
+        "pyfunc",
+        python_model(lambda frame, params: [float(params is None)] * len(frame)),
+        signature=signature_of(ONE, pd.Series([1.0])),
+    )
+    assert saved.score([1.0]) == [float(value) for value in saved.pyfunc.predict(ONE.head(1))]
+
+
+def test_a_model_that_can_not_be_shown_to_agree_takes_the_full_path(save: Save) -> None:
+    """Answers by chance are never equal, so nothing is proven."""
+    saved = save(
+        "pyfunc",
+        python_model(lambda frame, _: np.random.default_rng().normal(size=len(frame))),
+        signature=signature_of(ONE, pd.Series([1.0])),
+    )
+    assert saved.loaded.path == "full"
+    assert "other answers" in saved.loaded.why
+
+
+def test_a_model_that_raises_on_made_rows_is_loaded(save: Save) -> None:
+    """Rows made from a signature can be nonsense for a model; its own exception comes through on real ones."""
+
+    def picky(frame: Any, _: Any) -> Any:
+        if (frame["x"] < 100).any():
+            message = "too small"
+            raise ValueError(message)
+        return frame["x"]
+
+    saved = save("pyfunc", python_model(picky), signature=signature_of(ONE, pd.Series([1.0])))
+    assert saved.loaded.path == "full"
+    saved.loaded.warm("", saved.inputs)
+    assert saved.score([100.0]) == [100.0]
+    with pytest.raises(ValueError, match="too small"):
+        saved.score([1.0])
+
+
+def test_an_answer_that_is_not_as_declared_is_told(save: Save) -> None:
+    """A text for a double, with the path that such a model takes."""
+    saved = save(
+        "pyfunc", python_model(lambda frame, _: ["text"] * len(frame)), signature=signature_of(ONE, pd.Series([1.0]))
+    )
+    with pytest.raises(OutputDiffers):
+        saved.score([1.0])
+
+
+def test_objects_and_arrays_reach_the_model_whole(save: Save) -> None:
+    """Nested columns in, named nested outputs out."""
+    frame = pd.DataFrame({"who": [{"name": "a", "age": 3}, {"name": "b", "age": 4}], "marks": [[1.5, 2.0], [3.0]]})
+
+    def answer(given: Any, _: Any) -> Any:
+        return pd.DataFrame(
+            {
+                "title": [f"{who['name']}{who['age']}" for who in given["who"]],
+                "both": [[float(len(marks)), sum(marks)] for marks in given["marks"]],
+            }
+        )
+
+    saved = save("pyfunc", python_model(answer), signature=signature_of(frame, answer(frame, None)))
+    assert saved.loaded.path == "short", saved.loaded.why
+    got = saved.loaded.score(saved.batch(frame["who"].tolist(), frame["marks"].tolist()), None)
+    assert got.to_pylist() == [{"title": "a3", "both": [2.0, 3.5]}, {"title": "b4", "both": [1.0, 3.0]}]
+
+
+def test_a_model_without_signature_takes_and_gives_json(save: Save) -> None:
+    """Its columns are JSON text of any names, its answer JSON text a row."""
+    saved = save("pyfunc", python_model(lambda frame, _: [{"sum": float(row.sum())} for _, row in frame.iterrows()]))
+    batch = pa.RecordBatch.from_arrays([pa.array(["1", "2.5"]), pa.array(["3", "4"])], names=["a", "b"])
+    got = saved.loaded.score(batch, None)
+    assert [json.loads(text) for text in got.column(0).to_pylist()] == [{"sum": 4.0}, {"sum": 6.5}]
+
+
+def test_a_model_with_type_hints_gets_what_its_hints_say(save: Save) -> None:
+    """Pydantic checks the list of its values, of Python's own types."""
+    import pydantic
+    from mlflow.pyfunc.model import PythonModel
+
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    class Hinted(PythonModel):
+        def predict(  # type: ignore[override] # MLflow takes it without the context too
+            self, model_input: list[Person], params: dict[str, Any] | None = None
+        ) -> list[str]:
+            return [f"{person.name} is {person.age}" for person in model_input]
+
+    # Postponed annotations are text, and what they name is local here.
+    Hinted.predict.__annotations__.update(model_input=list[Person], **{"return": list[str]})
+    Hinted.__module__ = Person.__module__ = "__main__"
+    hinted = type("Hinted2", (PythonModel,), {"predict": Hinted.predict, "__module__": "__main__"})
+    saved = save("pyfunc", hinted())
+    assert saved.loaded._hinted
+    assert saved.score([{"name": "a", "age": 3}]) == ["a is 3"]
+
+
+def test_nulls_that_mlflow_refuses_on_the_full_path_are_the_caller_s_fault(save: Save) -> None:
+    """Without the rows in the reason."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        Schema([ColSpec("long", "n", required=False), ColSpec("double", "x")]), Schema([ColSpec("double")])
+    )
+    saved = save(
+        "pyfunc", python_model(lambda frame, _: np.random.default_rng().normal(size=len(frame))), signature=signature
+    )
+    assert saved.loaded.path == "full"
+    with pytest.raises(InvalidRows) as caught:
+        saved.score([2**53 + 1, None], [1.0, 2.0])
+    assert str(2**53 + 1) not in str(caught.value)
+
+
+def test_another_signature_than_the_registry_showed_is_refused(save: Save, tmp_path: Path) -> None:
+    """A worker never scores columns that it would have to guess."""
+    save("pyfunc", python_model(lambda frame, _: frame["x"]), signature=signature_of(ONE, pd.Series([1.0])))
+    other = pa.schema([("x", pa.float64()), ("y", pa.float64())])
+    with pytest.raises(ValueError, match="signature"):
+        LoadedModel(str(tmp_path / "model"), other, pa.schema([("output_0", pa.float64())]))
