@@ -1,0 +1,57 @@
+# What a newcomer and a developer run. `make demo` and `make test` need Python 3.11 or newer and make, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format proto docs lock bench-batch bench-start clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is not there; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+demo: $(READY) ## Train sample models, serve them, and say how to call them (ARGS=--once: score each and end)
+	$(BIN)/prinz-enricher demo $(ARGS)
+
+test: $(READY) lint ## Pass the linters and every test (ARGS go to pytest)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## Format, lint, types, the direction of imports, the contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate_contract.py --check
+	$(BIN)/python scripts/check_contract.py
+	$(BIN)/python scripts/settings_page.py --check
+
+format: $(READY) ## Format the code, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(READY) ## Generate prinz_enricher/contract from proto/
+	$(BIN)/python scripts/generate_contract.py
+
+docs: $(READY) ## Generate docs/settings.md from the settings
+	$(BIN)/python scripts/settings_page.py
+
+lock: ## Write constraints.txt anew: the newest versions that fit pyproject.toml
+	$(PYTHON) scripts/lock.py
+
+bench-batch: $(READY) ## What the columnar core costs, beside its floor
+	$(BIN)/python benchmarks/batch.py
+
+bench-start: $(READY) ## How long the front takes to start, and how much memory it holds
+	$(BIN)/python benchmarks/start.py
+
+clean: ## Remove the environment and what the demo made
+	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m prinz_enricher.cli`."""
+
+from prinz_enricher.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""How the client commands reach a service: a running one by its address, or one of their own for a registry."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from prinz_enricher.client import Client, ServiceError
+from prinz_enricher.errors import InvalidInput
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def connection_options(function: _F) -> _F:
+    """Add the options that say where the service is."""
+    for option in (
+        click.option("--timeout", default=60.0, show_default=True, help="Seconds that one call may take."),
+        click.option("--registry", metavar="URL", help="Start a service of its own for this registry instead."),
+        click.option(
+            "--address",
+            default="localhost:50051",
+            show_default=True,
+            envvar="PRINZ_ADDRESS",
+            show_envvar=True,
+            help="Where the service listens.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def connect(address: str, registry: str | None, timeout: float) -> Iterator[Client]:
+    """Yield a client; what the service says of a fault ends the command with one sentence for each."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if registry is not None:
+                address = stack.enter_context(own_service(registry))
+            yield stack.enter_context(Client(address, timeout=timeout))
+    except ServiceError as error:
+        raise click.ClickException(_explain(error, address)) from None
+    except InvalidInput as error:
+        faults = [f"  {fault.field}: {fault.description}" for fault in error.violations]
+        raise click.ClickException("\n".join([error.message, *faults])) from None
+
+
+@contextlib.contextmanager
+def own_service(registry: str) -> Iterator[str]:
+    """Run a service for the time of a command; yields its address."""
+    from prinz_enricher.config import Settings
+    from prinz_enricher.registry import PrivateServerError
+    from prinz_enricher.service import Application, FrontError
+    from prinz_enricher.telemetry import configure_logging
+
+    configure_logging("warning", "auto")
+    settings = Settings.load({"registry": {"url": registry}, "server": {"port": 0, "grace_period": 1.0}})
+    application = Application(settings)
+    try:
+        port = application.start()
+    except (FrontError, PrivateServerError) as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        if not application.ready.wait(timeout=30.0):
+            raise click.ClickException(f"the registry at {registry} did not answer within 30 s")
+        yield f"127.0.0.1:{port}"
+    finally:
+        application.stop()
+
+
+def _explain(error: ServiceError, address: str) -> str:
+    lines = [str(error)]
+    if not error.reason:
+        lines.append(f"  Is the service running at {address}? --address names another one.")
+    lines += [f"  {fault.field}: {fault.description}" for fault in error.violations]
+    if "omitted" in error.metadata:
+        lines.append(f"  … and {error.metadata['omitted']} more")
+    return "\n".join(lines)

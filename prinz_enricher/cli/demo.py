@@ -1,0 +1,197 @@
+"""`prinz-enricher demo`: an MLflow of its own, the sample models in it, and the service before it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from prinz_enricher.cli.connection import connect
+from prinz_enricher.cli.tables import console, print_models, print_scores, print_signature
+from prinz_enricher.client import Client
+from prinz_enricher.config import Settings
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.registry import PrivateServer, PrivateServerError
+from prinz_enricher.service import Application, FrontError
+from prinz_enricher.telemetry import configure_logging
+
+WINE_COLUMNS = (
+    "fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide",
+    "total sulfur dioxide", "density", "pH", "sulphates", "alcohol",
+)  # fmt: skip
+
+EXAMPLES: dict[str, list[dict[str, object]]] = {
+    "MLF-ElasticnetWineModel-1": [dict.fromkeys(WINE_COLUMNS, 0.235)],
+    "MLF-ElasticnetWineModel-2": [dict.fromkeys(WINE_COLUMNS, 0.235)],
+    "MLF-FraudDetection-3": [{"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}],
+}
+"""A row for each sample model."""
+
+LOAD_SECONDS = 120.0
+
+
+@click.command("demo", short_help="Train sample models, serve them, and say how to call them.")
+@click.option("--once", is_flag=True, help="List, describe and score each model through the socket, then end.")
+@click.option(
+    "--folder",
+    default=".demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the registry lives.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port of the service.  [default: 50051, or a free one with --once]"
+)
+@click.option(
+    "--wine-csv",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Train on the UCI wine quality set.",
+)
+@click.option(
+    "--fraud-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Train on the BankSim set."
+)
+def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, fraud_csv: Path | None) -> None:
+    """Train sample models, serve them, and say how to call them; Ctrl-C ends it all.
+
+    Starts a real MLflow server on a SQLite store, trains and registers the sample models in it, and serves them.
+    """
+    configure_logging("warning", "console")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    if port is None:
+        port = 0 if once else 50051
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            with console.status("starting MLflow …"):
+                registry = stack.enter_context(
+                    PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}", folder.resolve() / "artifacts")
+                )
+            with console.status("training the sample models …"):
+                train(registry.url, wine_csv, fraud_csv, ended)
+            with console.status("starting the service, and a worker for each model …"):
+                port = stack.enter_context(serving(registry.url, port, ended))
+            address = f"localhost:{port}"
+            with connect(address, None, LOAD_SECONDS) as client:
+                if once:
+                    show_once(client)
+                else:
+                    show_service(client, address, registry.url)
+                    while not ended.wait(timeout=3600):
+                        continue
+                    console.print("ending …")
+    except (PrivateServerError, FrontError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: threading.Event) -> None:
+    """Train and register the sample models in a process of its own, since it needs mlflow and sklearn."""
+    module = "prinz_enricher.samples" if importlib.util.find_spec("prinz_enricher.samples") else "samples"
+    if importlib.util.find_spec(module) is None:
+        raise click.ClickException("the sample models are not installed here; run the demo from the repository")
+    arguments = [sys.executable, "-m", f"{module}.train", "--registry", registry]
+    for flag, csv in (("--wine-csv", wine_csv), ("--fraud-csv", fraud_csv)):
+        if csv is not None:
+            arguments += [flag, str(csv)]
+    # A session of its own: Ctrl-C is for us, and we end it.
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as child:
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
+        reader.start()
+        while child.poll() is None:
+            if ended.wait(timeout=0.1):
+                child.terminate()
+                raise click.Abort
+        reader.join(timeout=5)
+    if child.returncode:
+        raise click.ClickException("training the sample models failed:\n" + "".join(lines[-20:]))
+
+
+@contextlib.contextmanager
+def serving(registry: str, port: int, ended: threading.Event) -> Iterator[int]:
+    """Run the service with every model loaded; yields its port."""
+    settings = Settings.load({"registry": {"url": registry}, "server": {"port": port}, "scoring": {"preload": ["*"]}})
+    application = Application(settings)
+    port = application.start()
+    try:
+        with Client(f"localhost:{port}") as client:
+            _wait_loaded(application, client, ended)
+        yield port
+    finally:
+        application.stop()
+
+
+def _wait_loaded(application: Application, client: Client, ended: threading.Event) -> None:
+    limit = time.monotonic() + LOAD_SECONDS
+    while time.monotonic() < limit and not ended.is_set():
+        if application.ready.wait(timeout=0.1):
+            states = {
+                version.state
+                for model in client.list_models()
+                for version in model.versions
+                if version.version == model.default_version
+            }
+            if not states & {model_pb2.ModelVersion.STATE_DISCOVERED, model_pb2.ModelVersion.STATE_LOADING}:
+                return
+            ended.wait(timeout=0.1)
+    if ended.is_set():
+        raise click.Abort
+    raise click.ClickException(f"the models were not loaded within {LOAD_SECONDS:.0f} s")
+
+
+def show_once(client: Client) -> None:
+    """List the models, describe and score each, and print the answers."""
+    models = list(client.list_models())
+    print_models(models)
+    for model in models:
+        resolved, signature = client.signature(model.name)
+        print_signature(resolved.name, resolved.version or "", signature)
+        if rows := EXAMPLES.get(model.name):
+            scores = client.score(model.name, rows)
+            for row, score in zip(rows, scores.to_rows(), strict=True):
+                print_scores(f"{scores.name}, version {scores.version}: a row and its score", row, score)
+
+
+def show_service(client: Client, address: str, registry: str) -> None:
+    """Print what is served, and commands that call it."""
+    print_models(client.list_models())
+    fraud = "MLF-FraudDetection-3"
+    request = {
+        "model": {"name": fraud},
+        "columns": {
+            "num_rows": 1,
+            "columns": [
+                {"name": name, ("doubles" if isinstance(value, float) else "strings"): {"values": [value]}}
+                for name, value in EXAMPLES[fraud][0].items()
+            ],
+        },
+    }
+    lines = [
+        f"Serving on {address}; the registry's pages are at {registry}. In another terminal:",
+        "",
+        f"  .venv/bin/prinz-enricher models --address {address}",
+        f"  .venv/bin/prinz-enricher signature {fraud} --address {address}",
+        f"  .venv/bin/prinz-enricher score MLF-ElasticnetWineModel-1 --address {address} \\",
+        "    --input wine.csv --output scored.parquet",
+        "",
+        f"  grpcurl -plaintext {address} prinz.enricher.v1.EnricherService/ListModels",
+        f"  grpcurl -plaintext -d '{json.dumps(request)}' \\",
+        f"    {address} prinz.enricher.v1.EnricherService/Score",
+        "",
+        "Ctrl-C ends it all.",
+    ]
+    # Not wrapped: what is pasted must be one line.
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,141 @@
+"""`prinz-enricher score`: the rows of a file, scored part by part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prinz_enricher.cli.connection import connect, connection_options
+from prinz_enricher.cli.row_sink import RowSink
+from prinz_enricher.cli.row_source import RowFileError, RowSource, open_rows
+from prinz_enricher.cli.signature import MODEL_ARGUMENT
+from prinz_enricher.client import Client, ModelReference
+from prinz_enricher.signature import Signature
+
+# Scores may go to standard output one day; progress and summary are for a person.
+console = Console(stderr=True)
+
+
+@click.command("score", short_help="Score the rows of a file.")
+@MODEL_ARGUMENT
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rows to score: .csv, .parquet or .json (an array of records, or a record a line).",
+)
+@click.option(
+    "--output",
+    "target",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the scores go: .parquet, .csv or .json (a record a line).",
+)
+@click.option("--batch-rows", default=50_000, show_default=True, type=click.IntRange(1), help="Rows of a call.")
+@click.option("--separator", help="Separator of a CSV file; found by itself if left out.")
+@click.option("--keep-inputs", is_flag=True, help="Keep the columns that are inputs of the model too.")
+@click.option("--prefix", default="", help="Put this before the name of each output.")
+@connection_options
+def command(
+    model: ModelReference,
+    source: Path,
+    target: Path,
+    batch_rows: int,
+    separator: str | None,
+    keep_inputs: bool,
+    prefix: str,
+    address: str,
+    registry: str | None,
+    timeout: float,
+) -> None:
+    """Score the rows of a file with a model: NAME, NAME/version or NAME@alias.
+
+    Columns that are no inputs of the model are kept beside its scores. Every row is scored by the same version, even
+    where an alias moves meanwhile.
+    """
+    try:
+        with connect(address, registry, timeout) as client:
+            resolved, signature = client.signature(model)
+            rows = open_rows(source, signature.inputs, batch_rows, separator)
+            kept = kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
+            started = time.monotonic()
+            with RowSink(target) as sink:
+                count = 0
+                for scored in _scored(client, resolved, signature, rows, kept, prefix):
+                    sink.write(scored)
+                    count += scored.num_rows
+    except RowFileError as error:
+        raise click.ClickException(str(error)) from None
+    seconds = time.monotonic() - started
+    console.print(
+        f"{count:,} rows scored by {resolved.name}/{resolved.version} in {seconds:.2f} s "
+        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
+    """Return the columns of the file that go beside the scores.
+
+    Raises:
+        RowFileError: One of them is called like an output.
+    """
+    inputs = {field.name for field in signature.inputs}
+    kept = [name for name in names if keep_inputs or name not in inputs]
+    clash = {prefix + field.name for field in signature.outputs} & set(kept)
+    if clash:
+        raise RowFileError(f"the file has a column called like an output ({', '.join(sorted(clash))}); use --prefix")
+    return kept
+
+
+def _scored(
+    client: Client, model: ModelReference, signature: Signature, rows: RowSource, kept: list[str], prefix: str
+) -> Iterator[pa.RecordBatch]:
+    inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
+    with Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=rows.total, speed="")
+        started = time.monotonic()
+        count = 0
+        for batch in _at_least_one(rows, signature):
+            scores = client.score(model, batch.select(inputs))
+            count += batch.num_rows
+            share = rows.position() if rows.position else None
+            progress.update(
+                task,
+                completed=count,
+                total=rows.total if not share else max(count, round(count / share)),
+                speed=f"{count / (time.monotonic() - started):,.0f} rows/s",
+            )
+            names = [*kept, *(prefix + name for name in scores.batch.schema.names)]
+            yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.batch.columns], names=names)
+
+
+def _at_least_one(rows: RowSource, signature: Signature) -> Iterator[pa.RecordBatch]:
+    """Yield the parts of a file; one without rows where the file has none, so that it is checked and answered too."""
+    empty = True
+    for batch in rows.batches:
+        empty = False
+        yield batch
+    if empty:
+        from prinz_enricher.signature import input_schema
+
+        known = {field.name: field for field in input_schema(signature)}
+        schema = pa.schema([known.get(name, pa.field(name, pa.null())) for name in rows.names])
+        yield pa.RecordBatch.from_pylist([], schema)

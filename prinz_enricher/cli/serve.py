@@ -1,0 +1,79 @@
+"""`prinz-enricher serve`: run the service until it is told to end."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from prinz_enricher.config import ConfigError, Settings
+from prinz_enricher.registry import PrivateServerError
+from prinz_enricher.service import Application, FrontError
+from prinz_enricher.telemetry import configure_logging
+
+
+@click.command("serve", short_help="Serve the models of an MLflow registry over gRPC.")
+@click.option(
+    "--registry", metavar="URL", help="MLflow server (http://mlflow:5000) or local store (sqlite:///mlflow.db)."
+)
+@click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 50051]")
+@click.option(
+    "--preload", multiple=True, metavar="NAME", help="Load this model at the start; * stands for any text. Repeatable."
+)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level logged.  [default: info]"
+)
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Form of the log.  [default: auto]")
+def command(
+    registry: str | None,
+    host: str | None,
+    port: int | None,
+    preload: tuple[str, ...],
+    config: Path | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> None:
+    """Serve the models of an MLflow registry over gRPC.
+
+    Settings come from a TOML file (--config), then from environment variables (PRINZ_<SECTION>__<KEY>, such as
+    PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first.
+    """
+    flags: dict[str, dict[str, object]] = {
+        "registry": {"url": registry},
+        "server": {"host": host, "port": port},
+        "scoring": {"preload": preload or None},
+        "logging": {"level": log_level, "format": log_format},
+    }
+    try:
+        settings = Settings.load(
+            {section: {k: v for k, v in keys.items() if v is not None} for section, keys in flags.items()}, config
+        )
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    if not settings.registry.url:
+        raise click.UsageError("no registry is named; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
+    configure_logging(settings.logging.level, settings.logging.format)
+    run(settings)
+
+
+def run(settings: Settings) -> None:
+    """Run the service until SIGTERM or SIGINT, then drain it."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    application = Application(settings)
+    try:
+        application.start()
+    except (FrontError, PrivateServerError) as error:
+        raise click.ClickException(str(error)) from None
+    # What was imported lives as long as the process; the collector need not look at it again.
+    gc.freeze()
+    # A wait without a limit would keep Python from running the signal handler on some platforms.
+    while not ended.wait(timeout=3600):
+        continue
+    application.stop()

@@ -1,0 +1,177 @@
+"""The settings of the service: frozen values, with every default in this one place.
+
+They come from, each over the one before: the defaults, a TOML file, environment variables (`PRINZ_` + section + `__` +
+key, such as `PRINZ_SERVER__PORT`), and the flags of the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+ENVIRONMENT_PREFIX = "PRINZ_"
+MIB = 1024 * 1024
+
+
+class ConfigError(Exception):
+    """The settings can't be used; the message tells every fault and where it stands."""
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class RegistrySettings(Section):
+    """Which MLflow registry is served."""
+
+    url: str = Field("", description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)")
+    refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two looks at the registry")
+    timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
+
+
+class ServerSettings(Section):
+    """Where and how the service listens."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    max_message_bytes: int = Field(128 * MIB, ge=1024, le=2**31 - 1, description="bytes of a request at most")
+    max_calls: int = Field(10_000, ge=1, description="calls in flight at most; more are refused as OVERLOADED")
+    grace_period: float = Field(30.0, ge=0, le=3600, description="seconds that calls get to end at SIGTERM")
+
+
+class ScoringSettings(Section):
+    """How models are loaded and scored."""
+
+    default_version: tuple[str, ...] = Field(
+        ("alias:champion", "latest"), min_length=1, description="which version is meant where a call names none"
+    )
+    preload: tuple[str, ...] = Field((), description="models to load at start, by name; * stands for any text")
+    max_workers: int = Field(16, ge=1, le=1024, description="worker processes at most, one for each version in use")
+    max_batch_rows: int = Field(1_000_000, ge=1, description="rows of a request at most")
+    max_queue_rows: int = Field(2_000_000, ge=1, description="rows waiting for one version at most")
+    load_timeout: float = Field(300.0, gt=0, description="seconds that loading a version may take")
+
+    @field_validator("default_version")
+    @classmethod
+    def _known_policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for policy in value:
+            if policy != "latest" and not (policy.startswith("alias:") and len(policy) > len("alias:")):
+                raise ValueError(f'"{policy}" is no policy: "latest" or "alias:<name>" are')
+        return value
+
+
+class LoggingSettings(Section):
+    """What the service logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level that is logged")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="console for people, json for machines; auto is console on a terminal"
+    )
+
+
+class Settings(Section):
+    """All settings of the service."""
+
+    registry: RegistrySettings = RegistrySettings()
+    server: ServerSettings = ServerSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, Mapping[str, object]] | None = None,
+        file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Read the settings from all their sources.
+
+        Args:
+            flags: Section → key → value of the command line; they win.
+            file: A TOML file.
+            environment: Environment variables; those of the process by default.
+
+        Raises:
+            ConfigError: A source can't be read, a key is unknown, or a value is out of its range.
+        """
+        sources: list[tuple[str, Mapping[str, Any]]] = []
+        if file is not None:
+            sources.append((str(file), _read_toml(file)))
+        sources.append(("environment", _read_environment(os.environ if environment is None else environment)))
+        sources.append(("command line", flags or {}))
+        merged: dict[str, Any] = {}
+        for where, values in sources:
+            _check_keys(where, values)
+            for section, entries in values.items():
+                merged.setdefault(section, {}).update(entries)
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            faults = (
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+            )
+            raise ConfigError("; ".join(faults)) from None
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the class of each section by its name."""
+    return {
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = {}
+    for variable, text in environment.items():
+        if not variable.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        section, separator, key = variable[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
+        if not separator:
+            # Kubernetes sets PRINZ_ENRICHER_PORT and the like beside a Service of that name: none of ours.
+            continue
+        values.setdefault(section, {})[key] = _split_if_list(section, key, text)
+    return values
+
+
+def _split_if_list(section: str, key: str, text: str) -> object:
+    field = sections()[section].model_fields.get(key) if section in sections() else None
+    if field is not None and str(field.annotation).startswith("tuple"):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _check_keys(where: str, values: Mapping[str, Any]) -> None:
+    known = sections()
+    for section, entries in values.items():
+        if section not in known:
+            raise ConfigError(f'{where}: unknown section "{section}"{_nearest(section, known)}')
+        if not isinstance(entries, Mapping):
+            raise ConfigError(f'{where}: "{section}" is a section; write it as [{section}]')
+        for key in entries:
+            if key not in known[section].model_fields:
+                near = _nearest(key, known[section].model_fields)
+                raise ConfigError(f'{where}: unknown key "{key}" in section "{section}"{near}')
+
+
+def _nearest(key: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f"; known are {', '.join(known)}"

@@ -1,0 +1,6 @@
+"""The door: calls come in over gRPC and leave by the same door."""
+
+from prinz_enricher.service.application import Application
+from prinz_enricher.service.front import Call, Front, FrontError
+
+__all__ = ["Application", "Call", "Front", "FrontError"]

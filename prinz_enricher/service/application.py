@@ -1,0 +1,146 @@
+"""The whole service, put together: started, kept healthy, drained."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+
+import structlog
+
+from prinz_enricher.catalog import Catalog, Snapshot
+from prinz_enricher.config import Settings
+from prinz_enricher.registry import PrivateServer, RegistryClient, is_local_store
+from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
+from prinz_enricher.service.enricher import EnricherService
+from prinz_enricher.service.front import Front
+from prinz_enricher.service.grpcio_front import SERVICE, GrpcioFront
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Application:
+    """The service by its settings.
+
+    Args:
+        settings: All of them; `settings.registry.url` must be set.
+        front: Where calls come from; the grpcio front of the settings by default.
+        pool: Where models are scored; worker processes by default.
+    """
+
+    def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
+        self._settings = settings
+        self._draining = False
+        self._health_changed = threading.Event()
+        self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
+        self._private: PrivateServer | None = None
+        self._front = front or GrpcioFront(
+            settings.server.host,
+            settings.server.port,
+            max_message_bytes=settings.server.max_message_bytes,
+            max_calls=settings.server.max_calls,
+        )
+        self._registry_url = settings.registry.url
+        self._pool = pool or ProcessPool(
+            PoolSettings(
+                max_workers=settings.scoring.max_workers,
+                max_queue_rows=settings.scoring.max_queue_rows,
+                load_timeout=settings.scoring.load_timeout,
+            ),
+            # The URL as it is set, which may hold a password, goes to workers alone.
+            locate=lambda target: {"registry": self._registry_url, "name": target.name, "version": target.version},
+            on_change=self._health_changed.set,
+        )
+        self.ready = threading.Event()
+        """Set once the registry has been read and calls are answered."""
+
+    def start(self) -> int:
+        """Begin to listen, and to read the registry; returns the port.
+
+        Raises:
+            FrontError: The address can't be listened on.
+            PrivateServerError: The local store's own server does not start.
+        """
+        registry = self._settings.registry
+        if is_local_store(registry.url):
+            self._private = PrivateServer(registry.url)
+            self._private.start()
+            self._registry_url = self._private.url
+        try:
+            self._client = RegistryClient(self._registry_url, timeout=registry.timeout)
+            self._catalog = Catalog(self._client, refresh_interval=registry.refresh_interval)
+            self._service = EnricherService(
+                self._catalog,
+                self._pool,
+                self._client.url,
+                default_policy=self._settings.scoring.default_version,
+                max_batch_rows=self._settings.scoring.max_batch_rows,
+            )
+            port = self._front.start(self._service.handle)
+        except BaseException:
+            self._end_private_server()
+            raise
+        self._health_changed.set()
+        self._health_thread.start()
+        self._catalog.subscribe(self._catalog_changed)
+        self._catalog.start()
+        log.info("listening", host=self._settings.server.host, port=port, registry=self._client.url)
+        return port
+
+    def stop(self) -> None:
+        """Drain: say NOT_SERVING, answer what was accepted within the grace period, end the workers."""
+        grace = self._settings.server.grace_period
+        log.info("draining", grace_seconds=grace)
+        self._draining = True
+        self._health_changed.set()
+        self._health_thread.join()
+        self._front.drain(grace)
+        self._service.close()
+        self._catalog.stop()
+        self._client.close()
+        self._pool.close(grace=5.0)
+        self._end_private_server()
+        log.info("stopped")
+
+    def _end_private_server(self) -> None:
+        if self._private is not None:
+            self._private.close()
+
+    def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
+        """Unload what is gone, load what is wanted from the start, and tell the health of each model."""
+        targets = {
+            target.key: target
+            for model in new.models.values()
+            for version in model.versions
+            if version.ready and (target := self._service.target(version)) is not None
+        }
+        self._pool.retain(set(targets))
+        for model in new.models.values():
+            if any(fnmatch.fnmatchcase(model.name, pattern) for pattern in self._settings.scoring.preload):
+                default = self._service.default_version(model)
+                target = self._service.target(default) if default is not None else None
+                if target is not None:
+                    self._pool.load(target)
+        self._health_changed.set()
+        if not self.ready.is_set():
+            log.info("serving", models=len(new.models), versions=len(targets))
+            self.ready.set()
+
+    def _keep_health(self) -> None:
+        """Tell grpc.health.v1 what is served after each change; the last time, that nothing is."""
+        draining = False
+        while not draining:
+            self._health_changed.wait()
+            self._health_changed.clear()
+            draining = self._draining
+            self._front.set_health(self._health())
+
+    def _health(self) -> dict[str, bool]:
+        """Return what is SERVING: a model is, unless its default version is known to fail."""
+        serving = self._catalog.ready.is_set() and not self._draining
+        services = {"": serving, SERVICE.full_name: serving}
+        if self._catalog.ready.is_set():
+            for model in self._catalog.snapshot().models.values():
+                default = self._service.default_version(model)
+                healthy = default is not None and self._service.status_of(default).state is not WorkerState.FAILED
+                services[f"model/{model.name}"] = serving and healthy
+        return services

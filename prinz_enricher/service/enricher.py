@@ -1,0 +1,160 @@
+"""The unary RPCs of `EnricherService`: raw calls in, answers by callback."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+
+from prinz_enricher.catalog import Catalog, CatalogModel, CatalogVersion, default_version, paginate, resolve, scorable
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.errors import EnricherError, InternalError, InvalidRequest, ModelLoadFailed, NotImplementedYet
+from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
+from prinz_enricher.service.front import Call
+from prinz_enricher.service.score import ScoreCall
+from prinz_enricher.service.status import to_status
+from prinz_enricher.service.views import model_message
+from prinz_enricher.signature import Signature, to_wire
+
+log = structlog.stdlib.get_logger(__name__)
+
+LARGE_REQUEST = 256 * 1024
+"""Bytes from which a request is read in a thread of its own, so that small calls do not wait behind it."""
+
+_M = TypeVar("_M", bound=Message)
+
+
+class EnricherService:
+    """Answers calls from the catalog and the worker pool.
+
+    Args:
+        catalog: Which models there are.
+        pool: Where they are scored.
+        registry: The URL of the registry, by which its models are told from those of others.
+        default_policy: The policies that say which version is meant where a call names none.
+        max_batch_rows: Rows of a request at most.
+    """
+
+    def __init__(
+        self, catalog: Catalog, pool: WorkerPool, registry: str, *, default_policy: Sequence[str], max_batch_rows: int
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._registry = registry
+        self._policy = tuple(default_policy)
+        self._max_batch_rows = max_batch_rows
+        self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
+        self._methods: dict[str, Callable[[Call], None]] = {
+            "ListModels": self._list_models,
+            "GetSignature": self._get_signature,
+            "Score": self._score,
+        }
+
+    def handle(self, calls: Sequence[Call]) -> None:
+        """Take calls; each is answered by its own callbacks. Never raises."""
+        for call in calls:
+            if len(call.request) > LARGE_REQUEST:
+                self._large.submit(self._answer, call)
+            else:
+                self._answer(call)
+
+    def close(self) -> None:
+        """Wait for requests that are being read."""
+        self._large.shutdown()
+
+    def target(self, version: CatalogVersion) -> Target | None:
+        """Return what the pool needs to know of a version; None where its signature can't be read."""
+        if version.signature is None:
+            return None
+        return Target(version.name, version.version, self._registry, version.signature)
+
+    def status_of(self, version: CatalogVersion) -> Status:
+        """Tell where a version is in its life: what the registry says of it, then what the pool does."""
+        target = self.target(version)
+        if target is None or not version.ready:
+            return Status(WorkerState.FAILED, version.fault)
+        status = self._pool.status(target)
+        return status if status.message else Status(status.state, version.fault)
+
+    def default_version(self, model: CatalogModel) -> CatalogVersion | None:
+        """Return the version that a reference without a selector means; None where there is none."""
+        return default_version(model, self._policy)
+
+    def _answer(self, call: Call) -> None:
+        try:
+            self._methods.get(call.method, _refuse)(call)
+        except EnricherError as error:
+            call.fail(to_status(error))
+        except Exception:
+            correlation_id = uuid.uuid4().hex
+            log.exception("call failed", method=call.method, correlation_id=correlation_id)
+            call.fail(to_status(InternalError(correlation_id)))
+
+    def _list_models(self, call: Call) -> None:
+        request = parse(pb.ListModelsRequest, call.request)
+        snapshot = self._catalog.snapshot()
+        full = request.view == pb.MODEL_VIEW_FULL
+        if request.view not in pb.ModelView.values():
+            raise InvalidRequest("view", "is no ModelView")
+        models, next_token = paginate(
+            snapshot, request.page_size, request.page_token, request.filter, "full" if full else "basic"
+        )
+        age = Duration()
+        age.FromNanoseconds(int(self._catalog.age() * 1e9))
+        response = pb.ListModelsResponse(
+            models=[model_message(model, self.default_version(model), self.status_of, full=full) for model in models],
+            next_page_token=next_token,
+            catalog_revision=snapshot.revision,
+            catalog_age=age,
+        )
+        call.respond(response.SerializeToString())
+
+    def _get_signature(self, call: Call) -> None:
+        request = parse(pb.GetSignatureRequest, call.request)
+        version = self._resolve(request.model)
+        response = pb.GetSignatureResponse(
+            model=model_pb2.ModelRef(name=version.name, version=version.version),
+            signature=to_wire(_signature(version)),
+        )
+        call.respond(response.SerializeToString())
+
+    def _score(self, call: Call) -> None:
+        request = parse(pb.ScoreRequest, call.request)
+        version = self._resolve(request.model)
+        target = Target(version.name, version.version, self._registry, _signature(version))
+        ScoreCall(call, request, target).submit(self._pool, self._max_batch_rows)
+
+    def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
+        if not model.name:
+            raise InvalidRequest("model.name", "is required")
+        selector = model.WhichOneof("selector")
+        if selector and not getattr(model, selector):
+            raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
+        version = model.version if selector == "version" else None
+        alias = model.alias if selector == "alias" else None
+        return resolve(self._catalog.snapshot(), model.name, version, alias, self._policy)
+
+
+def _refuse(call: Call) -> None:
+    raise NotImplementedYet(call.method)
+
+
+def _signature(version: CatalogVersion) -> Signature:
+    signature = scorable(version).signature
+    if signature is None:
+        raise ModelLoadFailed(version.name, version.version, version.fault)
+    return signature
+
+
+def parse(kind: type[_M], data: bytes) -> _M:
+    """Return the message in `data`; raises InvalidRequest where there is none of that kind."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.name} message") from None

@@ -1,0 +1,65 @@
+"""The `Front` port: how calls come in from the network, whatever library speaks gRPC.
+
+A front hands over raw calls, many at a time, and is answered by callback from any thread; so nothing behind it belongs
+to an event loop, and a front that receives batches loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.rpc import status_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One unary call.
+
+    Attributes:
+        method: The name of the RPC, such as `Score`.
+        request: The request message, serialised.
+        arrived: When it came in, by `time.monotonic()`.
+        deadline: When its answer is of no more use, by `time.monotonic()`; None for no limit.
+        respond: Answers with a serialised response message. Exactly one of `respond` and `fail` is called, once, from
+            any thread; neither blocks nor raises, and both do nothing once the caller has gone.
+        fail: Answers with an error.
+        cancelled: Tells whether the caller has gone.
+    """
+
+    method: str
+    request: bytes
+    arrived: float
+    deadline: float | None
+    respond: Callable[[bytes], None]
+    fail: Callable[[status_pb2.Status], None]
+    cancelled: Callable[[], bool]
+
+
+CallHandler = Callable[[Sequence[Call]], None]
+"""Takes calls; never blocks for long, and never raises."""
+
+
+class Front(Protocol):
+    """Receives calls."""
+
+    def start(self, handler: CallHandler) -> int:
+        """Listen, and hand every call to the handler.
+
+        Returns:
+            The port.
+
+        Raises:
+            FrontError: The address can't be listened on.
+        """
+
+    def set_health(self, services: dict[str, bool]) -> None:
+        """Tell which services are SERVING (True) or NOT_SERVING (False), by their names in grpc.health.v1."""
+
+    def drain(self, grace: float) -> None:
+        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+
+
+class FrontError(Exception):
+    """The front can't listen; the message says where and why."""

@@ -1,0 +1,190 @@
+"""The front on grpcio: every RPC, health and reflection on one port, served by an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from prinz_enricher.contract import enricher_service_pb2
+from prinz_enricher.errors import InternalError, NotImplementedYet, Overloaded, ShuttingDown
+from prinz_enricher.service.front import Call, CallHandler, FrontError
+from prinz_enricher.service.reflection import add_reflection
+from prinz_enricher.service.status import to_status
+
+SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
+
+LINGER = 0.5
+"""Seconds that new calls are still told to go elsewhere, once those in flight have ended."""
+
+_T = TypeVar("_T")
+
+
+class GrpcioFront:
+    """Serves gRPC by `grpc.aio`.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        max_message_bytes: Bytes of a request or an answer at most.
+        max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
+    """
+
+    def __init__(self, host: str, port: int, *, max_message_bytes: int, max_calls: int) -> None:
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._max_message_bytes = max_message_bytes
+        self._max_calls = max_calls
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._draining = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="grpcio-front", daemon=True)
+
+    def start(self, handler: CallHandler) -> int:
+        """Listen, and hand every call to the handler; returns the port."""
+        self._thread.start()
+        try:
+            return self._run(self._start(handler))
+        except RuntimeError as error:
+            self._end_loop()
+            raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
+
+    def set_health(self, services: dict[str, bool]) -> None:
+        """Tell which services are SERVING (True) or NOT_SERVING (False)."""
+        self._run(self._set_health(services))
+
+    def drain(self, grace: float) -> None:
+        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+        self._run(self._drain(grace))
+        self._end_loop()
+
+    def _run(self, work: Awaitable[_T]) -> _T:
+        async def run() -> _T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self, handler: CallHandler) -> int:
+        self._handler = handler
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_send_message_length", self._max_message_bytes),
+                # Two services that share a port by accident would each get half of the calls.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._health = HealthServicer()
+        self._told: set[str] = set()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE.full_name, self._method_handlers())]
+        )
+        add_reflection(self._server, [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
+        port = self._server.add_insecure_port(self._address)
+        await self._server.start()
+        return port
+
+    async def _drain(self, grace: float) -> None:
+        # The server still listens while calls in flight end: its own stop would cut off new ones with CANCELLED, where
+        # SHUTTING_DOWN tells the caller to go elsewhere.
+        self._draining = True
+        if self._in_flight:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace)
+        # Callers that had an answer just now are told too, when they send the next call.
+        await asyncio.sleep(LINGER)
+        await self._server.stop(LINGER)
+
+    async def _set_health(self, services: dict[str, bool]) -> None:
+        for name in self._told - services.keys():
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        for name, serving in services.items():
+            status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(name, status)
+        self._told = set(services)
+
+    def _method_handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for method in SERVICE.methods:
+            if method.client_streaming:
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(_refuse_stream(method.name))
+            elif method.server_streaming:
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(_refuse_stream(method.name))
+            else:
+                # Without serialisers the messages are bytes, as the port wants them.
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method.name))
+        return handlers
+
+    def _unary(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
+        async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            arrived = time.monotonic()
+            if self._draining:
+                return await _abort(context, to_status(ShuttingDown()))
+            if self._in_flight >= self._max_calls:
+                return await _abort(context, to_status(Overloaded(f"{self._max_calls} calls are in flight")))
+            remaining: float | None = context.time_remaining()
+            answer: asyncio.Future[bytes | status_pb2.Status] = self._loop.create_future()
+
+            def settle(result: bytes | status_pb2.Status) -> None:
+                if not answer.done():
+                    answer.set_result(result)
+
+            def answer_with(result: bytes | status_pb2.Status) -> None:
+                # The loop is closed once the front has drained; the caller has gone by then.
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(settle, result)
+
+            call = Call(
+                method=method,
+                request=request,
+                arrived=arrived,
+                deadline=None if remaining is None else arrived + remaining,
+                respond=answer_with,
+                fail=answer_with,
+                cancelled=answer.cancelled,
+            )
+            self._in_flight += 1
+            try:
+                self._handler([call])
+                result = await answer
+            finally:
+                # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
+                answer.cancel()
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self._idle.set()
+            return result if isinstance(result, bytes) else await _abort(context, result)
+
+        return serve
+
+
+def _refuse_stream(method: str) -> Callable[[Any, grpc.aio.ServicerContext[bytes, bytes]], AsyncIterator[bytes]]:
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        yield await _abort(context, to_status(NotImplementedYet(method)))
+
+    return refuse
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> bytes:
+    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, trailing_metadata=metadata)
+    raise InternalError("abort")  # unreachable: abort always raises

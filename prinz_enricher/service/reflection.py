@@ -1,0 +1,50 @@
+"""Server reflection, v1 and v1alpha: what lets grpcurl and other tools call the service without its .proto files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+ALPHA_PACKAGE = "grpc.reflection.v1alpha"
+PACKAGE = "grpc.reflection.v1"
+SERVICE = f"{PACKAGE}.ServerReflection"
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Serve reflection of the named services, and of itself."""
+    names = [*services, reflection.SERVICE_NAME, SERVICE]
+    pool = descriptor_pool.Default()
+    _describe_v1(pool)
+    reflection.enable_server_reflection(names, server, pool)
+    # grpcio-reflection has v1alpha only. v1 is the same messages under another package name, so the same servicer
+    # and the same serialisers answer it.
+    servicer = ReflectionServicer(service_names=names, pool=pool)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ServerReflectionInfo": handler})])
+
+
+def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:
+    """Add grpc/reflection/v1/reflection.proto to the pool, made from its v1alpha twin."""
+    name = "grpc/reflection/v1/reflection.proto"
+    try:
+        pool.FindFileByName(name)
+    except KeyError:
+        alpha = reflection_pb2.DESCRIPTOR.serialized_pb
+        file = descriptor_pb2.FileDescriptorProto.FromString(alpha)
+        file.name, file.package = name, PACKAGE
+        fields = (field for message in file.message_type for field in message.field if field.type_name)
+        for field in fields:
+            field.type_name = field.type_name.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
+        for method in file.service[0].method:
+            method.input_type = method.input_type.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
+            method.output_type = method.output_type.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
+        pool.AddSerializedFile(file.SerializeToString())

@@ -1,0 +1,71 @@
+"""The catalog as messages of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from prinz_enricher.catalog import CatalogModel, CatalogVersion
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.scoring import Status, WorkerState
+from prinz_enricher.signature import to_wire
+
+_STATES = {
+    WorkerState.DISCOVERED: model_pb2.ModelVersion.STATE_DISCOVERED,
+    WorkerState.LOADING: model_pb2.ModelVersion.STATE_LOADING,
+    WorkerState.AVAILABLE: model_pb2.ModelVersion.STATE_AVAILABLE,
+    WorkerState.UNLOADING: model_pb2.ModelVersion.STATE_UNLOADING,
+    WorkerState.FAILED: model_pb2.ModelVersion.STATE_FAILED,
+}
+
+StatusOf = Callable[[CatalogVersion], Status]
+"""Tells where a version is in its life in this service."""
+
+
+def model_message(
+    model: CatalogModel, default_version: CatalogVersion | None, status_of: StatusOf, *, full: bool
+) -> model_pb2.Model:
+    """Return a registered model with its versions.
+
+    Args:
+        model: The model.
+        default_version: What a ModelRef without a selector means; None where no version can be scored.
+        status_of: Tells the state of each version.
+        full: Whether signatures are wanted too (MODEL_VIEW_FULL).
+    """
+    return model_pb2.Model(
+        name=model.name,
+        description=model.description,
+        tags=model.tags,
+        aliases=model.aliases,
+        default_version="" if default_version is None else default_version.version,
+        versions=[version_message(version, status_of(version), full=full) for version in model.versions],
+        create_time=_timestamp(model.created_ms),
+        update_time=_timestamp(model.updated_ms),
+    )
+
+
+def version_message(version: CatalogVersion, status: Status, *, full: bool) -> model_pb2.ModelVersion:
+    """Return one version, with its signature if `full`."""
+    return model_pb2.ModelVersion(
+        version=version.version,
+        aliases=version.aliases,
+        description=version.description,
+        tags=version.tags,
+        state=_STATES[status.state],
+        state_message=status.message,
+        flavors=version.flavors,
+        run_id=version.run_id,
+        source=version.source,
+        create_time=_timestamp(version.created_ms),
+        update_time=_timestamp(version.updated_ms),
+        route=model_pb2.ModelVersion.ROUTE_LOCAL,
+        # A worker is given one call at a time.
+        batching=model_pb2.ModelVersion.BATCHING_OFF,
+        signature=to_wire(version.signature) if full and version.signature is not None else None,
+    )
+
+
+def _timestamp(milliseconds: int) -> Timestamp:
+    return Timestamp(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -1,0 +1,5 @@
+"""What the service tells of itself."""
+
+from prinz_enricher.telemetry.logs import configure_logging
+
+__all__ = ["configure_logging"]

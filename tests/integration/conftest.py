@@ -1,0 +1,91 @@
+"""The whole service over a real registry, once for all tests of this folder."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from prinz_enricher.client import Client
+from prinz_enricher.config import Settings
+from prinz_enricher.contract import enricher_service_pb2
+from prinz_enricher.service import Application
+from tests.support.running_service import LONG, Service
+
+
+@pytest.fixture(scope="session")
+def service(sample_registry: Any) -> Iterator[Service]:
+    """The service before the sample models' registry."""
+    settings = Settings.load(
+        {
+            "registry": {"url": sample_registry.url, "refresh_interval": 0.5},
+            "server": {"port": 0, "grace_period": 5.0},
+            "scoring": {"preload": ["MLF-*"], "max_batch_rows": 10_000},
+        },
+        environment={},
+    )
+    application = Application(settings)
+    port = application.start()
+    try:
+        assert application.ready.wait(30)
+        yield Service(application, f"127.0.0.1:{port}", sample_registry.url)
+    finally:
+        application.stop()
+
+
+@pytest.fixture(scope="session")
+def stub(service: Service) -> Any:
+    """The generated stub of the service."""
+    return service.stub()
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> Iterator[Client]:
+    """A client of the service."""
+    with Client(service.address, timeout=LONG) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def service_channel(service: Service) -> Iterator[grpc.Channel]:
+    """A channel to the service, for raw bytes."""
+    with service.channel() as channel:
+        yield channel
+
+
+REGISTER = """
+import sys
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+mlflow.set_tracking_uri(sys.argv[1])
+
+class Double(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input["n"] * 2
+
+signature = ModelSignature(Schema([ColSpec("integer", "n")]), Schema([ColSpec("integer")]))
+mlflow.pyfunc.log_model(
+    name="double",
+    python_model=Double(),
+    signature=signature,
+    registered_model_name="typed",
+    pip_requirements=["mlflow"],
+)
+"""
+
+
+@pytest.fixture(scope="session")
+def typed_model(service: Service) -> str:
+    """The name of a model that takes one required integer `n`, and gives twice as much."""
+    subprocess.run([sys.executable, "-c", REGISTER, service.registry], check=True, capture_output=True)
+    limit = time.monotonic() + 30
+    stub = service.stub()
+    while time.monotonic() < limit:
+        if stub.ListModels(enricher_service_pb2.ListModelsRequest(filter='name = "typed"')).models:
+            return "typed"
+    raise AssertionError("a new model was not found")

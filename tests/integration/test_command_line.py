@@ -1,0 +1,180 @@
+"""The client commands against a running service."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from prinz_enricher.cli.commands import group
+from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
+from prinz_enricher.client import Client
+from tests.support.running_service import Service
+
+WINE = "MLF-ElasticnetWineModel-1"
+FRAUD = "MLF-FraudDetection-3"
+ROWS = [{**{name: i + j / 8 for j, name in enumerate(WINE_COLUMNS)}, "quality": i % 7} for i in range(500)]
+
+
+def run(service: Service, *arguments: str) -> Result:
+    """Run a command against the service."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(group, [*arguments, "--address", service.address])
+
+
+def write_csv(path: Path, separator: str) -> None:
+    """Write the rows as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*WINE_COLUMNS, "quality"], delimiter=separator, quoting=csv.QUOTE_NONNUMERIC)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def test_models(service: Service) -> None:
+    """`models` lists every sample model."""
+    result = run(service, "models")
+
+    assert result.exit_code == 0
+    assert all(name in result.output for name in (WINE, FRAUD, "champion"))
+
+
+def test_signature(service: Service) -> None:
+    """`signature` shows names and types."""
+    result = run(service, "signature", f"{FRAUD}@champion")
+
+    assert result.exit_code == 0
+    assert all(word in result.output for word in ("amount", "double", "output_0", "integer"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_score_csv(service: Service, client: Client, tmp_path: Path, separator: str) -> None:
+    """A CSV file of any separator is scored, in parts, and columns that are no inputs are kept."""
+    write_csv(tmp_path / "rows.csv", separator)
+    target = tmp_path / "scored.parquet"
+
+    result = run(
+        service, "score", WINE, "--input", str(tmp_path / "rows.csv"), "--output", str(target), "--batch-rows", "77"
+    )
+
+    # A matrix product may differ in its last bit with the number of rows, so the parts must be the same.
+    inputs = [{name: row[name] for name in WINE_COLUMNS} for row in ROWS]
+    expected = [
+        score["output_0"] for i in range(0, 500, 77) for score in client.score(WINE, inputs[i : i + 77]).to_rows()
+    ]
+    scored = pq.read_table(target)
+    assert result.exit_code == 0, result.output
+    assert scored.schema.names == ["quality", "output_0"]
+    assert scored["quality"].to_pylist() == [row["quality"] for row in ROWS]
+    assert scored["output_0"].to_pylist() == expected
+    assert "500 rows scored" in result.output
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("source", ["rows.parquet", "rows.json", "lines.json"])
+@pytest.mark.parametrize("target", ["scored.csv", "scored.json", "scored.parquet"])
+def test_score_formats(service: Service, client: Client, tmp_path: Path, source: str, target: str) -> None:
+    """Every format that is read and every format that is written gives the same scores."""
+    rows = [{**EXAMPLES[FRAUD][0], "amount": 10.0 * i, "id": i} for i in range(50)]
+    if source == "rows.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / source)
+    elif source == "rows.json":
+        (tmp_path / source).write_text(json.dumps(rows))
+    else:
+        (tmp_path / source).write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+    result = run(
+        service, "score", FRAUD, "--input", str(tmp_path / source), "--output", str(tmp_path / target), "--keep-inputs"
+    )
+
+    assert result.exit_code == 0, result.output
+    if target.endswith("csv"):
+        scored = pacsv.read_csv(tmp_path / target).to_pylist()
+    elif target.endswith("json"):
+        scored = [json.loads(line) for line in (tmp_path / target).read_text().splitlines()]
+    else:
+        scored = pq.read_table(tmp_path / target).to_pylist()
+    answers = client.score(FRAUD, [{k: v for k, v in row.items() if k != "id"} for row in rows]).to_rows()
+    assert [int(row["id"]) for row in scored] == list(range(50))
+    assert [int(row["output_0"]) for row in scored] == [answer["output_0"] for answer in answers]
+
+
+def test_numbers_in_a_text_column(service: Service, tmp_path: Path) -> None:
+    """A column that is text in the signature is text, though every cell of the file is a number."""
+    (tmp_path / "rows.csv").write_text("age,gender,category,amount\n4,F,es_transportation,800\n05,M,es_travel,1\n")
+
+    result = run(
+        service,
+        "score",
+        FRAUD,
+        "--input",
+        str(tmp_path / "rows.csv"),
+        "--output",
+        str(tmp_path / "o.json"),
+        "--keep-inputs",
+    )
+
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["age"] for line in (tmp_path / "o.json").read_text().splitlines()] == ["4", "05"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("age,gender,category,amount\n4,F,es_travel,much\n", "much"),
+        ("age,gender,amount\n4,F,1.0\n", 'columns["category"]'),
+        ("", "header"),
+        ("age,age\n", 'two columns called "age"'),
+        ("age,gender,category,amount,output_0\n4,F,es_travel,1.0,x\n", "--prefix"),
+    ],
+)
+def test_file_that_can_not_be_scored(service: Service, tmp_path: Path, content: str, said: str) -> None:
+    """A faulty file ends the command with one sentence, and leaves no output behind."""
+    (tmp_path / "rows.csv").write_text(content)
+
+    result = run(
+        service, "score", FRAUD, "--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "o.parquet")
+    )
+
+    assert result.exit_code == 1
+    assert said in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_file_without_rows(service: Service, tmp_path: Path) -> None:
+    """A file with a header alone gives a file with no rows and the columns of the scores."""
+    (tmp_path / "rows.csv").write_text("age,gender,category,amount\n")
+
+    result = run(
+        service, "score", FRAUD, "--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "o.parquet")
+    )
+
+    assert result.exit_code == 0, result.output
+    assert pq.read_table(tmp_path / "o.parquet").schema.names == ["output_0"]
+
+
+def test_no_service_there() -> None:
+    """Without a service the command says so, and where it looked."""
+    result = CliRunner().invoke(group, ["models", "--address", "127.0.0.1:9", "--timeout", "5"])
+
+    assert result.exit_code == 1
+    assert "127.0.0.1:9" in result.output
+
+
+def test_own_service(service: Service) -> None:
+    """With --registry a command brings a service of its own."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(group, ["models", "--registry", service.registry])
+
+    assert result.exit_code == 0, result.output
+    assert FRAUD in result.output
+
+
+def test_help() -> None:
+    """Every command tells its options."""
+    for name in group.list_commands(None):  # type: ignore[arg-type]  # the list is the same in every context
+        result = CliRunner().invoke(group, [name, "--help"])
+
+        assert result.exit_code == 0
+        assert "Usage:" in result.output

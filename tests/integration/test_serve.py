@@ -1,0 +1,179 @@
+"""`prinz-enricher serve` as a process of its own: its size, its start without a registry, its end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from prinz_enricher.cli.demo import EXAMPLES
+from prinz_enricher.client import Client, ServiceError
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from tests.support.running_service import Service, refused
+
+FRAUD = "MLF-FraudDetection-3"
+
+
+class Serve:
+    """A running `prinz-enricher serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, lines: list[str]) -> None:
+        self.process = process
+        self.port = port
+        self.lines = lines
+        self.address = f"127.0.0.1:{port}"
+
+    def end(self) -> int:
+        """Send SIGTERM; return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serve(*flags: str, until: str = "serving") -> Iterator[Serve]:
+    """Run `prinz-enricher serve` until its log has an event; ends it whatever happens."""
+    command = [sys.executable, "-m", "prinz_enricher.cli", "serve", "--port", "0", "--log-format", "json", *flags]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PRINZ_")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    assert process.stderr is not None
+    lines: list[str] = []
+    reader: threading.Thread | None = None
+    try:
+        for line in process.stderr:
+            lines.append(line)
+            if json.loads(line)["event"] == until:
+                break
+        else:
+            pytest.fail(f"it did not start: {''.join(lines)}")
+        port = next(event["port"] for event in map(json.loads, lines) if event["event"] == "listening")
+        # What nobody reads would block it once the pipe is full.
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        yield Serve(process, port, lines)
+    finally:
+        process.kill()
+        process.wait()
+        if reader is not None:
+            reader.join(timeout=10)
+        process.stderr.close()
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) / 1024
+
+
+def loaded_libraries(pid: int) -> str:
+    """Return what is mapped into a process."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def test_size_and_purity(service: Service) -> None:
+    """The front holds under 120 MB after scoring with a worker, and no ML library is mapped into it."""
+    with serve("--registry", service.registry) as front, Client(front.address) as client:
+        for _ in range(200):
+            client.score(FRAUD, EXAMPLES[FRAUD] * 100)
+
+        assert resident_mb(front.process.pid) < 120
+        assert not re.search("/(mlflow|pandas|sklearn|scipy)/", loaded_libraries(front.process.pid))
+        assert front.end() == 0
+
+
+def test_sigterm_drains(service: Service) -> None:
+    """At SIGTERM what was accepted is answered, workers end, and the exit code is 0."""
+    with serve("--registry", service.registry) as front, Client(front.address) as client:
+        client.score(FRAUD, EXAMPLES[FRAUD])
+        workers = children(front.process.pid)
+        outcomes: list[str] = []
+        asked = threading.Barrier(9)
+
+        def score_on() -> None:
+            with Client(front.address) as own:
+                own.score(FRAUD, EXAMPLES[FRAUD])
+                asked.wait()
+                try:
+                    while True:
+                        own.score(FRAUD, EXAMPLES[FRAUD] * 50)
+                        outcomes.append("scored")
+                except ServiceError as error:
+                    outcomes.append(error.reason or error.code.name)
+
+        threads = [threading.Thread(target=score_on) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        asked.wait()
+
+        code = front.end()
+
+        for thread in threads:
+            thread.join(timeout=30)
+        assert code == 0
+        assert workers
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        # A call is answered, or it was never accepted; none is lost half-way.
+        assert set(outcomes) <= {"scored", "SHUTTING_DOWN", "UNAVAILABLE"}
+        assert "SHUTTING_DOWN" in outcomes
+
+
+def test_registry_that_is_down() -> None:
+    """Without a registry the service starts, is NOT_SERVING, and says REGISTRY_UNAVAILABLE."""
+    with (
+        serve("--registry", "http://127.0.0.1:9", until="listening") as front,
+        grpc.insecure_channel(front.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        refusal = refused(
+            channel.unary_unary(
+                "/prinz.enricher.v1.EnricherService/ListModels",
+                request_serializer=pb.ListModelsRequest.SerializeToString,
+            ),
+            pb.ListModelsRequest(),
+        )
+
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "REGISTRY_UNAVAILABLE")
+        assert "google.rpc.RetryInfo" in refusal.details
+        assert front.end() == 0
+
+
+def test_port_that_is_taken(service: Service) -> None:
+    """A second service on the same port is refused with one sentence, and does not share the port in silence."""
+    port = service.address.rpartition(":")[2]
+    result = subprocess.run(
+        [sys.executable, "-m", "prinz_enricher.cli", "serve", "--registry", service.registry, "--port", port],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert result.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_start_of_a_local_store(tmp_path: Path) -> None:
+    """A local store is served through an MLflow server of its own, which ends with the service."""
+    with serve("--registry", f"sqlite:///{tmp_path}/mlflow.db") as front, Client(front.address) as client:
+        models = list(client.list_models())
+        servers = children(front.process.pid)
+
+        assert models == []
+        assert front.end() == 0
+        assert servers
+        assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]

@@ -1,0 +1,66 @@
+"""Settings: their sources, their order, and what is said of a fault."""
+
+from pathlib import Path
+
+import pytest
+
+from prinz_enricher.config import ConfigError, Settings
+
+
+def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
+    """Flags win over the environment, the environment over the file, the file over the defaults."""
+    file = tmp_path / "prinz.toml"
+    file.write_text('[server]\nport = 1\nhost = "a"\n[registry]\nurl = "http://file"\ntimeout = 3\n')
+    environment = {"PRINZ_SERVER__PORT": "2", "PRINZ_REGISTRY__URL": "http://environment"}
+
+    settings = Settings.load({"server": {"port": 3}}, file, environment)
+
+    assert settings.server.port == 3
+    assert settings.server.host == "a"
+    assert settings.registry.url == "http://environment"
+    assert settings.registry.timeout == 3.0
+    assert settings.registry.refresh_interval == 10.0
+
+
+def test_list_in_the_environment() -> None:
+    """A list is separated by commas in an environment variable."""
+    settings = Settings.load(environment={"PRINZ_SCORING__PRELOAD": "wine, fraud-*"})
+
+    assert settings.scoring.preload == ("wine", "fraud-*")
+
+
+def test_variables_of_kubernetes_are_left_alone() -> None:
+    """Kubernetes' own PRINZ_ENRICHER_… variables are no settings and no faults."""
+    settings = Settings.load(environment={"PRINZ_ENRICHER_PORT_50051_TCP_ADDR": "10.0.0.1", "PRINZ_ENRICHER_PORT": "x"})
+
+    assert settings == Settings()
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "said"),
+    [
+        ({"servr": {}}, {}, 'unknown section "servr"; did you mean "server"?'),
+        ({"server": {"prot": 1}}, {}, 'unknown key "prot" in section "server"; did you mean "port"?'),
+        ({}, {"PRINZ_SERVER__PROT": "1"}, 'environment: unknown key "prot" in section "server"; did you mean "port"?'),
+        ({"server": {"port": 65536}}, {}, "server.port: "),
+        ({"scoring": {"default_version": ["newest"]}}, {}, '"newest" is no policy'),
+        ({"server": 5}, {}, "write it as [server]"),
+    ],
+)
+def test_fault_is_named(flags: dict[str, dict[str, object]], environment: dict[str, str], said: str) -> None:
+    """A fault is told with the place it stands in, and the nearest right key."""
+    with pytest.raises(ConfigError) as raised:
+        Settings.load(flags, environment=environment)
+
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [None, "port = ", "[server]\nport = 'x'\n"])
+def test_file_that_can_not_be_used(tmp_path: Path, text: str | None) -> None:
+    """A file that is missing, is no TOML or holds a wrong value is a fault."""
+    file = tmp_path / "prinz.toml"
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(ConfigError):
+        Settings.load(file=file, environment={})
