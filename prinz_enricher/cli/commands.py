@@ -30,7 +30,6 @@ class LazyGroup(click.Group):
         """Import and return a subcommand."""
         if cmd_name not in COMMANDS:
             return None
-        keep_out("pandas", *(("rich", "pygments") if cmd_name == "serve" else ()))
         command: click.Command = importlib.import_module(f"prinz_enricher.cli.{cmd_name}").command
         return command
 
@@ -48,6 +47,7 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; a fault ends it with one sentence and exit code 1."""
+    keep_out("pandas", *(("rich", "pygments") if sys.argv[1:2] == ["serve"] else ()))
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as end:

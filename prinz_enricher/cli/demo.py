@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
                 if once:
                     show_once(client)
                 else:
-                    show_service(client, address, registry.url)
+                    show_service(client, address, registry.url, write_payments(folder))
                     while not ended.wait(timeout=3600):
                         continue
                     console.print("ending …")
@@ -164,10 +165,20 @@ def show_once(client: Client) -> None:
                 print_scores(f"{scores.name}, version {scores.version}: a row and its score", row, score)
 
 
-def show_service(client: Client, address: str, registry: str) -> None:
+def write_payments(folder: Path) -> Path:
+    """Write a file of rows for the fraud model, with a column that is no input of it; return its path."""
+    path = folder / "payments.csv"
+    rows = ["payment;age;gender;category;amount", "1;4;F;es_transportation;800.0", "2;2;M;es_travel;7500.0"]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def show_service(client: Client, address: str, registry: str, payments: Path) -> None:
     """Print what is served, and commands that call it."""
     print_models(client.list_models())
     fraud = "MLF-FraudDetection-3"
+    program = Path(sys.argv[0])
+    command = os.path.relpath(program) if program.name == "prinz-enricher" else program.name
     request = {
         "model": {"name": fraud},
         "columns": {
@@ -181,10 +192,9 @@ def show_service(client: Client, address: str, registry: str) -> None:
     lines = [
         f"Serving on {address}; the registry's pages are at {registry}. In another terminal:",
         "",
-        f"  .venv/bin/prinz-enricher models --address {address}",
-        f"  .venv/bin/prinz-enricher signature {fraud} --address {address}",
-        f"  .venv/bin/prinz-enricher score MLF-ElasticnetWineModel-1 --address {address} \\",
-        "    --input wine.csv --output scored.parquet",
+        f"  {command} models --address {address}",
+        f"  {command} signature {fraud} --address {address}",
+        f"  {command} score {fraud} --address {address} --input {payments} --output {payments.with_name('scored.csv')}",
         "",
         f"  grpcurl -plaintext {address} prinz.enricher.v1.EnricherService/ListModels",
         f"  grpcurl -plaintext -d '{json.dumps(request)}' \\",

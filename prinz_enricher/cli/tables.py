@@ -75,8 +75,10 @@ def type_text(type_: Type) -> str:
             return "any"
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=None if title is None else Text(title), title_justify="left")
+def _table(*columns: str, title: str = "") -> Table:
+    if title:
+        console.print(title, soft_wrap=True, markup=False, highlight=False)
+    table = Table()
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     return table

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -165,10 +168,16 @@ def test_no_service_there() -> None:
 
 def test_own_service(service: Service) -> None:
     """With --registry a command brings a service of its own."""
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(group, ["models", "--registry", service.registry])
+    result = subprocess.run(
+        [sys.executable, "-m", "prinz_enricher.cli", "models", "--registry", service.registry],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
 
-    assert result.exit_code == 0, result.output
-    assert FRAUD in result.output
+    assert result.returncode == 0, result.stderr
+    assert FRAUD in result.stdout
 
 
 def test_help() -> None:
