@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import threading
 from pathlib import Path
 
 import click
 
+from prinz_enricher.cli.footprint import release_start_memory
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import PrivateServerError
 from prinz_enricher.service import Application, FrontError
@@ -71,8 +71,7 @@ def run(settings: Settings) -> None:
         application.start()
     except (FrontError, PrivateServerError) as error:
         raise click.ClickException(str(error)) from None
-    # What was imported lives as long as the process; the collector need not look at it again.
-    gc.freeze()
+    release_start_memory()
     # A wait without a limit would keep Python from running the signal handler on some platforms.
     while not ended.wait(timeout=3600):
         continue

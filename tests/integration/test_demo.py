@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo that waits for Ctrl-C."""
-    command = [PROGRAM, "demo", "--folder", folder, "--port", "0"]
+    command = [str(PROGRAM), "demo", "--folder", str(folder), "--port", "0"]
     environment = {**os.environ, "COLUMNS": "200"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True) as demo:
         try:
