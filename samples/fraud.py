@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from samples.csv_file import read_csv_file
+from .csv_file import read_csv_file
 
 SEED = 42
 ROWS = 20_000

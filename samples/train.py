@@ -26,7 +26,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from sklearn.base import BaseEstimator
 
-from samples import fraud, wine
+from . import fraud, wine
 
 ALIAS = "champion"
 EXPERIMENT = "prinz-samples"

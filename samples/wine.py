@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import ElasticNet
 
-from samples.csv_file import read_csv_file
+from .csv_file import read_csv_file
 
 SEED = 42
 ROWS = 1599

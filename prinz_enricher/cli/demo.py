@@ -75,9 +75,7 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
     try:
         with contextlib.ExitStack() as stack:
             with console.status("starting MLflow …"):
-                registry = stack.enter_context(
-                    PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}", folder.resolve() / "artifacts")
-                )
+                registry = stack.enter_context(PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}"))
             with console.status("training the sample models …"):
                 train(registry.url, wine_csv, fraud_csv, ended)
             with console.status("starting the service, and a worker for each model …"):

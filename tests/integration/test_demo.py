@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.cli.demo import EXAMPLES
+from tests.support.processes import is_there, mentioning
 
 PROGRAM = Path(sys.executable).parent / "prinz-enricher"
 
@@ -57,13 +58,12 @@ def test_commands_to_paste(folder: Path, running: subprocess.Popen[str]) -> None
     commands = [line.strip() for line in printed if line.startswith("  ") and "prinz-enricher" in line.split()[0]]
 
     results = [subprocess.run(shlex.split(c), capture_output=True, text=True, check=False) for c in commands]
-    session = subprocess.run(["ps", "-eww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    children = [int(line.split()[0]) for line in session.splitlines() if str(folder) in line]
+    started = mentioning(str(folder))
     running.send_signal(signal.SIGINT)
 
     assert running.wait(timeout=60) == 0
     assert [result.returncode for result in results] == [0, 0, 0], results
     assert (folder / "scored.csv").read_text().splitlines()[0] == '"payment","output_0"'
     assert any(re.search(r"grpcurl .*EnricherService/Score|EnricherService/Score", line) for line in printed)
-    assert len(children) > 1
-    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert len(started) > 1
+    assert [pid for pid in started if is_there(pid)] == []

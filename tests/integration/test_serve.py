@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb
+from tests.support.processes import children, is_there, resident_mb
 from tests.support.running_service import Service, refused
 
 FRAUD = "MLF-FraudDetection-3"
@@ -67,23 +68,9 @@ def serve(*flags: str, until: str = "serving") -> Iterator[Serve]:
         process.stderr.close()
 
 
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) / 1024
-
-
 def loaded_libraries(pid: int) -> str:
     """Return what is mapped into a process."""
     return Path(f"/proc/{pid}/maps").read_text()
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in listed.stdout.split()]
 
 
 def test_size_and_purity(service: Service) -> None:
@@ -127,7 +114,7 @@ def test_sigterm_drains(service: Service) -> None:
             thread.join(timeout=30)
         assert code == 0
         assert workers
-        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        assert not [pid for pid in workers if is_there(pid)]
         # A call is answered, or it was never accepted; none is lost half-way.
         assert set(outcomes) <= {"scored", "SHUTTING_DOWN", "UNAVAILABLE"}
         assert "SHUTTING_DOWN" in outcomes
@@ -167,13 +154,37 @@ def test_port_that_is_taken(service: Service) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_start_of_a_local_store(tmp_path: Path) -> None:
-    """A local store is served through an MLflow server of its own, which ends with the service."""
-    with serve("--registry", f"sqlite:///{tmp_path}/mlflow.db") as front, Client(front.address) as client:
-        models = list(client.list_models())
-        servers = children(front.process.pid)
+LOG_DIRECTLY = """
+import sys
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
 
-        assert models == []
+mlflow.set_tracking_uri(sys.argv[1])
+
+class Twice(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input["x"] * 2
+
+mlflow.pyfunc.log_model(
+    name="twice",
+    python_model=Twice(),
+    signature=ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec("double", "y")])),
+    registered_model_name="twice",
+    pip_requirements=["mlflow"],
+)
+"""
+
+
+def test_local_store(tmp_path: Path) -> None:
+    """A store that was written without any server is served through one of its own, which ends with the service."""
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    subprocess.run([sys.executable, "-c", LOG_DIRECTLY, store], check=True, capture_output=True, cwd=tmp_path)
+    with serve("--registry", store) as front, Client(front.address) as client:
+        scores = client.score("twice", {"x": [1.5, -0.0]})
+        started = children(front.process.pid)
+
+        assert (scores.version, scores.to_rows()) == ("1", [{"y": 3.0}, {"y": -0.0}])
         assert front.end() == 0
-        assert servers
-        assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]
+        assert len(started) == 2
+        assert not [pid for pid in started if is_there(pid)]

@@ -1,0 +1,35 @@
+"""Processes of this machine, read from /proc."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [child for child, status in _files("status") if re.search(rf"^PPid:\t{pid}$", status, flags=re.MULTILINE)]
+
+
+def mentioning(text: str) -> list[int]:
+    """Return the processes whose command line has a text in it."""
+    return [pid for pid, command in _files("cmdline") if text in command]
+
+
+def is_there(pid: int) -> bool:
+    """Tell whether a process is there."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def _files(name: str) -> Iterator[tuple[int, str]]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end between the two steps.
+        with contextlib.suppress(OSError):
+            yield int(folder.name), (folder / name).read_text(errors="replace")
