@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format proto docs lock bench-batch bench-start clean
+.PHONY: help demo test test-nightly lint format proto docs lock bench-batch bench-start clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,6 +24,9 @@ demo: $(READY) ## Train sample models, serve them, and say how to call them (ARG
 
 test: $(READY) lint ## Pass the linters and every test (ARGS go to pytest)
 	$(BIN)/pytest $(ARGS)
+
+test-nightly: $(READY) ## The property tests of the columnar core with over a million random values
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/batch tests/signature tests/worker/test_worker_frames.py
 
 lint: $(READY) ## Format, lint, types, the direction of imports, the contract
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.hypothesis_profiles  # noqa: F401 - it sets the profile of all property tests
 from prinz_enricher.registry import PrivateServer
 from tests.support.hostile_server import HostileServer
 from tests.support.registry_writer import RegistryWriter

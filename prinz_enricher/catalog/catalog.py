@@ -44,6 +44,8 @@ class Catalog:
         self.ready = threading.Event()
         self._client = client
         self._interval = refresh_interval
+        # One of our own: the global one belongs to the program that we are a part of.
+        self._chance = random.Random()  # noqa: S311 - no secret
         self._files = ModelFiles(client, threads)
         self._snapshot: Snapshot | None = None
         self._told: tuple[object, ...] = ()
@@ -194,4 +196,4 @@ class Catalog:
             pause = min(self._interval, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
         elif failures:
             pause = max(self._interval, min(MAX_BACKOFF_SECONDS, self._interval * 2.0 ** min(failures - 1, 10)))
-        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        return pause * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
