@@ -294,13 +294,13 @@ class ModelLoading(UnavailableError):
 
 
 class RegistryUnavailable(UnavailableError):
-    """The registry has never been read, and can't be read now."""
+    """The registry can't be read now, and what is asked for is not known from before."""
 
     reason = "REGISTRY_UNAVAILABLE"
 
     def __init__(self, registry: str, why: str, retry_after: float = 5.0) -> None:
         super().__init__(
-            f"The model registry at {registry} has not been read yet: {why}",
+            f"The model registry at {registry} is not available: {why}",
             metadata={"registry": registry, "why": why},
             retry_after=retry_after,
         )

@@ -75,7 +75,9 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
     try:
         with contextlib.ExitStack() as stack:
             with console.status("starting MLflow …"):
-                registry = stack.enter_context(PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}"))
+                registry = stack.enter_context(
+                    PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}", ended=ended)
+                )
             with console.status("training the sample models …"):
                 train(registry.url, wine_csv, fraud_csv, ended)
             with console.status("starting the service, and a worker for each model …"):
@@ -90,6 +92,8 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
                         continue
                     console.print("ending …")
     except (PrivateServerError, FrontError) as error:
+        if ended.is_set():
+            raise click.Abort from None
         raise click.ClickException(str(error)) from None
 
 

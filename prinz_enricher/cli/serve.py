@@ -68,8 +68,10 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: ended.set())
     application = Application(settings)
     try:
-        application.start()
+        application.start(ended)
     except (FrontError, PrivateServerError) as error:
+        if ended.is_set():
+            return
         raise click.ClickException(str(error)) from None
     release_start_memory()
     # A wait without a limit would keep Python from running the signal handler on some platforms.

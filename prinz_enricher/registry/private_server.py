@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,6 +80,7 @@ class PrivateServer:
         *,
         log_file: Path | None = None,
         start_timeout: float = 120.0,
+        ended: threading.Event | None = None,
     ) -> None:
         """Describe the server; nothing is started yet.
 
@@ -88,6 +90,7 @@ class PrivateServer:
             log_file: Where the server writes its log, after what is there; a temporary file by default, gone with
                 the server.
             start_timeout: Seconds that the server may take until it answers.
+            ended: Once it is set, a start under way is given up.
 
         Raises:
             PrivateServerError: The store is not a local one.
@@ -95,6 +98,7 @@ class PrivateServer:
         self._store_uri = store_uri
         self._artifacts = (artifacts or store_folder(store_uri) / "mlartifacts").absolute()
         self._start_timeout = start_timeout
+        self._ended = ended or threading.Event()
         self._log_file = log_file
         self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
         self._url = ""
@@ -205,7 +209,8 @@ class PrivateServer:
                         return
                 if process.poll() is not None:
                     raise PrivateServerError("The private MLflow server ended at its start")
-                time.sleep(_POLL_SECONDS)
+                if self._ended.wait(_POLL_SECONDS):
+                    raise PrivateServerError("The private MLflow server was told to end at its start")
         raise PrivateServerError(f"The private MLflow server did not answer within {self._start_timeout:g} s")
 
 

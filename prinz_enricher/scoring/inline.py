@@ -48,6 +48,8 @@ class InlineWorker:
         """Find the target's function."""
         try:
             self._score = self._find(self._target)
+        except LoadFailed:
+            raise
         except Exception as exc:
             raise LoadFailed(f"{type(exc).__name__}: {exc}") from exc
         self._live()

@@ -17,6 +17,7 @@ from prinz_enricher.errors import (
     ModelLoadFailed,
     ModelLoading,
     Overloaded,
+    RegistryUnavailable,
     ShuttingDown,
 )
 from prinz_enricher.scoring.lane import Lane
@@ -24,7 +25,7 @@ from prinz_enricher.scoring.pending import Pending
 from prinz_enricher.scoring.pool import Scores, Status, Target, WorkerState
 from prinz_enricher.scoring.settings import PoolSettings
 from prinz_enricher.scoring.timer import Timer
-from prinz_enricher.scoring.worker import LoadFailed, Worker, WorkerDied
+from prinz_enricher.scoring.worker import FetchFailed, LoadFailed, Worker, WorkerDied
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,7 @@ class Replica:
         self._not_before = 0.0
         self._used = time.monotonic()
         self._loading_since = 0.0
+        self._may_pass = False
 
     # What the pool asks, from any thread.
 
@@ -121,7 +123,7 @@ class Replica:
             if not self._active or self._leaving:
                 if self._state is not WorkerState.FAILED or self._leaving:
                     return Offer.NOT_RUNNING
-                refusal = ModelLoadFailed(self.target.name, self.target.version, self._message)
+                refusal = self._refusal()
             else:
                 # Set before the job can be seen by the replica's thread, so that its answer cancels the alarm.
                 deadline = pending.job.deadline
@@ -255,7 +257,7 @@ class Replica:
                 why = f"loading took longer than {self._settings.load_timeout:g} s"
             else:
                 why = f"its worker ended while loading ({ended or exc})"
-            return self._fail(why)
+            return self._fail(why, may_pass=isinstance(exc, FetchFailed))
         finally:
             limit.cancel()
         with self._changed:
@@ -348,11 +350,19 @@ class Replica:
                 self._become(WorkerState.UNLOADING if self._leaving else WorkerState.LOADING)
         return worker.end() if worker is not None else ""
 
-    def _fail(self, why: str) -> bool:
+    def _refusal(self) -> EnricherError:
+        """Make the answer to a job of a version that can't be loaded."""
+        if self._may_pass:
+            retry_after = max(0.5, self._not_before - time.monotonic())
+            return RegistryUnavailable(self.target.registry, self._message, retry_after)
+        return ModelLoadFailed(self.target.name, self.target.version, self._message)
+
+    def _fail(self, why: str, *, may_pass: bool = False) -> bool:
         """Keep the reason, and tell it to every job that waits; always False."""
         with self._changed:
             self._failures += 1
             self._not_before = time.monotonic() + self._settings.backoff(self._failures + self._deaths)
+            self._may_pass = may_pass
             self._become(WorkerState.FAILED, why)
             left = self._lane.clear()
             if self._running is not None:
@@ -360,10 +370,11 @@ class Replica:
                 self._running = None
             self._active = False
             aborted = self._aborted
+            refusal = self._refusal()
         if not aborted:
             self._log.warning("a version can't be loaded", why=why)
         for pending in left:
-            pending.answer(ModelLoadFailed(self.target.name, self.target.version, why))
+            pending.answer(refusal)
         return False
 
     def _stop(self) -> bool:

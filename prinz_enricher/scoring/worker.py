@@ -12,6 +12,10 @@ class LoadFailed(Exception):
     """The model can't be loaded; the message says why in one sentence."""
 
 
+class FetchFailed(LoadFailed):
+    """The registry gave no answer when the model was to be downloaded; it may later."""
+
+
 class WorkerDied(Exception):
     """The worker has ended without being asked to; the message says how."""
 

@@ -21,7 +21,7 @@ from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, Outpu
 from prinz_enricher.scoring.environment import worker_environment
 from prinz_enricher.scoring.folder import PrivateFolder
 from prinz_enricher.scoring.pool import Target
-from prinz_enricher.scoring.worker import LoadFailed, WorkerDied
+from prinz_enricher.scoring.worker import FetchFailed, LoadFailed, WorkerDied
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.worker.frames import (
     BatchReader,
@@ -92,7 +92,8 @@ class WorkerProcess:
         }
         frame = self._ask(Kind.LOAD, meta, body=schemas)
         if frame.kind is Kind.FAILED:
-            raise LoadFailed(str(frame.meta.get("why", "unknown")))
+            kind = FetchFailed if frame.meta.get("may_pass") else LoadFailed
+            raise kind(str(frame.meta.get("why", "unknown")))
         if frame.kind is not Kind.READY:
             raise WorkerDied("it spoke out of turn")
         self._log.info("a worker is ready", **{key: frame.meta[key] for key in sorted(frame.meta)})

@@ -53,8 +53,11 @@ class Application:
         self.ready = threading.Event()
         """Set once the registry has been read and calls are answered."""
 
-    def start(self) -> int:
+    def start(self, ended: threading.Event | None = None) -> int:
         """Begin to listen, and to read the registry; returns the port.
+
+        Args:
+            ended: Once it is set, the start of a local store's own server is given up.
 
         Raises:
             FrontError: The address can't be listened on.
@@ -62,7 +65,7 @@ class Application:
         """
         registry = self._settings.registry
         if is_local_store(registry.url):
-            self._private = PrivateServer(registry.url)
+            self._private = PrivateServer(registry.url, ended=ended)
             self._private.start()
             self._registry_url = self._private.url
         try:

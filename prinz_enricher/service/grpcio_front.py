@@ -86,6 +86,10 @@ class GrpcioFront:
                 ("grpc.max_send_message_length", self._max_message_bytes),
                 # Two services that share a port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
+                # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED and without a
+                # word; `max_calls` is the limit that tells callers why.
+                ("grpc.server.max_pending_requests", 2**31 - 1),
+                ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
             ]
         )
         self._health = HealthServicer()

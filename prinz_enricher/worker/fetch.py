@@ -13,6 +13,10 @@ _DEFAULTS = {
 }
 
 
+class RegistryUnreachable(Exception):
+    """The registry, or the store of its files, gives no answer; it may later."""
+
+
 def prepare_environment() -> None:
     """Set what MLflow reads at its import: no telemetry, and failures that show in reasonable time."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -34,9 +38,20 @@ def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
         The path of the folder with the MLmodel file.
 
     Raises:
+        RegistryUnreachable: The registry, or the store of its files, gives no answer.
         mlflow.exceptions.MlflowException: The registry refused, or has no such version.
-        OSError: The registry or the store can't be reached, or the disk is full.
+        OSError: The disk is full.
     """
+    try:
+        return _download(registry, name, version, folder)
+    except Exception as exc:
+        if _may_pass(exc):
+            # Without the words of the libraries below, which show addresses.
+            raise RegistryUnreachable("the registry gives no answer") from exc
+        raise
+
+
+def _download(registry: str, name: str, version: str, folder: str) -> str:
     import mlflow
 
     mlflow.set_tracking_uri(registry)
@@ -51,3 +66,21 @@ def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
     return mlflow.artifacts.download_artifacts(
         artifact_uri=uri, dst_path=folder, tracking_uri=registry, registry_uri=registry
     )
+
+
+def _may_pass(exc: BaseException | None) -> bool:
+    """Tell whether an exception comes of no connection, no answer in time, or a server's own fault (HTTP 5xx)."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    unreachable = (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError)
+    while exc is not None:
+        if isinstance(exc, unreachable):
+            return True
+        response = getattr(exc, "response", None)
+        if response is not None and getattr(response, "status_code", 0) >= 500:
+            return True
+        if isinstance(exc, MlflowException) and exc.error_code == "TEMPORARILY_UNAVAILABLE":
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from .faults import WorkerFault
-from .fetch import fetch_model, prepare_environment
+from .fetch import RegistryUnreachable, fetch_model, prepare_environment
 from .frames import BatchReader, BatchWriter, Frame, FrameError, FrameSocket, Kind, decode_value
 
 _LONGEST_REASON = 400
@@ -72,7 +72,8 @@ def _load(frames: FrameSocket, frame: Frame) -> Any:
         # Loading runs the model's code too: whatever it raises is the reason, and the front decides what then.
         with contextlib.suppress(Exception):
             traceback.print_exc()
-        frames.send(Kind.FAILED, {"stage": stage, "why": f"{_VERBS[stage]} failed: {_sentence(exc)}"})
+        why = {"stage": stage, "why": f"{_VERBS[stage]} failed: {_sentence(exc)}"}
+        frames.send(Kind.FAILED, {**why, "may_pass": isinstance(exc, RegistryUnreachable)})
         return None
     spans = [round(end - start, 4) for start, end in pairwise(marks)]
     frames.send(

@@ -12,10 +12,10 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.errors import EnricherError, ModelError, ModelLoadFailed, ModelLoading
+from prinz_enricher.errors import EnricherError, ModelError, ModelLoadFailed, ModelLoading, RegistryUnavailable
 from prinz_enricher.scoring import InlinePool, Job, PoolSettings, Scores, Target, WorkerState
 from prinz_enricher.scoring.inline import ScoreFunction
-from prinz_enricher.scoring.worker import WorkerDied
+from prinz_enricher.scoring.worker import FetchFailed, WorkerDied
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 
 
@@ -46,6 +46,25 @@ def test_a_job_that_can_not_wait_for_loading_is_told_so_before_its_deadline() ->
         assert pool.status(target_of()).state is WorkerState.LOADING
         loaded.set()
         assert patient.values() == [2.0]
+
+
+def test_a_registry_that_is_away_is_no_fault_of_the_model() -> None:
+    """Jobs are told REGISTRY_UNAVAILABLE and when to come back; once the registry answers, the version loads."""
+    away = threading.Event()
+    away.set()
+
+    def find(_: Target) -> ScoreFunction:
+        if away.is_set():
+            raise FetchFailed("the registry gives no answer")
+        return scripted
+
+    with closing(InlinePool(find, FAST)) as pool:
+        for _ in range(2):
+            outcome = Call(pool, target_of(), rows(("", 1.0))).outcome()
+            assert isinstance(outcome, RegistryUnavailable)
+            assert outcome.retry_after
+        away.clear()
+        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), Scores))
 
 
 def test_a_failed_load_is_kept_with_its_reason_and_tried_again_after_a_pause() -> None:
