@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-nightly lint format proto docs lock bench-batch bench-start clean
+.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,8 +50,14 @@ docs: $(READY) ## Generate docs/settings.md from the settings
 lock: ## Write constraints.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) scripts/lock.py
 
+fuzz: $(READY) ## Ask the service all sorts of nonsense (MINUTES=10), and see that it stands
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(or $(MINUTES),10)
+
 bench-batch: $(READY) ## What the columnar core costs, beside its floor
 	$(BIN)/python benchmarks/batch.py
+
+bench-large: $(READY) ## What one large batch costs the front in memory, beside its floor
+	$(BIN)/python benchmarks/large_batch.py
 
 bench-start: $(READY) ## How long the front takes to start, and how much memory it holds
 	$(BIN)/python benchmarks/start.py

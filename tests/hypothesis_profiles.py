@@ -1,4 +1,4 @@
-"""Hypothesis profiles: few examples by default, a million values with `HYPOTHESIS_PROFILE=nightly`."""
+"""Hypothesis profiles: few examples by default; over a million random values with `HYPOTHESIS_PROFILE=nightly`."""
 
 import os
 
@@ -8,5 +8,5 @@ COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, He
 
 settings.register_profile("quick", COMMON, max_examples=50)
 settings.register_profile("soak", COMMON, max_examples=1_500)
-settings.register_profile("nightly", COMMON, max_examples=20_000)
+settings.register_profile("nightly", COMMON, max_examples=40_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

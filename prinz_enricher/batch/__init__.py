@@ -1,6 +1,6 @@
 """Batches: what callers send, checked against a signature and held as Arrow record batches; and the way back."""
 
-from prinz_enricher.batch.arrow_stream import conform, decode_stream, encode_stream
+from prinz_enricher.batch.arrow_stream import conform, decode_stream, encode_stream, stream_parts
 from prinz_enricher.batch.coerce import coerce
 from prinz_enricher.batch.columns import decode_columns
 from prinz_enricher.batch.dense import decode_dense, dense_inputs, dense_outputs, encode_dense
@@ -26,4 +26,5 @@ __all__ = [
     "encode_dense",
     "encode_stream",
     "select_outputs",
+    "stream_parts",
 ]

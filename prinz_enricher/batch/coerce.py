@@ -17,7 +17,6 @@ nearest, and only overflow is refused.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ import pyarrow.compute as pc
 from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import NotJson, from_json
 from prinz_enricher.batch.element import Admission
-from prinz_enricher.batch.encoding import MAX_BYTES, plain_array
+from prinz_enricher.batch.encoding import MAX_BYTES, amplifies, plain_array
 from prinz_enricher.batch.faults import Faults
 from prinz_enricher.batch.instant import coerce_instant, is_instant
 from prinz_enricher.batch.number import coerce_number, is_number, null_mask
@@ -45,9 +44,6 @@ from prinz_enricher.signature import (
     arrow_field,
     arrow_type,
 )
-
-MAX_FREE_ELEMENTS: Final = 1 << 20
-"""How many list elements there may be that take no memory in Arrow, but would in the declared type."""
 
 
 def coerce(array: pa.Array | pa.ChunkedArray, type: Type, required: bool, path: str, faults: Faults) -> pa.Array:
@@ -83,11 +79,6 @@ def _refused(array: pa.Array) -> pa.Array:
 
 def _is_refused(array: pa.Array) -> bool:
     return bool(pa.types.is_null(array.type))
-
-
-def _amplifies(values: pa.Array, array: pa.Array) -> bool:
-    """Tell whether lists have more elements than their bytes can hold: nulls and empty records take none."""
-    return bool(len(values) > max(MAX_FREE_ELEMENTS, 8 * array.nbytes))
 
 
 def _coerce(array: pa.Array, type: Type, required: bool, place: Place, faults: Faults) -> pa.Array:
@@ -203,7 +194,7 @@ def _list(array: pa.Array, target: pa.DataType, items: Type, required: bool, pla
     offsets = _offsets(_lengths(array))
     # Without the values under null lists, and of a slice without those around it.
     values = array.flatten()
-    if len(values) > MAX_BYTES or _amplifies(values, array):
+    if len(values) > MAX_BYTES or amplifies(len(values), array.get_total_buffer_size()):
         faults.add(place.whole, wanted.TOO_LARGE)
         return _refused(array)
     coerced = _coerce(values, items, True, ElementPlace(place, offsets), faults)
@@ -359,7 +350,7 @@ def _tensor(
             return _refused(array)
     offsets = _offsets(lengths)
     values = plain.flatten()
-    if len(values) > MAX_BYTES or _amplifies(values, plain):
+    if len(values) > MAX_BYTES or amplifies(len(values), plain.get_total_buffer_size()):
         faults.add(place.whole, wanted.TOO_LARGE)
         return _refused(array)
     coerced = _tensor(values, target.value_type, shape[1:], name, ElementPlace(place, offsets), faults)

@@ -15,6 +15,30 @@ from prinz_enricher.batch.place import Place
 MAX_BYTES: Final = 2**31 - 1
 """How large a column may become where its encoding is expanded: what Arrow's offsets hold."""
 
+MAX_FREE_VALUES: Final = 1 << 12
+"""How many values there may be that take no memory in Arrow, nulls and empty records, but would in another form."""
+
+
+def amplifies(values: int, bytes: int, free: int = MAX_FREE_VALUES) -> bool:
+    """Tell whether there are more values than their bytes can hold: a few bytes may claim billions of nulls.
+
+    Args:
+        values: How many there are.
+        bytes: What they take in Arrow: `get_total_buffer_size`, since `nbytes` follows even offsets that lie outside.
+        free: How many there may be in any case.
+    """
+    return values > max(free, 8 * bytes)
+
+
+def sound(array: pa.Array) -> pa.Array:
+    """Give an array that can be worked on.
+
+    Args:
+        array: Valid by Arrow's own check, which does not look at the offsets of an array without a value; but Arrow
+            does, and ends the process where they lie outside.
+    """
+    return array if len(array) else pa.nulls(0, array.type)
+
 
 def plain_array(array: pa.Array, place: Place, faults: Faults) -> pa.Array | None:
     """Undo the encodings of an array: dictionaries, large and view types.
@@ -28,6 +52,7 @@ def plain_array(array: pa.Array, place: Place, faults: Faults) -> pa.Array | Non
         The same values, text as utf8 and binary as binary; None where there was a fault.
     """
     types = pa.types
+    array = sound(array)
     if types.is_dictionary(array.type):
         if _expands(array.dictionary, array.indices):
             faults.add(place.whole, "is too large when its dictionary is expanded")
@@ -45,9 +70,10 @@ def plain_array(array: pa.Array, place: Place, faults: Faults) -> pa.Array | Non
 
 
 def _expands(dictionary: pa.Array, indices: pa.Array) -> bool:
-    if len(dictionary) == 0 or dictionary.nbytes == 0:
+    # Unlike `nbytes` this looks at no offsets.
+    largest = dictionary.get_total_buffer_size()
+    if len(dictionary) == 0 or largest == 0:
         return False
-    largest = dictionary.nbytes
     if pa.types.is_string(dictionary.type) or pa.types.is_binary(dictionary.type):
         largest = int(pc.max(pc.binary_length(dictionary)).as_py() or 0)
     # A bound by the largest entry first: most dictionaries are small.

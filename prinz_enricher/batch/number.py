@@ -112,10 +112,11 @@ def _round(source: Numbers, dtype: np.dtype[Any], name: str, place: Place, fault
 
 
 def _whole(source: Numbers, dtype: np.dtype[Any], name: str, place: Place, faults: Faults) -> Numbers:
-    wide = source.astype(np.float64, copy=False)
     bounds = np.iinfo(dtype)
-    finite = np.isfinite(wide)
+    # A NaN that signals is refused as any other; numpy's warning of it would go to nobody.
     with np.errstate(invalid="ignore"):
+        wide = source.astype(np.float64, copy=False)
+        finite = np.isfinite(wide)
         whole = finite & (np.trunc(wide) == wide)
         # Each bound is a power of two or zero, so it is exact as float64; the upper one is the first that does not fit.
         fits = whole & (wide >= float(bounds.min)) & (wide < float(int(bounds.max) + 1))

@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import from_json
+from prinz_enricher.batch.encoding import amplifies, sound
 from prinz_enricher.signature import Micros
 from prinz_enricher.signature.arrow import is_any
 
@@ -30,9 +32,11 @@ def python_values(array: pa.Array, field: pa.Field | None = None) -> list[object
         A value for each row: None, bool, int, float, str, bytes, `Micros`, or a list or dict of those.
 
     Raises:
-        NotPlain: Its type, or a timestamp in it, is none that the wire has.
+        NotPlain: Its type, or a timestamp in it, is none that the wire has; or it has lists of more nulls or empty
+            records than its bytes account for.
         NotJson: Text that should be JSON is not.
     """
+    array = sound(array)
     types, type = pa.types, array.type
     # The metadata within nested types is that of the schema: arrays are not always built with it.
     declared = type if field is None else field.type
@@ -76,7 +80,10 @@ def _instants(array: pa.Array) -> list[object]:
 
 def _lists(array: pa.Array, declared: pa.DataType) -> list[object]:
     # flatten() leaves out what is under null lists.
-    values = python_values(array.flatten(), declared.value_field)
+    flat = array.flatten()
+    if amplifies(len(flat), array.get_total_buffer_size()):
+        raise NotPlain(wanted.TOO_LARGE)
+    values = python_values(flat, declared.value_field)
     if pa.types.is_fixed_size_list(array.type):
         lengths = [array.type.list_size] * len(array)
     else:

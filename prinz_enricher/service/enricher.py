@@ -17,6 +17,8 @@ from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InternalError, InvalidRequest, ModelLoadFailed, NotImplementedYet
 from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.service.front import Call
+from prinz_enricher.service.heap import trim_heap
+from prinz_enricher.service.large_request import parse_score_request
 from prinz_enricher.service.score import ScoreCall
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.views import model_message
@@ -26,6 +28,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 LARGE_REQUEST = 256 * 1024
 """Bytes from which a request is read in a thread of its own, so that small calls do not wait behind it."""
+
+HUGE_REQUEST = 8 * 1024 * 1024
+"""Bytes from which the memory that a request was received in is worth giving back at once."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -60,7 +65,7 @@ class EnricherService:
         """Take calls; each is answered by its own callbacks. Never raises."""
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
-                self._large.submit(self._answer, call)
+                self._large.submit(self._answer_large, call)
             else:
                 self._answer(call)
 
@@ -96,6 +101,12 @@ class EnricherService:
             log.exception("call failed", method=call.method, correlation_id=correlation_id)
             call.fail(to_status(InternalError(correlation_id)))
 
+    def _answer_large(self, call: Call) -> None:
+        self._answer(call)
+        if len(call.request) > HUGE_REQUEST:
+            # What it was received in is free by now, and nobody waits for this thread.
+            trim_heap()
+
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
         snapshot = self._catalog.snapshot()
@@ -125,10 +136,13 @@ class EnricherService:
         call.respond(response.SerializeToString())
 
     def _score(self, call: Call) -> None:
-        request = parse(pb.ScoreRequest, call.request)
+        if len(call.request) > LARGE_REQUEST:
+            request, stream = parse_score_request(call.request)
+        else:
+            request, stream = parse(pb.ScoreRequest, call.request), None
         version = self._resolve(request.model)
         target = Target(version.name, version.version, self._registry, _signature(version))
-        ScoreCall(call, request, target).submit(self._pool, self._max_batch_rows)
+        ScoreCall(call, request, target, stream).submit(self._pool, self._max_batch_rows)
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:

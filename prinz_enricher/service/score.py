@@ -26,6 +26,7 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.front import Call
+from prinz_enricher.service.large_response import serialize_with_stream
 from prinz_enricher.service.status import to_status
 from prinz_enricher.signature import Field, Signature
 
@@ -44,12 +45,15 @@ class ScoreCall:
         call: The raw call.
         request: Its message.
         target: The version it resolved to.
+        stream: The Arrow stream of a large request, which its message is without.
     """
 
-    def __init__(self, call: Call, request: pb.ScoreRequest, target: Target) -> None:
+    def __init__(self, call: Call, request: pb.ScoreRequest, target: Target, stream: memoryview | None = None) -> None:
         self._call = call
         self._request = request
         self._target = target
+        self._stream = stream
+        self._form = "arrow_stream" if stream is not None else request.WhichOneof("input")
         self._outputs: Sequence[Field] = ()
 
     def submit(self, pool: WorkerPool, max_batch_rows: int) -> None:
@@ -66,7 +70,8 @@ class ScoreCall:
         faults = _Faults()
         outputs = faults.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
         params = faults.collect(lambda: codec.decode_params(request.params, signature))
-        rows = faults.collect(lambda: read_rows(request, signature, max_batch_rows))
+        stream, self._stream = self._stream, None
+        rows = faults.collect(lambda: read_rows(request, signature, max_batch_rows, stream))
         if outputs is None or params is None or rows is None:
             raise faults.error()
         self._outputs = outputs
@@ -79,7 +84,7 @@ class ScoreCall:
             if isinstance(outcome, EnricherError):
                 self._fail(outcome)
             else:
-                self._call.respond(self._response(outcome).SerializeToString())
+                self._call.respond(self._response(outcome))
         except EnricherError as error:
             self._fail(error)
         except Exception:
@@ -98,7 +103,7 @@ class ScoreCall:
         )
         self._call.fail(to_status(error))
 
-    def _response(self, scores: Scores) -> pb.ScoreResponse:
+    def _response(self, scores: Scores) -> bytes:
         response = pb.ScoreResponse(
             model=model_pb2.ModelRef(name=self._target.name, version=self._target.version),
             request_id=self._request.request_id,
@@ -109,12 +114,23 @@ class ScoreCall:
                 batch_rows=scores.batch_rows,
             ),
         )
-        write_rows(response, scores.batch, self._outputs, self._request.WhichOneof("input"))
-        return response
+        wanted = scores.batch.select([field.name for field in self._outputs])
+        if self._form == "arrow_stream":
+            return serialize_with_stream(response, codec.stream_parts(wanted))
+        write_rows(response, wanted, self._outputs, self._form)
+        return response.SerializeToString()
 
 
-def read_rows(request: pb.ScoreRequest, signature: Signature, max_rows: int) -> pa.RecordBatch:
+def read_rows(
+    request: pb.ScoreRequest, signature: Signature, max_rows: int, stream: memoryview | None = None
+) -> pa.RecordBatch:
     """Return the rows of a request, checked against the signature.
+
+    Args:
+        request: The message.
+        signature: Of the model.
+        max_rows: Rows at most.
+        stream: The Arrow stream where the message is without it.
 
     Raises:
         InvalidInput: They do not fit it.
@@ -122,6 +138,8 @@ def read_rows(request: pb.ScoreRequest, signature: Signature, max_rows: int) -> 
         BatchTooLarge: There are too many.
     """
     form = request.WhichOneof("input")
+    if stream is not None:
+        return codec.decode_stream(stream, signature, max_rows)
     if form == "columns":
         _check_rows(request.columns.num_rows, max_rows)
         return codec.decode_columns(request.columns, signature)
@@ -137,12 +155,8 @@ def read_rows(request: pb.ScoreRequest, signature: Signature, max_rows: int) -> 
     raise InvalidRequest("input", "is required: columns, arrow_stream or dense")
 
 
-def write_rows(response: pb.ScoreResponse, scores: pa.RecordBatch, outputs: Sequence[Field], form: str | None) -> None:
-    """Put the wanted outputs into a response, in the form of the request."""
-    wanted = scores.select([field.name for field in outputs])
-    if form == "arrow_stream":
-        response.arrow_stream = codec.encode_stream(wanted).to_pybytes()
-        return
+def write_rows(response: pb.ScoreResponse, wanted: pa.RecordBatch, outputs: Sequence[Field], form: str | None) -> None:
+    """Put the wanted outputs into a response, in the form of a request in columns or dense rows."""
     if form == "dense":
         dense = codec.encode_dense(wanted)
         if dense is not None:

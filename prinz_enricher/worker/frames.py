@@ -34,6 +34,9 @@ _ALIGNMENT = 8
 _MOST_PARTS = 512
 """Below the least IOV_MAX that a system may have (1024)."""
 
+_LARGE = 256 * 1024
+"""Bytes of a batch from which copying it costs more than handing over each of its buffers."""
+
 
 class FrameError(Exception):
     """The other side sent what is no frame, or ended in the middle of one."""
@@ -193,8 +196,25 @@ class FrameSocket:
         self._sock.close()
 
 
+class _Parts(list[pa.Buffer | bytes]):
+    """A file whose content is what was written to it, part by part and without a copy."""
+
+    closed = False
+
+    def write(self, part: pa.Buffer | bytes) -> int:
+        """Keep a part."""
+        self.append(part)
+        return len(part)
+
+    def flush(self) -> None:
+        """Do nothing, as pyarrow calls it."""
+
+
 class BatchWriter:
-    """Turns record batches into bodies, and knows which schema the other side has already."""
+    """Turns record batches into bodies, and knows which schema the other side has already.
+
+    The buffers of a large batch are parts of the body as they are: no byte of them is copied on the way to the socket.
+    """
 
     def __init__(self) -> None:
         self._schema: pa.Schema | None = None
@@ -206,10 +226,23 @@ class BatchWriter:
         """
         schema = batch.schema
         if self._schema is not None and (schema is self._schema or schema.equals(self._schema, check_metadata=True)):
-            return [batch.serialize()], 0
+            return _message(batch), 0
         head = schema.serialize()
         self._schema = schema
-        return [head, bytes(-head.size % _ALIGNMENT), batch.serialize()], head.size
+        return [head, bytes(-head.size % _ALIGNMENT), *_message(batch)], head.size
+
+
+def _message(batch: pa.RecordBatch) -> list[pa.Buffer | bytes]:
+    """Give a batch as the parts of an Arrow IPC message: the same bytes as `batch.serialize()`."""
+    if batch.nbytes < _LARGE:
+        return [batch.serialize()]
+    parts = _Parts()
+    writer = pa.ipc.new_stream(parts, batch.schema)
+    writer.write_batch(batch.slice(0, 0))
+    # The schema and an empty batch, which the other side has no use for.
+    parts.clear()
+    writer.write_batch(batch)
+    return list(parts)
 
 
 class BatchReader:

@@ -1,0 +1,113 @@
+"""One batch of a million rows: what it costs the front in memory."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prinz_enricher.batch import encode_stream
+from prinz_enricher.cli.demo import WINE_COLUMNS
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2
+from tests.integration.test_serve import serve
+from tests.support.running_service import LONG, Service
+
+ROWS = 1_000_000
+PAYLOAD = ROWS * len(WINE_COLUMNS) * 8
+MODEL = "MLF-ElasticnetWineModel-1"
+METHOD = "/prinz.enricher.v1.EnricherService/Score"
+
+RECEIVE_ALONE = """
+import asyncio, sys
+import grpc.aio
+
+async def answer(request, context):
+    return b"x"
+
+async def main():
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**31 - 1)])
+    handlers = {"Score": grpc.unary_unary_rpc_method_handler(answer)}
+    service = grpc.method_handlers_generic_handler("prinz.enricher.v1.EnricherService", handlers)
+    server.add_generic_rpc_handlers([service])
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[int, str]]:
+    """Run a grpcio server that only receives; gives its process and its address."""
+    with subprocess.Popen([sys.executable, "-c", RECEIVE_ALONE], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.pid, f"127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def memory(pid: int, what: str) -> int:
+    """Return VmRSS or VmHWM of a process in bytes."""
+    found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def payloads_of_peak(pid: int, call: Callable[[], object]) -> float:
+    """Return how far the memory of a process rises during a call, in payloads."""
+    before = memory(pid, "VmRSS")
+    # Sets the peak back to what is there now, proc_pid_clear_refs(5).
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    call()
+    return (memory(pid, "VmHWM") - before) / PAYLOAD
+
+
+def request(batch: pa.RecordBatch) -> bytes:
+    """Return a serialised request."""
+    stream = encode_stream(batch).to_pybytes()
+    return pb.ScoreRequest(model=model_pb2.ModelRef(name=MODEL), arrow_stream=stream).SerializeToString()
+
+
+def scores(answer: bytes) -> pa.ChunkedArray:
+    """Return the scores of an answer."""
+    stream = pb.ScoreResponse.FromString(answer).arrow_stream
+    return pa.ipc.open_stream(stream).read_all().column("output_0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is told by /proc")
+def test_a_large_batch_costs_what_receiving_it_costs(service: Service) -> None:
+    """A million rows take the front no more memory than grpcio takes to receive them, and have their very scores."""
+    random = np.random.default_rng(3)
+    columns = [pa.array(random.random(ROWS)) for _ in WINE_COLUMNS]
+    batch = pa.RecordBatch.from_arrays(columns, names=list(WINE_COLUMNS))
+    sent = request(batch)
+    first, last = request(batch.slice(0, 300)), request(batch.slice(ROWS - 300))
+    options = [("grpc.max_send_message_length", 2**31 - 1), ("grpc.max_receive_message_length", 2**31 - 1)]
+    answers: list[bytes] = []
+
+    with receiver() as (pid, address), grpc.insecure_channel(address, options=options) as channel:
+        score: Any = channel.unary_unary(METHOD)
+        score(first, timeout=LONG, wait_for_ready=True)
+        floor = payloads_of_peak(pid, lambda: score(sent, timeout=LONG))
+    with (
+        serve("--registry", service.registry) as front,
+        grpc.insecure_channel(front.address, options=options) as channel,
+    ):
+        score = channel.unary_unary(METHOD)
+        ends = [scores(score(one, timeout=LONG)).to_pylist() for one in (first, last)]
+        peak = payloads_of_peak(front.process.pid, lambda: answers.append(score(sent, timeout=LONG)))
+
+    scored = scores(answers[0])
+    assert len(scored) == ROWS
+    assert [scored.slice(0, 300).to_pylist(), scored.slice(ROWS - 300).to_pylist()] == ends
+    assert peak < floor + 0.2
