@@ -69,6 +69,32 @@ class InputBuilder:
             return next(iter(arrays.values())) if self._unnamed else arrays
         return self._frame(batch)
 
+    def values(self, batch: pa.RecordBatch) -> list[Any]:
+        """Give the values of the one column of a model with type hints, for which MLflow has pandas guess nothing."""
+        [field] = self._fields.values()
+        if is_any(field):
+            return column_values(batch.column(0), field)
+        values: list[Any] = self.build(batch).iloc[:, 0].tolist()
+        return values
+
+    def check_guesses(self, frame: Any) -> None:
+        """Refuse what MLflow's enforcement would round: it has pandas guess the dtype of columns of any type.
+
+        Args:
+            frame: What `build` gave.
+
+        Raises:
+            InvalidRows: A whole number that a double can't hold is beside fractions or nulls.
+        """
+        for field in self._fields.values():
+            name = self._names[field.name]
+            if self._declared and is_any(field) and name in frame.columns and frame[name].dtype == object:
+                values = frame[name].tolist()
+                if pd.Series(values).dtype == float and any(
+                    isinstance(one, int) and float(one) != one for one in values
+                ):
+                    raise InvalidRows("a whole number beyond 2^53 is beside fractions or nulls, and would be rounded")
+
     def _frame(self, batch: pa.RecordBatch) -> Any:
         names = batch.schema.names
         columns = batch.columns
@@ -102,7 +128,10 @@ def _parsed(column: pa.Array) -> list[Any]:
 def _pandas_column(column: pa.Array, field: pa.Field) -> Any:
     """Give one column with the exact dtype that MLflow's enforcement would leave it with."""
     kind = field.type
-    if is_any(field) or pa.types.is_nested(kind):
+    if is_any(field):
+        # MLflow has pandas guess the dtype of such a column, and so its models see numbers, not objects.
+        return json_column(column_values(column, field))
+    if pa.types.is_nested(kind):
         return objects(column_values(column, field))
     if pa.types.is_string(kind):
         return text_column(column.to_pylist())
@@ -137,10 +166,7 @@ def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
         raise InvalidRows("a null is in a tensor")
     if not fixed:
         return _any_size_tensor(column, dtype)
-    if dtype.kind in "UOS":
-        array = np.array(flat.to_pylist(), dtype=dtype) if flat.null_count == 0 else np.array(flat.to_pylist(), object)
-    else:
-        array = _own(flat.to_numpy(zero_copy_only=False))
+    array = _text_array(flat.to_pylist(), dtype) if dtype.kind in "UOS" else _own(flat.to_numpy(zero_copy_only=False))
     if array.dtype != dtype and dtype.kind not in "UOS":
         cast = array.astype(dtype)
         if not np.array_equal(cast.astype(array.dtype), array, equal_nan=array.dtype.kind in "fM"):
@@ -149,12 +175,40 @@ def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
     return array.reshape((rows, *kind.shape[1:]))
 
 
+def _text_array(values: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """Give texts or bytes, in lists or not, as an array that holds each unchanged."""
+    held = np.array(values, dtype=object)
+    array = held.astype(dtype)
+    if (array.astype(object) == held).all():
+        return array
+    if not all(value is None or isinstance(value, str | bytes) for value in held.flat):
+        raise InvalidRows(_UNEVEN)
+    if any(value is None for value in held.flat):
+        # As text a null would be the word None.
+        return held
+    raise InvalidRows("a text of a tensor ends with a NUL, which numpy's arrays drop")
+
+
+_UNEVEN = "a row of a tensor has lists of several lengths, which no array can hold"
+
+
 def _any_size_tensor(column: pa.Array, dtype: Any) -> Any:
-    """Give rows of any size as one array where they are of one size, else as an array of arrays, as MLflow wants."""
-    rows = [np.array(row, dtype=dtype) for row in column.to_pylist()]
+    """Give rows of any size as one array where they are of one size, else as an array of arrays, as MLflow wants.
+
+    Raises:
+        InvalidRows: A row is ragged within itself.
+    """
+    rows = [_row_array(row, dtype) for row in column.to_pylist()]
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)
     ragged = np.empty(len(rows), dtype=object)
     for i, row in enumerate(rows):
         ragged[i] = row
     return ragged
+
+
+def _row_array(row: list[Any], dtype: Any) -> np.ndarray[Any, Any]:
+    try:
+        return _text_array(row, dtype) if dtype.kind in "UOS" else np.array(row, dtype=dtype)
+    except ValueError as exc:
+        raise InvalidRows(_UNEVEN) from exc

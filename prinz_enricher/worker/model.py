@@ -96,8 +96,11 @@ class LoadedModel:
     def _input(self, batch: pa.RecordBatch) -> Any:
         if self._hinted:
             # A model with type hints takes a list with the values of its one column.
-            return [_bare(value) for value in self._inputs.build(batch).iloc[:, 0].tolist()]
-        return self._inputs.build(batch)
+            return [_bare(value) for value in self._inputs.values(batch)]
+        data = self._inputs.build(batch)
+        if self.path == "full" and not self._inputs.takes_arrays:
+            self._inputs.check_guesses(data)
+        return data
 
     def _call(self, predict: _Predict, data: Any, params: dict[str, Any] | None) -> Any:
         from mlflow.exceptions import MlflowException

@@ -323,3 +323,45 @@ def test_doubles_arrive_bit_by_bit(values: list[float | None], width: int) -> No
     for i in range(width):
         np.testing.assert_array_equal(frame[f"c{i}"].to_numpy(), wanted)
         np.testing.assert_array_equal(np.signbit(frame[f"c{i}"][wanted == 0]), np.signbit(wanted[wanted == 0]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "dtype"), [(["1", "2"], "int64"), (["1.0", "null"], "float64"), (["true"], "bool"), (['"a"'], "str")]
+)
+def test_an_any_column_of_one_kind_has_the_dtype_that_mlflow_leaves_it_with(texts: list[str], dtype: str) -> None:
+    """MLflow has pandas guess it, so that a model computes with numbers and not with objects."""
+    spec = column({"type": "any"}, "x")
+    frame = build({"x": texts}, spec)
+    pd.testing.assert_frame_equal(enforced(frame, spec), frame, check_exact=True)
+    assert frame["x"].dtype == (pd.Series(["a"]).dtype if dtype == "str" else dtype)
+
+
+def test_an_any_column_is_never_rounded() -> None:
+    """A whole number beyond 2^53 beside a fraction stays what it is."""
+    frame = build({"x": [str(2**53 + 1), "2.5"]}, column({"type": "any"}, "x"))
+    assert frame["x"].tolist() == [2**53 + 1, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "rows"),
+    [
+        ("uint8", [-1, 2, -1], [[[1, 2], [3]]]),
+        ("str", [-1, -1, -1], [[["a", "b"], ["c"]]]),
+        ("bytes", [-1], [b"a\0"]),
+        ("bytes", [-1, -1], [[b"a\0"], [b"b"]]),
+        ("str", [-1, 2], [["a", "b\0"]]),
+    ],
+)
+def test_what_no_array_can_hold_is_the_caller_s_fault(dtype: str, shape: list[int], rows: list[Any]) -> None:
+    """Rows ragged in themselves, and texts whose last NUL numpy would drop: refused, and never changed."""
+    [spec] = tensors(("t", dtype, shape))
+    with pytest.raises(InvalidRows):
+        build({"t": rows}, spec)
+
+
+@pytest.mark.parametrize("shape", [[-1], [-1, 2], [-1, -1]])
+def test_a_null_among_the_texts_of_a_tensor_is_no_word(shape: list[int]) -> None:
+    """Numpy would write None."""
+    [spec] = tensors(("t", "str", shape))
+    rows: list[Any] = ["a", None] if len(shape) == 1 else [["a", None], ["b", "c"]]
+    assert build({"t": rows}, spec)["t"].tolist() == rows

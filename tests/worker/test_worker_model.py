@@ -259,6 +259,43 @@ def test_a_model_with_type_hints_gets_what_its_hints_say(save: Save) -> None:
     assert saved.score([{"name": "a", "age": 3}]) == ["a is 3"]
 
 
+def test_a_model_with_hints_of_any_type_gets_the_values_as_they_are(save: Save) -> None:
+    """Pandas has no part in it: a whole number beside a fraction stays one, and a null stays None."""
+    from mlflow.pyfunc.model import PythonModel
+
+    class Hinted(PythonModel):
+        def predict(  # type: ignore[override] # MLflow takes it without the context too
+            self, model_input: list[Any], params: dict[str, Any] | None = None
+        ) -> list[str]:
+            return [repr(one) for one in model_input]
+
+    Hinted.predict.__annotations__.update(model_input=list[Any], **{"return": list[str]})
+    Hinted.__module__ = "__main__"
+    saved = save("pyfunc", Hinted())
+    assert saved.loaded._hinted
+    assert saved.score(["1", "2.5", "null", '"a"']) == ["1", "2.5", "None", "'a'"]
+    assert saved.score(["1", "2.5"]) == ["1", "2.5"]
+    assert saved.score(['"a"', "null"]) == ["'a'", "None"]
+
+
+@pytest.mark.parametrize("beside", ["2.5", "null"])
+def test_what_mlflow_would_round_in_an_any_column_is_refused(save: Save, beside: str) -> None:
+    """On the full path pandas makes doubles of such a column; on the short one every value stays what it is."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    of_any = ColSpec(AnyType(), "x")  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+    signature = ModelSignature(Schema([of_any]), Schema([ColSpec("string")]))
+    saved = save("pyfunc", python_model(lambda frame, _: [repr(one) for one in frame["x"]]), signature=signature)
+    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.score([str(2**53 + 1), beside])[0] == repr(2**53 + 1)
+    saved.loaded.path, saved.loaded._predict = "full", saved.pyfunc.predict
+    with pytest.raises(InvalidRows, match="rounded"):
+        saved.score([str(2**53 + 1), beside])
+    assert saved.score([str(2**53), beside])[0] == repr(2.0**53)
+
+
 def test_nulls_that_mlflow_refuses_on_the_full_path_are_the_caller_s_fault(save: Save) -> None:
     """Without the rows in the reason."""
     from mlflow.models import ModelSignature
