@@ -42,7 +42,9 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    max_message_bytes: int = Field(128 * MIB, ge=1024, le=2**31 - 1, description="bytes of a request at most")
+    max_message_bytes: int = Field(
+        128 * MIB, ge=1024, le=2**31 - 1, description="bytes of a request at most, and of its Arrow stream decompressed"
+    )
     max_calls: int = Field(10_000, ge=1, description="calls in flight at most; more are refused as OVERLOADED")
     grace_period: float = Field(30.0, ge=0, le=3600, description="seconds that calls get to end at SIGTERM")
 

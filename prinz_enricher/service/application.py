@@ -14,6 +14,7 @@ from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, Worker
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import Front
 from prinz_enricher.service.grpcio_front import SERVICE, GrpcioFront
+from prinz_enricher.service.score import Limits
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -76,7 +77,7 @@ class Application:
                 self._pool,
                 self._client.url,
                 default_policy=self._settings.scoring.default_version,
-                max_batch_rows=self._settings.scoring.max_batch_rows,
+                limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
             )
             port = self._front.start(self._service.handle)
         except BaseException:

@@ -19,7 +19,7 @@ from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.large_request import parse_score_request
-from prinz_enricher.service.score import ScoreCall
+from prinz_enricher.service.score import Limits, ScoreCall
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.views import model_message
 from prinz_enricher.signature import Signature, to_wire
@@ -43,17 +43,17 @@ class EnricherService:
         pool: Where they are scored.
         registry: The URL of the registry, by which its models are told from those of others.
         default_policy: The policies that say which version is meant where a call names none.
-        max_batch_rows: Rows of a request at most.
+        limits: What a request may have at most.
     """
 
     def __init__(
-        self, catalog: Catalog, pool: WorkerPool, registry: str, *, default_policy: Sequence[str], max_batch_rows: int
+        self, catalog: Catalog, pool: WorkerPool, registry: str, *, default_policy: Sequence[str], limits: Limits
     ) -> None:
         self._catalog = catalog
         self._pool = pool
         self._registry = registry
         self._policy = tuple(default_policy)
-        self._max_batch_rows = max_batch_rows
+        self._limits = limits
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         self._methods: dict[str, Callable[[Call], None]] = {
             "ListModels": self._list_models,
@@ -142,7 +142,7 @@ class EnricherService:
             request, stream = parse(pb.ScoreRequest, call.request), None
         version = self._resolve(request.model)
         target = Target(version.name, version.version, self._registry, _signature(version))
-        ScoreCall(call, request, target, stream).submit(self._pool, self._max_batch_rows)
+        ScoreCall(call, request, target, stream).submit(self._pool, self._limits)
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:

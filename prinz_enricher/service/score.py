@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
@@ -38,6 +39,19 @@ MAX_REQUEST_ID = 256
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may have at most.
+
+    Attributes:
+        rows: Rows.
+        bytes: Bytes of an Arrow stream once it is decompressed, since a small one can become a very large one.
+    """
+
+    rows: int
+    bytes: int
+
+
 class ScoreCall:
     """A call on its way through the service.
 
@@ -56,7 +70,7 @@ class ScoreCall:
         self._form = "arrow_stream" if stream is not None else request.WhichOneof("input")
         self._outputs: Sequence[Field] = ()
 
-    def submit(self, pool: WorkerPool, max_batch_rows: int) -> None:
+    def submit(self, pool: WorkerPool, limits: Limits) -> None:
         """Check the request, and hand its rows to the pool.
 
         Raises:
@@ -71,7 +85,7 @@ class ScoreCall:
         outputs = faults.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
         params = faults.collect(lambda: codec.decode_params(request.params, signature))
         stream, self._stream = self._stream, None
-        rows = faults.collect(lambda: read_rows(request, signature, max_batch_rows, stream))
+        rows = faults.collect(lambda: read_rows(request, signature, limits, stream))
         if outputs is None or params is None or rows is None:
             raise faults.error()
         self._outputs = outputs
@@ -122,14 +136,14 @@ class ScoreCall:
 
 
 def read_rows(
-    request: pb.ScoreRequest, signature: Signature, max_rows: int, stream: memoryview | None = None
+    request: pb.ScoreRequest, signature: Signature, limits: Limits, stream: memoryview | None = None
 ) -> pa.RecordBatch:
     """Return the rows of a request, checked against the signature.
 
     Args:
         request: The message.
         signature: Of the model.
-        max_rows: Rows at most.
+        limits: What there may be at most.
         stream: The Arrow stream where the message is without it.
 
     Raises:
@@ -139,18 +153,18 @@ def read_rows(
     """
     form = request.WhichOneof("input")
     if stream is not None:
-        return codec.decode_stream(stream, signature, max_rows)
+        return codec.decode_stream(stream, signature, limits.rows, limits.bytes)
     if form == "columns":
-        _check_rows(request.columns.num_rows, max_rows)
+        _check_rows(request.columns.num_rows, limits.rows)
         return codec.decode_columns(request.columns, signature)
     if form == "arrow_stream":
-        return codec.decode_stream(request.arrow_stream, signature, max_rows)
+        return codec.decode_stream(request.arrow_stream, signature, limits.rows, limits.bytes)
     if form == "dense":
         if not request.signature_digest:
             raise InvalidRequest(
                 "signature_digest", "is required with dense rows, since their order is the signature's"
             )
-        _check_rows(request.dense.num_rows, max_rows)
+        _check_rows(request.dense.num_rows, limits.rows)
         return codec.decode_dense(request.dense, signature)
     raise InvalidRequest("input", "is required: columns, arrow_stream or dense")
 

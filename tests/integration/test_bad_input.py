@@ -122,6 +122,20 @@ def test_garbage_arrow_stream(stub: Stub, data: bytes) -> None:
     assert (refusal.reason, refusal.violations) == ("INVALID_INPUT", ["arrow_stream"])
 
 
+def test_stream_that_is_a_bomb(stub: Stub) -> None:
+    """A small stream that would become larger than a message may be is refused before it is decompressed."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([pa.array([bytes(200 << 20)])], names=["fixed acidity"])
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
+    bomb = sink.getvalue().to_pybytes()
+    assert len(bomb) < 100_000
+
+    refusal = refused(stub.Score, pb.ScoreRequest(model=model_pb2.ModelRef(name=WINE), arrow_stream=bomb))
+
+    assert (refusal.reason, refusal.violations) == ("INVALID_INPUT", ["arrow_stream"])
+
+
 @pytest.mark.parametrize("token", ["nowhere", "AAAA", "eyJvZmZzZXQiOiAxfQ==", "\N{SNOWMAN}"])
 def test_page_token_from_nowhere(stub: Stub, token: str) -> None:
     """A page token that this service did not give is refused."""

@@ -1,0 +1,1 @@
+"""Fuzzing of a running service: whatever bytes come, it answers as the contract says."""

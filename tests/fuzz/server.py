@@ -1,0 +1,74 @@
+"""The process that is fuzzed: the real service behind the real front, over models that echo.
+
+Prints its port, and ends when its standard input does. Run as `python -m tests.fuzz.server`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import resource
+import sys
+from typing import cast
+
+import click
+
+from prinz_enricher.catalog import Catalog, Snapshot
+from prinz_enricher.catalog.selector import DEFAULT_POLICY
+from prinz_enricher.cli.purity import keep_out
+from prinz_enricher.scoring import PoolSettings
+from prinz_enricher.scoring.inline import InlinePool
+from prinz_enricher.service.enricher import EnricherService
+from prinz_enricher.service.grpcio_front import GrpcioFront
+from prinz_enricher.service.score import Limits
+from prinz_enricher.telemetry.logs import configure_logging
+from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
+
+MIB = 1024 * 1024
+MAX_MEMORY = 8 * 1024 * MIB
+"""Bytes of address space: a request that takes more is a fault of the service, and should not take the machine too."""
+
+
+class StillCatalog:
+    """A catalog that never changes."""
+
+    def __init__(self, content: Snapshot) -> None:
+        self._content = content
+
+    def snapshot(self) -> Snapshot:
+        """Return what there is."""
+        return self._content
+
+    def age(self) -> float:
+        """Return how old it is."""
+        return 0.0
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    # As `prinz-enricher serve` does.
+    keep_out("pandas")
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    # Where native code crashes, the log tells under which line of Python.
+    faulthandler.enable()
+    configure_logging("error", "json")
+    # One of the models raises all the time.
+    logging.getLogger("prinz_enricher.scoring.inline").setLevel(logging.CRITICAL)
+    pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
+    service = EnricherService(
+        cast("Catalog", StillCatalog(snapshot())),
+        pool,
+        REGISTRY,
+        default_policy=DEFAULT_POLICY,
+        limits=Limits(MAX_ROWS, 128 * 1024 * 1024),
+    )
+    front = GrpcioFront("127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
+    click.echo(front.start(service.handle))
+    sys.stdin.read()
+    front.drain(1.0)
+    service.close()
+    pool.close(1.0)
+
+
+if __name__ == "__main__":
+    main()
