@@ -22,6 +22,7 @@ from prinz_enricher.errors import (
     InternalError,
     InvalidInput,
     InvalidRequest,
+    OutputMismatch,
     SignatureChanged,
     Violation,
 )
@@ -131,7 +132,13 @@ class ScoreCall:
         wanted = scores.batch.select([field.name for field in self._outputs])
         if self._form == "arrow_stream":
             return serialize_with_stream(response, codec.stream_parts(wanted))
-        write_rows(response, wanted, self._outputs, self._form)
+        try:
+            write_rows(response, wanted, self._outputs, self._form)
+        except InvalidInput as error:
+            # The writer serves callers too, whose input it is; here it is the model's answer that can't be told.
+            first = error.violations[0]
+            why = f"{first.field} {first.description}"
+            raise OutputMismatch(self._target.name, self._target.version, why) from None
         return response.SerializeToString()
 
 

@@ -1,0 +1,39 @@
+"""One Score call between the front and the pool."""
+
+import time
+
+import pyarrow as pa
+from google.rpc import error_details_pb2, status_pb2
+
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import value_pb2
+from prinz_enricher.scoring import InlinePool, Target
+from prinz_enricher.service.front import Call
+from prinz_enricher.service.score import Limits, ScoreCall
+from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, Tensor, output_schema
+
+
+def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:
+    """A number beyond 64 signed bits in an output is OUTPUT_MISMATCH, and not INVALID_INPUT."""
+    outputs = (Field("output_0", Tensor("uint64", (-1,))),)
+    signature = Signature((Field("x", Scalar(ScalarKind.DOUBLE)),), outputs)
+    target = Target("wine", "3", "http://mlflow", signature)
+    scores = pa.RecordBatch.from_arrays([pa.array([2**64 - 1], pa.uint64())], schema=output_schema(signature))
+    answers: list[bytes | status_pb2.Status] = []
+    now = time.monotonic()
+    call = Call("Score", b"", now, None, answers.append, answers.append, lambda: False)
+    column = value_pb2.Column(name="x", doubles=value_pb2.DoubleValues(values=[1.0]))
+    request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=1, columns=[column]))
+    pool = InlinePool(lambda _: lambda *_: scores)
+
+    ScoreCall(call, request, target).submit(pool, Limits(10, 1_000))
+    # Closing waits for the jobs that were taken.
+    pool.close(10.0)
+
+    (status,) = answers
+    assert isinstance(status, status_pb2.Status)
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    assert info.reason == "OUTPUT_MISMATCH"
+    assert 'columns["output_0"][0]' in status.message
+    assert str(2**64 - 1) not in status.message
