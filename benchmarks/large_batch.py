@@ -98,7 +98,7 @@ def grpcio_floor() -> None:
 
 def native_floor() -> None:
     """Be a server of pygrpc-native that only receives and answers."""
-    from pygrpc_native import NativeGrpcFront  # type: ignore[import-not-found]  # optional
+    from pygrpc_native import NativeGrpcFront
 
     front = NativeGrpcFront("127.0.0.1:0", [(METHOD, False)])
     front.start()
@@ -172,11 +172,12 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        serve_port = free_port()
-        command = [str(Path(sys.executable).parent / "prinz-enricher"), "serve"]
-        front, _ = serving_after([*command, "--registry", registry.url, "--port", str(serve_port)], serve_port)
-        measure("prinz-enricher", front.pid, serve_port)
-        stopped(front, lambda: front.send_signal(signal.SIGTERM))
+        for kind in floors:
+            port = free_port()
+            command = [str(Path(sys.executable).parent / "prinz-enricher"), "serve", "--front", kind]
+            front, _ = serving_after([*command, "--registry", registry.url, "--port", str(port)], port)
+            measure(f"service, {kind}", front.pid, port)
+            stopped(front, lambda front=front: front.send_signal(signal.SIGTERM))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ class ServerSettings(Section):
         128 * MIB, ge=1024, le=2**31 - 1, description="bytes of a request at most, and of its Arrow stream decompressed"
     )
     max_calls: int = Field(10_000, ge=1, description="calls in flight at most; more are refused as OVERLOADED")
+    front: Literal["auto", "native", "grpcio"] = Field(
+        "auto", description="what speaks gRPC: native is quicker, auto takes it where pygrpc-native is installed"
+    )
     grace_period: float = Field(30.0, ge=0, le=3600, description="seconds that calls get to end at SIGTERM")
 
 

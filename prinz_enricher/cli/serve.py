@@ -22,6 +22,9 @@ from prinz_enricher.telemetry import configure_logging
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 50051]")
 @click.option(
+    "--front", type=click.Choice(["auto", "native", "grpcio"]), help="What speaks gRPC; see the docs.  [default: auto]"
+)
+@click.option(
     "--preload", multiple=True, metavar="NAME", help="Load this model at the start; * stands for any text. Repeatable."
 )
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings.")
@@ -33,6 +36,7 @@ def command(
     registry: str | None,
     host: str | None,
     port: int | None,
+    front: str | None,
     preload: tuple[str, ...],
     config: Path | None,
     log_level: str | None,
@@ -45,7 +49,7 @@ def command(
     """
     flags: dict[str, dict[str, object]] = {
         "registry": {"url": registry},
-        "server": {"host": host, "port": port},
+        "server": {"host": host, "port": port, "front": front},
         "scoring": {"preload": preload or None},
         "logging": {"level": log_level, "format": log_format},
     }
@@ -66,8 +70,8 @@ def run(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    application = Application(settings)
     try:
+        application = Application(settings)
         application.start(ended)
     except (FrontError, PrivateServerError) as error:
         if ended.is_set():

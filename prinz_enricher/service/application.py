@@ -12,8 +12,7 @@ from prinz_enricher.config import Settings
 from prinz_enricher.registry import PrivateServer, RegistryClient, is_local_store
 from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.front import Front
-from prinz_enricher.service.grpcio_front import SERVICE, GrpcioFront
+from prinz_enricher.service.front import SERVICE, Front, open_front
 from prinz_enricher.service.score import Limits
 
 log = structlog.stdlib.get_logger(__name__)
@@ -24,8 +23,11 @@ class Application:
 
     Args:
         settings: All of them; `settings.registry.url` must be set.
-        front: Where calls come from; the grpcio front of the settings by default.
+        front: Where calls come from; the front of the settings by default.
         pool: Where models are scored; worker processes by default.
+
+    Raises:
+        FrontError: The front of the settings is not installed.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
@@ -34,7 +36,8 @@ class Application:
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._private: PrivateServer | None = None
-        self._front = front or GrpcioFront(
+        self._front = front or open_front(
+            settings.server.front,
             settings.server.host,
             settings.server.port,
             max_message_bytes=settings.server.max_message_bytes,
@@ -79,7 +82,7 @@ class Application:
                 default_policy=self._settings.scoring.default_version,
                 limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
             )
-            port = self._front.start(self._service.handle)
+            port = self._front.start(self._service.handle, self._service.open_source)
         except BaseException:
             self._end_private_server()
             raise

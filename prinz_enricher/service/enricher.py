@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
 
 from prinz_enricher.catalog import Catalog, CatalogModel, CatalogVersion, default_version, paginate, resolve, scorable
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -68,6 +69,10 @@ class EnricherService:
                 self._large.submit(self._answer_large, call)
             else:
                 self._answer(call)
+
+    def open_source(self, method: str, _request: bytes, _wake: Callable[[], None]) -> status_pb2.Status:
+        """Refuse a stream."""
+        return to_status(NotImplementedYet(method))
 
     def close(self) -> None:
         """Wait for requests that are being read."""

@@ -19,7 +19,7 @@ from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.scoring.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.grpcio_front import GrpcioFront
+from prinz_enricher.service.front import open_front
 from prinz_enricher.service.score import Limits
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
@@ -62,8 +62,8 @@ def main() -> None:
         default_policy=DEFAULT_POLICY,
         limits=Limits(MAX_ROWS, 128 * 1024 * 1024),
     )
-    front = GrpcioFront("127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
-    click.echo(front.start(service.handle))
+    front = open_front("auto", "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
+    click.echo(front.start(service.handle, service.open_source))
     sys.stdin.read()
     front.drain(1.0)
     service.close()

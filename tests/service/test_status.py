@@ -25,6 +25,8 @@ EVERY = [
     errors.UpstreamUnavailable("http://models", "it is down"),
     errors.ShuttingDown(),
     errors.Overloaded("the queue is full"),
+    errors.MessageTooLarge("answer", 3, 2),
+    errors.ResyncRequired("the token is too old"),
     errors.DeadlineExceeded("queue"),
     errors.NotImplementedYet("ScoreStream"),
     errors.InternalError("abc"),
@@ -37,7 +39,7 @@ DETAIL = {
     "FAILED_PRECONDITION": error_details_pb2.ResourceInfo,
     "INVALID_ARGUMENT": error_details_pb2.BadRequest,
     "UNAVAILABLE": error_details_pb2.RetryInfo,
-    "RESOURCE_EXHAUSTED": error_details_pb2.RetryInfo,
+    "OVERLOADED": error_details_pb2.RetryInfo,
 }
 
 
@@ -63,7 +65,7 @@ def test_details_of_the_contract(error: errors.EnricherError) -> None:
     assert status.details[0].Unpack(info)
     assert (info.reason, info.domain) == (error.reason, "prinz.enricher")
     assert all(value in status.message for key, value in info.metadata.items() if key in {"model", "version", "rows"})
-    if wanted := DETAIL.get(error.code.name):
+    if wanted := DETAIL.get(error.code.name) or DETAIL.get(error.reason):
         assert any(detail.Is(wanted.DESCRIPTOR) for detail in status.details)
 
 

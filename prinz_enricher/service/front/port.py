@@ -41,11 +41,26 @@ CallHandler = Callable[[Sequence[Call]], None]
 """Takes calls; never blocks for long, and never raises."""
 
 
+class Source(Protocol):
+    """The messages of a server stream, pulled as fast as the caller reads: nothing piles up for one who does not."""
+
+    def pull(self) -> bytes | status_pb2.Status | None:
+        """Return the next message, or the status that ends the stream; None where there is nothing to send now."""
+
+    def close(self) -> None:
+        """Note that nothing is pulled any more."""
+
+
+SourceOpener = Callable[[str, bytes, Callable[[], None]], Source | status_pb2.Status]
+"""Opens the stream of a method for a request, or refuses it. Gets a function too, which it calls, from any thread, each
+time that there is something to pull again."""
+
+
 class Front(Protocol):
     """Receives calls."""
 
-    def start(self, handler: CallHandler) -> int:
-        """Listen, and hand every call to the handler.
+    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+        """Listen, hand every unary call to the handler, and serve every server stream from its source.
 
         Returns:
             The port.
@@ -58,7 +73,7 @@ class Front(Protocol):
         """Tell which services are SERVING (True) or NOT_SERVING (False), by their names in grpc.health.v1."""
 
     def drain(self, grace: float) -> None:
-        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening. Once is enough."""
 
 
 class FrontError(Exception):

@@ -16,15 +16,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.errors import InternalError, NotImplementedYet, Overloaded, ShuttingDown
-from prinz_enricher.service.front import Call, CallHandler, FrontError
-from prinz_enricher.service.reflection import add_reflection
+from prinz_enricher.errors import InternalError, MessageTooLarge, NotImplementedYet, Overloaded, ShuttingDown
+from prinz_enricher.service.front.port import Call, CallHandler, FrontError, Source, SourceOpener
+from prinz_enricher.service.front.reflection import add_reflection
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
 
 LINGER = 0.5
 """Seconds that new calls are still told to go elsewhere, once those in flight have ended."""
+
+PATIENCE = 60.0
+"""Seconds after which the caller of a stream that does not read is cut off."""
 
 _T = TypeVar("_T")
 
@@ -33,27 +36,31 @@ class GrpcioFront:
     """Serves gRPC by `grpc.aio`.
 
     Args:
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
+        address: Where to listen: `host:port`, or `unix:path` for a front before this one.
         max_message_bytes: Bytes of a request or an answer at most.
-        max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
+        max_calls: Unary calls in flight, and streams, at most; more are refused as OVERLOADED.
+        patience: Seconds that a message of a stream may wait for its caller to read.
     """
 
-    def __init__(self, host: str, port: int, *, max_message_bytes: int, max_calls: int) -> None:
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, address: str, *, max_message_bytes: int, max_calls: int, patience: float = PATIENCE) -> None:
+        self._address = address
+        self._patience = patience
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._in_flight = 0
+        self._streams: set[asyncio.Event] = set()
         self._idle = asyncio.Event()
         self._draining = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="grpcio-front", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="grpcio-front", daemon=True)
 
-    def start(self, handler: CallHandler) -> int:
+    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
         """Listen, and hand every call to the handler; returns the port."""
+        self._handler = handler
+        self._open_source = open_source
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         try:
-            return self._run(self._start(handler))
+            return self._run(self._start())
         except RuntimeError as error:
             self._end_loop()
             raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
@@ -62,10 +69,15 @@ class GrpcioFront:
         """Tell which services are SERVING (True) or NOT_SERVING (False)."""
         self._run(self._set_health(services))
 
+    def refuse(self) -> None:
+        """Take no new calls, and end the streams; those in flight go on. What `drain` begins with."""
+        self._run(self._refuse())
+
     def drain(self, grace: float) -> None:
         """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
-        self._run(self._drain(grace))
-        self._end_loop()
+        if self._thread.is_alive():
+            self._run(self._drain(grace))
+            self._end_loop()
 
     def _run(self, work: Awaitable[_T]) -> _T:
         async def run() -> _T:
@@ -73,17 +85,20 @@ class GrpcioFront:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
+    def _run_loop(self) -> None:
+        self._loop.run_forever()
+
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    async def _start(self, handler: CallHandler) -> int:
-        self._handler = handler
+    async def _start(self) -> int:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
-                ("grpc.max_send_message_length", self._max_message_bytes),
+                # Answers are measured here, where the caller can be told what is wrong.
+                ("grpc.max_send_message_length", -1),
                 # Two services that share a port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
                 # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED and without a
@@ -103,10 +118,15 @@ class GrpcioFront:
         await self._server.start()
         return port
 
-    async def _drain(self, grace: float) -> None:
+    async def _refuse(self) -> None:
         # The server still listens while calls in flight end: its own stop would cut off new ones with CANCELLED, where
         # SHUTTING_DOWN tells the caller to go elsewhere.
         self._draining = True
+        for woken in self._streams:
+            woken.set()
+
+    async def _drain(self, grace: float) -> None:
+        await self._refuse()
         if self._in_flight:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
@@ -129,7 +149,7 @@ class GrpcioFront:
             if method.client_streaming:
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(_refuse_stream(method.name))
             elif method.server_streaming:
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(_refuse_stream(method.name))
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._server_stream(method.name))
             else:
                 # Without serialisers the messages are bytes, as the port wants them.
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method.name))
@@ -173,9 +193,58 @@ class GrpcioFront:
                 self._in_flight -= 1
                 if not self._in_flight:
                     self._idle.set()
-            return result if isinstance(result, bytes) else await _abort(context, result)
+            if not isinstance(result, bytes):
+                return await _abort(context, result)
+            if len(result) > self._max_message_bytes:
+                return await _abort(context, to_status(MessageTooLarge("answer", len(result), self._max_message_bytes)))
+            return result
 
         return serve
+
+    def _server_stream(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]:
+        async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            if self._draining:
+                await _abort(context, to_status(ShuttingDown()))
+            if len(self._streams) >= self._max_calls:
+                await _abort(context, to_status(Overloaded(f"{self._max_calls} streams are open")))
+            woken = asyncio.Event()
+
+            def wake() -> None:
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(woken.set)
+
+            source = self._open_source(method, request, wake)
+            if isinstance(source, status_pb2.Status):
+                await _abort(context, source)
+                return
+            self._streams.add(woken)
+            try:
+                end = await self._feed(source, woken, context)
+            finally:
+                # Before the end is told: that waits until a caller that does not read has read it.
+                self._streams.discard(woken)
+                source.close()
+            await _abort(context, end)
+
+        return serve
+
+    async def _feed(
+        self, source: Source, woken: asyncio.Event, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> status_pb2.Status:
+        """Send what a source has, as fast as the caller reads; returns why the stream ends."""
+        while not self._draining:
+            woken.clear()
+            item = source.pull()
+            if item is None:
+                await woken.wait()
+            elif isinstance(item, bytes):
+                try:
+                    await asyncio.wait_for(context.write(item), self._patience)
+                except TimeoutError:
+                    return to_status(Overloaded(f"the stream was not read for {self._patience:g} seconds"))
+            else:
+                return item
+        return to_status(ShuttingDown())
 
 
 def _refuse_stream(method: str) -> Callable[[Any, grpc.aio.ServicerContext[bytes, bytes]], AsyncIterator[bytes]]:

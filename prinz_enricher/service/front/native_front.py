@@ -1,0 +1,169 @@
+"""The front on pygrpc-native: unary calls come in outside of Python's lock, many at a time.
+
+All other methods (streams, health, reflection) go on, over a Unix socket, to a grpcio front behind it. It has no TLS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from google.rpc import status_pb2
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.service.front.grpcio_front import PATIENCE, SERVICE, GrpcioFront
+from prinz_enricher.service.front.port import Call, CallHandler, FrontError, SourceOpener
+from prinz_enricher.service.status import to_status
+
+METHODS = tuple(method.name for method in SERVICE.methods if not (method.client_streaming or method.server_streaming))
+
+MAX_EVENTS = 256
+"""Calls that are handed over at once."""
+
+MAX_STREAMS = 2**31 - 1
+"""Calls that one connection may have open; `max_calls` is the limit that tells callers why."""
+
+
+class NativeFront:
+    """Serves gRPC by `pygrpc_native.NativeGrpcFront`.
+
+    Args:
+        address: Where to listen, as `host:port`.
+        max_message_bytes: Bytes of a request or an answer at most.
+        max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
+        patience: Seconds that a message of a stream may wait for its caller to read.
+    """
+
+    def __init__(self, address: str, *, max_message_bytes: int, max_calls: int, patience: float = PATIENCE) -> None:
+        self._address = address
+        self._patience = patience
+        self._max_message_bytes = max_message_bytes
+        self._max_calls = max_calls
+        self._open: dict[int, None] = {}
+        self._idle = threading.Event()
+        self._draining = False
+        self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
+
+    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+        """Listen, and hand every call to the handler; returns the port."""
+        self._handler = handler
+        try:
+            self._native = NativeGrpcFront(
+                self._address,
+                [(f"/{SERVICE.full_name}/{method}", False) for method in METHODS],
+                call_details=True,
+                max_concurrent_streams=MAX_STREAMS,
+            )
+        except OSError as error:
+            raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
+        # Only this user may enter it: who can reach the socket can call the service.
+        self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
+        socket = self._folder / "grpcio.sock"
+        self._behind = GrpcioFront(
+            f"unix:{socket}",
+            max_message_bytes=self._max_message_bytes,
+            max_calls=self._max_calls,
+            patience=self._patience,
+        )
+        try:
+            self._behind.start(handler, open_source)
+        except FrontError:
+            self._native.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._native.set_fallback(str(socket))
+        self._native.start()
+        self._thread.start()
+        return self._native.bound_port
+
+    def set_health(self, services: dict[str, bool]) -> None:
+        """Tell which services are SERVING (True) or NOT_SERVING (False)."""
+        self._behind.set_health(services)
+
+    def drain(self, grace: float) -> None:
+        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+        if not self._thread.is_alive():
+            return
+        until = time.monotonic() + grace
+        # From here on the last call that ends is told.
+        self._draining = True
+        self._behind.refuse()
+        if self._open:
+            self._idle.wait(grace)
+        # While the front behind lingers, callers that had an answer just now are still told to go elsewhere.
+        self._behind.drain(max(0.0, until - time.monotonic()))
+        self._native.close()
+        self._thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _receive(self) -> None:
+        while (events := self._native.recv_batch_details(MAX_EVENTS)) is not None:
+            arrived = time.monotonic()
+            calls = []
+            for kind, number, method, request, _, details in events:
+                if kind != EVENT_CALL:
+                    # The caller has gone, or its deadline has passed: it has been answered already.
+                    self._end(number)
+                elif request is not None and details is not None:
+                    call = self._call(number, METHODS[method], request, arrived, details[2])
+                    if call is not None:
+                        calls.append(call)
+            if calls:
+                self._handler(calls)
+            # What is waited for next may take long; large requests must not wait with us.
+            del events, calls
+            request = details = call = None
+
+    def _call(self, number: int, method: str, request: bytes, arrived: float, remaining: float | None) -> Call | None:
+        """Return a call that is let in; one that is not is answered."""
+        refusal = None
+        if self._draining:
+            refusal = to_status(ShuttingDown())
+        elif len(request) > self._max_message_bytes:
+            refusal = to_status(MessageTooLarge("request", len(request), self._max_message_bytes))
+        elif len(self._open) >= self._max_calls:
+            refusal = to_status(Overloaded(f"{self._max_calls} calls are in flight"))
+        if refusal is not None:
+            self._send_failure(number, refusal)
+            return None
+        self._open[number] = None
+
+        def respond(message: bytes) -> None:
+            if len(message) > self._max_message_bytes:
+                fail(to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
+            elif self._end(number):
+                self._native.respond(number, message)
+
+        def fail(status: status_pb2.Status) -> None:
+            if self._end(number):
+                self._send_failure(number, status)
+
+        return Call(
+            method=method,
+            request=request,
+            arrived=arrived,
+            deadline=None if remaining is None else arrived + remaining,
+            respond=respond,
+            fail=fail,
+            cancelled=lambda: number not in self._open,
+        )
+
+    def _end(self, number: int) -> bool:
+        """Count a call as ended; returns whether it was open."""
+        try:
+            del self._open[number]
+        except KeyError:
+            return False
+        if self._draining and not self._open:
+            self._idle.set()
+        return True
+
+    def _send_failure(self, number: int, status: status_pb2.Status) -> None:
+        details = [("grpc-status-details-bin", status.SerializeToString())]
+        with contextlib.suppress(RuntimeError):
+            self._native.fail(number, status.code, status.message, details)

@@ -1,0 +1,307 @@
+"""What every front does, whatever library speaks gRPC: one suite over all of them."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from prinz_enricher.errors import ModelNotFound
+from prinz_enricher.service.front import SERVICE, Front, FrontError
+from prinz_enricher.service.front.grpcio_front import GrpcioFront
+from prinz_enricher.service.front.native_front import NativeFront
+from prinz_enricher.service.status import to_status
+from tests.support.front_core import LIMIT, WAIT, Core, Running, eventually, refusal
+
+MAX_CALLS = 20
+PATIENCE = 1.0
+FRONTS = {"grpcio": GrpcioFront, "native": NativeFront}
+
+
+@pytest.fixture(params=sorted(FRONTS))
+def make(request: pytest.FixtureRequest) -> Callable[..., Front]:
+    """Makes fronts of one kind."""
+
+    def front(port: int = 0) -> Front:
+        kind: Any = FRONTS[request.param]
+        made: Front = kind(f"127.0.0.1:{port}", max_message_bytes=LIMIT, max_calls=MAX_CALLS, patience=PATIENCE)
+        return made
+
+    return front
+
+
+@pytest.fixture
+def running(make: Callable[..., Front]) -> Iterator[Running]:
+    """A front that listens."""
+    front, core = make(), Core()
+    port = front.start(core.handle, core.open_source)
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        yield Running(front, core, port, channel)
+        front.drain(0.1)
+
+
+def test_unary_calls(running: Running) -> None:
+    """Each unary method comes with its own name and bytes, and is answered from any thread."""
+    for name in ("ListModels", "GetSignature", "Score"):
+        assert running.method(name)(b"\x00\xff", timeout=WAIT) == name.encode() + b":\x00\xff"
+        assert running.method(name)(b"threads", timeout=WAIT) == name.encode()
+        assert running.method(name)(b"", timeout=WAIT) == name.encode() + b":"
+
+
+def test_many_at_once(running: Running) -> None:
+    """Calls from many threads each get their own answer."""
+    score = running.method("Score")
+    with ThreadPoolExecutor(MAX_CALLS // 2) as threads:
+        answers = list(threads.map(lambda n: score(b"%d" % n, timeout=WAIT), range(2_000)))
+    assert answers == [b"Score:%d" % number for number in range(2_000)]
+
+
+def test_errors_carry_their_details(running: Running) -> None:
+    """An error comes with its code, its text in any script, and its details."""
+    code, reason, text = refusal(lambda: running.method("Score")(b"refuse", timeout=WAIT))
+
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    assert '"wíne"' in text
+
+
+def test_deadlines_come_with_calls(running: Running) -> None:
+    """A call knows when its answer is of no more use, or that it never is."""
+    score = running.method("Score")
+    timed, untimed = score.future(b"keep", timeout=20.0), None
+    call = running.core.next_kept()
+    assert call.deadline is not None
+    assert 15 < call.deadline - call.arrived <= 20.01
+    assert abs(time.monotonic() - call.arrived) < WAIT
+    untimed = score.future(b"keep")
+    second = running.core.next_kept()
+    assert second.deadline is None
+    for one in (call, second):
+        one.respond(b"done")
+    assert (timed.result(), untimed.result()) == (b"done", b"done")
+
+
+def test_a_deadline_that_passes(running: Running) -> None:
+    """A call whose deadline has passed is told as cancelled, and may still be answered in vain."""
+    future = running.method("Score").future(b"keep", timeout=0.3)
+    call = running.core.next_kept()
+
+    assert refusal(future.result)[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+    eventually(call.cancelled)
+    call.respond(b"late")
+    call.fail(to_status(ModelNotFound("late")))
+    assert running.method("Score")(b"x", timeout=WAIT) == b"Score:x"
+
+
+def test_a_caller_that_goes_away(running: Running) -> None:
+    """A call that its caller cancels is told as cancelled; one that is waited for is not."""
+    future, other = running.method("Score").future(b"keep"), running.method("Score").future(b"keep")
+    running.core.next_kept(), running.core.next_kept()
+    calls = running.core.kept
+    assert not any(call.cancelled() for call in calls)
+
+    future.cancel()
+
+    eventually(lambda: any(call.cancelled() for call in calls))
+    assert sum(call.cancelled() for call in calls) == 1
+    for call in calls:
+        call.respond(b"done")
+    assert other.result() == b"done"
+
+
+def test_only_the_first_answer_counts(running: Running) -> None:
+    """A second answer to a call does nothing."""
+    future = running.method("Score").future(b"keep", timeout=WAIT)
+    call = running.core.next_kept()
+    call.respond(b"first")
+    call.fail(to_status(ModelNotFound("second")))
+    call.respond(b"third")
+    assert future.result() == b"first"
+
+
+def test_messages_that_are_too_large(running: Running) -> None:
+    """A request or an answer over the limit is RESOURCE_EXHAUSTED, one at the limit passes, and the server goes on."""
+    score = running.method("Score")
+    code, _, text = refusal(lambda: score(bytes(LIMIT + 1), timeout=WAIT))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(LIMIT) in text
+    assert score(bytes(LIMIT - 6), timeout=WAIT) == b"Score:" + bytes(LIMIT - 6)
+
+    code, reason, text = refusal(lambda: score(b"much", timeout=WAIT))
+
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+    assert str(LIMIT + 1) in text
+    assert score(b"x", timeout=WAIT) == b"Score:x"
+
+
+def test_too_many_calls(running: Running) -> None:
+    """Calls over the limit are refused as OVERLOADED, and let in again once others have ended."""
+    score = running.method("Score")
+    held = [score.future(b"keep", timeout=WAIT) for _ in range(MAX_CALLS)]
+    for _ in held:
+        running.core.next_kept()
+
+    code, reason, _ = refusal(lambda: score(b"x", timeout=WAIT))
+
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    for future in held[: MAX_CALLS // 2]:
+        future.cancel()
+    eventually(lambda: sum(call.cancelled() for call in running.core.kept) == MAX_CALLS // 2)
+    assert score(b"x", timeout=WAIT) == b"Score:x"
+    for call in running.core.kept:
+        call.respond(b"done")
+    assert [future.result() for future in held[MAX_CALLS // 2 :]] == [b"done"] * (MAX_CALLS // 2)
+
+
+def test_unknown_methods(running: Running) -> None:
+    """A method or a service that is not there is UNIMPLEMENTED."""
+    for path in (f"/{SERVICE.full_name}/Nothing", "/other.Service/Score"):
+        unknown: Any = running.channel.unary_unary(path)
+        with pytest.raises(grpc.RpcError) as raised:
+            unknown(b"", timeout=WAIT)
+        error: Any = raised.value
+        assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_bidirectional_streams_are_refused_with_a_reason(running: Running) -> None:
+    """ScoreStream, which is not served yet, says so."""
+    stream: Any = running.channel.stream_stream(f"/{SERVICE.full_name}/ScoreStream")
+    code, reason, _ = refusal(lambda: list(stream(iter([b"x"]), timeout=WAIT)))
+    assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
+
+
+def test_compressed_requests(running: Running) -> None:
+    """A caller may compress its requests."""
+    score = running.method("Score")
+    assert score(bytes(10_000), timeout=WAIT, compression=grpc.Compression.Gzip) == b"Score:" + bytes(10_000)
+
+
+def test_health(running: Running) -> None:
+    """Health tells what it was told, NOT_FOUND of what it was not, and forgets what is left out."""
+    stub = health_pb2_grpc.HealthStub(running.channel)
+
+    def check(name: str) -> int:
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=WAIT)
+        return int(answer.status)
+
+    running.front.set_health({"": True, "model/a": False})
+    assert (check(""), check("model/a")) == (1, 2)
+    assert refusal(lambda: check("model/b"))[0] == grpc.StatusCode.NOT_FOUND
+    running.front.set_health({"": False})
+    # SERVICE_UNKNOWN, which Watch tells, and Check tells of a service that has gone.
+    assert (check(""), check("model/a")) == (2, 3)
+
+
+@pytest.mark.parametrize("package", ["grpc.reflection.v1", "grpc.reflection.v1alpha"])
+def test_reflection(running: Running, package: str) -> None:
+    """Reflection lists the service, in both versions."""
+    ask = running.channel.stream_stream(
+        f"/{package}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    answer = next(iter(ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=WAIT)))
+    names = [service.name for service in answer.list_services_response.service]
+    assert {SERVICE.full_name, "grpc.health.v1.Health"} <= set(names)
+
+
+def test_server_streams(running: Running) -> None:
+    """A stream gives what its source has, then what it gets later, and ends as the source says."""
+    stream = running.watch(b"all")
+    assert running.core.came.acquire(timeout=WAIT)
+    source = running.core.sources[0]
+    source.put(b"1", b"2")
+    assert [next(stream), next(stream)] == [b"1", b"2"]
+    source.put(b"3")
+    assert next(stream) == b"3"
+
+    source.put(to_status(ModelNotFound("end")))
+
+    assert refusal(lambda: next(stream))[:2] == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    assert source.closed.wait(WAIT)
+
+
+def test_a_stream_that_is_refused(running: Running) -> None:
+    """A stream that can't be opened ends with the reason."""
+    stream = running.watch(b"refuse")
+    assert refusal(lambda: next(stream))[:2] == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+
+
+def test_a_stream_whose_caller_goes_away(running: Running) -> None:
+    """The source of a stream is closed once its caller has gone."""
+    stream = running.watch(b"all")
+    assert running.core.came.acquire(timeout=WAIT)
+    stream.cancel()
+    assert running.core.sources[0].closed.wait(WAIT)
+
+
+def test_a_stream_that_is_not_read(running: Running) -> None:
+    """A caller that does not read is cut off with RESOURCE_EXHAUSTED, and others never wait for it."""
+    slow, quick = running.watch(b"slow"), running.watch(b"quick")
+    assert running.core.came.acquire(timeout=WAIT)
+    assert running.core.came.acquire(timeout=WAIT)
+    block = bytes(LIMIT)
+    blocks = 2_000
+
+    def read_all() -> int:
+        return sum(1 for _ in zip(range(blocks), quick, strict=False))
+
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read_all)
+        sources = list(running.core.sources)
+        for source in sources:
+            source.put(*[block] * blocks)
+        # Which of the two is the slow one is not told by the order in which they came.
+        eventually(lambda: any(source.closed.is_set() for source in sources))
+        assert reading.result(WAIT) == blocks
+
+    code, reason, _ = refusal(lambda: [None for _ in slow])
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    quick.cancel()
+    eventually(lambda: all(source.closed.is_set() for source in sources))
+
+
+def test_draining(running: Running) -> None:
+    """While it drains, a front answers what it let in, and tells new calls, and streams, to go elsewhere."""
+    score = running.method("Score")
+    future = score.future(b"keep", timeout=WAIT)
+    call = running.core.next_kept()
+    stream = running.watch(b"all")
+    assert running.core.came.acquire(timeout=WAIT)
+    with ThreadPoolExecutor(1) as threads:
+        drained = threads.submit(running.front.drain, WAIT)
+        assert refusal(lambda: next(stream))[:2] == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert refusal(lambda: score(b"x", timeout=WAIT))[:2] == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert not drained.done()
+
+        call.respond(b"done")
+
+        assert future.result() == b"done"
+        drained.result(WAIT)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", running.port)) != 0
+
+
+def test_draining_ends_with_the_grace_period(running: Running) -> None:
+    """A call that does not end holds a front no longer than the grace period, and is UNAVAILABLE or CANCELLED."""
+    future = running.method("Score").future(b"keep", timeout=WAIT)
+    call = running.core.next_kept()
+
+    running.front.drain(0.2)
+
+    assert refusal(future.result)[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    call.respond(b"in vain")
+    call.fail(to_status(ModelNotFound("in vain")))
+
+
+def test_a_port_that_is_taken(running: Running, make: Callable[..., Front]) -> None:
+    """A second front on the same port is refused, and the first one goes on."""
+    core = Core()
+    with pytest.raises(FrontError, match=f"can't listen on 127.0.0.1:{running.port}"):
+        make(running.port).start(core.handle, core.open_source)
+    assert running.method("Score")(b"x", timeout=WAIT) == b"Score:x"
