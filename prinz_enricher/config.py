@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from prinz_enricher.registry.auth.rules import access_faults
 
 ENVIRONMENT_PREFIX = "PRINZ_"
 MIB = 1024 * 1024
@@ -26,15 +28,44 @@ class ConfigError(Exception):
 class Section(BaseModel):
     """A table of the TOML file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 class RegistrySettings(Section):
-    """Which MLflow registry is served."""
+    """Which MLflow registry is served, and how it is reached."""
 
-    url: str = Field("", description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)")
+    # It may hold a password.
+    url: str = Field(
+        "", repr=False, description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"
+    )
+    kind: Literal["mlflow", "unity"] = Field(
+        "mlflow", description="unity for the Unity Catalog of the Databricks workspace at the url"
+    )
     refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two looks at the registry")
     timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
+    auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = Field(
+        "auto", description="how requests are authenticated; auto is what the other keys say"
+    )
+    username: str = Field("", description="user of basic authentication")
+    password: SecretStr = Field(SecretStr(""), description="its password")
+    password_file: str = Field("", description="file with the password, read again when it changes")
+    token: SecretStr = Field(SecretStr(""), description="bearer token")
+    token_file: str = Field("", description="file with the bearer token, read again when it changes")
+    oauth2_token_url: str = Field("", description="token endpoint of OAuth 2.0 (client credentials)")
+    oauth2_client_id: str = Field("", description="client id there")
+    oauth2_client_secret: SecretStr = Field(SecretStr(""), description="client secret there")
+    oauth2_client_secret_file: str = Field("", description="file with the client secret, read again when it changes")
+    oauth2_scope: str = Field("", description="scope asked for; with databricks, all-apis where it is empty")
+    oauth2_audience: str = Field("", description="audience asked for, where the token endpoint wants one")
+    ca_file: str = Field("", description="PEM file of the only authorities that are trusted for https")
+    client_certificate: str = Field("", description="PEM file of the certificate that is shown to the server")
+    client_key: str = Field("", description="PEM file of its key, without a password, where it is not in the same file")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if faults := access_faults(self):
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class ServerSettings(Section):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from prinz_enricher.config import ENVIRONMENT_PREFIX, Section, sections
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
@@ -19,7 +21,8 @@ Each setting has a default, and is set by, each over the one before:
    list is separated by commas;
 3. a flag of `prinz-enricher serve`, where there is one (`prinz-enricher serve --help`).
 
-An unknown key is refused. Such a file, with what most people set:
+An unknown key is refused. Secrets are settings of the file or the environment, never flags, which anyone on the machine
+can read. Such a file, with what most people set:
 
 ```toml
 [registry]
@@ -43,6 +46,8 @@ def _section(name: str, kind: type[Section]) -> str:
     rows = [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n", "| key | default | what it is |", "|---|---|---|"]
     for key, field in kind.model_fields.items():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
         rows.append(f"| `{key}` | `{default!r}` | {field.description} |".replace("'", '"'))
     return "\n".join(rows) + "\n"
 

@@ -12,8 +12,10 @@ import pytest
 
 import tests.hypothesis_profiles  # noqa: F401 - it sets the profile of all property tests
 from prinz_enricher.registry import PrivateServer
+from tests.support.basic_auth_server import BasicAuthServer, basic_auth_server
 from tests.support.hostile_server import HostileServer
 from tests.support.registry_writer import RegistryWriter
+from tests.support.typed_model import register_typed_model
 
 ROOT = Path(__file__).parent.parent
 DATABASE = "mlflow.db"
@@ -71,6 +73,14 @@ def scratch_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regis
     for registry in _start(tmp_path_factory.mktemp("scratch")):
         with RegistryWriter(registry.url, registry.store / DATABASE, registry.artifacts) as writer:
             yield writer
+
+
+@pytest.fixture(scope="session")
+def basic_auth_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BasicAuthServer]:
+    """A registry that wants user and password; it has the one model of `tests.support.typed_model`."""
+    with basic_auth_server(tmp_path_factory.mktemp("basic-auth")) as server:
+        register_typed_model(server.url, server.variables)
+        yield server
 
 
 @pytest.fixture

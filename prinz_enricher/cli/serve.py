@@ -10,7 +10,7 @@ import click
 
 from prinz_enricher.cli.footprint import release_start_memory
 from prinz_enricher.config import ConfigError, Settings
-from prinz_enricher.registry import PrivateServerError
+from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service import Application, FrontError
 from prinz_enricher.telemetry import configure_logging
 
@@ -73,7 +73,7 @@ def run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (FrontError, PrivateServerError) as error:
+    except (AccessError, FrontError, PrivateServerError) as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None

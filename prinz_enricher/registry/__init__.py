@@ -1,18 +1,25 @@
 """Talks to an MLflow registry over REST, and starts a private one for a local store; imports no MLflow."""
 
+from prinz_enricher.registry.auth import Access, open_access
 from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import (
+    AccessError,
+    CredentialsUnavailable,
     MlmodelUnreadable,
     PrivateServerError,
     RegistryError,
     RegistryRefused,
     RegistryUnreachable,
     RegistryUnreadable,
+    TokenRefused,
 )
 from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
 
 __all__ = [
+    "Access",
+    "AccessError",
+    "CredentialsUnavailable",
     "Listing",
     "MlmodelUnreadable",
     "ModelVersion",
@@ -24,6 +31,8 @@ __all__ = [
     "RegistryRefused",
     "RegistryUnreachable",
     "RegistryUnreadable",
+    "TokenRefused",
     "is_local_store",
+    "open_access",
     "store_folder",
 ]

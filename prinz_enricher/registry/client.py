@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote, urlsplit
 
-import httpx
-
 from prinz_enricher.registry import mlmodel
+from prinz_enricher.registry.auth.access import Access
+from prinz_enricher.registry.auth.credentials import Credentials
 from prinz_enricher.registry.entities import (
     Listing,
     ModelVersion,
@@ -19,7 +20,9 @@ from prinz_enricher.registry.entities import (
     read_registered_model,
 )
 from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryUnreadable
+from prinz_enricher.registry.pages import read_pages
 from prinz_enricher.registry.transport import QueryParams, Transport
+from prinz_enricher.registry.unity import UnityCatalog
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -27,9 +30,6 @@ _GET_ARTIFACT = "/model-versions/get-artifact"
 _MLMODEL = "MLmodel"
 _PROXIED = "mlflow-artifacts"
 
-MIB = 1024 * 1024
-MAX_PAGE_BYTES = 64 * MIB
-MAX_PAGES = 10_000
 MAX_URI_BYTES = 64 * 1024
 
 MODELS_PER_PAGE = 1000
@@ -51,27 +51,50 @@ class RegistryClient:
         url: str,
         *,
         timeout: float = 10.0,
-        auth: httpx.Auth | None = None,
+        credentials: Credentials | None = None,
+        tls: ssl.SSLContext | None = None,
         models_per_page: int = MODELS_PER_PAGE,
         versions_per_page: int = VERSIONS_PER_PAGE,
         max_connections: int = 10,
+        unity: bool = False,
     ) -> None:
         """Open no connection yet.
 
         Args:
             url: The server's base URL, such as `http://mlflow:5000` or `https://example.com/mlflow`.
             timeout: Seconds that one request may take.
-            auth: How requests are authenticated; user and password of the URL by default.
+            credentials: How requests are authenticated; user and password of the URL by default.
+            tls: Whose certificates are trusted, and which is shown; as the system has it by default.
             models_per_page: Registered models asked for at once; 1 to 1000.
             versions_per_page: Versions asked for at once; 1 to 200,000.
             max_connections: Connections at once.
+            unity: Whether it is the Unity Catalog of a Databricks workspace; its pages have their own size.
 
         Raises:
             ValueError: The URL is none of http or https.
         """
-        self._transport = Transport(url, timeout=timeout, max_connections=max_connections, auth=auth)
+        self._transport = Transport(
+            url, timeout=timeout, max_connections=max_connections, credentials=credentials, tls=tls
+        )
+        self._unity = UnityCatalog(self._transport) if unity else None
         self._models_per_page = models_per_page
         self._versions_per_page = versions_per_page
+
+    @classmethod
+    def of(cls, access: Access, *, timeout: float = 10.0) -> Self:
+        """Make a client for the access to a registry.
+
+        Args:
+            access: Where it is, and how it is reached.
+            timeout: Seconds that one request may take.
+
+        Raises:
+            ValueError: The URL is none of http or https.
+            AccessError: A certificate can't be used.
+        """
+        return cls(
+            access.url, timeout=timeout, credentials=access.credentials, tls=access.tls_context(), unity=access.unity
+        )
 
     @property
     def url(self) -> str:
@@ -98,9 +121,11 @@ class RegistryClient:
         Raises:
             RegistryError: They can't be read to the last page.
         """
+        if self._unity is not None:
+            return self._unity.registered_models()
         path = f"{_API}/registered-models/search"
-        entries = self._pages(
-            path, "registered_models", {"max_results": self._models_per_page, "order_by": ["name ASC"]}
+        entries = read_pages(
+            self._transport, path, "registered_models", {"max_results": self._models_per_page, "order_by": ["name ASC"]}
         )
         return read_listing(entries, read_registered_model, lambda model: model.name)
 
@@ -110,11 +135,15 @@ class RegistryClient:
         Raises:
             RegistryError: They can't be read to the last page.
         """
+        if self._unity is not None:
+            return self._unity.model_versions()
         # In an order that changes do not touch: by default it is by the time of the last one, so that a version that
         # is changed between two pages would push another one out of both.
         order = ["name ASC", "version_number ASC"]
         path = f"{_API}/model-versions/search"
-        entries = self._pages(path, "model_versions", {"max_results": self._versions_per_page, "order_by": order})
+        entries = read_pages(
+            self._transport, path, "model_versions", {"max_results": self._versions_per_page, "order_by": order}
+        )
         return read_listing(entries, read_model_version, lambda version: (version.name, version.version))
 
     def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
@@ -127,6 +156,8 @@ class RegistryClient:
             RegistryError: It can't be got; `RegistryRefused.missing` where it does not exist.
             MlmodelUnreadable: It is not what it should be.
         """
+        if self._unity is not None:
+            return self._unity.mlmodel(version)
         identity = {"name": version.name, "version": version.version}
         answer = self._transport.get_json(f"{_API}/model-versions/get-download-uri", identity, max_bytes=MAX_URI_BYTES)
         uri = answer.get("artifact_uri")
@@ -163,28 +194,3 @@ class RegistryClient:
         if any(segment in (".", "..") for segment in segments):
             raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
         return "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
-
-    def _pages(self, path: str, key: str, params: QueryParams) -> Iterator[object]:
-        """Read the entries of all pages.
-
-        Raises:
-            RegistryUnreadable: A page is not what it should be, or the pages never end.
-        """
-        tokens: set[str] = set()
-        token = ""
-        for _ in range(MAX_PAGES):
-            page = self._transport.get_json(
-                path, {**params, "page_token": token} if token else params, max_bytes=MAX_PAGE_BYTES
-            )
-            entries = page.get(key, [])
-            following = page.get("next_page_token") or ""
-            if not isinstance(entries, list) or not isinstance(following, str):
-                raise RegistryUnreadable(f"a page of {path} is not as MLflow writes it")
-            yield from entries
-            if not following:
-                return
-            if following in tokens:
-                raise RegistryUnreadable(f"the pages of {path} go round in a circle")
-            tokens.add(following)
-            token = following
-        raise RegistryUnreadable(f"there are more than {MAX_PAGES} pages of {path}")

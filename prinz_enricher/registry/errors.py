@@ -3,9 +3,12 @@
 RegistryError
 ├── RegistryUnreachable     no answer: no connection, or none in time
 ├── RegistryRefused         an answer with a status that is not 200
+│   └── TokenRefused            such an answer of the endpoint that gives tokens
 ├── RegistryUnreadable      an answer that is not what it should be: no JSON, too large, pages that never end
+├── CredentialsUnavailable  the file of a password or token holds none
 └── MlmodelUnreadable       the version's MLmodel file is not what it should be
 PrivateServerError          the private server could not be started
+AccessError                 certificates or settings of the access to a registry can't be used
 
 They stay inside `registry/` and `catalog/`; callers of the service see those of `prinz_enricher.errors`. No message
 holds credentials, or what the server said in its own words.
@@ -53,6 +56,24 @@ class RegistryRefused(RegistryError):
         return not self.missing and self.status != HTTPStatus.BAD_REQUEST
 
 
+class TokenRefused(RegistryRefused):
+    """The token endpoint gave no token; whether what was asked of the registry exists is not known."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether what was asked for does not exist: nobody said so."""
+        return False
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may be answered later: once the endpoint gives tokens."""
+        return True
+
+
+class CredentialsUnavailable(RegistryError):
+    """A password or token can't be had from where it should be."""
+
+
 class RegistryUnreadable(RegistryError):
     """The registry's answer is not what it should be."""
 
@@ -68,3 +89,7 @@ class MlmodelUnreadable(RegistryError):
 
 class PrivateServerError(Exception):
     """The private MLflow server can't be started; the message says why."""
+
+
+class AccessError(Exception):
+    """The access to a registry can't be set up; the message says why."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,11 +11,10 @@ from typing import Self
 
 import httpx
 
-from prinz_enricher import __version__
-from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_MAX_ERROR_BYTES = 64 * 1024
+from prinz_enricher.registry.auth.credentials import Basic, Credentials, NoCredentials
+from prinz_enricher.registry.auth.secret import GivenSecret
+from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreadable
+from prinz_enricher.registry.exchange import failures_told, open_client, read_answer, read_error
 
 QueryParams = Mapping[str, str | int | list[str]]
 
@@ -22,41 +22,43 @@ QueryParams = Mapping[str, str | int | list[str]]
 class Transport:
     """Sends GET requests below one base URL; may be used by several threads at once."""
 
-    def __init__(self, url: str, *, timeout: float, max_connections: int, auth: httpx.Auth | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        max_connections: int,
+        credentials: Credentials | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Open no connection yet.
 
         Args:
             url: The server's base URL; it may have a path, and user and password.
             timeout: Seconds that one request may take from its start to the last byte of its answer.
             max_connections: Connections at once.
-            auth: How requests are authenticated; user and password of the URL by default.
+            credentials: How requests are authenticated; user and password of the URL by default.
+            tls: Whose certificates are trusted, and which is shown; as the system has it by default.
 
         Raises:
             ValueError: The URL is none of http or https.
         """
         try:
             parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ValueError(f"The registry's URL can't be read: {error}") from None
+        except (httpx.InvalidURL, TypeError):
+            raise ValueError("The registry's URL can't be read.") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("The registry's URL must be http://host… or https://host….")
-        if auth is None and parsed.userinfo:
-            auth = httpx.BasicAuth(parsed.username, parsed.password)
+        if credentials is None and parsed.userinfo:
+            credentials = Basic(parsed.username, GivenSecret(parsed.password))
         base = parsed.copy_with(userinfo=b"", query=None, fragment=None)
         self.host = base.host
         self.port = base.port
         # Without user and password, so that it can be shown and logged.
         self.url = str(base).rstrip("/")
         self._timeout = timeout
-        self._client = httpx.Client(
-            auth=auth,
-            headers={"User-Agent": f"prinz-enricher/{__version__}", "Accept": "*/*"},
-            timeout=httpx.Timeout(timeout),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-            follow_redirects=False,
-            # A private server is never behind a proxy, whatever the environment says of others.
-            trust_env=base.host not in _LOOPBACK,
-        )
+        self._credentials = credentials or NoCredentials()
+        self._client = open_client(base.host, timeout=timeout, max_connections=max_connections, tls=tls)
 
     def close(self) -> None:
         """Close all connections."""
@@ -104,39 +106,29 @@ class Transport:
             RegistryUnreachable: There was no answer in time.
             RegistryRefused: Its status is not 200.
             RegistryUnreadable: It is longer.
+            RegistryError: There are no credentials to be had.
         """
-        deadline = time.monotonic() + self._timeout
+        authorization = self._credentials.authorization()
         try:
-            with self._client.stream("GET", f"{self.url}{path}", params=dict(params)) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise _refusal(path, response, self._read(response, path, _MAX_ERROR_BYTES, deadline, cut=True))
-                return self._read(response, path, max_bytes, deadline)
-        except httpx.TimeoutException as error:
-            raise RegistryUnreachable(f"no answer to {path} within {self._timeout:g} s") from error
-        except httpx.ConnectError as error:
-            raise RegistryUnreachable("no connection: its host is not found, or refuses it") from error
-        except httpx.DecodingError as error:
-            raise RegistryUnreadable(f"the answer to {path} can't be decompressed") from error
-        except httpx.HTTPError as error:
-            raise RegistryUnreachable(f"no answer to {path} ({type(error).__name__})") from error
+            return self._get(path, params, max_bytes, authorization)
+        except RegistryRefused as refusal:
+            if refusal.status != httpx.codes.UNAUTHORIZED:
+                raise
+            another = self._credentials.refused(authorization)
+            if not another:
+                raise
+        return self._get(path, params, max_bytes, another)
 
-    def _read(
-        self, response: httpx.Response, path: str, max_bytes: int, deadline: float, *, cut: bool = False
-    ) -> bytes:
-        """Read an answer; one that is too long is refused, or cut."""
-        chunks = []
-        left = max_bytes
-        for chunk in response.iter_bytes():
-            chunks.append(chunk)
-            left -= len(chunk)
-            if left < 0:
-                if cut:
-                    break
-                raise RegistryUnreadable(f"the answer to {path} is longer than {max_bytes} bytes")
-            # httpx limits the time between two chunks; a server that drips would hold us forever.
-            if time.monotonic() > deadline:
-                raise RegistryUnreachable(f"no whole answer to {path} within {self._timeout:g} s")
-        return b"".join(chunks)
+    def _get(self, path: str, params: QueryParams, max_bytes: int, authorization: str) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        headers = {"Authorization": authorization} if authorization else {}
+        with (
+            failures_told(path, self._timeout),
+            self._client.stream("GET", f"{self.url}{path}", params=dict(params), headers=headers) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                raise _refusal(path, response, read_error(response, path, deadline))
+            return read_answer(response, path, max_bytes, deadline)
 
 
 def _refusal(path: str, response: httpx.Response, content: bytes) -> RegistryRefused:

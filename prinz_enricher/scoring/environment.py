@@ -34,13 +34,24 @@ REGISTRY = (
 """What the download of a model needs: as long as the worker does it itself, it gets these."""
 
 
-def worker_environment(environment: Mapping[str, str], folder: str, extra: Iterable[str] = ()) -> dict[str, str]:
+ACCESS = ("MLFLOW_TRACKING_*", "DATABRICKS_*")
+"""Those of them that say how the registry is reached, and with which credentials."""
+
+
+def worker_environment(
+    environment: Mapping[str, str],
+    folder: str,
+    extra: Iterable[str] = (),
+    access: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Choose the environment of a worker process.
 
     Args:
         environment: The environment of this process.
         folder: The worker's private folder; its temporary files go there.
         extra: More names, or patterns of names, that are passed on.
+        access: How the worker reaches its registry, in place of what this process has for some registry or other;
+            None to pass that on.
     """
     patterns = (*SYSTEM, *COMPUTE, *REGISTRY, *extra)
     chosen = {name: value for name, value in environment.items() if any(fnmatchcase(name, one) for one in patterns)}
@@ -52,6 +63,9 @@ def worker_environment(environment: Mapping[str, str], folder: str, extra: Itera
     ):
         # This package runs from its sources; the worker must find them without the working directory.
         chosen["PYTHONPATH"] = ":".join(filter(None, (str(home), chosen.get("PYTHONPATH"))))
+    if access is not None:
+        chosen = {name: value for name, value in chosen.items() if not any(fnmatchcase(name, one) for one in ACCESS)}
+        chosen |= access
     chosen["TMPDIR"] = folder
     chosen["PYTHONUNBUFFERED"] = "1"
     return chosen

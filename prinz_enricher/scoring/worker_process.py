@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ class WorkerProcess:
         source: Mapping[str, str],
         *,
         end_grace: float,
+        access: Callable[[Path], Mapping[str, str] | None] = lambda _: None,
         extra_environment: tuple[str, ...] = (),
     ) -> None:
         """Prepare a worker that is not started.
@@ -57,11 +59,13 @@ class WorkerProcess:
             target: The version.
             source: Where the model is: `path`, or `registry`, `name` and `version`.
             end_grace: Seconds that the process gets to end when asked to.
+            access: Gives the environment variables by which the process reaches its registry, or None.
             extra_environment: More environment variables that the process gets, by name or pattern.
         """
         self._target = target
         self._source = dict(source)
         self._end_grace = end_grace
+        self._access = access
         self._extra_environment = extra_environment
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._outputs = output_schema(target.signature)
@@ -83,7 +87,9 @@ class WorkerProcess:
     def start(self) -> str:
         """Spawn the process and have it load the model."""
         self._folder = PrivateFolder()
-        self._spawn(str(self._folder.path))
+        # Now and not earlier: a token does not live long.
+        access = self._access(self._folder.path)
+        self._spawn(str(self._folder.path), access)
         schemas = [input_schema(self._target.signature).serialize(), self._outputs.serialize()]
         meta = {
             **self._source,
@@ -99,7 +105,7 @@ class WorkerProcess:
         self._log.info("a worker is ready", **{key: frame.meta[key] for key in sorted(frame.meta)})
         return str(frame.meta.get("path"))
 
-    def _spawn(self, folder: str) -> None:
+    def _spawn(self, folder: str, access: Mapping[str, str] | None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         read_end, write_end = os.pipe()
         try:
@@ -116,7 +122,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,
-                    env=worker_environment(os.environ, folder, self._extra_environment),
+                    env=worker_environment(os.environ, folder, self._extra_environment, access),
                     cwd=folder,
                     # Ctrl-C in a terminal goes to a whole session; how a worker ends is the pool's to say.
                     start_new_session=True,

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+from pathlib import Path
 
 import structlog
 
 from prinz_enricher.catalog import Catalog, Snapshot
 from prinz_enricher.config import Settings
-from prinz_enricher.registry import PrivateServer, RegistryClient, is_local_store
-from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
+from prinz_enricher.registry import (
+    Access,
+    AccessError,
+    PrivateServer,
+    RegistryClient,
+    RegistryError,
+    is_local_store,
+    open_access,
+)
+from prinz_enricher.scoring import (
+    FetchFailed,
+    LoadFailed,
+    PoolSettings,
+    ProcessPool,
+    Target,
+    WorkerPool,
+    WorkerState,
+)
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import SERVICE, Front, open_front
 from prinz_enricher.service.score import Limits
@@ -43,15 +60,15 @@ class Application:
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
         )
-        self._registry_url = settings.registry.url
+        self._access: Access
         self._pool = pool or ProcessPool(
             PoolSettings(
                 max_workers=settings.scoring.max_workers,
                 max_queue_rows=settings.scoring.max_queue_rows,
                 load_timeout=settings.scoring.load_timeout,
             ),
-            # The URL as it is set, which may hold a password, goes to workers alone.
-            locate=lambda target: {"registry": self._registry_url, "name": target.name, "version": target.version},
+            locate=self._locate,
+            access=self._worker_variables,
             on_change=self._health_changed.set,
         )
         self.ready = threading.Event()
@@ -64,6 +81,7 @@ class Application:
             ended: Once it is set, the start of a local store's own server is given up.
 
         Raises:
+            AccessError: The registry's certificates can't be used.
             FrontError: The address can't be listened on.
             PrivateServerError: The local store's own server does not start.
         """
@@ -71,9 +89,9 @@ class Application:
         if is_local_store(registry.url):
             self._private = PrivateServer(registry.url, ended=ended)
             self._private.start()
-            self._registry_url = self._private.url
         try:
-            self._client = RegistryClient(self._registry_url, timeout=registry.timeout)
+            self._access = open_access(registry, self._private.url if self._private is not None else None)
+            self._client = RegistryClient.of(self._access, timeout=registry.timeout)
             self._catalog = Catalog(self._client, refresh_interval=registry.refresh_interval)
             self._service = EnricherService(
                 self._catalog,
@@ -111,6 +129,19 @@ class Application:
     def _end_private_server(self) -> None:
         if self._private is not None:
             self._private.close()
+
+    def _locate(self, target: Target) -> dict[str, str]:
+        """Tell a worker where its model is."""
+        return {"registry": self._access.worker_registry, "name": target.name, "version": target.version}
+
+    def _worker_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables by which a worker reaches its registry."""
+        try:
+            return self._access.worker_variables(folder)
+        except RegistryError as error:
+            raise FetchFailed(f"the credentials of the registry can't be had: {error}") from error
+        except AccessError as error:
+            raise LoadFailed(str(error)) from error
 
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
         """Unload what is gone, load what is wanted from the start, and tell the health of each model."""

@@ -1,7 +1,5 @@
 """The whole service over a real registry, once for all tests of this folder."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +12,7 @@ from prinz_enricher.config import Settings
 from prinz_enricher.contract import enricher_service_pb2
 from prinz_enricher.service import Application
 from tests.support.running_service import LONG, Service
+from tests.support.typed_model import register_typed_model
 
 
 @pytest.fixture(scope="session")
@@ -56,33 +55,10 @@ def service_channel(service: Service) -> Iterator[grpc.Channel]:
         yield channel
 
 
-REGISTER = """
-import sys
-import mlflow
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
-
-mlflow.set_tracking_uri(sys.argv[1])
-
-class Double(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
-        return model_input["n"] * 2
-
-signature = ModelSignature(Schema([ColSpec("integer", "n")]), Schema([ColSpec("integer")]))
-mlflow.pyfunc.log_model(
-    name="double",
-    python_model=Double(),
-    signature=signature,
-    registered_model_name="typed",
-    pip_requirements=["mlflow"],
-)
-"""
-
-
 @pytest.fixture(scope="session")
 def typed_model(service: Service) -> str:
     """The name of a model that takes one required integer `n`, and gives twice as much."""
-    subprocess.run([sys.executable, "-c", REGISTER, service.registry], check=True, capture_output=True)
+    register_typed_model(service.registry)
     limit = time.monotonic() + 30
     stub = service.stub()
     while time.monotonic() < limit:

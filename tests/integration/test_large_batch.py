@@ -17,8 +17,8 @@ from prinz_enricher.batch import encode_stream
 from prinz_enricher.cli.demo import WINE_COLUMNS
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from tests.integration.test_serve import serve
 from tests.support.running_service import LONG, Service
+from tests.support.serve_process import serve
 
 ROWS = 1_000_000
 PAYLOAD = ROWS * len(WINE_COLUMNS) * 8

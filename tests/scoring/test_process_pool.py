@@ -228,6 +228,22 @@ def test_a_worker_gets_the_registry_s_credentials_and_no_other_secret() -> None:
     assert chosen["TMPDIR"] == "/private/folder"
 
 
+def test_access_to_a_registry_takes_the_place_of_what_is_inherited() -> None:
+    """A registry with credentials of its own is given them, and none of those that this process has for another."""
+    given = {
+        "PATH": "/bin",
+        "MLFLOW_TRACKING_TOKEN": "t",
+        "MLFLOW_TRACKING_INSECURE_TLS": "true",
+        "DATABRICKS_HOST": "h",
+        "AWS_PROFILE": "p",
+    }
+    chosen = worker_environment(given, "/private/folder", (), {"MLFLOW_TRACKING_USERNAME": "u"})
+    assert chosen.keys() - {"PYTHONPATH"} == {
+        "PATH", "AWS_PROFILE", "MLFLOW_TRACKING_USERNAME", "TMPDIR", "PYTHONUNBUFFERED",
+    }  # fmt: skip
+    assert worker_environment(given, "/private/folder", (), {}).keys() & given.keys() == {"PATH", "AWS_PROFILE"}
+
+
 def test_nothing_is_left_behind(logged: list[EventDict], processes: ProcessPool) -> None:
     """After close no worker lives, and no folder of one is there. The last test of the shared pool."""
     Call(processes, target_of(), rows(("", 1.0))).values()

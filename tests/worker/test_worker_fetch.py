@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.worker.fetch import RegistryUnreachable, fetch_model, prepare_environment
+from tests.support.hostile_server import Answer, HostileServer
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
 
 # MLflow warns of what is not ours.
@@ -51,6 +52,14 @@ def test_a_registry_that_is_not_there_is_told(unused_tcp_port: int, tmp_path: Pa
     """It ends with an error that says that it may pass, shows no address, and does not hang."""
     with pytest.raises(RegistryUnreachable, match="the registry gives no answer"):
         fetch_model(f"http://127.0.0.1:{unused_tcp_port}", "any", "1", str(tmp_path / "model"))
+
+
+def test_credentials_that_are_not_accepted_may_be_later(hostile_server: HostileServer, tmp_path: Path) -> None:
+    """A token that ended is no fault of the model; nothing of the registry's words is told."""
+    hostile_server.respond = lambda _: Answer(b"you are nobody", 401)
+    with pytest.raises(RegistryUnreachable, match="does not accept our credentials") as refused:
+        fetch_model(hostile_server.url, "any", "1", str(tmp_path / "model"))
+    assert "nobody" not in str(refused.value)
 
 
 def test_the_operator_s_settings_win_over_the_worker_s(monkeypatch: pytest.MonkeyPatch) -> None:
