@@ -9,12 +9,14 @@ from prinz_enricher.batch.faults import Faults
 from prinz_enricher.batch.outputs import select_outputs
 from prinz_enricher.batch.params import decode_params
 from prinz_enricher.batch.rows import batch_from_rows, batch_to_rows
+from prinz_enricher.batch.wire_parts import column_parts, dense_parts
 
 __all__ = [
     "Faults",
     "batch_from_rows",
     "batch_to_rows",
     "coerce",
+    "column_parts",
     "conform",
     "decode_columns",
     "decode_dense",
@@ -22,6 +24,7 @@ __all__ = [
     "decode_stream",
     "dense_inputs",
     "dense_outputs",
+    "dense_parts",
     "encode_columns",
     "encode_dense",
     "encode_stream",

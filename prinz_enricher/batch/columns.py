@@ -12,8 +12,9 @@ from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import write_json
 from prinz_enricher.batch.coerce import coerce
 from prinz_enricher.batch.faults import Faults, column_path, refusal
-from prinz_enricher.batch.layout import Layout, OneRow, input_layout, record_batch
+from prinz_enricher.batch.layout import Layout, input_layout, record_batch
 from prinz_enricher.batch.nested import nested_array
+from prinz_enricher.batch.one_row import OneRow
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import AnyValue, Field, Signature, Type
 
@@ -24,26 +25,34 @@ _NUMBERS: Final[dict[str, tuple[Any, pa.DataType]]] = {
     "int32s": (np.int32, pa.int32()),
     "timestamps": (np.int64, pa.timestamp("us")),
 }
+_DTYPES: Final = {kind: dtype for kind, (dtype, _) in _NUMBERS.items()} | {"bools": np.bool_}
 _TEXTS: Final[dict[str, pa.DataType]] = {"strings": pa.utf8(), "binaries": pa.binary()}
 
 
-def decode_columns(message: value_pb2.ColumnBatch, signature: Signature) -> pa.RecordBatch:
+def decode_columns(
+    message: value_pb2.ColumnBatch, signature: Signature, views: Mapping[int, memoryview] | None = None
+) -> pa.RecordBatch:
     """Check the columns of a request and bring them to the types of a signature's inputs.
 
     Args:
         message: Columns in any order.
         signature: Of the model. Where it declares no inputs, columns of any name are taken, as values of any type.
+        views: By its place in `message.columns`: the packed values of a column that is without them in the message, as
+            `view_columns` gives them.
 
     Returns:
         The columns in the signature's order and with exactly the types of `input_schema`; an optional column that was
-        left out is left out here too. It has `message.num_rows` rows, also where it has no columns.
+        left out is left out here too. It has `message.num_rows` rows, also where it has no columns. Viewed values of
+        just the wanted type are not copied, so they may lie at any byte.
 
     Raises:
         InvalidInput: With every fault of the batch.
     """
     layout = input_layout(signature)
     if message.num_rows == 1 and layout.one_row is not None:
-        batch = _decode_one_row(message, layout.one_row)
+        batch = layout.one_row.read(message)
+        if batch is None:
+            batch = _decode_one_row(message, layout.one_row)
         if batch is not None:
             return batch
     rows = message.num_rows
@@ -51,13 +60,17 @@ def decode_columns(message: value_pb2.ColumnBatch, signature: Signature) -> pa.R
         raise refusal("num_rows", "is negative")
     faults = Faults()
     columns = _by_name(message, faults)
-    batch = _decode_declared(columns, rows, layout, faults) if layout.fields else _decode_any(columns, rows, faults)
+    viewed = _views_by_name(message, views) if views else {}
+    if layout.fields:
+        batch = _decode_declared(columns, viewed, rows, layout, faults)
+    else:
+        batch = _decode_any(columns, viewed, rows, faults)
     faults.raise_any()
     return batch
 
 
 def _decode_one_row(message: value_pb2.ColumnBatch, one_row: OneRow) -> pa.RecordBatch | None:
-    """Decode one row of fixed-width columns, each of just its type; None where anything is otherwise."""
+    """Decode one row of columns in any order, each of just its type; None where anything is otherwise."""
     places = one_row.places
     columns = message.columns
     if len(columns) != len(places):
@@ -85,8 +98,17 @@ def _by_name(message: value_pb2.ColumnBatch, faults: Faults) -> dict[str, value_
     return columns
 
 
+def _views_by_name(message: value_pb2.ColumnBatch, views: Mapping[int, memoryview]) -> dict[str, memoryview | None]:
+    # Of a name that is there twice the last one counts, as in `_by_name`.
+    return {column.name: views.get(place) for place, column in enumerate(message.columns)}
+
+
 def _decode_declared(
-    columns: Mapping[str, value_pb2.Column], rows: int, layout: Layout, faults: Faults
+    columns: Mapping[str, value_pb2.Column],
+    views: Mapping[str, memoryview | None],
+    rows: int,
+    layout: Layout,
+    faults: Faults,
 ) -> pa.RecordBatch:
     arrays, present = [], []
     for place, field in enumerate(layout.fields):
@@ -94,13 +116,13 @@ def _decode_declared(
         if column is not None:
             present.append(place)
             kind = layout.kinds[place]
+            view = views.get(field.name)
             if kind is not None and rows and not column.validity:
-                # Of another kind than is set, a column reads as empty.
-                held = getattr(column, kind).values
+                held = _held(column, kind, view)
                 if len(held) == rows:
                     arrays.append(_wire_array(kind, held, b"", rows))
                     continue
-            arrays.append(_decode_column(column, field.type, field.required, rows, faults))
+            arrays.append(_decode_column(column, view, field.type, field.required, rows, faults))
         elif field.required:
             faults.add(column_path(field.name), "is missing, but the column is required")
     if len(columns) > len(present):
@@ -112,8 +134,12 @@ def _decode_declared(
     return record_batch(arrays, layout.schema_of(present), rows)
 
 
-def _decode_any(columns: Mapping[str, value_pb2.Column], rows: int, faults: Faults) -> pa.RecordBatch:
-    arrays = [_decode_column(column, AnyValue(), False, rows, faults) for column in columns.values()]
+def _decode_any(
+    columns: Mapping[str, value_pb2.Column], views: Mapping[str, memoryview | None], rows: int, faults: Faults
+) -> pa.RecordBatch:
+    arrays = [
+        _decode_column(column, views.get(name), AnyValue(), False, rows, faults) for name, column in columns.items()
+    ]
     if faults:
         return None
     return record_batch(arrays, Layout(any_fields(columns)).schema, rows)
@@ -124,7 +150,16 @@ def any_fields(names: Iterable[str]) -> tuple[Field, ...]:
     return tuple(Field(name, AnyValue(), required=False) for name in names)
 
 
-def _decode_column(column: value_pb2.Column, type: Type, required: bool, rows: int, faults: Faults) -> pa.Array:
+def _held(column: value_pb2.Column, kind: str, view: memoryview | None) -> Any:
+    """Give the values of a column; of another kind than is set, it reads as empty."""
+    if view is None or not column.HasField(kind):
+        return getattr(column, kind).values
+    return np.frombuffer(view, _DTYPES[kind])
+
+
+def _decode_column(
+    column: value_pb2.Column, view: memoryview | None, type: Type, required: bool, rows: int, faults: Faults
+) -> pa.Array:
     path = column_path(column.name)
     kind = column.WhichOneof("values")
     if kind is None:
@@ -132,7 +167,7 @@ def _decode_column(column: value_pb2.Column, type: Type, required: bool, rows: i
             return coerce(pa.nulls(0), type, required, path, faults)
         faults.add(path, "has no values")
         return None
-    values = getattr(column, kind).values
+    values = _held(column, kind, view)
     if len(values) != rows:
         faults.add(path, f"has {len(values)} values, but num_rows is {rows}")
         return None
@@ -142,6 +177,9 @@ def _decode_column(column: value_pb2.Column, type: Type, required: bool, rows: i
         return None
     if kind == "nested":
         return nested_array(values, validity, type, required, path, faults)
+    if view is not None:
+        # Arrow computes on what is to be changed, and values are aligned for that.
+        values = values.copy()
     array = _wire_array(kind, values, validity, rows)
     if isinstance(type, AnyValue):
         return _any_array(array, kind, path, faults)
@@ -151,15 +189,19 @@ def _decode_column(column: value_pb2.Column, type: Type, required: bool, rows: i
 def _wire_array(kind: str, values: Any, validity: bytes, rows: int) -> pa.Array:
     if kind in _NUMBERS:
         dtype, arrow_type = _NUMBERS[kind]
-        # Of a container of protobuf's, np.array copies the memory at once; a list or an iterator goes value by value.
-        held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
+        if isinstance(values, np.ndarray):
+            held = values
+        else:
+            # Of a container of protobuf's, np.array copies the memory at once; a list or an iterator goes value by
+            # value.
+            held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
         buffer = pa.py_buffer(validity) if validity else None
         return pa.Array.from_buffers(arrow_type, rows, [buffer, pa.py_buffer(held)])
     nulls = None
     if validity:
         nulls = np.unpackbits(np.frombuffer(validity, np.uint8), count=rows, bitorder="little") == 0
     if kind == "bools":
-        return pa.array(np.array(values, np.bool_), pa.bool_(), mask=nulls)
+        return pa.array(np.asarray(values, np.bool_), pa.bool_(), mask=nulls)
     texts = pa.array(list(values), _TEXTS[kind])
     return texts if nulls is None else pa.array(list(values), _TEXTS[kind], mask=nulls)
 

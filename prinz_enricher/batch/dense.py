@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -22,7 +21,11 @@ from prinz_enricher.signature import Field, Signature, arrow_field
 EXACT: Final = 2**53
 """Up to here in magnitude a float64 tells every whole number; beyond it, it may be another one rounded."""
 
-_BLOCK: Final = 1024
+_BLOCK: Final = 1 << 20
+"""Bytes of rows that are turned into columns at a time: so many stay in a processor's cache."""
+
+_BLOCK_ROWS: Final = 512
+"""Rows that are so at the least, however wide they are: a column is written that far in one go."""
 
 
 def dense_inputs(signature: Signature) -> bool:
@@ -49,12 +52,13 @@ def _is_dense(type: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_boolean(type))
 
 
-def decode_dense(message: value_pb2.DenseBatch, signature: Signature) -> pa.RecordBatch:
+def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memoryview | None = None) -> pa.RecordBatch:
     """Check the dense form of a request and bring it to the types of a signature's inputs.
 
     Args:
         message: `num_rows` rows of one float64 for each input, row-major.
         signature: Of the model.
+        view: The values where the message is without them, as `view_dense` gives them.
 
     Returns:
         All inputs, with exactly the types of `input_schema`.
@@ -68,16 +72,18 @@ def decode_dense(message: value_pb2.DenseBatch, signature: Signature) -> pa.Reco
     rows, width = message.num_rows, len(layout.fields)
     if rows < 0:
         raise refusal("dense.num_rows", "is negative")
-    values = message.values  # protobuf copies it each time that it is asked
+    # protobuf copies its own each time that it is asked.
+    values = message.values if view is None else view
     if len(values) != 8 * rows * width:
         raise refusal("dense.values", f"has {len(values)} bytes; wanted {8 * rows * width}")
     if rows == 1 and layout.one_row is not None and layout.all_doubles:
-        return layout.one_row.batch(struct.unpack(f"<{width}d", values))
+        return layout.one_row.of_doubles(values)
     matrix = np.frombuffer(values, "<f8").reshape(rows, width)
     # Turned block by block, which a processor's cache holds; each column is a view of the whole.
     columns = np.empty((width, rows))
-    for start in range(0, rows, _BLOCK):
-        columns[:, start : start + _BLOCK] = matrix[start : start + _BLOCK].T
+    block = max(_BLOCK_ROWS, _BLOCK // (8 * width))
+    for start in range(0, rows, block):
+        columns[:, start : start + block] = matrix[start : start + block].T
     faults = Faults()
     arrays = [
         _decode(columns[place], field, layout.schema.field(place).type, faults)
@@ -134,6 +140,22 @@ def encode_dense(batch: pa.RecordBatch) -> value_pb2.DenseBatch | None:
         The dense form; None where it would not tell each value exactly, so that columns are to be sent: it has a column
         that is neither of numbers nor of booleans, or a whole number beyond 2^53, or no column at all.
     """
+    matrix = dense_matrix(batch)
+    if matrix is None:
+        return None
+    return value_pb2.DenseBatch(num_rows=batch.num_rows, values=matrix.tobytes())
+
+
+def dense_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
+    """Give the values of the dense form.
+
+    Args:
+        batch: Of any columns.
+
+    Returns:
+        Shape (rows, columns), row-major and little-endian; the very memory of a single column where that is what it
+        holds. None where `encode_dense` gives none.
+    """
     if batch.num_columns == 0 or not all(_is_dense(type) for type in batch.schema.types):
         return None
     columns = []
@@ -142,8 +164,9 @@ def encode_dense(batch: pa.RecordBatch) -> value_pb2.DenseBatch | None:
         if values is None:
             return None
         columns.append(values)
-    matrix = np.stack(columns, axis=1).astype("<f8", copy=False)
-    return value_pb2.DenseBatch(num_rows=batch.num_rows, values=matrix.tobytes())
+    if len(columns) == 1:
+        return columns[0].reshape(-1, 1).astype("<f8", copy=False)
+    return np.stack(columns, axis=1).astype("<f8", copy=False)
 
 
 def _encode(array: pa.Array) -> npt.NDArray[Any] | None:

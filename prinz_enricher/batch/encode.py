@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from prinz_enricher.batch import wanted
@@ -13,9 +14,9 @@ from prinz_enricher.batch.any_json import NotJson
 from prinz_enricher.batch.faults import Faults, column_path
 from prinz_enricher.batch.instant import coerce_instant
 from prinz_enricher.batch.number import null_mask, numbers
-from prinz_enricher.batch.numpy_dtype import numpy_dtype
 from prinz_enricher.batch.place import ColumnPlace
 from prinz_enricher.batch.python_values import NotPlain, python_values
+from prinz_enricher.batch.wire import prefix
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import Field, arrow_field
 from prinz_enricher.signature.arrow import is_any
@@ -46,14 +47,15 @@ def encode_columns(batch: pa.RecordBatch, fields: Sequence[Field] | None = None)
     declared = {field.name: field for field in fields or ()}
     add = message.columns.add
     for field, array in zip(batch.schema, batch.columns, strict=True):
-        column = add(name=field.name)
-        told = arrow_field(declared[field.name]) if field.name in declared else field
+        name = field.name
+        column = add(name=name)
+        told = arrow_field(declared[name]) if name in declared else field
         if is_any(told) or pa.types.is_nested(array.type):
             _write_nested(column, array, told, faults)
             continue
         writer = _WRITERS.get(array.type) or _writer(array.type)
         if writer is None:
-            faults.add(column_path(field.name), wanted.OTHER_TYPE)
+            faults.add(column_path(name), wanted.OTHER_TYPE)
         else:
             writer(column, array, faults)
     faults.raise_any()
@@ -79,25 +81,30 @@ def _validity(column: value_pb2.Column, array: pa.Array) -> None:
         column.validity = np.packbits(~nulls, bitorder="little").tobytes()
 
 
-def _floats(kind: str, arrow_type: pa.DataType) -> Writer:
-    dtype = numpy_dtype(arrow_type)
-
+def _floats(kind: str) -> Writer:
     def write(column: value_pb2.Column, array: pa.Array, _faults: Faults) -> None:
         held = getattr(column, kind)
         if len(array) == 1 and array.null_count == 0:
             held.values.append(array[0].as_py())
             return
         held.SetInParent()
-        if array.type != arrow_type:
-            array = array.cast(arrow_type)
-        values = numbers(array)
-        nulls = null_mask(array)
-        if nulls is not None:
-            # A null is told as NaN, which is what decoding makes of it.
-            values = np.where(nulls, np.array(np.nan, dtype), values)
-        merge_packed(held, values)
+        merge_packed(held, packed_floats(array))
 
     return write
+
+
+def packed_floats(array: pa.Array) -> npt.NDArray[Any]:
+    """Give the values of a floating point column, whose memory is their packed form: float32, or float64 as they are.
+
+    Args:
+        array: Of a floating point type.
+    """
+    if pa.types.is_float16(array.type):
+        array = array.cast(pa.float32())
+    values = numbers(array)
+    nulls = null_mask(array)
+    # A null is told as NaN, which is what decoding makes of it.
+    return values if nulls is None else np.where(nulls, np.array(np.nan, values.dtype), values)
 
 
 def merge_packed(held: Any, values: np.ndarray[Any, Any]) -> None:
@@ -106,16 +113,7 @@ def merge_packed(held: Any, values: np.ndarray[Any, Any]) -> None:
     Filling it from a list or an array goes value by value.
     """
     if len(values):
-        held.MergeFromString(b"\n" + _varint(values.nbytes) + np.ascontiguousarray(values).tobytes())
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
+        held.MergeFromString(prefix(1, values.nbytes) + np.ascontiguousarray(values).tobytes())
 
 
 def _wholes(kind: str) -> Writer:
@@ -188,9 +186,9 @@ def _write_nested(column: value_pb2.Column, array: pa.Array, field: pa.Field, fa
 
 
 _WRITERS: Final[dict[pa.DataType, Writer]] = {
-    pa.float64(): _floats("doubles", pa.float64()),
-    pa.float32(): _floats("floats", pa.float32()),
-    pa.float16(): _floats("floats", pa.float32()),
+    pa.float64(): _floats("doubles"),
+    pa.float32(): _floats("floats"),
+    pa.float16(): _floats("floats"),
     pa.bool_(): _write_bools,
     pa.utf8(): _write_strings,
     **{type: _wholes("int32s") for type in (pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16())},

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
 
+from prinz_enricher.batch.one_row import OneRow, has_pattern
 from prinz_enricher.signature import Field, Signature, fields_schema
 from prinz_enricher.signature.arrow import is_any
 
-_PACKED: Final[dict[pa.DataType, tuple[str, str]]] = {
-    pa.float64(): ("doubles", "d"),
-    pa.float32(): ("floats", "f4x"),
-    pa.int64(): ("int64s", "q"),
-    pa.int32(): ("int32s", "i4x"),
-    pa.bool_(): ("bools", "?7x"),
-}
-"""By Arrow type: the kind of wire column that holds just its values, and how `struct` packs one, padded to 8 bytes."""
-
-_SAME: Final[dict[pa.DataType, str]] = {type: kind for type, (kind, _) in _PACKED.items()} | {
+_SAME: Final[dict[pa.DataType, str]] = {
+    pa.float64(): "doubles",
+    pa.float32(): "floats",
+    pa.int64(): "int64s",
+    pa.int32(): "int32s",
+    pa.bool_(): "bools",
     pa.utf8(): "strings",
     pa.binary(): "binaries",
 }
-
-
-class OneRow:
-    """Makes batches of one row, of fixed-width columns without nulls, in a sixth of the time that building takes.
-
-    All such batches of a schema differ only in the body of their IPC message, so its metadata is made once.
-
-    Attributes:
-        places: By column name: its place in the schema, and the kind of wire column that holds just its values.
-    """
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self.places = {field.name: (place, _PACKED[field.type][0]) for place, field in enumerate(schema)}
-        pattern = pa.RecordBatch.from_arrays(
-            [pa.array([False if pa.types.is_boolean(field.type) else 0], field.type) for field in schema], schema=schema
-        )
-        message = pattern.serialize().to_pybytes()
-        self._metadata = message[: len(message) - 8 * len(schema)]
-        self._pack = struct.Struct("<" + "".join(_PACKED[field.type][1] for field in schema)).pack
-
-    def batch(self, values: Sequence[object]) -> pa.RecordBatch:
-        """Make a batch of one value for each column, in the schema's order.
-
-        Raises:
-            struct.error: A value is not of its column's type.
-        """
-        return pa.ipc.read_record_batch(pa.py_buffer(self._metadata + self._pack(*values)), self._schema)
+"""By Arrow type: the kind of wire column that holds just its values."""
 
 
 class Layout:
@@ -65,7 +34,7 @@ class Layout:
         kinds: The kind of wire column that holds just each one's values, so that nothing is to be checked where there
             are no nulls; None where there is none.
         all_doubles: Whether each is a float64.
-        one_row: The short way for one row; None where a column is not of fixed width.
+        one_row: The short way for one row; None where a column is neither of fixed width nor text.
     """
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
@@ -74,7 +43,7 @@ class Layout:
         self.by_name = {field.name: place for place, field in enumerate(fields)}
         self.kinds = [None if is_any(field) else _SAME.get(field.type) for field in self.schema]
         self.all_doubles = all(type == pa.float64() for type in self.schema.types)
-        self.one_row = OneRow(self.schema) if fields and all(type in _PACKED for type in self.schema.types) else None
+        self.one_row = OneRow(self.schema) if has_pattern(self.schema) else None
 
     def schema_of(self, present: Sequence[int]) -> pa.Schema:
         """Give the schema of some of the fields, by their places."""

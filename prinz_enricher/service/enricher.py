@@ -142,12 +142,12 @@ class EnricherService:
 
     def _score(self, call: Call) -> None:
         if len(call.request) > LARGE_REQUEST:
-            request, stream = parse_score_request(call.request)
+            request, views = parse_score_request(call.request)
         else:
-            request, stream = parse(pb.ScoreRequest, call.request), None
+            request, views = parse(pb.ScoreRequest, call.request), None
         version = self._resolve(request.model)
         target = Target(version.name, version.version, self._registry, _signature(version))
-        ScoreCall(call, request, target, stream).submit(self._pool, self._limits)
+        ScoreCall(call, request, target, views).submit(self._pool, self._limits)
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:

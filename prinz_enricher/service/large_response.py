@@ -1,34 +1,24 @@
-"""`ScoreResponse` messages whose Arrow stream is put in place with one copy."""
+"""`ScoreResponse` messages whose output is put in place with one copy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
-import pyarrow as pa
-
+from prinz_enricher.batch.wire import prefix
+from prinz_enricher.batch.wire_parts import Part
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
-_TAG: Final = bytes([pb.ScoreResponse.DESCRIPTOR.fields_by_name["arrow_stream"].number << 3 | 2])
 
+def serialize_with_output(response: pb.ScoreResponse, form: str, parts: Sequence[Part]) -> bytes:
+    """Serialise a response together with its output.
 
-def serialize_with_stream(response: pb.ScoreResponse, stream: Sequence[bytes | pa.Buffer]) -> bytes:
-    """Serialise a response together with its Arrow stream.
-
-    A message that follows another on the wire is merged into it, so the stream's field can be appended to the rest.
+    A message that follows another on the wire is merged into it, so the output's field can be appended to the rest.
 
     Args:
         response: Everything else; without an output.
-        stream: Parts that together are the stream.
+        form: The field of the output.
+        parts: Parts that together are the output, serialised where it is a message.
     """
-    size = sum(len(part) for part in stream)
-    return b"".join([response.SerializeToString(), _TAG, _varint(size), *(memoryview(part) for part in stream)])
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    size = sum(len(part) for part in parts)
+    tagged = prefix(pb.ScoreResponse.DESCRIPTOR.fields_by_name[form].number, size)
+    return b"".join([response.SerializeToString(), tagged, *(memoryview(part) for part in parts)])

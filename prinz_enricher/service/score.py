@@ -13,6 +13,8 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from prinz_enricher import batch as codec
+from prinz_enricher.batch.wire_parts import Part
+from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
@@ -28,7 +30,7 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.front import Call
-from prinz_enricher.service.large_response import serialize_with_stream
+from prinz_enricher.service.large_response import serialize_with_output
 from prinz_enricher.service.status import to_status
 from prinz_enricher.signature import Field, Signature
 
@@ -60,15 +62,15 @@ class ScoreCall:
         call: The raw call.
         request: Its message.
         target: The version it resolved to.
-        stream: The Arrow stream of a large request, which its message is without.
+        views: Values of a large request, which its message is without.
     """
 
-    def __init__(self, call: Call, request: pb.ScoreRequest, target: Target, stream: memoryview | None = None) -> None:
+    def __init__(self, call: Call, request: pb.ScoreRequest, target: Target, views: Views | None = None) -> None:
         self._call = call
         self._request = request
         self._target = target
-        self._stream = stream
-        self._form = "arrow_stream" if stream is not None else request.WhichOneof("input")
+        self._views = views
+        self._form = request.WhichOneof("input")
         self._outputs: Sequence[Field] = ()
 
     def submit(self, pool: WorkerPool, limits: Limits) -> None:
@@ -85,8 +87,9 @@ class ScoreCall:
         faults = _Faults()
         outputs = faults.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
         params = faults.collect(lambda: codec.decode_params(request.params, signature))
-        stream, self._stream = self._stream, None
-        rows = faults.collect(lambda: read_rows(request, signature, limits, stream))
+        # This call lives until it is answered, and its values may be gone before.
+        views, self._views = self._views or Views(), None
+        rows = faults.collect(lambda: read_rows(request, signature, limits, views))
         if outputs is None or params is None or rows is None:
             raise faults.error()
         self._outputs = outputs
@@ -130,28 +133,24 @@ class ScoreCall:
             ),
         )
         wanted = scores.batch.select([field.name for field in self._outputs])
-        if self._form == "arrow_stream":
-            return serialize_with_stream(response, codec.stream_parts(wanted))
         try:
-            write_rows(response, wanted, self._outputs, self._form)
+            form, parts = write_rows(wanted, self._outputs, self._form)
         except InvalidInput as error:
             # The writer serves callers too, whose input it is; here it is the model's answer that can't be told.
             first = error.violations[0]
             why = f"{first.field} {first.description}"
             raise OutputMismatch(self._target.name, self._target.version, why) from None
-        return response.SerializeToString()
+        return serialize_with_output(response, form, parts)
 
 
-def read_rows(
-    request: pb.ScoreRequest, signature: Signature, limits: Limits, stream: memoryview | None = None
-) -> pa.RecordBatch:
+def read_rows(request: pb.ScoreRequest, signature: Signature, limits: Limits, views: Views) -> pa.RecordBatch:
     """Return the rows of a request, checked against the signature.
 
     Args:
         request: The message.
         signature: Of the model.
         limits: What there may be at most.
-        stream: The Arrow stream where the message is without it.
+        views: The values that the message is without.
 
     Raises:
         InvalidInput: They do not fit it.
@@ -159,31 +158,40 @@ def read_rows(
         BatchTooLarge: There are too many.
     """
     form = request.WhichOneof("input")
-    if stream is not None:
-        return codec.decode_stream(stream, signature, limits.rows, limits.bytes)
     if form == "columns":
         _check_rows(request.columns.num_rows, limits.rows)
-        return codec.decode_columns(request.columns, signature)
+        return codec.decode_columns(request.columns, signature, views.columns)
     if form == "arrow_stream":
-        return codec.decode_stream(request.arrow_stream, signature, limits.rows, limits.bytes)
+        stream = request.arrow_stream if views.data is None else views.data
+        return codec.decode_stream(stream, signature, limits.rows, limits.bytes)
     if form == "dense":
         if not request.signature_digest:
             raise InvalidRequest(
                 "signature_digest", "is required with dense rows, since their order is the signature's"
             )
         _check_rows(request.dense.num_rows, limits.rows)
-        return codec.decode_dense(request.dense, signature)
+        return codec.decode_dense(request.dense, signature, views.data)
     raise InvalidRequest("input", "is required: columns, arrow_stream or dense")
 
 
-def write_rows(response: pb.ScoreResponse, wanted: pa.RecordBatch, outputs: Sequence[Field], form: str | None) -> None:
-    """Put the wanted outputs into a response, in the form of a request in columns or dense rows."""
-    if form == "dense":
-        dense = codec.encode_dense(wanted)
-        if dense is not None:
-            response.dense.CopyFrom(dense)
-            return
-    response.columns.CopyFrom(codec.encode_columns(wanted, outputs))
+def write_rows(wanted: pa.RecordBatch, outputs: Sequence[Field], form: str | None) -> tuple[str, Sequence[Part]]:
+    """Write the wanted outputs in the form of a request.
+
+    Args:
+        wanted: Of the outputs' types.
+        outputs: What its columns are.
+        form: The field of the request's input.
+
+    Returns:
+        The field of the response's output, and parts that together are it, serialised.
+
+    Raises:
+        InvalidInput: A value has no form on the wire.
+    """
+    if form == "arrow_stream":
+        return form, codec.stream_parts(wanted)
+    dense = codec.dense_parts(wanted) if form == "dense" else None
+    return ("columns", codec.column_parts(wanted, outputs)) if dense is None else ("dense", dense)
 
 
 class _Faults:

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prinz_enricher.batch import decode_stream, encode_stream, stream_parts
 from prinz_enricher.batch.arrow_stream import LARGE_STREAM
+from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
-from prinz_enricher.errors import InvalidRequest
 from prinz_enricher.service.large_request import parse_score_request
-from prinz_enricher.service.large_response import serialize_with_stream
+from prinz_enricher.service.large_response import serialize_with_output
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from prinz_enricher.worker import BatchReader, BatchWriter, Frame, Kind
+from tests.support.large_requests import check, varint
 
 TEXT = st.text(max_size=5)
 MESSAGES = st.one_of(
@@ -32,16 +32,6 @@ MESSAGES = st.one_of(
 ).map(lambda message: message.SerializeToString())
 
 
-def varint(value: int, padding: int = 0) -> bytes:
-    """Write a varint, with some bytes more than it needs."""
-    parts = []
-    while value > 0x7F or padding:
-        padding -= value <= 0x7F
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
-
-
 TAGS = st.builds(lambda number, type: number << 3 | type, st.integers(0, 12) | st.integers(0, 2**32), st.integers(0, 7))
 RAW = st.one_of(
     # A field of any number and wire type, known or not, whose value may be none of that type.
@@ -53,23 +43,6 @@ RAW = st.one_of(
         st.tuples(st.integers(0, 9), st.integers(0, 9)),
     ),
 )
-
-
-def check(data: bytes) -> None:
-    """Compare with protobuf's own parser."""
-    try:
-        expected = pb.ScoreRequest.FromString(data)
-    except DecodeError:
-        with pytest.raises(InvalidRequest):
-            parse_score_request(data)
-        return
-    message, stream = parse_score_request(data)
-    if stream is not None:
-        assert message.WhichOneof("input") is None
-        assert stream.obj is data
-        message.arrow_stream = bytes(stream)
-    assert message == expected
-    assert message.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
 
 
 @given(st.lists(MESSAGES, max_size=6))
@@ -97,9 +70,9 @@ def test_more_fields_than_are_walked() -> None:
     """A message of many thousand fields is left to protobuf."""
     data = b"\x1a\x01a" + b"\x32\x01x" * 20_000
 
-    message, stream = parse_score_request(data)
+    message, views = parse_score_request(data)
 
-    assert stream is None
+    assert views == Views()
     assert message == pb.ScoreRequest.FromString(data)
 
 
@@ -107,7 +80,7 @@ def test_more_fields_than_are_walked() -> None:
 def test_an_answer_is_what_protobuf_writes(parts: list[bytes], request_id: str) -> None:
     """An answer with a stream of any length is a message that protobuf reads."""
     response = pb.ScoreResponse(request_id=request_id, timing=pb.ScoreTiming(batch_rows=3))
-    data = serialize_with_stream(response, [pa.py_buffer(part) for part in parts])
+    data = serialize_with_output(response, "arrow_stream", [pa.py_buffer(part) for part in parts])
     response.arrow_stream = b"".join(parts)
 
     assert pb.ScoreResponse.FromString(data) == response
@@ -144,9 +117,9 @@ def test_no_copy_from_the_request_to_the_worker(request_id_size: int) -> None:
     data = padding + pb.ScoreRequest(arrow_stream=encode_stream(batch).to_pybytes()).SerializeToString()
     memory = pa.py_buffer(data)
 
-    _, stream = parse_score_request(data)
-    assert stream is not None
-    decoded = decode_stream(stream, DOUBLES)
+    _, views = parse_score_request(data)
+    assert views.data is not None
+    decoded = decode_stream(views.data, DOUBLES)
     parts, _ = BatchWriter().parts(decoded)
 
     assert within(values_of(decoded), memory)
