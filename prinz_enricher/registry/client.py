@@ -19,7 +19,7 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryUnreadable
+from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryUnreadable
 from prinz_enricher.registry.pages import read_pages
 from prinz_enricher.registry.transport import QueryParams, Transport
 from prinz_enricher.registry.unity import UnityCatalog
@@ -89,12 +89,13 @@ class RegistryClient:
             timeout: Seconds that one request may take.
 
         Raises:
-            ValueError: The URL is none of http or https.
-            AccessError: A certificate can't be used.
+            AccessError: The URL is none of http or https, or a certificate can't be used.
         """
-        return cls(
-            access.url, timeout=timeout, credentials=access.credentials, tls=access.tls_context(), unity=access.unity
-        )
+        tls = access.tls_context()
+        try:
+            return cls(access.url, timeout=timeout, credentials=access.credentials, tls=tls, unity=access.unity)
+        except ValueError as error:
+            raise AccessError(str(error)) from None
 
     @property
     def url(self) -> str:

@@ -81,7 +81,7 @@ class Application:
             ended: Once it is set, the start of a local store's own server is given up.
 
         Raises:
-            AccessError: The registry's certificates can't be used.
+            AccessError: The registry's URL or certificates can't be used.
             FrontError: The address can't be listened on.
             PrivateServerError: The local store's own server does not start.
         """

@@ -1,6 +1,8 @@
 """The whole service before registries that want authentication: real servers, real workers, and no secret anywhere."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +103,26 @@ def test_password_in_the_url(basic_auth_registry: BasicAuthServer, tmp_path: Pat
     with serve("--config", settings) as front, Client(front.address, timeout=LONG) as client:
         assert scored(client, "typed") == [42]
         assert_kept(front, [], in_workers=[basic_auth_registry.password])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"url": "https://h", "ca_file": "/not/there.pem"}, "ca_file: /not/there.pem can't be read: No such file"),
+        ({"url": "https://h", "token": "hunter2", "password": "hunter2"}, "password does not go with auth by token"),
+        ({"url": "http://:hunter2"}, "url"),
+    ],
+)
+def test_a_start_that_fails(tmp_path: Path, keys: dict[str, str], said: str) -> None:
+    """Settings that can't be used end the service at once, with one sentence."""
+    command = [sys.executable, "-m", "prinz_enricher.cli", "serve", "--port", "0"]
+    ended = subprocess.run(
+        [*command, "--config", write_settings(tmp_path, **keys)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Settings: their sources, their order, and what is said of a fault."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,14 @@ def test_file_that_can_not_be_used(tmp_path: Path, text: str | None) -> None:
 
     with pytest.raises(ConfigError):
         Settings.load(file=file, environment={})
+
+
+def test_examples_of_the_registry_page(tmp_path: Path) -> None:
+    """Every settings file that docs/registry.md shows is one."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "registry.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    file = tmp_path / "prinz.toml"
+    for example in examples:
+        file.write_text(example)
+        assert Settings.load(file=file, environment={}).registry.url
+    assert len(examples) > 5

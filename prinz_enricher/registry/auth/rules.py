@@ -75,9 +75,9 @@ def set_keys(settings: AccessSettings) -> frozenset[str]:
 
 
 def url_login(url: str) -> tuple[str, str] | None:
-    """Return user and password of a URL; None where it has none."""
+    """Return user and password of a server's URL; None where it has none."""
     parts = _split(url)
-    if parts is None or "@" not in parts.netloc:
+    if parts is None or parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return None
     return unquote(parts.username or ""), unquote(parts.password or "")
 
@@ -149,11 +149,11 @@ def _place_faults(settings: AccessSettings, keys: frozenset[str], method: str) -
         yield "a local store takes neither authentication nor certificates, and is of kind mlflow"
     elif settings.kind == "unity" and method not in ("token", "oauth2", "databricks"):
         yield 'kind = "unity" needs a token, or auth by oauth2 or databricks'
-    if remote and keys & set(TLS) and not settings.url.lower().startswith("https://"):
-        told = ", ".join(key for key in TLS if key in keys)
-        # The token endpoint may be the one that they are for.
-        if not settings.oauth2_token_url.lower().startswith("https://"):
-            yield f"{told} {_do(told.split(', '))} not go with a url of http://"
+    certificates = [key for key in TLS if key in keys]
+    # The token endpoint may be the one that they are for.
+    secure = any(url.lower().startswith("https://") for url in (settings.url, settings.oauth2_token_url))
+    if remote and certificates and not secure:
+        yield f"{', '.join(certificates)} {_do(certificates)} not go with a url of http://"
 
 
 _NAMES = {
