@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start clean
+.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +61,9 @@ bench-large: $(READY) ## What one large batch costs the front in memory, beside 
 
 bench-start: $(READY) ## How long the front takes to start, and how much memory it holds
 	$(BIN)/python benchmarks/start.py
+
+bench-catalog: $(READY) ## What a registry of 20,000 versions costs, and how quickly lists are answered
+	$(BIN)/python benchmarks/catalog.py
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -41,7 +41,9 @@ def free_port() -> int:
 def serving_after(command: list[str], port: int) -> tuple[subprocess.Popen[bytes], float]:
     """Start the service; return it, and the seconds until its health is SERVING."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    # Without what an earlier run has stored.
+    environment = os.environ | {"PRINZ_REGISTRY__SNAPSHOT_FOLDER": ""}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     with grpc.insecure_channel(
         f"127.0.0.1:{port}",
         options=[

@@ -43,6 +43,20 @@ class RegistrySettings(Section):
     )
     refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two looks at the registry")
     timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
+    signature_ttl: float = Field(
+        300.0, gt=0, le=86400, description="seconds within which each signature is looked at again; 64 at each look"
+    )
+    snapshot_folder: str | None = Field(
+        None,
+        description="folder for the last good list of models, served when the registry is down at the start; by "
+        'default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and `""` is none',
+    )
+    include: tuple[str, ...] = Field(
+        ("*",), min_length=1, description="models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"
+    )
+    exclude: tuple[str, ...] = Field(
+        (), description="models not to serve, likewise; they are as if they were not there"
+    )
     auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = Field(
         "auto", description="how requests are authenticated; auto is what the other keys say"
     )
@@ -60,6 +74,15 @@ class RegistrySettings(Section):
     ca_file: str = Field("", description="PEM file of the only authorities that are trusted for https")
     client_certificate: str = Field("", description="PEM file of the certificate that is shown to the server")
     client_key: str = Field("", description="PEM file of its key, without a password, where it is not in the same file")
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _known_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for rule in value:
+            key, separator, _ = rule.removeprefix("tag:").partition("=")
+            if not rule or (rule.startswith("tag:") and not (key and separator)):
+                raise ValueError(f'"{rule}" is no rule: a name pattern or "tag:<key>=<pattern>" is')
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

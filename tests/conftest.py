@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ DATABASE = "mlflow.db"
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     # The tests start a dozen processes that import MLflow; compiling it takes each of them five seconds.
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "prinz-enricher" / "bytecode"))
+# What a service stores of its catalog is not to come back in another test, nor to stay on the disk. uv keeps its own
+# cache, or it would download everything anew.
+os.environ.setdefault("UV_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"))
+_CACHE = tempfile.TemporaryDirectory(prefix="prinz-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # MLflow is not to tell anyone that our tests run.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

@@ -1,17 +1,31 @@
 """What the registry offers, from memory: the last good snapshot, its refresh, and how versions are found in it."""
 
-from prinz_enricher.catalog.catalog import Catalog
+from prinz_enricher.catalog.catalog import Catalog, CatalogState
+from prinz_enricher.catalog.changes import Change, Kind
 from prinz_enricher.catalog.filter import parse_filter
-from prinz_enricher.catalog.page import paginate
-from prinz_enricher.catalog.selector import DEFAULT_POLICY, default_version, resolve, scorable
+from prinz_enricher.catalog.history import ChangeSet
+from prinz_enricher.catalog.page import Page, paginate
+from prinz_enricher.catalog.policy import DEFAULT_POLICY
+from prinz_enricher.catalog.publisher import Watch
+from prinz_enricher.catalog.selection import Selection
+from prinz_enricher.catalog.selector import default_version, resolve, scorable
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
+from prinz_enricher.catalog.store import SnapshotStore
 
 __all__ = [
     "DEFAULT_POLICY",
     "Catalog",
     "CatalogModel",
+    "CatalogState",
     "CatalogVersion",
+    "Change",
+    "ChangeSet",
+    "Kind",
+    "Page",
+    "Selection",
     "Snapshot",
+    "SnapshotStore",
+    "Watch",
     "default_version",
     "paginate",
     "parse_filter",

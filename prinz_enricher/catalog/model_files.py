@@ -1,94 +1,252 @@
-"""The MLmodel files of the versions: read once each, several at a time, and kept."""
+"""The MLmodel files of the versions: read several at a time, kept, and looked at again in turn.
+
+`mlflow.models.set_signature` writes a file anew in its place, and no time in the registry tells of it. So each file is
+looked at again within a time to live, in one conditional request; those looked at longest ago first.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import structlog
 
-from prinz_enricher.catalog.snapshot import ModelFile
+from prinz_enricher.catalog.snapshot import NOT_READ, ModelFile
 from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable
+from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
 from prinz_enricher.signature.mlflow_json import read_signature
 from prinz_enricher.signature.types import Origin, SignatureError
 
 MAX_UNREACHABLE = 8
-"""After how many requests without an answer, one after the other, the others wait for the next refresh."""
+"""After how many requests without an answer, one after the other, the others wait for the next look."""
+
+CHECKED_EACH_TIME = 64
+"""Files that are looked at again each time, at least: a registry of no more is seen whole each time."""
+
+_HASTE = 1.25
+"""How much faster than the time to live asks the files are gone through, so that a slow look does not break it."""
+
+_MIN_PAUSE = 1.0
+"""Seconds between two requests for a file that calls wait for, and that can't be read."""
 
 _log = structlog.get_logger(__name__)
 
+VersionKey = tuple[str, str]
 _Key = tuple[str, str, str]
 
 
-class ModelFiles:
-    """Reads MLmodel files and keeps what they hold, by name, number and source of the version."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of one file.
 
-    def __init__(self, client: RegistryClient, threads: int = 8) -> None:
+    Attributes:
+        version: Whose it is.
+        file: What it holds.
+        checked: When it was last looked at, in seconds of the clock.
+        place: Where it is; None where we were not told yet.
+        read: The file as the server gave it; None where there is nothing to compare a later one with.
+        doubted: Whether it was worse the last time than `file`, which was good.
+        failing: Whether it could not be looked at the last time.
+    """
+
+    version: ModelVersion
+    file: ModelFile
+    checked: float = -math.inf
+    place: MlmodelPlace | None = None
+    read: MlmodelFile | None = None
+    doubted: bool = False
+    failing: bool = False
+
+
+class ModelFiles:
+    """Reads MLmodel files and keeps what they hold, by name, number and source of the version.
+
+    One thread reads; any may call `want`.
+    """
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        threads: int = 8,
+        *,
+        time_to_live: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Read nothing yet.
 
         Args:
             client: Where to read them.
             threads: How many to read at once.
+            time_to_live: Seconds within which each file is looked at again.
+            clock: Tells seconds, and never goes back.
         """
         self._client = client
         self._threads = threads
-        self._kept: dict[_Key, ModelFile] = {}
+        self._time_to_live = time_to_live
+        self._clock = clock
+        self._known: dict[_Key, _Known] = {}
+        self._last_look = -math.inf
+        self._to_do: list[_Key] = []
+        self._wanted: set[VersionKey] = set()
+        # What is the same in many versions is there once.
+        self._shared: weakref.WeakValueDictionary[bytes, ModelFile] = weakref.WeakValueDictionary()
+
+    def adopt(
+        self, versions: Iterable[ModelVersion], files: Mapping[VersionKey, ModelFile]
+    ) -> Mapping[VersionKey, ModelFile]:
+        """Take in what was known before this process began; it is looked at again in turn.
+
+        Args:
+            versions: The versions that were there.
+            files: What their files held; only those that had been read.
+
+        Returns:
+            What each READY version's file holds, as `read` does.
+        """
+        for version in versions:
+            if version.status == READY:
+                file = files.get((version.name, version.version), NOT_READ)
+                self._known[_key(version)] = _Known(version, self._share(file))
+        return self._contents()
+
+    def want(self, name: str, version: str) -> None:
+        """Have the file of a version read before others, because a call waits for it."""
+        self._wanted.add((name, version))
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to read before the next look at the registry."""
+        return bool(self._to_do or self._wanted)
+
+    @property
+    def settled(self) -> Mapping[VersionKey, ModelFile]:
+        """What each file holds that was read, by name and number of the version."""
+        return {key[:2]: known.file for key, known in self._known.items() if not known.file.pending}
 
     def read(
-        self, versions: Iterable[ModelVersion], stopped: Callable[[], bool] = lambda: False
-    ) -> Mapping[tuple[str, str], ModelFile]:
-        """Read the files that are not known yet, and forget those of versions that are gone.
+        self,
+        versions: Iterable[ModelVersion],
+        stopped: Callable[[], bool] = lambda: False,
+        *,
+        first: Collection[VersionKey] = (),
+        budget: float = math.inf,
+    ) -> Mapping[VersionKey, ModelFile]:
+        """Read the files that are not known yet, look again at some that are, and forget those that are gone.
 
-        A file that can't be read for a passing reason is a fault of its version now, and is tried again next time.
+        A file that can't be read for a passing reason is a fault of its version now where it was never read, and is
+        tried again next time; where it was, it stays as it was.
 
         Args:
             versions: All versions of the registry; only those that are READY are looked at.
             stopped: Whether to read no more.
+            first: Versions whose files go before others.
+            budget: Seconds after which no more requests are begun; `read_on` goes on.
 
         Returns:
             What each READY version's file holds, by name and number.
         """
-        ready = {
-            (version.name, version.version, version.source): version for version in versions if version.status == READY
-        }
-        kept = {key: file for key, file in self._kept.items() if key in ready}
-        wanted = [(key, version) for key, version in ready.items() if key not in kept]
-        passing: dict[_Key, ModelFile] = {}
-        breaker = _Breaker(MAX_UNREACHABLE)
+        ready = {_key(version): version for version in versions if version.status == READY}
+        former = self._known
+        self._known = {key: former.get(key) or _Known(version, NOT_READ) for key, version in ready.items()}
+        began = self._clock()
+        unread = [key for key, known in self._known.items() if known.file.pending]
+        unread.sort(key=lambda key: key[:2] not in first)
+        self._to_do = [*unread, *self._due(first, began)]
+        self._last_look = began
+        return self.read_on(stopped, budget=budget)
 
-        def read_one(key: _Key, version: ModelVersion) -> None:
+    def read_on(self, stopped: Callable[[], bool] = lambda: False, *, budget: float) -> Mapping[VersionKey, ModelFile]:
+        """Go on with the files that `read` had no time for, those that a call waits for first; otherwise as `read`."""
+        wanted, self._wanted = self._wanted, set()
+        now = self._clock()
+        hurried = [
+            key
+            for key, known in self._known.items()
+            if key[:2] in wanted and known.file.pending and now - known.checked >= _MIN_PAUSE
+        ]
+        # What is in both is read once: a dictionary keeps the order.
+        keys = list(dict.fromkeys([*hurried, *self._to_do]))
+        self._to_do = []
+        self._to_do = self._look_at(keys, stopped, now + budget)
+        return self._contents()
+
+    def _contents(self) -> Mapping[VersionKey, ModelFile]:
+        return {key[:2]: known.file for key, known in self._known.items()}
+
+    def _due(self, first: Collection[VersionKey], now: float) -> list[_Key]:
+        """Return what to look at again: what is in doubt, and what was not looked at for longest."""
+        known = [key for key, one in self._known.items() if not one.file.pending]
+        share = max(0.0, now - self._last_look) / self._time_to_live if self._last_look > -math.inf else 0.0
+        count = max(CHECKED_EACH_TIME, math.ceil(len(known) * min(1.0, share * _HASTE)))
+        known.sort(key=lambda key: (not self._known[key].doubted, self._known[key].checked, key[:2] not in first))
+        return known[:count]
+
+    def _look_at(self, keys: list[_Key], stopped: Callable[[], bool], deadline: float) -> list[_Key]:
+        """Look at files; return those for which there was no time."""
+        breaker = _Breaker(MAX_UNREACHABLE)
+        # One time for all: those of one look are of the same age.
+        now = self._clock()
+        late: set[_Key] = set()
+
+        def look(key: _Key) -> None:
             if stopped() or breaker.open:
-                passing[key] = ModelFile(None, fault="was not read yet")
                 return
+            if self._clock() >= deadline:
+                late.add(key)
+                return
+            known = self._known[key]
             try:
-                kept[key] = self._read_file(version)
+                found = self._check(known)
                 breaker.record(reached=True)
             except RegistryError as error:
                 breaker.record(reached=not isinstance(error, RegistryUnreachable))
-                fault = _fault(error)
-                (passing if error.transient else kept)[key] = ModelFile(None, fault=fault)
-                _log.warning("version can't be read", model=version.name, version=version.version, fault=fault)
+                found = self._failed(known, error)
+            self._known[key] = replace(found, checked=now)
 
-        if wanted:
-            with ThreadPoolExecutor(min(self._threads, len(wanted)), thread_name_prefix="mlmodel") as pool:
+        if keys:
+            with ThreadPoolExecutor(min(self._threads, len(keys)), thread_name_prefix="mlmodel") as pool:
                 # The list asks each for its result, so that an error of ours is not lost.
-                list(pool.map(lambda pair: read_one(*pair), wanted))
-        self._kept = kept
-        return {(name, number): file for (name, number, _), file in (kept | passing).items()}
+                list(pool.map(look, keys))
+        return [key for key in keys if key in late]
 
-    def _read_file(self, version: ModelVersion) -> ModelFile:
-        mlmodel = self._client.mlmodel(version)
-        listed = mlmodel.get("flavors")
-        flavors = tuple(sorted(str(flavor) for flavor in listed)) if isinstance(listed, Mapping) else ()
-        try:
-            signature = read_signature(mlmodel)
-        except SignatureError as error:
-            return ModelFile(None, flavors, f"has a signature that can't be read: {error}")
-        fault = "has no signature" if signature.origin is Origin.MISSING else ""
-        return ModelFile(signature, flavors, fault)
+    def _check(self, known: _Known) -> _Known:
+        """Look at a file; what is worse than what we know of it is believed the second time."""
+        place = known.place or self._client.mlmodel_place(known.version)
+        read = self._client.mlmodel_at(place, known.read)
+        same = replace(known, place=place, read=replace(read, entries=None), doubted=False, failing=False)
+        if read.entries is None:
+            return same
+        file = self._share(_read_file(read.entries))
+        if _worse(file, known.file) and not known.doubted:
+            # It may be written just now.
+            return _doubt(known, "has a worse MLmodel file than before")
+        return replace(same, file=file)
+
+    def _failed(self, known: _Known, error: RegistryError) -> _Known:
+        was_read = not known.file.pending
+        if error.transient:
+            if not known.failing:
+                _warn(known, _fault(error))
+            file = known.file if was_read else ModelFile(None, fault=_fault(error), pending=True)
+            return replace(known, file=self._share(file), failing=True)
+        file = ModelFile(None, fault=_fault(error))
+        if _worse(file, known.file) and not known.doubted:
+            return _doubt(known, file.fault)
+        if known.file.fault != file.fault:
+            _warn(known, file.fault)
+        # Where it is may have changed too, so that is forgotten.
+        return _Known(known.version, self._share(file))
+
+    def _share(self, file: ModelFile) -> ModelFile:
+        """Return the one object for this content."""
+        return NOT_READ if file is NOT_READ else self._shared.setdefault(file.fingerprint, file)
 
 
 class _Breaker:
@@ -108,7 +266,38 @@ class _Breaker:
             self._failures = 0 if reached else self._failures + 1
 
 
+def _key(version: ModelVersion) -> _Key:
+    return (version.name, version.version, version.source)
+
+
+def _read_file(entries: Mapping[str, object]) -> ModelFile:
+    listed = entries.get("flavors")
+    flavors = tuple(sorted(str(flavor) for flavor in listed)) if isinstance(listed, Mapping) else ()
+    try:
+        signature = read_signature(entries)
+    except SignatureError as error:
+        return ModelFile(None, flavors, f"has a signature that can't be read: {error}")
+    fault = "has no signature" if signature.origin is Origin.MISSING else ""
+    return ModelFile(signature, flavors, fault)
+
+
+def _worse(new: ModelFile, old: ModelFile) -> bool:
+    """Tell whether less is known now of a file that was read before."""
+    lost = new.signature is None and old.signature is not None
+    return not old.pending and (lost or (bool(new.fault) and not old.fault))
+
+
+def _doubt(known: _Known, fault: str) -> _Known:
+    """Keep what is known for one more look, which begins from nothing."""
+    _warn(known, fault)
+    return replace(known, place=None, read=None, doubted=True, failing=False)
+
+
 def _fault(error: RegistryError) -> str:
     if isinstance(error, RegistryRefused) and error.missing:
         return "has no MLmodel file where the registry says that it is"
     return f"can't be read{' now' if error.transient else ''}: {error}"
+
+
+def _warn(known: _Known, fault: str) -> None:
+    _log.warning("version can't be read", model=known.version.name, version=known.version.version, fault=fault)

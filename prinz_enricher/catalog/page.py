@@ -1,4 +1,4 @@
-"""Pages of ListModels: by name, so that they fit together even where the catalog changes between two of them."""
+"""Pages of ListModels: by name, all of the snapshot that the first one was of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import secrets
 from bisect import bisect_right
+from collections.abc import Callable
+from typing import NamedTuple
 
 from prinz_enricher.catalog.filter import parse_filter
 from prinz_enricher.catalog.snapshot import CatalogModel, Snapshot
@@ -20,7 +22,22 @@ PROCESS_KEY = secrets.token_bytes(32)
 """Signs the tokens of this process; processes that share their callers must share a key."""
 
 _CHECKSUM_BYTES = 16
+_SEPARATOR = "\n"
 _MAX_TOKEN_CHARACTERS = 64 * 1024
+
+
+class Page(NamedTuple):
+    """One page.
+
+    Attributes:
+        models: Sorted by name.
+        next_token: Of the next page; empty where this is the last.
+        snapshot: What the page is of.
+    """
+
+    models: list[CatalogModel]
+    next_token: str
+    snapshot: Snapshot
 
 
 def paginate(
@@ -30,41 +47,48 @@ def paginate(
     filter_text: str = "",
     view: str = "",
     *,
+    find: Callable[[str], Snapshot | None] = lambda _: None,
     key: bytes = PROCESS_KEY,
-) -> tuple[list[CatalogModel], str]:
-    """Return one page of the models, sorted by name.
+) -> Page:
+    """Return one page of the models.
 
     Args:
-        snapshot: What there is.
+        snapshot: What there is; the first page is of it.
         page_size: How many models at most; 0 means 100, more than 1000 means 1000.
         page_token: Of the page before; empty for the first.
         filter_text: By the grammar of `filter`.
         view: What the caller wants of each model; only bound to the token.
+        find: Returns an earlier snapshot by its revision; None where it is not known any more.
         key: Signs the tokens.
-
-    Returns:
-        The models, and the token of the next page; empty where this is the last.
 
     Raises:
         InvalidRequest: The page size is negative.
         InvalidFilter: The filter can't be read.
-        InvalidPageToken: The token is none of ours, or of a request with another filter or view.
+        InvalidPageToken: The token is none of ours, of a request with another filter or view, or of a snapshot that
+            is not known any more.
     """
     if page_size < 0:
         raise InvalidRequest("page_size", "must not be negative")
     limit = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     passes = parse_filter(filter_text)
     request = _fingerprint(filter_text, view)
-    start = bisect_right(snapshot.names, _read_token(page_token, request, key)) if page_token else 0
+    start = 0
+    if page_token:
+        revision, last = _read_token(page_token, request, key)
+        began = snapshot if revision == snapshot.revision else find(revision)
+        if began is None:
+            raise InvalidPageToken("is of a list that has changed too long ago; start again without one")
+        snapshot = began
+        start = bisect_right(snapshot.names, last)
     page: list[CatalogModel] = []
     for position in range(start, len(snapshot.names)):
         model = snapshot.models[snapshot.names[position]]
         if not passes(model):
             continue
         if len(page) == limit:
-            return page, _write_token(page[-1].name, request, key)
+            return Page(page, _write_token(snapshot.revision, page[-1].name, request, key), snapshot)
         page.append(model)
-    return page, ""
+    return Page(page, "", snapshot)
 
 
 def _fingerprint(filter_text: str, view: str) -> bytes:
@@ -73,24 +97,26 @@ def _fingerprint(filter_text: str, view: str) -> bytes:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
 
-def _checksum(name: bytes, request: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, request + name, "sha256")[:_CHECKSUM_BYTES]
+def _checksum(place: bytes, request: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, request + place, "sha256")[:_CHECKSUM_BYTES]
 
 
-def _write_token(name: str, request: bytes, key: bytes) -> str:
-    last = name.encode()
-    return base64.urlsafe_b64encode(_checksum(last, request, key) + last).rstrip(b"=").decode()
+def _write_token(revision: str, name: str, request: bytes, key: bytes) -> str:
+    # A revision has no line break in it, a name may.
+    place = f"{revision}{_SEPARATOR}{name}".encode()
+    return base64.urlsafe_b64encode(_checksum(place, request, key) + place).rstrip(b"=").decode()
 
 
-def _read_token(token: str, request: bytes, key: bytes) -> str:
-    """Return the name that a token carries."""
+def _read_token(token: str, request: bytes, key: bytes) -> tuple[str, str]:
+    """Return the revision and the last name that a token carries."""
     if len(token) > _MAX_TOKEN_CHARACTERS or not token.isascii():
         raise InvalidPageToken
     try:
         content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InvalidPageToken from None
-    checksum, name = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-    if not hmac.compare_digest(checksum, _checksum(name, request, key)):
+    checksum, place = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+    if not hmac.compare_digest(checksum, _checksum(place, request, key)):
         raise InvalidPageToken
-    return name.decode()
+    revision, _, name = place.decode().partition(_SEPARATOR)
+    return revision, name

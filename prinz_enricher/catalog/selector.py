@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prinz_enricher.catalog.policy import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, VERSION_PREFIX
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
-from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
+from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelLoading, ModelNotFound, VersionNotFound
 
-LATEST = "latest"
-ALIAS_PREFIX = "alias:"
-
-DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
-"""What is tried in turn where a caller names neither version nor alias: `alias:<name>`, or `latest`."""
+RETRY_SECONDS = 2.0
+"""After how long the signature of a version that was not read yet should be there."""
 
 
 def resolve(
@@ -28,8 +26,9 @@ def resolve(
         name: The model's name.
         version: The version's number; exactly as it is listed.
         alias: An alias; not looked at where a version is given.
-        policy: What is meant where neither is given, tried in turn. An alias that exists decides, even where its
-            version is not READY: another one than its owner chose is never taken in silence.
+        policy: What is meant where neither is given, tried in turn; the model's own policy goes before it. An alias
+            that exists decides, even where its version is not READY: another one than its owner chose is never taken
+            in silence.
 
     Raises:
         ModelNotFound: There is no such model.
@@ -64,18 +63,25 @@ def scorable(version: CatalogVersion) -> CatalogVersion:
     """Return a version that can be scored.
 
     Raises:
-        ModelLoadFailed: Its signature could not be read; a version without any signature can be scored.
+        ModelLoading: Its signature was not read yet.
+        ModelLoadFailed: Its signature can't be read; a version without any signature can be scored.
     """
+    if version.signature is None and version.pending:
+        raise ModelLoading(version.name, version.version, RETRY_SECONDS)
     if version.signature is None:
         raise ModelLoadFailed(version.name, version.version, f"it {version.fault or 'was not read yet'}.")
     return version
 
 
 def _default_number(model: CatalogModel, policy: Sequence[str]) -> str | None:
-    for choice in policy:
+    for choice in model.policy or policy:
         if choice == LATEST:
             if model.latest_ready is not None:
                 return model.latest_ready.version
-        elif (number := model.aliases.get(choice.removeprefix(ALIAS_PREFIX))) is not None:
-            return number
+        elif choice.startswith(VERSION_PREFIX):
+            number = str(int(choice.removeprefix(VERSION_PREFIX)))
+            if number in model.by_number:
+                return number
+        elif (pointed := model.aliases.get(choice.removeprefix(ALIAS_PREFIX))) is not None:
+            return pointed
     return None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
+from prinz_enricher.registry.entities import READY
 from prinz_enricher.signature.types import Signature
 
 
@@ -20,20 +19,30 @@ class ModelFile:
         signature: None where it can't be read.
         flavors: MLflow's flavors, sorted.
         fault: What is amiss; empty where all is well.
+        pending: Whether the file was not read yet, or not for a passing reason.
     """
 
     signature: Signature | None
     flavors: tuple[str, ...] = ()
     fault: str = ""
+    pending: bool = False
 
     @cached_property
     def fingerprint(self) -> bytes:
         """A hash of the content; made once, because a signature is large beside what else there is of a version."""
-        return hashlib.sha256(repr((self.signature, self.flavors, self.fault)).encode()).digest()
+        told: object = None
+        if self.signature is not None:
+            # The digest writes the parameters without the order that their defaults happen to have in memory.
+            fields = (self.signature.inputs, self.signature.outputs)
+            told = (self.signature.digest, self.signature.origin.value, fields)
+        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending)).encode()).digest()
 
 
 NO_FILE = ModelFile(None)
 """Of a version whose MLmodel file is not looked at."""
+
+NOT_READ = ModelFile(None, fault="was not read yet", pending=True)
+"""Of a version whose MLmodel file will be looked at soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class CatalogVersion:
         updated_ms: When the registry last changed it.
         signature: None where it can't be read; of the origin MISSING where the version has none.
         fault: What is amiss, as a sentence without its subject; empty where all is well.
+        pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
     """
 
     name: str
@@ -69,6 +79,7 @@ class CatalogVersion:
     updated_ms: int
     signature: Signature | None = field(repr=False)
     fault: str = ""
+    pending: bool = False
 
     @property
     def ready(self) -> bool:
@@ -88,6 +99,9 @@ class CatalogModel:
         versions: Highest number first.
         created_ms: When it was registered, in milliseconds since the epoch.
         updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
+        policy: Which version is meant where a caller names none, by its tag `prinz.default`; None where it has none.
+        fault: What is amiss with the model itself, as a sentence without its subject; empty where all is well.
+        fingerprint: A hash of the content, the signatures included.
     """
 
     name: str
@@ -97,6 +111,9 @@ class CatalogModel:
     versions: tuple[CatalogVersion, ...]
     created_ms: int
     updated_ms: int
+    policy: tuple[str, ...] | None = None
+    fault: str = ""
+    fingerprint: bytes = field(default=b"", compare=False, repr=False)
 
     @cached_property
     def by_number(self) -> Mapping[str, CatalogVersion]:
@@ -129,90 +146,3 @@ class Snapshot:
     def names(self) -> tuple[str, ...]:
         """The models' names, sorted."""
         return tuple(self.models)
-
-
-def assemble(
-    registry: str,
-    models: Iterable[RegisteredModel],
-    versions: Iterable[ModelVersion],
-    files: Mapping[tuple[str, str], ModelFile],
-    faults: Iterable[str] = (),
-) -> Snapshot:
-    """Put a snapshot together.
-
-    Args:
-        registry: The registry's URL.
-        models: With the aliases.
-        versions: Those of a model that is not among `models` are left out: it was created or deleted meanwhile.
-        files: By name and number of the version; only of those that are READY.
-        faults: What the registry told that can't be read.
-    """
-    grouped: dict[str, list[ModelVersion]] = defaultdict(list)
-    for version in versions:
-        grouped[version.name].append(version)
-    catalog = {
-        model.name: _model(model, grouped.get(model.name, ()), files)
-        for model in sorted(models, key=lambda model: model.name)
-    }
-    told = tuple(sorted(faults))
-    return Snapshot(registry, _revision(catalog.values(), files, told), catalog, told)
-
-
-def _model(
-    model: RegisteredModel, versions: Iterable[ModelVersion], files: Mapping[tuple[str, str], ModelFile]
-) -> CatalogModel:
-    aliases: dict[str, list[str]] = defaultdict(list)
-    for alias, number in model.aliases.items():
-        aliases[number].append(alias)
-    descending = sorted(versions, key=lambda version: int(version.version), reverse=True)
-    return CatalogModel(
-        name=model.name,
-        description=model.description,
-        tags=model.tags,
-        aliases=dict(sorted(model.aliases.items())),
-        versions=tuple(
-            _version(version, tuple(sorted(aliases[version.version])), files.get((version.name, version.version)))
-            for version in descending
-        ),
-        created_ms=model.created_ms,
-        updated_ms=model.updated_ms,
-    )
-
-
-def _version(version: ModelVersion, aliases: tuple[str, ...], file: ModelFile | None) -> CatalogVersion:
-    read = file or NO_FILE
-    fault = read.fault
-    if version.status != READY:
-        told = f": {version.status_message}" if version.status_message else ""
-        fault = f"is {version.status} in the registry{told}"
-    return CatalogVersion(
-        name=version.name,
-        version=version.version,
-        aliases=aliases,
-        description=version.description,
-        tags=version.tags,
-        status=version.status,
-        flavors=read.flavors,
-        run_id=version.run_id,
-        source=version.source,
-        created_ms=version.created_ms,
-        updated_ms=version.updated_ms,
-        signature=read.signature,
-        fault=fault,
-    )
-
-
-def _revision(
-    models: Iterable[CatalogModel], files: Mapping[tuple[str, str], ModelFile], faults: tuple[str, ...]
-) -> str:
-    """Hash the content; `repr` writes every part of these values, and separates them."""
-    digest = hashlib.sha256(repr(faults).encode())
-    for model in models:
-        head = (model.name, model.description, sorted(model.tags.items()), sorted(model.aliases.items()))
-        digest.update(repr((head, model.created_ms, model.updated_ms)).encode())
-        for version in model.versions:
-            own = (version.version, version.description, sorted(version.tags.items()), version.status)
-            rest = (version.run_id, version.source, version.created_ms, version.updated_ms, version.fault)
-            digest.update(repr((own, rest)).encode())
-            digest.update(files.get((version.name, version.version), NO_FILE).fingerprint)
-    return digest.hexdigest()[:32]

@@ -176,13 +176,15 @@ class LoaderNotAllowed(FailedPreconditionError):
 
 
 class ResyncRequired(EnricherError):
-    """The token of a watch is too old, or of another history, to resume from."""
+    """A watch can't go on from its resume token; what changed since is not known any more."""
 
     code = Code.OUT_OF_RANGE
     reason = "RESYNC_REQUIRED"
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"The watch can't be resumed: {why}; watch anew without a token.", metadata={"why": why})
+    def __init__(self) -> None:
+        super().__init__(
+            "The watch can't be resumed from this token: it is too old, or of another service; watch again without one."
+        )
 
 
 class MessageTooLarge(EnricherError):

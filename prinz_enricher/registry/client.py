@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,6 +13,7 @@ from prinz_enricher.registry import mlmodel
 from prinz_enricher.registry.auth.access import Access
 from prinz_enricher.registry.auth.credentials import Credentials
 from prinz_enricher.registry.entities import (
+    EntityError,
     Listing,
     ModelVersion,
     RegisteredModel,
@@ -19,8 +21,9 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryUnreadable
-from prinz_enricher.registry.pages import read_pages
+from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable
+from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
+from prinz_enricher.registry.pages import MAX_PAGE_BYTES, read_pages
 from prinz_enricher.registry.transport import QueryParams, Transport
 from prinz_enricher.registry.unity import UnityCatalog
 
@@ -125,10 +128,10 @@ class RegistryClient:
         if self._unity is not None:
             return self._unity.registered_models()
         path = f"{_API}/registered-models/search"
-        entries = read_pages(
+        pages = read_pages(
             self._transport, path, "registered_models", {"max_results": self._models_per_page, "order_by": ["name ASC"]}
         )
-        return read_listing(entries, read_registered_model, lambda model: model.name)
+        return read_listing(pages, read_registered_model, lambda model: model.name)
 
     def model_versions(self) -> Listing[ModelVersion]:
         """Read all versions of all registered models; MLflow tells their aliases only with the models.
@@ -142,13 +145,43 @@ class RegistryClient:
         # is changed between two pages would push another one out of both.
         order = ["name ASC", "version_number ASC"]
         path = f"{_API}/model-versions/search"
-        entries = read_pages(
+        pages = read_pages(
             self._transport, path, "model_versions", {"max_results": self._versions_per_page, "order_by": order}
         )
-        return read_listing(entries, read_model_version, lambda version: (version.name, version.version))
+        return read_listing(pages, read_model_version, lambda version: (version.name, version.version))
+
+    def registered_model(self, name: str) -> RegisteredModel:
+        """Read one registered model with its aliases; a prompt too.
+
+        Raises:
+            RegistryError: It can't be read; `RegistryRefused.missing` where it does not exist.
+        """
+        if self._unity is not None:
+            return self._unity.registered_model(name)
+        path = f"{_API}/registered-models/get"
+        answer = self._transport.get_json(path, {"name": name}, max_bytes=MAX_PAGE_BYTES)
+        try:
+            return read_registered_model(answer.get("registered_model"))
+        except EntityError as error:
+            raise RegistryUnreadable(str(error)) from error
+
+    def model_version(self, name: str, version: str) -> ModelVersion:
+        """Read one version of a registered model.
+
+        Raises:
+            RegistryError: It can't be read; `RegistryRefused.missing` where it does not exist.
+        """
+        if self._unity is not None:
+            return self._unity.model_version(name, version)
+        path = f"{_API}/model-versions/get"
+        answer = self._transport.get_json(path, {"name": name, "version": version}, max_bytes=MAX_PAGE_BYTES)
+        try:
+            return read_model_version(answer.get("model_version"))
+        except EntityError as error:
+            raise RegistryUnreadable(str(error)) from error
 
     def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
-        """Read the MLmodel file of a version, and no other of its files.
+        """Read the MLmodel file of a version, and no other of its files; in two requests.
 
         Returns:
             Its top-level entries.
@@ -157,8 +190,17 @@ class RegistryClient:
             RegistryError: It can't be got; `RegistryRefused.missing` where it does not exist.
             MlmodelUnreadable: It is not what it should be.
         """
+        return self.mlmodel_at(self.mlmodel_place(version)).entries or {}
+
+    def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
+        """Ask where the MLmodel file of a version is; that does not change in the life of a version.
+
+        Raises:
+            RegistryError: It can't be told; `RegistryRefused.missing` where the version does not exist.
+            MlmodelUnreadable: It is nowhere that we would read.
+        """
         if self._unity is not None:
-            return self._unity.mlmodel(version)
+            return self._unity.mlmodel_place(version)
         identity = {"name": version.name, "version": version.version}
         answer = self._transport.get_json(f"{_API}/model-versions/get-download-uri", identity, max_bytes=MAX_URI_BYTES)
         uri = answer.get("artifact_uri")
@@ -169,11 +211,35 @@ class RegistryClient:
         if path is None:
             # S3, a folder, another host: the server gets it, with its own credentials, and hands it on.
             path, params = _GET_ARTIFACT, {**identity, "path": _MLMODEL}
+        return MlmodelPlace(path, params)
+
+    def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
+        """Read an MLmodel file; in one request.
+
+        Args:
+            place: Where it is.
+            known: As it was before: what did not change is neither sent again, where the server can tell, nor parsed.
+
+        Raises:
+            RegistryError: It can't be got; `RegistryRefused.missing` where it does not exist.
+            MlmodelUnreadable: It is not what it should be.
+        """
+        validator = known.validator if known else None
         try:
-            content = self._transport.get(path, params, max_bytes=mlmodel.MAX_BYTES)
+            answer = self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
         except RegistryUnreadable as error:
             raise MlmodelUnreadable(f"its MLmodel file is larger than {mlmodel.MAX_BYTES} bytes") from error
-        return mlmodel.read_mlmodel(content)
+        except RegistryRefused as error:
+            if self._unity is not None:
+                raise self._unity.file_fault(error) from error
+            raise
+        if known and answer.content is None:
+            return MlmodelFile(None, known.digest, answer.validator)
+        content = answer.content or b""
+        digest = hashlib.sha256(content).digest()
+        if known and known.digest == digest:
+            return MlmodelFile(None, digest, answer.validator)
+        return MlmodelFile(mlmodel.read_mlmodel(content), digest, answer.validator)
 
     def _proxied_path(self, uri: str) -> str | None:
         """Return the path of an MLmodel file that our server proxies; None where it does not.

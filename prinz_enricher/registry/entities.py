@@ -71,34 +71,42 @@ class Listing(Generic[T]):
     Attributes:
         items: Those that could be read, each once.
         faults: What is wrong with each of the others.
+        pages: How many pages they came in. MLflow's page tokens are offsets: where one was deleted between two pages,
+            another is on neither.
     """
 
     items: tuple[T, ...]
     faults: tuple[str, ...] = ()
+    pages: int = 1
 
 
 class EntityError(ValueError):
     """An entity of the registry is not what it should be."""
 
 
-def read_listing(entries: Iterable[object], read: Callable[[object], T], key: Callable[[T], object]) -> Listing[T]:
+def read_listing(
+    pages: Iterable[Iterable[object]], read: Callable[[object], T], key: Callable[[T], object]
+) -> Listing[T]:
     """Read entities one by one, so that a broken one does not take the others down.
 
     Args:
-        entries: From MLflow's JSON.
+        pages: Of entities, from MLflow's JSON.
         read: Reads one of them.
         key: What tells entities apart. Pages overlap where something was created between two of them; the later wins.
     """
     items: dict[object, T] = {}
     faults: list[str] = []
-    for entry in entries:
-        try:
-            item = read(entry)
-        except EntityError as error:
-            faults.append(str(error))
-        else:
-            items[key(item)] = item
-    return Listing(tuple(items.values()), tuple(faults))
+    count = 0
+    for page in pages:
+        count += 1
+        for entry in page:
+            try:
+                item = read(entry)
+            except EntityError as error:
+                faults.append(str(error))
+            else:
+                items[key(item)] = item
+    return Listing(tuple(items.values()), tuple(faults), count)
 
 
 def read_registered_model(entry: object) -> RegisteredModel:

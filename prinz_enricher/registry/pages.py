@@ -11,8 +11,8 @@ MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_PAGES = 10_000
 
 
-def read_pages(transport: Transport, path: str, key: str, params: QueryParams) -> Iterator[object]:
-    """Read the entries of all pages.
+def read_pages(transport: Transport, path: str, key: str, params: QueryParams) -> Iterator[list[object]]:
+    """Read the entries page by page.
 
     Args:
         transport: To the registry.
@@ -32,7 +32,7 @@ def read_pages(transport: Transport, path: str, key: str, params: QueryParams) -
         following = page.get("next_page_token") or ""
         if not isinstance(entries, list) or not isinstance(following, str):
             raise RegistryUnreadable(f"a page of {path} is not as MLflow writes it")
-        yield from entries
+        yield entries
         if not following:
             return
         if following in tokens:

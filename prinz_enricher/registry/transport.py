@@ -6,6 +6,9 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +19,23 @@ from prinz_enricher.registry.auth.secret import GivenSecret
 from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreadable
 from prinz_enricher.registry.exchange import failures_told, open_client, read_answer, read_error
 
+_MAX_VALIDATOR_CHARACTERS = 256
+
 QueryParams = Mapping[str, str | int | list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said.
+
+    Attributes:
+        content: None where it is as it was when we were told the validator.
+        validator: A header that asks whether it has changed since, such as `("If-None-Match", '"5f-1"')`; None where
+            the server gave nothing to ask by.
+    """
+
+    content: bytes | None
+    validator: tuple[str, str] | None = None
 
 
 class Transport:
@@ -108,27 +127,59 @@ class Transport:
             RegistryUnreadable: It is longer.
             RegistryError: There are no credentials to be had.
         """
+        return self.get_if_changed(path, params, None, max_bytes=max_bytes).content or b""
+
+    def get_if_changed(
+        self, path: str, params: QueryParams, validator: tuple[str, str] | None, *, max_bytes: int
+    ) -> Answer:
+        """Get bytes, unless they are as they were; otherwise as `get`.
+
+        Args:
+            path: Below the base URL, percent-encoded.
+            params: Of the query.
+            validator: What an earlier answer told; None to get them in any case.
+            max_bytes: How long the answer may be.
+        """
         authorization = self._credentials.authorization()
         try:
-            return self._get(path, params, max_bytes, authorization)
+            return self._get(path, params, validator, max_bytes, authorization)
         except RegistryRefused as refusal:
             if refusal.status != httpx.codes.UNAUTHORIZED:
                 raise
             another = self._credentials.refused(authorization)
             if not another:
                 raise
-        return self._get(path, params, max_bytes, another)
+        return self._get(path, params, validator, max_bytes, another)
 
-    def _get(self, path: str, params: QueryParams, max_bytes: int, authorization: str) -> bytes:
+    def _get(
+        self, path: str, params: QueryParams, validator: tuple[str, str] | None, max_bytes: int, authorization: str
+    ) -> Answer:
         deadline = time.monotonic() + self._timeout
-        headers = {"Authorization": authorization} if authorization else {}
+        headers = dict([validator]) if validator else {}
+        if authorization:
+            headers["Authorization"] = authorization
         with (
             failures_told(path, self._timeout),
             self._client.stream("GET", f"{self.url}{path}", params=dict(params), headers=headers) as response,
         ):
+            if validator and response.status_code == httpx.codes.NOT_MODIFIED:
+                return Answer(None, validator)
             if response.status_code != httpx.codes.OK:
                 raise _refusal(path, response, read_error(response, path, deadline))
-            return read_answer(response, path, max_bytes, deadline)
+            return Answer(read_answer(response, path, max_bytes, deadline), _validator(response))
+
+
+def _validator(response: httpx.Response) -> tuple[str, str] | None:
+    """Return what asks for the same again unless it changed."""
+    etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
+    if 0 < len(etag) <= _MAX_VALIDATOR_CHARACTERS and etag.isascii():
+        return "If-None-Match", etag
+    try:
+        age = parsedate_to_datetime(response.headers.get("Date", "")) - parsedate_to_datetime(modified)
+    except (TypeError, ValueError):
+        return None
+    # A time of whole seconds: what is so young may be written once more, and still have the same time.
+    return ("If-Modified-Since", modified) if age >= timedelta(seconds=2) else None
 
 
 def _refusal(path: str, response: httpx.Response, content: bytes) -> RegistryRefused:

@@ -13,7 +13,6 @@ from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote
 
-from prinz_enricher.registry import mlmodel
 from prinz_enricher.registry.entities import (
     EntityError,
     Listing,
@@ -23,7 +22,8 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryRefused, RegistryUnreadable
+from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused, RegistryUnreadable
+from prinz_enricher.registry.mlmodel_file import MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES, read_pages
 from prinz_enricher.registry.transport import QueryParams, Transport
 
@@ -60,8 +60,8 @@ class UnityCatalog:
         """
         names = self._names()
         answers, faults = self._each(names.items, self._model)
-        listing = read_listing(answers, read_registered_model, lambda model: model.name)
-        return Listing(listing.items, (*names.faults, *faults, *listing.faults))
+        listing = read_listing([answers], read_registered_model, lambda model: model.name)
+        return Listing(listing.items, (*names.faults, *faults, *listing.faults), names.pages)
 
     def model_versions(self) -> Listing[ModelVersion]:
         """Read all versions of all models that we may see; without their tags, which are told one by one only.
@@ -70,44 +70,61 @@ class UnityCatalog:
             RegistryError: They can't be read to the last page.
         """
         # What is wrong with the names is told with the models.
-        pages, faults = self._each(self._names().items, self._versions)
-        entries = (entry for page in pages for entry in page)
-        listing = read_listing(entries, _read_version, lambda version: (version.name, version.version))
-        return Listing(listing.items, (*faults, *listing.faults))
+        names = self._names()
+        pages, faults = self._each(names.items, self._versions)
+        listing = read_listing(pages, _read_version, lambda version: (version.name, version.version))
+        return Listing(listing.items, (*faults, *listing.faults), names.pages)
 
-    def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
-        """Read the MLmodel file of a version.
+    def registered_model(self, name: str) -> RegisteredModel:
+        """Read one model with its aliases.
 
         Raises:
-            RegistryError: It can't be got.
-            MlmodelUnreadable: The Files API does not have it, or it is not what it should be.
+            RegistryError: It can't be read; `RegistryRefused.missing` where it does not exist.
+        """
+        return _entity(read_registered_model, self._model(name))
+
+    def model_version(self, name: str, version: str) -> ModelVersion:
+        """Read one version; without its tags, as in the list.
+
+        Raises:
+            RegistryError: It can't be read; `RegistryRefused.missing` where it does not exist.
+        """
+        path = f"{_API}/model-versions/get"
+        answer = self._transport.get_json(path, {"name": name, "version": version}, max_bytes=MAX_PAGE_BYTES)
+        entry = answer.get("model_version")
+        return _entity(_read_version, {**entry, "tags": []} if isinstance(entry, Mapping) else entry)
+
+    def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
+        """Tell where the MLmodel file of a version is; without a request.
+
+        Raises:
+            MlmodelUnreadable: It is nowhere that we could read.
         """
         parts = version.name.split(".")
         if len(parts) != _PARTS or not all(parts):
             raise MlmodelUnreadable("its name has not the three parts catalog.schema.model")
-        path = "/".join([_FILES, *(quote(part, safe="") for part in (*parts, version.version)), "MLmodel"])
-        try:
-            content = self._transport.get(path, {}, max_bytes=mlmodel.MAX_BYTES)
-        except RegistryUnreadable as error:
-            raise MlmodelUnreadable(f"its MLmodel file is larger than {mlmodel.MAX_BYTES} bytes") from error
-        except RegistryRefused as error:
-            if error.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
-                raise
-            raise MlmodelUnreadable(
-                f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
-                "and the cloud store behind it is not read"
-            ) from error
-        return mlmodel.read_mlmodel(content)
+        return MlmodelPlace(
+            "/".join([_FILES, *(quote(part, safe="") for part in (*parts, version.version)), "MLmodel"]), {}
+        )
+
+    def file_fault(self, error: RegistryRefused) -> RegistryError:
+        """Tell what it means that the Files API refuses an MLmodel file."""
+        if error.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
+            return error
+        return MlmodelUnreadable(
+            f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
+            "and the cloud store behind it is not read"
+        )
 
     def _names(self) -> Listing[str]:
-        entries = read_pages(
+        pages = read_pages(
             self._transport,
             f"{_API}/registered-models/search",
             "registered_models",
             {"max_results": self._per_page},
         )
-        models = read_listing(entries, read_registered_model, lambda model: model.name)
-        return Listing(tuple(model.name for model in models.items), models.faults)
+        models = read_listing(pages, read_registered_model, lambda model: model.name)
+        return Listing(tuple(model.name for model in models.items), models.faults, models.pages)
 
     def _model(self, name: str) -> object:
         path = f"{_API}/registered-models/get"
@@ -119,7 +136,7 @@ class UnityCatalog:
         path = f"{_API}/model-versions/search"
         # Single quotes: the real one refuses others.
         params: QueryParams = {"filter": f"name='{name}'", "max_results": self._per_page}
-        return list(read_pages(self._transport, path, "model_versions", params))
+        return [entry for page in read_pages(self._transport, path, "model_versions", params) for entry in page]
 
     def _each(self, names: Iterable[str], read: Callable[[str], _Result]) -> tuple[Iterable[_Result], tuple[str, ...]]:
         """Read something of each model, several at once.
@@ -155,3 +172,10 @@ def _read_version(entry: object) -> ModelVersion:
     if isinstance(entry, Mapping) and not entry.get("status"):
         entry = {**entry, "status": "UNSPECIFIED"}
     return read_model_version(entry)
+
+
+def _entity(read: Callable[[object], _Result], entry: object) -> _Result:
+    try:
+        return read(entry)
+    except EntityError as error:
+        raise RegistryUnreadable(str(error)) from error

@@ -26,6 +26,9 @@ Key = tuple[str, str, str, str]
 
 _MOST_OFFERS = 16
 
+_DISCOVERED = Status(WorkerState.DISCOVERED)
+"""One for all: lists ask for the state of hundreds of versions that are not in use."""
+
 
 class ReplicaPool:
     """Scores batches with one worker for each version, started by its first job or by `load`."""
@@ -104,10 +107,10 @@ class ReplicaPool:
         key = target.key
         with self._lock:
             replica = self._replicas.get(key)
-            if replica is None:
+            if replica is None and self._leaving:
                 leaving = (one for one in self._leaving if one.active and one.target.key == key)
                 replica = next(leaving, None)
-        return replica.status() if replica is not None else Status(WorkerState.DISCOVERED)
+        return replica.status() if replica is not None else _DISCOVERED
 
     def close(self, grace: float) -> None:
         """Take no more jobs, finish those taken within `grace` seconds, and end every worker."""

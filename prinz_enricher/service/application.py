@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import threading
 from pathlib import Path
 
 import structlog
 
-from prinz_enricher.catalog import Catalog, Snapshot
-from prinz_enricher.config import Settings
+from prinz_enricher.catalog import Catalog, Selection, Snapshot, SnapshotStore
+from prinz_enricher.config import RegistrySettings, Settings
 from prinz_enricher.registry import (
     Access,
     AccessError,
@@ -18,6 +19,7 @@ from prinz_enricher.registry import (
     RegistryError,
     is_local_store,
     open_access,
+    store_folder,
 )
 from prinz_enricher.scoring import (
     FetchFailed,
@@ -92,7 +94,14 @@ class Application:
         try:
             self._access = open_access(registry, self._private.url if self._private is not None else None)
             self._client = RegistryClient.of(self._access, timeout=registry.timeout)
-            self._catalog = Catalog(self._client, refresh_interval=registry.refresh_interval)
+            self._catalog = Catalog(
+                self._client,
+                refresh_interval=registry.refresh_interval,
+                signature_ttl=registry.signature_ttl,
+                selection=Selection(registry.include, registry.exclude),
+                store=_store(registry, self._client.url),
+                on_reached=self._health_changed.set,
+            )
             self._service = EnricherService(
                 self._catalog,
                 self._pool,
@@ -175,10 +184,28 @@ class Application:
     def _health(self) -> dict[str, bool]:
         """Return what is SERVING: a model is, unless its default version is known to fail."""
         serving = self._catalog.ready.is_set() and not self._draining
-        services = {"": serving, SERVICE.full_name: serving}
+        services = {"": serving, SERVICE.full_name: serving, "registry": serving and not self._catalog.stale}
         if self._catalog.ready.is_set():
             for model in self._catalog.snapshot().models.values():
                 default = self._service.default_version(model)
                 healthy = default is not None and self._service.status_of(default).state is not WorkerState.FAILED
                 services[f"model/{model.name}"] = serving and healthy
         return services
+
+
+def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
+    """Return where the catalog outlives the process; None where that is not wanted, or there is no such place."""
+    folder = settings.snapshot_folder
+    if folder is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = str(Path(cache) / "prinz-enricher" / "catalog")
+    if not folder:
+        return None
+    # The port of a local store's own server is another one each time; and a relative store depends on where we are.
+    local = is_local_store(settings.url)
+    try:
+        registry = f"{settings.url} {store_folder(settings.url)}" if local else url
+        return SnapshotStore(Path(folder).expanduser().absolute(), registry)
+    except RuntimeError:
+        log.warning("there is no home folder, so the catalog is not stored; registry.snapshot_folder names another")
+        return None

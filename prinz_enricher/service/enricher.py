@@ -16,13 +16,14 @@ from prinz_enricher.catalog import Catalog, CatalogModel, CatalogVersion, defaul
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InternalError, InvalidRequest, ModelLoadFailed, NotImplementedYet
-from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
+from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.large_request import parse_score_request
+from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.score import Limits, ScoreCall
 from prinz_enricher.service.status import to_status
-from prinz_enricher.service.views import model_message
+from prinz_enricher.service.views import state_of
 from prinz_enricher.signature import Signature, to_wire
 
 log = structlog.stdlib.get_logger(__name__)
@@ -55,6 +56,7 @@ class EnricherService:
         self._registry = registry
         self._policy = tuple(default_policy)
         self._limits = limits
+        self._messages = ModelMessages(self.default_version, self.target, self._pool.status)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         self._methods: dict[str, Callable[[Call], None]] = {
             "ListModels": self._list_models,
@@ -79,18 +81,15 @@ class EnricherService:
         self._large.shutdown()
 
     def target(self, version: CatalogVersion) -> Target | None:
-        """Return what the pool needs to know of a version; None where its signature can't be read."""
-        if version.signature is None:
+        """Return what the pool needs to know of a version; None where it can't be scored."""
+        if version.signature is None or not version.ready:
             return None
         return Target(version.name, version.version, self._registry, version.signature)
 
     def status_of(self, version: CatalogVersion) -> Status:
         """Tell where a version is in its life: what the registry says of it, then what the pool does."""
         target = self.target(version)
-        if target is None or not version.ready:
-            return Status(WorkerState.FAILED, version.fault)
-        status = self._pool.status(target)
-        return status if status.message else Status(status.state, version.fault)
+        return state_of(version, None if target is None else self._pool.status(target))
 
     def default_version(self, model: CatalogModel) -> CatalogVersion | None:
         """Return the version that a reference without a selector means; None where there is none."""
@@ -118,25 +117,29 @@ class EnricherService:
         full = request.view == pb.MODEL_VIEW_FULL
         if request.view not in pb.ModelView.values():
             raise InvalidRequest("view", "is no ModelView")
-        models, next_token = paginate(
-            snapshot, request.page_size, request.page_token, request.filter, "full" if full else "basic"
+        page = paginate(
+            snapshot,
+            request.page_size,
+            request.page_token,
+            request.filter,
+            "full" if full else "basic",
+            find=self._catalog.find,
         )
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
         response = pb.ListModelsResponse(
-            models=[model_message(model, self.default_version(model), self.status_of, full=full) for model in models],
-            next_page_token=next_token,
-            catalog_revision=snapshot.revision,
-            catalog_age=age,
+            next_page_token=page.next_token, catalog_revision=page.snapshot.revision, catalog_age=age
         )
-        call.respond(response.SerializeToString())
+        models = [self._messages.get(model, full=full) for model in page.models]
+        # Messages one after the other are one message with the fields of all.
+        call.respond(b"".join([*models, response.SerializeToString()]))
 
     def _get_signature(self, call: Call) -> None:
         request = parse(pb.GetSignatureRequest, call.request)
         version = self._resolve(request.model)
         response = pb.GetSignatureResponse(
             model=model_pb2.ModelRef(name=version.name, version=version.version),
-            signature=to_wire(_signature(version)),
+            signature=to_wire(self._signature(version)),
         )
         call.respond(response.SerializeToString())
 
@@ -146,8 +149,16 @@ class EnricherService:
         else:
             request, views = parse(pb.ScoreRequest, call.request), None
         version = self._resolve(request.model)
-        target = Target(version.name, version.version, self._registry, _signature(version))
+        target = Target(version.name, version.version, self._registry, self._signature(version))
         ScoreCall(call, request, target, views).submit(self._pool, self._limits)
+
+    def _signature(self, version: CatalogVersion) -> Signature:
+        """Return a version's signature; one that was not read yet is read next, and the caller told to come back."""
+        self._catalog.want(version)
+        signature = scorable(version).signature
+        if signature is None:
+            raise ModelLoadFailed(version.name, version.version, version.fault)
+        return signature
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:
@@ -162,13 +173,6 @@ class EnricherService:
 
 def _refuse(call: Call) -> None:
     raise NotImplementedYet(call.method)
-
-
-def _signature(version: CatalogVersion) -> Signature:
-    signature = scorable(version).signature
-    if signature is None:
-        raise ModelLoadFailed(version.name, version.version, version.fault)
-    return signature
 
 
 def parse(kind: type[_M], data: bytes) -> _M:

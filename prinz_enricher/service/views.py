@@ -19,6 +19,21 @@ _STATES = {
     WorkerState.FAILED: model_pb2.ModelVersion.STATE_FAILED,
 }
 
+
+def state_of(version: CatalogVersion, status: Status | None) -> Status:
+    """Tell where a version is in its life: what the registry says of it, then what the pool does.
+
+    Args:
+        version: The version.
+        status: What the pool says; None where it can't be scored.
+    """
+    if version.pending:
+        return Status(WorkerState.DISCOVERED, version.fault)
+    if status is None:
+        return Status(WorkerState.FAILED, version.fault)
+    return status if status.message or not version.fault else Status(status.state, version.fault)
+
+
 StatusOf = Callable[[CatalogVersion], Status]
 """Tells where a version is in its life in this service."""
 
@@ -40,10 +55,16 @@ def model_message(
         tags=model.tags,
         aliases=model.aliases,
         default_version="" if default_version is None else default_version.version,
-        versions=[version_message(version, status_of(version), full=full) for version in model.versions],
+        versions=[_version_of(model, version, status_of(version), full=full) for version in model.versions],
         create_time=_timestamp(model.created_ms),
         update_time=_timestamp(model.updated_ms),
     )
+
+
+def _version_of(model: CatalogModel, version: CatalogVersion, status: Status, *, full: bool) -> model_pb2.ModelVersion:
+    # A fault of the model has no place of its own in the contract.
+    told = status if status.message or not model.fault else Status(status.state, f"its model {model.fault}")
+    return version_message(version, told, full=full)
 
 
 def version_message(version: CatalogVersion, status: Status, *, full: bool) -> model_pb2.ModelVersion:

@@ -51,16 +51,17 @@ def _serialized(signature: Signature) -> tuple[bytes, bytes]:
     return input_schema(signature).serialize().to_pybytes(), output_schema(signature).serialize().to_pybytes()
 
 
-def to_wire(signature: Signature) -> pb.Signature:
+def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:
     """Write a signature, with its digest and Arrow schemas.
 
     Args:
         signature: Any signature.
+        schemas: Whether the Arrow schemas, which are most of the work, are wanted too.
 
     Returns:
         Its message.
     """
-    inputs, outputs = _serialized(signature)
+    inputs, outputs = _serialized(signature) if schemas else (b"", b"")
     return pb.Signature(
         inputs=[_to_field(field) for field in signature.inputs],
         outputs=[_to_field(field) for field in signature.outputs],

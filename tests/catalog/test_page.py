@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.catalog import CatalogModel, Snapshot, paginate
+from prinz_enricher.catalog.recent import MAX_KEPT, RecentSnapshots
 from prinz_enricher.errors import InvalidFilter, InvalidPageToken, InvalidRequest
 
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True)
 
 
-def make_snapshot(names: list[str]) -> Snapshot:
+def make_snapshot(names: list[str], revision: str = "") -> Snapshot:
     """Return a snapshot of models with these names."""
-    return Snapshot("", "", {name: CatalogModel(name, "", {}, {}, (), 0, 0) for name in sorted(names)})
+    return Snapshot("", revision, {name: CatalogModel(name, "", {}, {}, (), 0, 0) for name in sorted(names)})
 
 
 HUNDREDS = make_snapshot([f"model-{number:04}" for number in range(1500)])
@@ -24,7 +25,7 @@ def read_all(snapshot: Snapshot, page_size: int, filter_text: str = "") -> list[
     """Return the names on each page."""
     pages, token = [], ""
     while True:
-        models, token = paginate(snapshot, page_size, token, filter_text)
+        models, token, _ = paginate(snapshot, page_size, token, filter_text)
         pages.append([model.name for model in models])
         if not token:
             return pages
@@ -64,20 +65,39 @@ def test_filtered_pages() -> None:
 
 def test_size_may_change_between_pages() -> None:
     """The next page may be of another size."""
-    _, token = paginate(HUNDREDS, 10)
+    token = paginate(HUNDREDS, 10).next_token
     assert [model.name for model in paginate(HUNDREDS, 2, token)[0]] == ["model-0010", "model-0011"]
 
 
 def test_catalog_may_change_between_pages() -> None:
-    """Models created and deleted between two pages double and hide no other."""
-    _, token = paginate(make_snapshot(["b", "d", "f", "h"]), 2)
-    models, _ = paginate(make_snapshot(["a", "b", "e", "f", "h"]), 2, token)
-    assert [model.name for model in models] == ["e", "f"]
+    """The pages are of the snapshot that the first one was of, while that is known; then they begin anew."""
+    first, second = make_snapshot(["b", "d", "f", "h"], "1"), make_snapshot(["a", "b", "e", "f", "h"], "2")
+    token = paginate(first, 2).next_token
+    page = paginate(second, 2, token, find={"1": first}.get)
+    assert [model.name for model in page.models] == ["f", "h"]
+    assert page.snapshot is first
+    with pytest.raises(InvalidPageToken, match="start again"):
+        paginate(second, 2, token)
+
+
+def test_recent_snapshots_are_kept() -> None:
+    """Those of the last minute are known, and three in any case, but never more than a few."""
+    recent = RecentSnapshots()
+    snapshots = [make_snapshot([], str(number)) for number in range(100)]
+    for number in range(4):
+        recent.keep(snapshots[number], 50.0 * number)
+    assert [recent.find(str(number)) for number in range(4)] == [None, *snapshots[1:4]]
+    recent.keep(snapshots[4], 1000.0)
+    assert [recent.find(str(number)) for number in range(5)] == [None, None, *snapshots[2:5]]
+    for number in range(5, 100):
+        recent.keep(snapshots[number], 1000.0 + number * 0.1)
+    assert sum(recent.find(str(number)) is not None for number in range(100)) == MAX_KEPT
+    assert recent.find("99") is snapshots[99]
 
 
 def test_token_belongs_to_its_request() -> None:
     """A token of another filter, view, key or process is refused."""
-    _, token = paginate(HUNDREDS, 10, filter_text='name LIKE "%"', view="FULL")
+    token = paginate(HUNDREDS, 10, filter_text='name LIKE "%"', view="FULL").next_token
     paginate(HUNDREDS, 10, token, 'name LIKE "%"', "FULL")
     for filter_text, view in (("", "FULL"), ('name LIKE "%"', ""), ('name LIKE "%"F', "ULL")):
         with pytest.raises((InvalidPageToken, InvalidFilter)):
@@ -88,7 +108,7 @@ def test_token_belongs_to_its_request() -> None:
 
 def test_key_may_be_shared() -> None:
     """Processes with the same key read each other's tokens."""
-    _, token = paginate(HUNDREDS, 10, key=b"shared")
+    token = paginate(HUNDREDS, 10, key=b"shared").next_token
     assert paginate(HUNDREDS, 1, token, key=b"shared")[0][0].name == "model-0010"
 
 
@@ -102,7 +122,7 @@ def test_token_from_nowhere(token: str) -> None:
 
 def test_changed_token() -> None:
     """A token with any character changed is refused."""
-    _, token = paginate(HUNDREDS, 10)
+    token = paginate(HUNDREDS, 10).next_token
     for position, character in enumerate(token):
         changed = token[:position] + ("A" if character != "A" else "B") + token[position + 1 :]
         with pytest.raises(InvalidPageToken):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.catalog import default_version, resolve, scorable
-from prinz_enricher.catalog.snapshot import ModelFile, Snapshot, assemble
+from prinz_enricher.catalog.assembly import assemble
+from prinz_enricher.catalog.snapshot import ModelFile, Snapshot
 from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.signature import Signature

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from prinz_enricher.catalog import Snapshot
-from prinz_enricher.catalog.snapshot import ModelFile, assemble
+from prinz_enricher.catalog.assembly import assemble
+from prinz_enricher.catalog.snapshot import ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Target

@@ -13,8 +13,8 @@ from typing import cast
 
 import click
 
-from prinz_enricher.catalog import Catalog, Snapshot
-from prinz_enricher.catalog.selector import DEFAULT_POLICY
+from prinz_enricher.catalog import Catalog, CatalogVersion, Snapshot
+from prinz_enricher.catalog.policy import DEFAULT_POLICY
 from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.scoring.inline import InlinePool
@@ -38,6 +38,13 @@ class StillCatalog:
     def snapshot(self) -> Snapshot:
         """Return what there is."""
         return self._content
+
+    def find(self, revision: str) -> Snapshot | None:
+        """Return what there is, by its revision."""
+        return self._content if revision == self._content.revision else None
+
+    def want(self, version: CatalogVersion) -> None:
+        """Do nothing: what is there was read."""
 
     def age(self) -> float:
         """Return how old it is."""

@@ -222,3 +222,16 @@ def test_mlflow_s_own_client_sees_the_same(
     assert (seen["double quotes"], seen["no filter"]) == ("INVALID_PARAMETER_VALUE", "INVALID_PARAMETER_VALUE")
     # Of these MLflow's client asks no server.
     assert (seen["filter of models"], seen["order of models"]) == ("INTERNAL_ERROR", "INTERNAL_ERROR")
+
+
+def test_one_model_and_one_version(client: RegistryClient) -> None:
+    """What is asked for alone is as the lists tell it; what is not there is missing."""
+    models = {model.name: model for model in client.registered_models().items}
+    versions = {(version.name, version.version): version for version in client.model_versions().items}
+
+    assert client.registered_model(WINE) == models[WINE]
+    assert [client.model_version(*key) for key in versions] == list(versions.values())
+    for ask in (lambda: client.registered_model("prod.wine.gone"), lambda: client.model_version(WINE, "9")):
+        with pytest.raises(RegistryRefused) as refusal:
+            ask()
+        assert refusal.value.missing

@@ -90,7 +90,39 @@ class RegistryWriter:
 
     def delete_model(self, name: str) -> None:
         """Delete a model and its versions."""
-        _checked(self._client.request("DELETE", f"{_API}/registered-models/delete", json={"name": name}))
+        self._send("DELETE", "registered-models/delete", name=name)
+
+    def rename_model(self, name: str, new_name: str) -> None:
+        """Rename a model."""
+        self._post("registered-models/rename", name=name, new_name=new_name)
+
+    def delete_version(self, name: str, version: str) -> None:
+        """Delete a version."""
+        self._send("DELETE", "model-versions/delete", name=name, version=version)
+
+    def describe_model(self, name: str, description: str) -> None:
+        """Describe a model anew."""
+        self._send("PATCH", "registered-models/update", name=name, description=description)
+
+    def describe_version(self, name: str, version: str, description: str) -> None:
+        """Describe a version anew."""
+        self._send("PATCH", "model-versions/update", name=name, version=version, description=description)
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Delete an alias."""
+        self._send("DELETE", "registered-models/alias", name=name, alias=alias)
+
+    def delete_tag(self, name: str, key: str) -> None:
+        """Delete a tag of a model."""
+        self._send("DELETE", "registered-models/delete-tag", name=name, key=key)
+
+    def set_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        self._post("model-versions/set-tag", name=name, version=version, key=key, value=value)
+
+    def delete_version_tag(self, name: str, version: str, key: str) -> None:
+        """Delete a tag of a version."""
+        self._send("DELETE", "model-versions/delete-tag", name=name, version=version, key=key)
 
     def set_status(self, name: str, version: str, status: str) -> None:
         """Write the status of a version where MLflow keeps it; its API has no way to leave one unfinished."""
@@ -100,7 +132,10 @@ class RegistryWriter:
             )
 
     def _post(self, path: str, **content: object) -> dict[str, Any]:
-        return _checked(self._client.post(f"{_API}/{path}", json=content))
+        return self._send("POST", path, **content)
+
+    def _send(self, method: str, path: str, **content: object) -> dict[str, Any]:
+        return _checked(self._client.request(method, f"{_API}/{path}", json=content))
 
 
 def _checked(answer: httpx.Response) -> dict[str, Any]:

@@ -1,0 +1,241 @@
+"""A complete reading of what the registry lists.
+
+MLflow's page tokens are offsets, and its lists come in several requests. So a list may leave out what is there: where
+one entity is deleted between two pages, another moves from a page not read yet to one that was. And models and versions
+are not of the same moment. Here a former entity is believed to be gone only when the registry says so of that entity,
+or when a second list has all that the first one had: what hid an entity in the first is missing in the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Generic, TypeVar
+
+import structlog
+
+from prinz_enricher.catalog.selection import Selection
+from prinz_enricher.registry.client import RegistryClient
+from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
+from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable, RegistryUnreadable
+
+MAX_ASKED = 50
+"""How many entities are asked for one by one; where more are in doubt, the list is read again."""
+
+MAX_LISTS = 6
+"""How often a list is read until it is the same twice."""
+
+_PROMPT_TAG = "mlflow.prompt.is_prompt"
+
+_log = structlog.get_logger(__name__)
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+VersionKey = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the registry listed; entities that did not change are the same objects as in the reading before.
+
+    Attributes:
+        models: Those that are served, by name.
+        versions: All versions of those models, by name and number.
+        faults: What the registry told that can't be read.
+    """
+
+    models: Mapping[str, RegisteredModel]
+    versions: Mapping[VersionKey, ModelVersion]
+    faults: tuple[str, ...] = ()
+
+
+NOTHING = Reading({}, {})
+
+
+def read_registry(client: RegistryClient, former: Reading | None = None, selection: Selection | None = None) -> Reading:
+    """Read all registered models and their versions.
+
+    Args:
+        client: Of the registry.
+        former: The reading before; None where this is the first.
+        selection: Which models are served; all by default.
+
+    Raises:
+        RegistryError: They can't be read completely.
+    """
+    admits = (selection or Selection()).admits
+    known = former or NOTHING
+    # Models first: an alias that moves to a new version between the two requests still points to the old one then,
+    # never to a version that is not there.
+    model_list = _List(client.registered_models, _model_asker(client), lambda model: model.name)
+    models = model_list.read(known.models, first=former is None)
+    version_list = _List(client.model_versions, _version_asker(client), lambda version: (version.name, version.version))
+    # A version is gone with its model, so it is not asked for where that is gone.
+    wanted = {key: version for key, version in known.versions.items() if version.name in models}
+    versions = version_list.read(wanted, first=former is None)
+
+    created = {name for name, _ in versions if name not in models}
+    models |= model_list.look_up(created, known.models)
+    torn = _torn(models, versions, known) | {name for name, _ in version_list.lost if name in models}
+    for name, model in model_list.ask(torn, models).items():
+        if model is None:
+            del models[name]
+        else:
+            models[name] = model
+            # It may be newer than the list of versions now.
+            pointed = {(name, number) for number in model.aliases.values()} - versions.keys()
+            versions |= version_list.look_up(pointed, known.versions)
+
+    served = {name: known.models[name] if known.models.get(name) == m else m for name, m in models.items() if admits(m)}
+    return Reading(
+        served,
+        {
+            key: known.versions[key] if known.versions.get(key) == version else version
+            for key, version in versions.items()
+            if version.name in served
+        },
+        (*model_list.faults, *version_list.faults),
+    )
+
+
+def select(reading: Reading, selection: Selection) -> Reading:
+    """Return what of a reading is served."""
+    models = {name: model for name, model in reading.models.items() if selection.admits(model)}
+    versions = {key: version for key, version in reading.versions.items() if version.name in models}
+    return Reading(models, versions, reading.faults)
+
+
+def sought_after(reading: Reading) -> set[VersionKey]:
+    """Return the versions that calls most likely mean: those with an alias, and the newest of each model."""
+    newest: dict[str, int] = {}
+    for name, number in reading.versions:
+        newest[name] = max(newest.get(name, 0), int(number))
+    pointed = {(name, number) for name, model in reading.models.items() for number in model.aliases.values()}
+    return pointed | {(name, str(number)) for name, number in newest.items()}
+
+
+def _torn(
+    models: Mapping[str, RegisteredModel], versions: Mapping[VersionKey, ModelVersion], known: Reading
+) -> set[str]:
+    """Return the models that may be older than their versions: deleted, renamed or changed between the two lists.
+
+    An alias that points to nothing, and did so before, is what the registry says of it.
+    """
+    lost = {name for name, number in known.versions if name in models and (name, number) not in versions}
+    for name, model in models.items():
+        former = known.models.get(name)
+        for alias, number in model.aliases.items():
+            told_before = former is not None and former.aliases.get(alias) == number
+            was_there = (name, number) in known.versions
+            if (name, number) not in versions and (was_there or not told_before):
+                lost.add(name)
+    return lost
+
+
+class _List(Generic[K, T]):
+    """One of the registry's lists, read until it is complete.
+
+    Attributes:
+        faults: What in it can't be read.
+        lost: What was there when the reading began, and no more when it ended.
+    """
+
+    def __init__(
+        self, list_all: Callable[[], Listing[T]], ask_one: Callable[[K], T | None], key_of: Callable[[T], K]
+    ) -> None:
+        self.faults: tuple[str, ...] = ()
+        self.lost: set[K] = set()
+        self._list_all = list_all
+        self._ask_one = ask_one
+        self._key_of = key_of
+
+    def read(self, known: Mapping[K, T], *, first: bool) -> dict[K, T]:
+        """Read the list, and make sure of what is missing.
+
+        Args:
+            known: What was there before.
+            first: Whether nothing is known, so that a list of several pages has nothing to be compared with.
+        """
+        items, pages = self._once()
+        missing = [key for key in known if key not in items]
+        if (first and pages > 1) or len(missing) > MAX_ASKED:
+            return self._until_same(items)
+        for key, item in self.ask(missing, known).items():
+            if item is not None:
+                items[key] = item
+        return items
+
+    def look_up(self, keys: set[K], known: Mapping[K, T]) -> dict[K, T]:
+        """Return what is there of some entities that the list did not have."""
+        return {key: item for key, item in self.ask(keys, known).items() if item is not None}
+
+    def ask(self, keys: set[K] | list[K], known: Mapping[K, T]) -> dict[K, T | None]:
+        """Ask for entities one by one; None for one that is not there.
+
+        Where many are in doubt the list is read again instead. One for which there is no good answer is as it was.
+        """
+        if len(keys) > MAX_ASKED:
+            items = self._until_same(self._once()[0])
+            return {key: items.get(key) for key in keys}
+        found: dict[K, T | None] = {}
+        for key in keys:
+            try:
+                found[key] = self._ask_one(key)
+            except RegistryUnreachable:
+                raise
+            except RegistryError as error:
+                _log.warning("registry does not tell whether an entity is there", entity=key, fault=str(error))
+                if key in known:
+                    found[key] = known[key]
+        return found
+
+    def _once(self) -> tuple[dict[K, T], int]:
+        listing = self._list_all()
+        self.faults = listing.faults
+        return {self._key_of(item): item for item in listing.items}, listing.pages
+
+    def _until_same(self, items: dict[K, T]) -> dict[K, T]:
+        """Read the list until nothing is missing in it that the one before had."""
+        seen = dict(items)
+        for _ in range(MAX_LISTS - 1):
+            former, (items, _) = items, self._once()
+            seen |= items
+            if former.keys() <= items.keys():
+                self.lost = seen.keys() - items.keys()
+                return items
+        missing = [key for key in seen if key not in items]
+        if len(missing) > MAX_ASKED:
+            raise RegistryUnreadable(f"something is missing in a list that was there just before, {MAX_LISTS} times")
+        return items | {key: item for key, item in self.ask(missing, seen).items() if item is not None}
+
+
+def _model_asker(client: RegistryClient) -> Callable[[str], RegisteredModel | None]:
+    def ask(name: str) -> RegisteredModel | None:
+        try:
+            model = client.registered_model(name)
+        except RegistryRefused as error:
+            if _is_gone(error):
+                return None
+            raise
+        return None if model.tags.get(_PROMPT_TAG) == "true" else model
+
+    return ask
+
+
+def _version_asker(client: RegistryClient) -> Callable[[VersionKey], ModelVersion | None]:
+    def ask(key: VersionKey) -> ModelVersion | None:
+        try:
+            return client.model_version(*key)
+        except RegistryRefused as error:
+            if _is_gone(error):
+                return None
+            raise
+
+    return ask
+
+
+def _is_gone(error: RegistryRefused) -> bool:
+    """Tell whether there is nothing, or nothing for us any more."""
+    return error.missing or error.status == HTTPStatus.FORBIDDEN
