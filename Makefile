@@ -50,8 +50,8 @@ docs: $(READY) ## Generate docs/settings.md from the settings
 lock: ## Write constraints.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) scripts/lock.py
 
-fuzz: $(READY) ## Ask the service all sorts of nonsense (MINUTES=10), and see that it stands
-	$(BIN)/python -m tests.fuzz.campaign --minutes $(or $(MINUTES),10)
+fuzz: $(READY) ## Ask the service all sorts of nonsense (MINUTES=10), and see that it stands (ARGS=--front=grpcio)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench-batch: $(READY) ## What the columnar core costs, beside its floor
 	$(BIN)/python benchmarks/batch.py

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,11 @@ from prinz_enricher.registry.auth.rules import access_faults
 
 ENVIRONMENT_PREFIX = "PRINZ_"
 MIB = 1024 * 1024
+
+REGISTRIES = "registries"
+"""The section with a table for each registry that has a name."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 class ConfigError(Exception):
@@ -37,6 +43,11 @@ class RegistrySettings(Section):
     # It may hold a password.
     url: str = Field(
         "", repr=False, description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"
+    )
+    prefix: str | None = Field(
+        None,
+        max_length=200,
+        description="put before the name of each of its models; none by default, and `NAME/` in `[registries.NAME]`",
     )
     kind: Literal["mlflow", "unity"] = Field(
         "mlflow", description="unity for the Unity Catalog of the Databricks workspace at the url"
@@ -83,6 +94,15 @@ class RegistrySettings(Section):
             if not rule or (rule.startswith("tag:") and not (key and separator)):
                 raise ValueError(f'"{rule}" is no rule: a name pattern or "tag:<key>=<pattern>" is')
         return value
+
+    def prefix_of(self, name: str) -> str:
+        """Return what is put before the names of its models.
+
+        Args:
+            name: The registry's; empty for the one without a name.
+        """
+        default = f"{name}/" if name else ""
+        return default if self.prefix is None else self.prefix
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -140,9 +160,27 @@ class Settings(Section):
     """All settings of the service."""
 
     registry: RegistrySettings = RegistrySettings()
+    registries: dict[str, RegistrySettings] = Field({}, description="more registries, each under a name")
     server: ServerSettings = ServerSettings()
     scoring: ScoringSettings = ScoringSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def all_registries(self) -> dict[str, RegistrySettings]:
+        """The registries that are served, by their names; the one of `[registry]` has none."""
+        return ({"": self.registry} if self.registry.url else {}) | self.registries
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        prefixes: dict[str, str] = {}
+        for name, registry in self.all_registries.items():
+            where = f"registries.{name}" if name else "registry"
+            if not registry.url:
+                raise ValueError(f"{where}.url: is required")
+            other = prefixes.setdefault(registry.prefix_of(name), where)
+            if other != where:
+                raise ValueError(f"{where}.prefix: is that of {other} too, so that their models can't be told apart")
+        return self
 
     @classmethod
     def load(
@@ -170,12 +208,16 @@ class Settings(Section):
         for where, values in sources:
             _check_keys(where, values)
             for section, entries in values.items():
-                merged.setdefault(section, {}).update(entries)
+                if section == REGISTRIES:
+                    _merge_registries(merged.setdefault(section, {}), entries)
+                else:
+                    merged.setdefault(section, {}).update(entries)
         try:
             return cls(**merged)
         except ValidationError as error:
             faults = (
-                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+                ".".join(map(str, e["loc"])) + (": " if e["loc"] else "") + e["msg"].removeprefix("Value error, ")
+                for e in error.errors()
             )
             raise ConfigError("; ".join(faults)) from None
 
@@ -207,30 +249,55 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any
         if not separator:
             # Kubernetes sets PRINZ_ENRICHER_PORT and the like beside a Service of that name: none of ours.
             continue
-        values.setdefault(section, {})[key] = _split_if_list(section, key, text)
+        if section == REGISTRIES:
+            name, _, key = key.partition("__")
+            values.setdefault(section, {}).setdefault(name, {})[key] = _split_if_list(RegistrySettings, key, text)
+        else:
+            values.setdefault(section, {})[key] = _split_if_list(sections().get(section), key, text)
     return values
 
 
-def _split_if_list(section: str, key: str, text: str) -> object:
-    field = sections()[section].model_fields.get(key) if section in sections() else None
+def _split_if_list(kind: type[Section] | None, key: str, text: str) -> object:
+    field = kind.model_fields.get(key) if kind is not None else None
     if field is not None and str(field.annotation).startswith("tuple"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
 
+def _merge_registries(merged: dict[str, Any], entries: Mapping[str, Any]) -> None:
+    """Put the keys of each registry over those of the sources before.
+
+    No environment variable has a hyphen in its name, so that `TEAM_A` is `team-a` where there is one.
+    """
+    for name, keys in entries.items():
+        known = next((other for other in merged if other.replace("-", "_").lower() == name), name)
+        merged.setdefault(name if name in merged else known, {}).update(keys)
+
+
 def _check_keys(where: str, values: Mapping[str, Any]) -> None:
     known = sections()
     for section, entries in values.items():
-        if section not in known:
-            raise ConfigError(f'{where}: unknown section "{section}"{_nearest(section, known)}')
+        if section not in known and section != REGISTRIES:
+            raise ConfigError(f'{where}: unknown section "{section}"{_nearest(section, [*known, REGISTRIES])}')
         if not isinstance(entries, Mapping):
             raise ConfigError(f'{where}: "{section}" is a section; write it as [{section}]')
-        for key in entries:
-            if key not in known[section].model_fields:
-                near = _nearest(key, known[section].model_fields)
-                raise ConfigError(f'{where}: unknown key "{key}" in section "{section}"{near}')
+        if section != REGISTRIES:
+            _check_section(where, section, known[section], entries)
+            continue
+        for name, keys in entries.items():
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f'{where}: "{name}" is no name of a registry; letters, digits, "-" and "_" are')
+            if not isinstance(keys, Mapping):
+                raise ConfigError(f"{where}: a registry has a name; write it as [{REGISTRIES}.NAME]")
+            _check_section(where, f"{REGISTRIES}.{name}", RegistrySettings, keys)
 
 
-def _nearest(key: str, known: Mapping[str, object]) -> str:
+def _check_section(where: str, section: str, kind: type[Section], entries: Mapping[str, Any]) -> None:
+    for key in entries:
+        if key not in kind.model_fields:
+            raise ConfigError(f'{where}: unknown key "{key}" in section "{section}"{_nearest(key, kind.model_fields)}')
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     return f'; did you mean "{close[0]}"?' if close else f"; known are {', '.join(known)}"

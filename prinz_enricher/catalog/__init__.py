@@ -11,6 +11,7 @@ from prinz_enricher.catalog.selection import Selection
 from prinz_enricher.catalog.selector import default_version, resolve, scorable
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore
+from prinz_enricher.catalog.union import Member, Union
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -21,10 +22,12 @@ __all__ = [
     "Change",
     "ChangeSet",
     "Kind",
+    "Member",
     "Page",
     "Selection",
     "Snapshot",
     "SnapshotStore",
+    "Union",
     "Watch",
     "default_version",
     "paginate",

@@ -73,6 +73,7 @@ class Catalog:
 
     Attributes:
         ready: Set once there is a snapshot: the registry was read, or an earlier one was in the store.
+        looked: Whether the registry was looked at since the start, with or without success.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Catalog:
         signature_ttl: float = 300.0,
         selection: Selection | None = None,
         store: SnapshotStore | None = None,
-        on_reached: Callable[[], None] = lambda: None,
     ) -> None:
         """Read nothing yet.
 
@@ -95,16 +95,16 @@ class Catalog:
             signature_ttl: Seconds within which each signature is looked at again.
             selection: Which models are served; all by default.
             store: Where the last good snapshot outlives the process; nowhere by default.
-            on_reached: Called, in the thread that refreshes, when the registry can be read again, or no more.
         """
         self.ready = threading.Event()
+        self.looked = False
+        self._look_subscribers: tuple[Callable[[], None], ...] = ()
         self._client = client
         self._interval = refresh_interval
         # One of our own: the global one belongs to the program that we are a part of.
         self._chance = random.Random()  # noqa: S311 - no secret
         self._selection = selection or Selection()
         self._store = store
-        self._on_reached = on_reached
         self._files = ModelFiles(client, threads, time_to_live=signature_ttl)
         self._assembler = Assembler(client.url)
         self._publisher = Publisher()
@@ -150,6 +150,11 @@ class Catalog:
     ) -> None:
         """Stop."""
         self.stop()
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The last good snapshot; None where the registry has never been read."""
+        return self._publisher.current
 
     def snapshot(self) -> Snapshot:
         """Return the last good snapshot.
@@ -210,6 +215,13 @@ class Catalog:
             A function that ends the subscription.
         """
         return self._publisher.subscribe(subscriber)
+
+    def subscribe_looks(self, subscriber: Callable[[], None]) -> None:
+        """Have a function called after the first look, and when the registry can be read again, or no more.
+
+        It is called in the thread that refreshes, so it must be quick, and it must not raise.
+        """
+        self._look_subscribers += (subscriber,)
 
     def watch(self, token: str, listener: Listener) -> Watch:
         """Begin a watch, or resume one, so that nothing is told twice and nothing is left out.
@@ -301,8 +313,10 @@ class Catalog:
         """Keep how a look went, and tell where that is not as before."""
         self._last_seconds = time.monotonic() - began
         was_stale, self._last_fault = self.stale, fault
-        if was_stale != self.stale:
-            self._on_reached()
+        was_looked, self.looked = self.looked, True
+        if was_stale != self.stale or not was_looked:
+            for subscriber in self._look_subscribers:
+                subscriber()
 
     def _restore(self) -> None:
         """Serve what an earlier process knew, until the registry is read."""

@@ -27,12 +27,14 @@ class Watch:
     Attributes:
         snapshot: All that there is; None where the watch was resumed.
         missed: What changed since the token that it was resumed from, oldest first.
+        revision: Of the catalog after all of that.
         token: Resumes after all of that.
         end: Ends the watch; the listener is called no more once it has returned.
     """
 
     snapshot: Snapshot | None
     missed: tuple[ChangeSet, ...]
+    revision: str
     token: str
     end: Callable[[], None]
 
@@ -102,7 +104,8 @@ class Publisher:
                 raise ResyncRequired
             self._listeners[identity] = listener
             start = None if position else self._current
-            return Watch(start, missed, self._history.position.token(), end)
+            here = self._history.position
+            return Watch(start, missed, here.revision, here.token(), end)
 
 
 def _guarded(function: Callable[..., None], *arguments: object) -> None:

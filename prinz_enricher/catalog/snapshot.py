@@ -64,6 +64,8 @@ class CatalogVersion:
         signature: None where it can't be read; of the origin MISSING where the version has none.
         fault: What is amiss, as a sentence without its subject; empty where all is well.
         pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
+        registry: What the settings call the registry that it is of; empty for the one without a name.
+        registered_as: Its model's name in that registry, where it is served under another; else empty.
     """
 
     name: str
@@ -80,6 +82,13 @@ class CatalogVersion:
     signature: Signature | None = field(repr=False)
     fault: str = ""
     pending: bool = False
+    registry: str = ""
+    registered_as: str = ""
+
+    @property
+    def registered_name(self) -> str:
+        """Its model's name in its registry."""
+        return self.registered_as or self.name
 
     @property
     def ready(self) -> bool:

@@ -59,7 +59,7 @@ def command(
         )
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    if not settings.registry.url:
+    if not settings.all_registries:
         raise click.UsageError("no registry is named; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
     configure_logging(settings.logging.level, settings.logging.format)
     run(settings)

@@ -135,10 +135,12 @@ class ScoreStreamResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., response: _Optional[_Union[ScoreResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class WatchModelsRequest(_message.Message):
-    __slots__ = ("resume_token",)
+    __slots__ = ("resume_token", "view")
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
     resume_token: str
-    def __init__(self, resume_token: _Optional[str] = ...) -> None: ...
+    view: ModelView
+    def __init__(self, resume_token: _Optional[str] = ..., view: _Optional[_Union[ModelView, str]] = ...) -> None: ...
 
 class WatchModelsResponse(_message.Message):
     __slots__ = ("added", "changed", "removed_name", "bookmark", "resume_token")

@@ -101,8 +101,9 @@ class EnricherServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchModels(self, request, context):
-        """First the catalog as it is, then every change.
-        Errors: OUT_OF_RANGE (RESYNC_REQUIRED), RESOURCE_EXHAUSTED for a watcher that does not read.
+        """First the catalog as it is, then a bookmark, then every change.
+        Errors: OUT_OF_RANGE (RESYNC_REQUIRED), UNAVAILABLE (REGISTRY_UNAVAILABLE, SHUTTING_DOWN), RESOURCE_EXHAUSTED
+        (OVERLOADED) for a watcher that does not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -18,12 +18,27 @@ class Target:
     """A model version to score with, and all that a pool needs to know of it.
 
     Two targets with the same `key` are the same version; a signature that changed makes another key.
+
+    Attributes:
+        name: The name by which the model is served.
+        version: The version's number.
+        registry: Where it is registered, without user and password.
+        signature: Its signature.
+        registry_name: What the settings call that registry; empty for the one without a name.
+        registered_as: The model's name in that registry, where it is another; else empty.
     """
 
     name: str
     version: str
     registry: str
     signature: Signature = field(repr=False, hash=False, compare=False)
+    registry_name: str = ""
+    registered_as: str = ""
+
+    @property
+    def registered_name(self) -> str:
+        """Its model's name in its registry."""
+        return self.registered_as or self.name
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import threading
-from pathlib import Path
 
 import structlog
 
-from prinz_enricher.catalog import Catalog, Selection, Snapshot, SnapshotStore
-from prinz_enricher.config import RegistrySettings, Settings
-from prinz_enricher.registry import (
-    Access,
-    AccessError,
-    PrivateServer,
-    RegistryClient,
-    RegistryError,
-    is_local_store,
-    open_access,
-    store_folder,
-)
-from prinz_enricher.scoring import (
-    FetchFailed,
-    LoadFailed,
-    PoolSettings,
-    ProcessPool,
-    Target,
-    WorkerPool,
-    WorkerState,
-)
+from prinz_enricher.catalog import Snapshot
+from prinz_enricher.config import Settings
+from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import SERVICE, Front, open_front
+from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score import Limits
 
 log = structlog.stdlib.get_logger(__name__)
@@ -41,7 +22,7 @@ class Application:
     """The service by its settings.
 
     Args:
-        settings: All of them; `settings.registry.url` must be set.
+        settings: All of them; at least one registry must be set.
         front: Where calls come from; the front of the settings by default.
         pool: Where models are scored; worker processes by default.
 
@@ -54,7 +35,7 @@ class Application:
         self._draining = False
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
-        self._private: PrivateServer | None = None
+        self._registries = Registries(settings.all_registries)
         self._front = front or open_front(
             settings.server.front,
             settings.server.host,
@@ -62,15 +43,14 @@ class Application:
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
         )
-        self._access: Access
         self._pool = pool or ProcessPool(
             PoolSettings(
                 max_workers=settings.scoring.max_workers,
                 max_queue_rows=settings.scoring.max_queue_rows,
                 load_timeout=settings.scoring.load_timeout,
             ),
-            locate=self._locate,
-            access=self._worker_variables,
+            locate=self._registries.locate,
+            access=self._registries.worker_variables,
             on_change=self._health_changed.set,
         )
         self.ready = threading.Event()
@@ -87,37 +67,26 @@ class Application:
             FrontError: The address can't be listened on.
             PrivateServerError: The local store's own server does not start.
         """
-        registry = self._settings.registry
-        if is_local_store(registry.url):
-            self._private = PrivateServer(registry.url, ended=ended)
-            self._private.start()
+        self._registries.open(ended)
+        self._catalog = self._registries.catalog
         try:
-            self._access = open_access(registry, self._private.url if self._private is not None else None)
-            self._client = RegistryClient.of(self._access, timeout=registry.timeout)
-            self._catalog = Catalog(
-                self._client,
-                refresh_interval=registry.refresh_interval,
-                signature_ttl=registry.signature_ttl,
-                selection=Selection(registry.include, registry.exclude),
-                store=_store(registry, self._client.url),
-                on_reached=self._health_changed.set,
-            )
             self._service = EnricherService(
                 self._catalog,
                 self._pool,
-                self._client.url,
                 default_policy=self._settings.scoring.default_version,
                 limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
             )
             port = self._front.start(self._service.handle, self._service.open_source)
         except BaseException:
-            self._end_private_server()
+            self._registries.close()
             raise
         self._health_changed.set()
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
+        self._catalog.subscribe_looks(self._health_changed.set)
         self._catalog.start()
-        log.info("listening", host=self._settings.server.host, port=port, registry=self._client.url)
+        registries = [member.url for member in self._catalog.members]
+        log.info("listening", host=self._settings.server.host, port=port, registries=registries)
         return port
 
     def stop(self) -> None:
@@ -130,27 +99,9 @@ class Application:
         self._front.drain(grace)
         self._service.close()
         self._catalog.stop()
-        self._client.close()
         self._pool.close(grace=5.0)
-        self._end_private_server()
+        self._registries.close()
         log.info("stopped")
-
-    def _end_private_server(self) -> None:
-        if self._private is not None:
-            self._private.close()
-
-    def _locate(self, target: Target) -> dict[str, str]:
-        """Tell a worker where its model is."""
-        return {"registry": self._access.worker_registry, "name": target.name, "version": target.version}
-
-    def _worker_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables by which a worker reaches its registry."""
-        try:
-            return self._access.worker_variables(folder)
-        except RegistryError as error:
-            raise FetchFailed(f"the credentials of the registry can't be had: {error}") from error
-        except AccessError as error:
-            raise LoadFailed(str(error)) from error
 
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
         """Unload what is gone, load what is wanted from the start, and tell the health of each model."""
@@ -185,27 +136,12 @@ class Application:
         """Return what is SERVING: a model is, unless its default version is known to fail."""
         serving = self._catalog.ready.is_set() and not self._draining
         services = {"": serving, SERVICE.full_name: serving, "registry": serving and not self._catalog.stale}
+        for member in self._catalog.members:
+            if member.name:
+                services[f"registry/{member.name}"] = serving and not member.catalog.stale
         if self._catalog.ready.is_set():
             for model in self._catalog.snapshot().models.values():
                 default = self._service.default_version(model)
                 healthy = default is not None and self._service.status_of(default).state is not WorkerState.FAILED
                 services[f"model/{model.name}"] = serving and healthy
         return services
-
-
-def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
-    """Return where the catalog outlives the process; None where that is not wanted, or there is no such place."""
-    folder = settings.snapshot_folder
-    if folder is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = str(Path(cache) / "prinz-enricher" / "catalog")
-    if not folder:
-        return None
-    # The port of a local store's own server is another one each time; and a relative store depends on where we are.
-    local = is_local_store(settings.url)
-    try:
-        registry = f"{settings.url} {store_folder(settings.url)}" if local else url
-        return SnapshotStore(Path(folder).expanduser().absolute(), registry)
-    except RuntimeError:
-        log.warning("there is no home folder, so the catalog is not stored; registry.snapshot_folder names another")
-        return None

@@ -12,18 +12,19 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from prinz_enricher.catalog import Catalog, CatalogModel, CatalogVersion, default_version, paginate, resolve, scorable
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, Union, default_version, paginate, resolve, scorable
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InternalError, InvalidRequest, ModelLoadFailed, NotImplementedYet
 from prinz_enricher.scoring import Status, Target, WorkerPool
-from prinz_enricher.service.front import Call
+from prinz_enricher.service.front import Call, Source
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.large_request import parse_score_request
 from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.score import Limits, ScoreCall
 from prinz_enricher.service.status import to_status
-from prinz_enricher.service.views import state_of
+from prinz_enricher.service.views import model_message, state_of
+from prinz_enricher.service.watch import WatchSource
 from prinz_enricher.signature import Signature, to_wire
 
 log = structlog.stdlib.get_logger(__name__)
@@ -43,17 +44,13 @@ class EnricherService:
     Args:
         catalog: Which models there are.
         pool: Where they are scored.
-        registry: The URL of the registry, by which its models are told from those of others.
         default_policy: The policies that say which version is meant where a call names none.
         limits: What a request may have at most.
     """
 
-    def __init__(
-        self, catalog: Catalog, pool: WorkerPool, registry: str, *, default_policy: Sequence[str], limits: Limits
-    ) -> None:
+    def __init__(self, catalog: Union, pool: WorkerPool, *, default_policy: Sequence[str], limits: Limits) -> None:
         self._catalog = catalog
         self._pool = pool
-        self._registry = registry
         self._policy = tuple(default_policy)
         self._limits = limits
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status)
@@ -72,9 +69,18 @@ class EnricherService:
             else:
                 self._answer(call)
 
-    def open_source(self, method: str, _request: bytes, _wake: Callable[[], None]) -> status_pb2.Status:
-        """Refuse a stream."""
-        return to_status(NotImplementedYet(method))
+    def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
+        """Open the stream of a watch; others are refused."""
+        try:
+            if method != "WatchModels":
+                raise NotImplementedYet(method)  # noqa: TRY301 - told as any other error
+            return self._watch(parse(pb.WatchModelsRequest, request), wake)
+        except EnricherError as error:
+            return to_status(error)
+        except Exception:
+            correlation_id = uuid.uuid4().hex
+            log.exception("stream failed", method=method, correlation_id=correlation_id)
+            return to_status(InternalError(correlation_id))
 
     def close(self) -> None:
         """Wait for requests that are being read."""
@@ -84,7 +90,7 @@ class EnricherService:
         """Return what the pool needs to know of a version; None where it can't be scored."""
         if version.signature is None or not version.ready:
             return None
-        return Target(version.name, version.version, self._registry, version.signature)
+        return self._target(version, version.signature)
 
     def status_of(self, version: CatalogVersion) -> Status:
         """Tell where a version is in its life: what the registry says of it, then what the pool does."""
@@ -114,9 +120,7 @@ class EnricherService:
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
         snapshot = self._catalog.snapshot()
-        full = request.view == pb.MODEL_VIEW_FULL
-        if request.view not in pb.ModelView.values():
-            raise InvalidRequest("view", "is no ModelView")
+        full = is_full(request.view)
         page = paginate(
             snapshot,
             request.page_size,
@@ -134,6 +138,14 @@ class EnricherService:
         # Messages one after the other are one message with the fields of all.
         call.respond(b"".join([*models, response.SerializeToString()]))
 
+    def _watch(self, request: pb.WatchModelsRequest, wake: Callable[[], None]) -> WatchSource:
+        full = is_full(request.view)
+
+        def to_message(model: CatalogModel) -> model_pb2.Model:
+            return model_message(model, self.default_version(model), self.status_of, full=full)
+
+        return WatchSource(self._catalog, request.resume_token, to_message, wake)
+
     def _get_signature(self, call: Call) -> None:
         request = parse(pb.GetSignatureRequest, call.request)
         version = self._resolve(request.model)
@@ -149,8 +161,12 @@ class EnricherService:
         else:
             request, views = parse(pb.ScoreRequest, call.request), None
         version = self._resolve(request.model)
-        target = Target(version.name, version.version, self._registry, self._signature(version))
+        target = self._target(version, self._signature(version))
         ScoreCall(call, request, target, views).submit(self._pool, self._limits)
+
+    def _target(self, version: CatalogVersion, signature: Signature) -> Target:
+        url = self._catalog.member_of(version).url
+        return Target(version.name, version.version, url, signature, version.registry, version.registered_as)
 
     def _signature(self, version: CatalogVersion) -> Signature:
         """Return a version's signature; one that was not read yet is read next, and the caller told to come back."""
@@ -168,7 +184,17 @@ class EnricherService:
             raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
         version = model.version if selector == "version" else None
         alias = model.alias if selector == "alias" else None
-        return resolve(self._catalog.snapshot(), model.name, version, alias, self._policy)
+        snapshot = self._catalog.snapshot()
+        if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
+            raise why
+        return resolve(snapshot, model.name, version, alias, self._policy)
+
+
+def is_full(view: int) -> bool:
+    """Tell whether a view has signatures; raises InvalidRequest where it is none."""
+    if view not in pb.ModelView.values():
+        raise InvalidRequest("view", "is no ModelView")
+    return view == pb.MODEL_VIEW_FULL
 
 
 def _refuse(call: Call) -> None:

@@ -122,7 +122,8 @@ def test_watch_of_a_live_catalog(client: RegistryClient, registry: SyntheticRegi
 def test_state(client: RegistryClient, registry: SyntheticRegistry, hostile_server: HostileServer) -> None:
     """The state tells what there is, how old it is, and whether the registry can be read; a turn is told once."""
     turns: list[bool] = []
-    catalog = Catalog(client, on_reached=lambda: turns.append(catalog.stale))
+    catalog = Catalog(client)
+    catalog.subscribe_looks(lambda: turns.append(catalog.stale))
     never = catalog.state()
     assert (never.models, never.age, never.stale, never.revision, never.refreshes) == (0, None, True, "", 0)
     registry.models["wine"].versions[1].mlmodel = None

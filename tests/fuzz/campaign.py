@@ -179,9 +179,10 @@ def _report(campaign: Campaign) -> None:
 @click.command(help=__doc__)
 @click.option("--minutes", default=10.0, show_default=True, help="How long to ask.")
 @click.option("--first-seed", default=0, show_default=True, help="The same seed asks the same, if as fast.")
-def main(minutes: float, first_seed: int) -> None:
+@click.option("--front", type=click.Choice(["native", "grpcio"]), default="native", show_default=True)
+def main(minutes: float, first_seed: int, front: str) -> None:
     """Run a campaign, and end with 1 where the server did not hold."""
-    with ServerProcess() as server:
+    with ServerProcess(front) as server:
         started = server.memory()
         campaign = Campaign(server)
         next_seed = run(campaign, first_seed, WARM_UP * minutes * 60)

@@ -1,6 +1,6 @@
 """The process that is fuzzed: the real service behind the real front, over models that echo.
 
-Prints its port, and ends when its standard input does. Run as `python -m tests.fuzz.server`.
+Prints its port, and ends when its standard input does. Run as `python -m tests.fuzz.server FRONT`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import faulthandler
 import logging
 import resource
 import sys
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 
-from prinz_enricher.catalog import Catalog, CatalogVersion, Snapshot
+from prinz_enricher.catalog import CatalogVersion, Snapshot, Union
 from prinz_enricher.catalog.policy import DEFAULT_POLICY
 from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.scoring import PoolSettings
@@ -43,6 +44,13 @@ class StillCatalog:
         """Return what there is, by its revision."""
         return self._content if revision == self._content.revision else None
 
+    def member_of(self, _: CatalogVersion) -> SimpleNamespace:
+        """Return the one registry there is."""
+        return SimpleNamespace(url=REGISTRY)
+
+    def unknown(self, _: str) -> None:
+        """Nothing is: all is known."""
+
     def want(self, version: CatalogVersion) -> None:
         """Do nothing: what is there was read."""
 
@@ -63,13 +71,12 @@ def main() -> None:
     logging.getLogger("prinz_enricher.scoring.inline").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
     service = EnricherService(
-        cast("Catalog", StillCatalog(snapshot())),
+        cast("Union", StillCatalog(snapshot())),
         pool,
-        REGISTRY,
         default_policy=DEFAULT_POLICY,
         limits=Limits(MAX_ROWS, 128 * 1024 * 1024),
     )
-    front = open_front("auto", "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
+    front = open_front(cast("Any", sys.argv[1]), "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
     click.echo(front.start(service.handle, service.open_source))
     sys.stdin.read()
     front.drain(1.0)

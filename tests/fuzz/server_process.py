@@ -21,18 +21,24 @@ OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_leng
 class ServerProcess:
     """A server in a process of its own, so that a crash is a crash, and its memory is its own.
 
+    Args:
+        front: What speaks gRPC: `native` or `grpcio`.
+
     Attributes:
         channel: A channel to it.
     """
 
     channel: grpc.Channel
 
+    def __init__(self, front: str) -> None:
+        self._front = front
+
     def __enter__(self) -> Self:
         """Start it, and wait until it listens."""
         # A file: a pipe that nobody reads would block it.
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz.server"],
+            [sys.executable, "-m", "tests.fuzz.server", self._front],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

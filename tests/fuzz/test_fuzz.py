@@ -16,10 +16,10 @@ from tests.fuzz.questions import Question, questions
 from tests.fuzz.server_process import ServerProcess
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    """A server for all of these tests."""
-    with ServerProcess() as server:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A server with each front, for all of these tests."""
+    with ServerProcess(request.param) as server:
         yield server
 
 

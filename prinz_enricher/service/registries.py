@@ -1,0 +1,135 @@
+"""The registries of the settings: how each is reached, what each offers, and how a worker gets at its models."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from prinz_enricher.catalog import Catalog, Member, Selection, SnapshotStore, Union
+from prinz_enricher.config import RegistrySettings
+from prinz_enricher.registry import (
+    Access,
+    AccessError,
+    PrivateServer,
+    RegistryClient,
+    RegistryError,
+    is_local_store,
+    open_access,
+    store_folder,
+)
+from prinz_enricher.scoring import FetchFailed, LoadFailed, Target
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A registry that can be asked."""
+
+    access: Access
+    client: RegistryClient
+
+
+class Registries:
+    """All registries of one service.
+
+    Attributes:
+        catalog: What they offer together; there from `open` on.
+    """
+
+    def __init__(self, settings: Mapping[str, RegistrySettings]) -> None:
+        """Ask nobody yet.
+
+        Args:
+            settings: Of each registry, by its name.
+        """
+        self._settings = settings
+        self._opened: dict[str, _Opened] = {}
+        self._closing = ExitStack()
+        self.catalog: Union
+
+    def open(self, ended: threading.Event | None = None) -> None:
+        """Start the servers of local stores, and prepare to ask each registry; `catalog.start` begins with that.
+
+        Args:
+            ended: Once it is set, the start of a local store's own server is given up.
+
+        Raises:
+            AccessError: A registry's URL or certificates can't be used.
+            PrivateServerError: A local store's own server does not start.
+        """
+        with ExitStack() as opened:
+            self.catalog = Union([self._open(name, one, opened, ended) for name, one in self._settings.items()])
+            # What was opened stays open, unless one of them failed.
+            self._closing = opened.pop_all()
+
+    def close(self) -> None:
+        """Ask no more, and end the servers of local stores."""
+        self.catalog.stop()
+        self._closing.close()
+
+    def locate(self, target: Target) -> dict[str, str]:
+        """Tell a worker where its model is."""
+        registry = self._opened[target.registry_name].access.worker_registry
+        return {"registry": registry, "name": target.registered_name, "version": target.version}
+
+    def worker_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables by which a worker reaches its registry; None where none were set for it.
+
+        Raises:
+            FetchFailed: Its credentials can't be had now.
+            LoadFailed: Its certificates can't be used.
+        """
+        try:
+            return self._opened[target.registry_name].access.worker_variables(folder)
+        except RegistryError as error:
+            raise FetchFailed(f"the credentials of the registry can't be had: {error}") from error
+        except AccessError as error:
+            raise LoadFailed(str(error)) from error
+
+    def _open(self, name: str, settings: RegistrySettings, opened: ExitStack, ended: threading.Event | None) -> Member:
+        url = None
+        if is_local_store(settings.url):
+            private = PrivateServer(settings.url, ended=ended)
+            opened.callback(private.close)
+            private.start()
+            url = private.url
+        try:
+            access = open_access(settings, url)
+            client = RegistryClient.of(access, timeout=settings.timeout)
+        except AccessError as error:
+            raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
+        opened.callback(client.close)
+        self._opened[name] = _Opened(access, client)
+        catalog = Catalog(
+            client,
+            refresh_interval=settings.refresh_interval,
+            signature_ttl=settings.signature_ttl,
+            selection=Selection(settings.include, settings.exclude),
+            store=_store(settings, client.url),
+        )
+        return Member(name, settings.prefix_of(name), client.url, catalog)
+
+
+def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
+    """Return where the catalog outlives the process; None where that is not wanted, or there is no such place."""
+    folder = settings.snapshot_folder
+    if folder is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = str(Path(cache) / "prinz-enricher" / "catalog")
+    if not folder:
+        return None
+    # The port of a local store's own server is another one each time; and a relative store depends on where we are.
+    local = is_local_store(settings.url)
+    try:
+        registry = f"{settings.url} {store_folder(settings.url)}" if local else url
+        return SnapshotStore(Path(folder).expanduser().absolute(), registry)
+    except RuntimeError:
+        log.warning("there is no home folder, so the catalog is not stored; registry.snapshot_folder names another")
+        return None
