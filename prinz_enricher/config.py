@@ -55,7 +55,10 @@ class RegistrySettings(Section):
     refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two looks at the registry")
     timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
     signature_ttl: float = Field(
-        300.0, gt=0, le=86400, description="seconds within which each signature is looked at again; 64 at each look"
+        300.0,
+        gt=0,
+        le=86400,
+        description="seconds within which each signature is looked at again; with up to 64 versions, at each look",
     )
     snapshot_folder: str | None = Field(
         None,

@@ -226,7 +226,7 @@ class ModelFiles:
         file = self._share(_read_file(read.entries))
         if _worse(file, known.file) and not known.doubted:
             # It may be written just now.
-            return _doubt(known, "has a worse MLmodel file than before")
+            return _doubt(known, file.fault)
         return replace(same, file=file)
 
     def _failed(self, known: _Known, error: RegistryError) -> _Known:

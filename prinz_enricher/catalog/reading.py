@@ -44,11 +44,13 @@ class Reading:
         models: Those that are served, by name.
         versions: All versions of those models, by name and number.
         faults: What the registry told that can't be read.
+        hidden: Names of models of which the registry lists versions, but which it neither lists nor tells.
     """
 
     models: Mapping[str, RegisteredModel]
     versions: Mapping[VersionKey, ModelVersion]
     faults: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
 
 
 NOTHING = Reading({}, {})
@@ -76,8 +78,10 @@ def read_registry(client: RegistryClient, former: Reading | None = None, selecti
     wanted = {key: version for key, version in known.versions.items() if version.name in models}
     versions = version_list.read(wanted, first=former is None)
 
-    created = {name for name, _ in versions if name not in models}
-    models |= model_list.look_up(created, known.models)
+    unlisted = {name for name, _ in versions if name not in models}
+    # One that was created just now is listed the next time; the others may not be seen by us, which need not be asked
+    # with each reading.
+    models |= model_list.look_up(unlisted - known.hidden, known.models)
     torn = _torn(models, versions, known) | {name for name, _ in version_list.lost if name in models}
     for name, model in model_list.ask(torn, models).items():
         if model is None:
@@ -97,6 +101,7 @@ def read_registry(client: RegistryClient, former: Reading | None = None, selecti
             if version.name in served
         },
         (*model_list.faults, *version_list.faults),
+        frozenset(unlisted - models.keys()),
     )
 
 
@@ -208,7 +213,9 @@ class _List(Generic[K, T]):
         missing = [key for key in seen if key not in items]
         if len(missing) > MAX_ASKED:
             raise RegistryUnreadable(f"something is missing in a list that was there just before, {MAX_LISTS} times")
-        return items | {key: item for key, item in self.ask(missing, seen).items() if item is not None}
+        items |= {key: item for key, item in self.ask(missing, seen).items() if item is not None}
+        self.lost = seen.keys() - items.keys()
+        return items
 
 
 def _model_asker(client: RegistryClient) -> Callable[[str], RegisteredModel | None]:

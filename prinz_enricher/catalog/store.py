@@ -170,7 +170,7 @@ class SnapshotStore:
         if not stat.S_ISDIR(status.st_mode):
             raise StoreError("its folder is none")
         if status.st_uid not in (os.geteuid(), 0) or status.st_mode & _OTHERS_MAY_WRITE:
-            raise StoreError("others may write into its folder")
+            raise StoreError("others may write into its folder; a folder within it, which is made, would do")
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left."""

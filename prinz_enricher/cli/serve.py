@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service import Application, FrontError
 from prinz_enricher.telemetry import configure_logging
+
+SWITCH_SECONDS = 0.001
+"""How long a thread that reads the registry may keep others waiting; Python's own 5 ms are longer than a call takes."""
 
 
 @click.command("serve", short_help="Serve the models of an MLflow registry over gRPC.")
@@ -78,6 +82,7 @@ def run(settings: Settings) -> None:
             return
         raise click.ClickException(str(error)) from None
     release_start_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     # A wait without a limit would keep Python from running the signal handler on some platforms.
     while not ended.wait(timeout=3600):
         continue

@@ -38,8 +38,9 @@ MAX_URI_BYTES = 64 * 1024
 MODELS_PER_PAGE = 1000
 """What MLflow allows at most."""
 
-VERSIONS_PER_PAGE = 10_000
-"""Most registries fit into one page, and one page is consistent, whatever is created or deleted meanwhile."""
+VERSIONS_PER_PAGE = 1_000
+"""Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
+hold up calls while it is parsed: Python does nothing else in that time."""
 
 
 class RegistryClient:

@@ -84,9 +84,9 @@ class Application:
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
         self._catalog.subscribe_looks(self._health_changed.set)
-        self._catalog.start()
         registries = [member.url for member in self._catalog.members]
         log.info("listening", host=self._settings.server.host, port=port, registries=registries)
+        self._catalog.start()
         return port
 
     def stop(self) -> None:

@@ -126,10 +126,11 @@ def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
     if not folder:
         return None
     # The port of a local store's own server is another one each time; and a relative store depends on where we are.
-    local = is_local_store(settings.url)
+    registry = f"{settings.url} {store_folder(settings.url)}" if is_local_store(settings.url) else url
+    # A list of fewer models than are served would be worse than none.
+    rules = (settings.include, settings.exclude)
     try:
-        registry = f"{settings.url} {store_folder(settings.url)}" if local else url
-        return SnapshotStore(Path(folder).expanduser().absolute(), registry)
+        return SnapshotStore(Path(folder).expanduser().absolute(), f"{registry} {rules}")
     except RuntimeError:
         log.warning("there is no home folder, so the catalog is not stored; registry.snapshot_folder names another")
         return None

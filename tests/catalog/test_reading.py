@@ -221,6 +221,28 @@ def test_selection(registry: Registry, client: RegistryClient) -> None:
     assert registry.asked["registered-models/get"] == 0
 
 
+def test_hidden_models_are_asked_for_once(registry: Registry) -> None:
+    """A model that is not for us, while its versions are listed, is not there, and is asked for once."""
+
+    def hide(request: Request) -> Answer:
+        if request.path.endswith(MODELS):
+            return answer_json({"registered_models": [{"name": name} for name in registry.models if name != "b"]})
+        if request.path.endswith("registered-models/get"):
+            registry.asked["hidden"] += 1
+            return Answer(b"", 403)
+        return registry(request)
+
+    with HostileServer() as server:
+        server.respond = hide
+        with RegistryClient(server.url) as restricted:
+            first = read_registry(restricted)
+            second = read_registry(restricted, first)
+            assert listed(first) == listed(second) == "acde"
+            assert registry.asked["hidden"] == 1
+            server.respond = registry
+            assert listed(read_registry(restricted, second)) == "abcde"
+
+
 def test_faults_are_told(registry: Registry, client: RegistryClient) -> None:
     """What can't be read is told; a known model that can't be read any more stays as it was."""
     former = read_registry(client)

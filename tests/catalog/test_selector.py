@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.catalog import default_version, resolve, scorable
+from prinz_enricher.catalog import Selection, default_version, resolve, scorable
 from prinz_enricher.catalog.assembly import assemble
+from prinz_enricher.catalog.policy import PolicyError, parse_policy
 from prinz_enricher.catalog.snapshot import ModelFile, Snapshot
 from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
 from prinz_enricher.registry import ModelVersion, RegisteredModel
@@ -97,3 +98,78 @@ def test_numbers_are_compared_as_numbers(numbers: list[int], random: Random) -> 
     assert listed == sorted(numbers, reverse=True)
     assert resolve(snapshot, "wine").version == str(max(numbers))
     assert snapshot.revision == make_snapshot({}, {str(n): "READY" for n in sorted(numbers)}).revision
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("latest", ("latest",)),
+        (" alias:champion , latest", ("alias:champion", "latest")),
+        ("version:3", ("version:3",)),
+        ("alias:a:b", ("alias:a:b",)),
+    ],
+)
+def test_policy_is_read(text: str, choices: tuple[str, ...]) -> None:
+    """A policy is a list of choices."""
+    assert parse_policy(text) == choices
+
+
+@pytest.mark.parametrize("text", ["", "newest", "alias:", "latest,", "version:", "version:x", "version:²", "a" * 2000])
+def test_what_is_no_policy(text: str) -> None:
+    """What can't be read is refused, with what can."""
+    with pytest.raises(PolicyError):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize(
+    ("tag", "number"),
+    [
+        ("version:9", "9"),
+        ("version:09", "9"),
+        ("version:77,alias:champion", "2"),
+        ("alias:nobody,latest", "10"),
+        ("version:77", None),
+        ("alias:early,latest", None),
+        ("newest", "2"),
+    ],
+)
+def test_own_policy_of_a_model(tag: str, number: str | None) -> None:
+    """A model's own policy holds, whatever the service's is; one that can't be read leaves the service's."""
+    model = SNAPSHOT.models["wine"]
+    versions = [ModelVersion("wine", v.version, "", {}, v.status, "", "", "", 0, 0) for v in model.versions]
+    told = RegisteredModel("wine", "", {"prinz.default": tag}, dict(model.aliases), 0, 0)
+    snapshot = assemble("http://mlflow", [told], versions, {})
+    default = default_version(snapshot.models["wine"])
+    assert (None if default is None else default.version) == number
+    assert bool(snapshot.models["wine"].fault) == (tag == "newest")
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "admitted"),
+    [
+        (["*"], [], True),
+        (["wine"], [], True),
+        (["Wine"], [], False),
+        (["w?n[ef]"], [], True),
+        ([], [], False),
+        (["tag:team=risk"], [], True),
+        (["tag:team=r*"], [], True),
+        (["tag:team="], [], False),
+        (["tag:empty="], [], True),
+        (["tag:nobody=*"], [], False),
+        (["*"], ["wine"], False),
+        (["*"], ["tag:formula=a=*"], False),
+        (["*"], ["fraud", "tag:team=other"], True),
+    ],
+)
+def test_selection(include: list[str], exclude: list[str], admitted: bool) -> None:
+    """A model is served where a rule includes it and none excludes it."""
+    model = RegisteredModel("wine", "", {"team": "risk", "empty": "", "formula": "a=b"}, {}, 0, 0)
+    assert Selection(include, exclude).admits(model) is admitted
+
+
+@pytest.mark.parametrize("rule", ["", "tag:", "tag:team", "tag:=x"])
+def test_what_is_no_rule(rule: str) -> None:
+    """What is no rule is refused."""
+    with pytest.raises(ValueError, match="rule"):
+        Selection(["*"], [rule])
