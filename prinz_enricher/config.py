@@ -47,7 +47,7 @@ class RegistrySettings(Section):
     prefix: str | None = Field(
         None,
         max_length=200,
-        description="put before the name of each of its models; none by default, and `NAME/` in `[registries.NAME]`",
+        description="put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`",
     )
     kind: Literal["mlflow", "unity"] = Field(
         "mlflow", description="unity for the Unity Catalog of the Databricks workspace at the url"
@@ -104,7 +104,7 @@ class RegistrySettings(Section):
         Args:
             name: The registry's; empty for the one without a name.
         """
-        default = f"{name}/" if name else ""
+        default = f"{name}." if name else ""
         return default if self.prefix is None else self.prefix
 
     @model_validator(mode="after")

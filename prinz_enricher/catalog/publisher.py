@@ -75,7 +75,6 @@ class Publisher:
             news = self._history.append(old, new)
             for listener in list(self._listeners.values()):
                 _guarded(listener, news)
-        _log.info("catalog changed", models=len(new.models), revision=new.revision, registry=new.registry)
         for subscriber in self._subscribers:
             _guarded(subscriber, old, new)
         return new

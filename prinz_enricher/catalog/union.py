@@ -53,6 +53,8 @@ class Union:
         self.ready = threading.Event()
         self._members = {member.name: member for member in members}
         self._publisher = Publisher()
+        # The first of the subscribers, so that the others find it set.
+        self._publisher.subscribe(lambda _old, _new: self.ready.set())
         self._merging = threading.Lock()
         self._renamed: dict[tuple[str, str], tuple[CatalogModel, CatalogModel]] = {}
         self._hidden: set[str] = set()
@@ -95,14 +97,14 @@ class Union:
             RegistryUnavailable: No registry is known, or one was not looked at yet.
         """
         snapshot = self._publisher.current
-        if snapshot is None or not self.ready.is_set():
+        if snapshot is None:
             raise self._unavailable(next(iter(self._members.values())))
         return snapshot
 
     def unknown(self, name: str) -> RegistryUnavailable | None:
         """Tell why a model that is not listed may be there all the same: its registry was never read."""
         for member in self._members.values():
-            if name.startswith(member.prefix) and not member.catalog.ready.is_set():
+            if name.startswith(member.prefix) and member.catalog.current is None:
                 return self._unavailable(member)
         return None
 
@@ -117,7 +119,7 @@ class Union:
             RegistryUnavailable: None has ever been.
         """
         self.snapshot()
-        return max(member.catalog.age() for member in self._members.values() if member.catalog.ready.is_set())
+        return max(member.catalog.age() for member in self._members.values() if member.catalog.current is not None)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Have a function called with the old and the new snapshot after each change; as `Catalog.subscribe`."""
@@ -151,10 +153,11 @@ class Union:
         with self._merging:
             known = [(member, member.catalog.current) for member in self._members.values()]
             snapshots = [(member, snapshot) for member, snapshot in known if snapshot is not None]
-            if snapshots:
-                self._publisher.publish(self._merged(snapshots))
+            # A list without the models of a registry that is only slow would tell callers that those are gone.
             if snapshots and all(member.catalog.looked or snapshot is not None for member, snapshot in known):
-                self.ready.set()
+                old, new = self._publisher.current, self._merged(snapshots)
+                if self._publisher.publish(new) is not old:
+                    _log.info("catalog changed", models=len(new.models), revision=new.revision)
 
     def _merged(self, snapshots: Sequence[tuple[Member, Snapshot]]) -> Snapshot:
         if len(self._members) == 1 and not snapshots[0][0].prefix and not snapshots[0][0].name:

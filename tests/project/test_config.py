@@ -79,3 +79,44 @@ def test_examples_of_the_registry_page(tmp_path: Path) -> None:
         file.write_text(example)
         assert Settings.load(file=file, environment={}).registry.url
     assert len(examples) > 5
+
+
+def test_several_registries(tmp_path: Path) -> None:
+    """Each registry has a table of its own, which the environment can set too."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[registries.team-a]\nurl = "http://a"\n[registries.b]\nurl = "http://b"\nprefix = "bb."\n')
+
+    settings = Settings.load(
+        file=file,
+        environment={"PRINZ_REGISTRIES__TEAM_A__TOKEN": "hunter2", "PRINZ_REGISTRIES__B__INCLUDE": "x-*,y-*"},
+    )
+
+    assert list(settings.all_registries) == ["team-a", "b"]
+    first, second = settings.all_registries.values()
+    assert first.token.get_secret_value() == "hunter2"
+    assert second.include == ("x-*", "y-*")
+    assert (first.prefix_of("team-a"), second.prefix_of("b")) == ("team-a.", "bb.")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('[registries.a]\nprefix = "x"', "registries.a.url: is required"),
+        ('[registries.a]\nurl = "http://a"\nulr = "x"', 'unknown key "ulr" in section "registries.a"'),
+        ('[registries]\nurl = "http://a"', "write it as [registries.NAME]"),
+        ('[registries."a b"]\nurl = "http://a"', '"a b" is no name of a registry'),
+        (
+            '[registries.a]\nurl = "http://a"\nprefix = ""\n[registries.b]\nurl = "http://b"\nprefix = ""',
+            "registries.b.prefix: is that of registries.a too",
+        ),
+        ('[registries.a]\nurl = "http://a"\ntimeout = 0', "registries.a.timeout: "),
+    ],
+)
+def test_faults_of_a_registry_are_named(tmp_path: Path, text: str, fault: str) -> None:
+    """A fault says of which registry it is."""
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        Settings.load(file=file, environment={})
+    assert fault in str(error.value)
