@@ -139,6 +139,15 @@ class ScoringSettings(Section):
     max_workers: int = Field(16, ge=1, le=1024, description="worker processes at most, one for each version in use")
     max_batch_rows: int = Field(1_000_000, ge=1, description="rows of a request at most")
     max_queue_rows: int = Field(2_000_000, ge=1, description="rows waiting for one version at most")
+    batching: Literal["auto", "exact", "off"] = Field(
+        "auto",
+        description="whether rows of several callers share model calls: `auto`, where each was shown to get its own "
+        "answer up to rounding; `exact`, where no bit of it changes; or `off`",
+    )
+    max_shared_rows: int = Field(1024, ge=1, description="rows of several callers in one model call at most")
+    max_delay: float = Field(
+        0.0, ge=0, le=1, description="seconds that a call may wait for others while its worker is idle"
+    )
     load_timeout: float = Field(300.0, gt=0, description="seconds that loading a version may take")
 
     @field_validator("default_version")

@@ -11,6 +11,9 @@ from prinz_enricher.catalog.policy import DEFAULT_TAG, PolicyError, parse_policy
 from prinz_enricher.catalog.snapshot import NO_FILE, CatalogModel, CatalogVersion, ModelFile, Snapshot
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
 
+BATCHING_TAG = "prinz.batching"
+"""The tag of a version, or of its model, that says whether rows of several callers share model calls."""
+
 Files = Mapping[tuple[str, str], ModelFile]
 """What MLmodel files hold, by name and number of the version."""
 
@@ -110,7 +113,7 @@ def _model(model: RegisteredModel, versions: tuple[ModelVersion, ...], files: tu
         tags=model.tags,
         aliases=dict(sorted(model.aliases.items())),
         versions=tuple(
-            _version(version, tuple(sorted(aliases[version.version])), file)
+            _version(version, tuple(sorted(aliases[version.version])), file, model.tags)
             for version, file in zip(versions, files, strict=True)
         ),
         created_ms=model.created_ms,
@@ -132,7 +135,9 @@ def _policy(model: RegisteredModel) -> tuple[tuple[str, ...] | None, str]:
         return None, f"has a tag {DEFAULT_TAG} that can't be used ({error}), so the service's own policy holds"
 
 
-def _version(version: ModelVersion, aliases: tuple[str, ...], file: ModelFile) -> CatalogVersion:
+def _version(
+    version: ModelVersion, aliases: tuple[str, ...], file: ModelFile, model_tags: Mapping[str, str]
+) -> CatalogVersion:
     fault, pending = file.fault, file.pending
     if version.status != READY:
         told = f": {version.status_message}" if version.status_message else ""
@@ -152,7 +157,14 @@ def _version(version: ModelVersion, aliases: tuple[str, ...], file: ModelFile) -
         signature=file.signature,
         fault=fault,
         pending=pending,
+        batching=_batching(version.tags) or _batching(model_tags),
     )
+
+
+def _batching(tags: Mapping[str, str]) -> str:
+    """Return what a tag says of batching; empty where it says nothing that is known."""
+    told = tags.get(BATCHING_TAG, "").strip().lower()
+    return told if told in ("on", "off") else ""
 
 
 def _fingerprint(model: CatalogModel, files: tuple[ModelFile, ...]) -> bytes:

@@ -66,6 +66,7 @@ class CatalogVersion:
         pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
         registry: What the settings call the registry that it is of; empty for the one without a name.
         registered_as: Its model's name in that registry, where it is served under another; else empty.
+        batching: `on` or `off` where its tag `prinz.batching`, or else its model's, says so; else empty.
     """
 
     name: str
@@ -84,6 +85,7 @@ class CatalogVersion:
     pending: bool = False
     registry: str = ""
     registered_as: str = ""
+    batching: str = ""
 
     @property
     def registered_name(self) -> str:

@@ -13,7 +13,7 @@ from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.replica_pool import ReplicaPool
 from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import LoadFailed, WorkerDied
+from prinz_enricher.scoring.worker import Loaded, LoadFailed, WorkerDied
 
 log = structlog.get_logger(__name__)
 
@@ -24,27 +24,31 @@ ScoreFunction = Callable[[pa.RecordBatch, Mapping[str, object]], pa.RecordBatch]
 class InlinePool(ReplicaPool):
     """Scores with a function for each target, each in a thread of its own; answers come from that thread."""
 
-    def __init__(self, find: Callable[[Target], ScoreFunction], settings: PoolSettings | None = None) -> None:
+    def __init__(
+        self, find: Callable[[Target], ScoreFunction], settings: PoolSettings | None = None, *, batching: bool = True
+    ) -> None:
         """Make a pool without workers.
 
         Args:
             find: Gives a target's function. An exception of it is a failed load; one of the function a model error.
             settings: Limits and times.
+            batching: Whether several jobs may share a call of a function.
         """
-        super().__init__(lambda target: InlineWorker(target, find), settings)
+        super().__init__(lambda target: InlineWorker(target, find, batching=batching), settings)
 
 
 class InlineWorker:
     """A worker that is a function. It can't be killed in the middle of a call, only abandoned after it."""
 
-    def __init__(self, target: Target, find: Callable[[Target], ScoreFunction]) -> None:
+    def __init__(self, target: Target, find: Callable[[Target], ScoreFunction], *, batching: bool) -> None:
         self._target = target
+        self._batching = batching
         self._find = find
         self._score: ScoreFunction | None = None
         self._woken = threading.Event()
         self._killed = False
 
-    def start(self) -> str:
+    def start(self) -> Loaded:
         """Find the target's function."""
         try:
             self._score = self._find(self._target)
@@ -53,7 +57,7 @@ class InlineWorker:
         except Exception as exc:
             raise LoadFailed(f"{type(exc).__name__}: {exc}") from exc
         self._live()
-        return "inline"
+        return Loaded("inline", self._batching)
 
     def score(
         self, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str
@@ -75,9 +79,9 @@ class InlineWorker:
         self._live()
         return scores, time.monotonic() - began
 
-    def wait(self) -> bool:
+    def wait(self, seconds: float | None = None) -> bool:
         """Block until woken; False where killed."""
-        self._woken.wait()
+        self._woken.wait(seconds)
         self._woken.clear()
         return not self._killed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,16 +26,21 @@ class Pending:
         correlation: An id that is in the caller's error and in the worker's log.
         taken: When it was taken, by `time.monotonic()`.
         alarm: What rings when its time is up; None for no deadline.
+        is_alone: Whether it must not share a model call, because a worker died while it was scored.
+        kills: How many workers died of it while it was alone.
     """
 
-    __slots__ = ("_done", "alarm", "correlation", "job", "rows", "taken")
+    __slots__ = ("_done", "_lane", "alarm", "correlation", "is_alone", "job", "kills", "rows", "taken")
 
-    def __init__(self, job: Job, correlation: str) -> None:
+    def __init__(self, job: Job, correlation: str, lane: Hashable = None) -> None:
         self.job = job
-        self.rows = job.batch.num_rows
+        self.rows: int = job.batch.num_rows
         self.correlation = correlation
         self.taken = time.monotonic()
         self.alarm: Alarm | None = None
+        self.is_alone = False
+        self.kills = 0
+        self._lane = lane
         # Taking the callback out of a list is atomic: of two threads that answer at once, one finds it empty.
         self._done: list[Callable[[Scores | EnricherError], None]] = [job.done]
 
@@ -43,6 +48,11 @@ class Pending:
     def answered(self) -> bool:
         """Whether the job has its answer."""
         return not self._done
+
+    @property
+    def lane(self) -> Hashable:
+        """What jobs that may share a model call have in common; one that must be alone has its own."""
+        return id(self) if self.is_alone else self._lane
 
     def unwanted(self, now: float) -> bool:
         """Whether it is of no use to begin with the job at a time: its deadline has passed or its caller has gone."""

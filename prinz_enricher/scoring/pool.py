@@ -26,6 +26,7 @@ class Target:
         signature: Its signature.
         registry_name: What the settings call that registry; empty for the one without a name.
         registered_as: The model's name in that registry, where it is another; else empty.
+        batching: `on` or `off` where its owner says whether rows of several callers share model calls; else empty.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Target:
     signature: Signature = field(repr=False, hash=False, compare=False)
     registry_name: str = ""
     registered_as: str = ""
+    batching: str = ""
 
     @property
     def registered_name(self) -> str:
@@ -58,10 +60,17 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A target's state, and why it is so where that is not plain."""
+    """A target's state.
+
+    Attributes:
+        state: Where it is in its life.
+        message: Why it is so where that is not plain.
+        batching: Whether the rows of several jobs are scored in one model call; False where that is not known yet.
+    """
 
     state: WorkerState
     message: str = ""
+    batching: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class ProcessPool(ReplicaPool):
                 end_grace=chosen.end_grace,
                 access=lambda folder: access(target, folder),
                 extra_environment=extra_environment,
+                exact_batching=chosen.batching == "exact",
             )
 
         super().__init__(make_worker, chosen, on_change)

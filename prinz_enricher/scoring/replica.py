@@ -12,7 +12,6 @@ import structlog
 from prinz_enricher.errors import (
     DeadlineExceeded,
     EnricherError,
-    InternalError,
     ModelError,
     ModelLoadFailed,
     ModelLoading,
@@ -20,10 +19,12 @@ from prinz_enricher.errors import (
     RegistryUnavailable,
     ShuttingDown,
 )
-from prinz_enricher.scoring.lane import Lane
+from prinz_enricher.scoring.calls import Calls
+from prinz_enricher.scoring.lane import LaneLimits, Queue
 from prinz_enricher.scoring.pending import Pending
-from prinz_enricher.scoring.pool import Scores, Status, Target, WorkerState
+from prinz_enricher.scoring.pool import Status, Target, WorkerState
 from prinz_enricher.scoring.settings import PoolSettings
+from prinz_enricher.scoring.shared import can_share
 from prinz_enricher.scoring.timer import Timer
 from prinz_enricher.scoring.worker import FetchFailed, LoadFailed, Worker, WorkerDied
 
@@ -63,11 +64,14 @@ class Replica:
         self._on_change = on_change
         self._log = log.bind(model=target.name, version=target.version)
         self._changed = threading.Condition()
-        self._lane = Lane(settings.max_queue_rows)
+        self._lane = Queue(LaneLimits(settings.max_queue_rows, settings.max_shared_rows, settings.max_delay))
         self._state = WorkerState.DISCOVERED
         self._message = ""
         self._worker: Worker | None = None
-        self._running: Pending | None = None
+        self._can_share = can_share(target.signature)
+        self._calls = Calls(self._changed, timer, settings, self._log)
+        self._shown = False
+        self._wish = target.batching
         self._thread: threading.Thread | None = None
         self._active = False
         self._leaving = False
@@ -90,14 +94,21 @@ class Replica:
     def idle_since(self) -> float | None:
         """When it last had work, by `time.monotonic()`; None while it has, or has no loaded worker."""
         with self._changed:
-            idle = self._state is WorkerState.AVAILABLE and self._running is None and not len(self._lane)
+            idle = self._state is WorkerState.AVAILABLE and not self._calls.busy and not len(self._lane)
             return self._used if idle else None
 
     def status(self) -> Status:
         """Tell where the version is in its life."""
         with self._changed:
             state = WorkerState.UNLOADING if self._leaving and self._active else self._state
-            return Status(state, self._message)
+            return Status(state, self._message, self._batching)
+
+    @property
+    def _batching(self) -> bool:
+        """Whether jobs share model calls: `off` always wins, and no wish makes a model see other rows than its own."""
+        if self._settings.batching == "off" or self._wish == "off" or not self._can_share:
+            return False
+        return self._wish == "on" or self._shown
 
     def wants_start(self) -> bool:
         """Whether a job or a wish to load would start a worker now."""
@@ -125,13 +136,14 @@ class Replica:
                     return Offer.NOT_RUNNING
                 refusal = self._refusal()
             else:
+                self._wish = pending.job.target.batching
                 # Set before the job can be seen by the replica's thread, so that its answer cancels the alarm.
                 deadline = pending.job.deadline
                 if deadline is not None:
                     pending.alarm = self._timer.at(self._first_ring(pending, deadline), lambda: self._ring(pending))
                 if self._lane.push(pending):
                     self._used = time.monotonic()
-                    if self._worker is not None and self._state is WorkerState.AVAILABLE and self._running is None:
+                    if self._worker is not None and self._state is WorkerState.AVAILABLE and not self._calls.busy:
                         self._worker.wake()
                 else:
                     refusal = Overloaded(f"{self._lane.rows} rows are waiting for this model already")
@@ -159,8 +171,7 @@ class Replica:
             self._leaving = self._aborted = True
             self._changed.notify_all()
             left = self._lane.clear()
-            if self._running is not None:
-                left.append(self._running)
+            left += self._calls.in_hand
             if self._worker is not None:
                 self._worker.kill()
         for pending in left:
@@ -193,7 +204,7 @@ class Replica:
         answer: EnricherError | None = None
         with self._changed:
             now = time.monotonic()
-            waits = self._running is not pending
+            waits = pending not in self._calls.running
             if waits and self._state is not WorkerState.AVAILABLE and self._lane.remove(pending):
                 past = now - self._loading_since
                 retry_after = max(1.0, _USUAL_LOADING - past)
@@ -207,14 +218,6 @@ class Replica:
                 answer = DeadlineExceeded("compute")
         if answer is not None:
             pending.answer(answer)
-
-    def _kill_if_still(self, pending: Pending) -> None:
-        with self._changed:
-            worker = self._worker if self._running is pending else None
-            if worker is not None:
-                worker.kill()
-        if worker is not None:
-            self._log.warning("a worker hangs and is killed", correlation_id=pending.correlation)
 
     # The replica's own thread.
 
@@ -244,7 +247,7 @@ class Replica:
         limit = self._timer.at(time.monotonic() + self._settings.load_timeout, worker.kill)
         began = time.monotonic()
         try:
-            how = worker.start()
+            loaded = worker.start()
         except (LoadFailed, WorkerDied) as exc:
             took = time.monotonic() - began
             ended = self._put_down()
@@ -262,8 +265,10 @@ class Replica:
             limit.cancel()
         with self._changed:
             self._failures = 0
+            self._shown = loaded.batching
             self._become(WorkerState.AVAILABLE)
-        self._log.info("a version is loaded", seconds=round(time.monotonic() - began, 3), path=how)
+        took = round(time.monotonic() - began, 3)
+        self._log.info("a version is loaded", seconds=took, path=loaded.path, batching=self._batching)
         return True
 
     def _serve(self) -> bool:
@@ -273,53 +278,30 @@ class Replica:
             return False
         while True:
             with self._changed:
-                chosen = self._lane.take(time.monotonic())
-                self._running = chosen.pending
-                stop = chosen.pending is None and self._leaving
+                chosen = self._lane.take(time.monotonic(), share=self._batching)
+                self._calls.running = chosen.jobs
+                stop = self._leaving and not len(self._lane) and not chosen.jobs
             for late in chosen.late:
                 late.answer(DeadlineExceeded("queue"))
             if stop:
                 self._put_down()
                 with self._changed:
                     return self._stop()
-            if chosen.pending is None:
-                if not worker.wait():
+            if not chosen.jobs:
+                if not worker.wait(chosen.wait):
                     return True
-            elif not self._score(worker, chosen.pending):
+            elif not self._calls.run(worker, chosen.jobs):
                 return True
-
-    def _score(self, worker: Worker, pending: Pending) -> bool:
-        """Run one job; False where the worker died of it."""
-        began = time.monotonic()
-        job = pending.job
-        end = began + self._settings.max_compute if job.deadline is None else job.deadline
-        hang = self._timer.at(end + self._settings.hang_grace, lambda: self._kill_if_still(pending))
-        outcome: Scores | EnricherError
-        try:
-            batch, compute = worker.score(job.batch, job.params, pending.correlation)
-            outcome = Scores(batch, began - pending.taken, compute, pending.rows)
-        except EnricherError as exc:
-            outcome = exc
-        except WorkerDied as exc:
-            self._log.warning("a worker died of a job", why=str(exc), correlation_id=pending.correlation)
-            return False
-        except Exception:  # noqa: BLE001 - the worker goes on with the next job
-            self._log.exception("a job could not be given to its worker", correlation_id=pending.correlation)
-            outcome = InternalError(pending.correlation)
-        finally:
-            hang.cancel()
-        with self._changed:
-            self._running = None
-            self._deaths = 0
-            self._used = time.monotonic()
-        pending.answer(outcome)
-        return True
+            else:
+                with self._changed:
+                    self._deaths = 0
+                    self._used = time.monotonic()
 
     def _comes_back(self) -> bool:
-        """After a death: answer the job it died of, and tell whether to start another worker at once."""
+        """After a death: tell whether to start another worker at once; a job that two died of is answered."""
         ended = self._put_down() or "unknown"
         with self._changed:
-            victim, self._running = self._running, None
+            victims, rest = self._calls.let_go()
             if self._aborted:
                 return self._stop()
             self._deaths += 1
@@ -328,12 +310,21 @@ class Replica:
             # The first death may be chance: the next worker is started at once.
             self._not_before = time.monotonic() + (self._settings.backoff(deaths - 1) if deaths > 1 else 0.0)
             self._message = f"its worker died ({ended})"
+            # A death may be chance, so that its jobs get one more worker each; the next time each is alone, so that
+            # nobody else is at fault if a worker dies of it again.
+            alone = len(victims) == 1
+            guilty = victims if alone and victims[0].kills else []
+            for pending in victims:
+                pending.is_alone = True
+                pending.kills += alone
+            self._lane.put_back([pending for pending in victims if not (guilty or pending.answered)])
+            self._lane.put_back(rest)
         self._log.warning(
-            "a worker died", how=ended, deaths=deaths, correlation_id=victim.correlation if victim else None
+            "a worker died", how=ended, deaths=deaths, correlation_id=victims[0].correlation if victims else None
         )
-        if victim is not None:
-            target = self.target
-            victim.answer(ModelError(target.name, target.version, f"worker died: {ended}", victim.correlation))
+        target = self.target
+        for pending in guilty:
+            pending.answer(ModelError(target.name, target.version, f"worker died: {ended}", pending.correlation))
         if deaths >= self._settings.crash_limit:
             return self._fail(why)
         with self._changed:
@@ -365,9 +356,8 @@ class Replica:
             self._may_pass = may_pass
             self._become(WorkerState.FAILED, why)
             left = self._lane.clear()
-            if self._running is not None:
-                left.append(self._running)
-                self._running = None
+            for jobs in self._calls.let_go():
+                left += jobs
             self._active = False
             aborted = self._aborted
             refusal = self._refusal()

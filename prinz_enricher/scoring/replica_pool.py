@@ -16,6 +16,7 @@ from prinz_enricher.scoring.pending import Pending
 from prinz_enricher.scoring.pool import Job, Scores, Status, Target, WorkerState
 from prinz_enricher.scoring.replica import Offer, Replica
 from prinz_enricher.scoring.settings import PoolSettings
+from prinz_enricher.scoring.shared import lane_of
 from prinz_enricher.scoring.timer import Timer
 from prinz_enricher.scoring.worker import Worker
 from prinz_enricher.signature.arrow import output_schema
@@ -60,7 +61,7 @@ class ReplicaPool:
 
     def submit(self, job: Job) -> None:
         """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
-        pending = Pending(job, f"{self._correlation_prefix}-{next(self._correlations):x}")
+        pending = Pending(job, f"{self._correlation_prefix}-{next(self._correlations):x}", lane_of(job))
         try:
             self._submit(pending)
         except Overloaded as exc:

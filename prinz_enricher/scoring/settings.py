@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,10 @@ class PoolSettings:
     Attributes:
         max_workers: Workers at most, one for each version in use; the least recently used idle one makes room.
         max_queue_rows: Rows waiting for one version at most; more are refused as overload.
+        batching: Whether jobs of several callers share model calls: `auto`, where it was shown that each row gets the
+            same answer up to rounding; `exact`, where it is the same to the bit; or `off`.
+        max_shared_rows: Rows of several jobs that share one model call at most; a job of more has a call of its own.
+        max_delay: How long a job may wait for others to share its call with, while its worker is idle.
         load_timeout: How long loading a version may take.
         max_compute: How long a model call may take for a job without a deadline.
         hang_grace: How long after its job's deadline a worker may go on before it is killed.
@@ -24,6 +29,9 @@ class PoolSettings:
 
     max_workers: int = 16
     max_queue_rows: int = 2_000_000
+    batching: Literal["auto", "exact", "off"] = "auto"
+    max_shared_rows: int = 1024
+    max_delay: float = 0.0
     load_timeout: float = 300.0
     max_compute: float = 600.0
     hang_grace: float = 5.0
@@ -31,7 +39,7 @@ class PoolSettings:
     loading_margin: float = 0.05
     backoff_initial: float = 1.0
     backoff_max: float = 60.0
-    crash_limit: int = 3
+    crash_limit: int = 5
 
     def backoff(self, failures: int) -> float:
         """Tell the pause after so many failures in a row, the first of them being 1."""

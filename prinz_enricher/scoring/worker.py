@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
@@ -20,14 +21,25 @@ class WorkerDied(Exception):
     """The worker has ended without being asked to; the message says how."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker found when it loaded its model.
+
+    Attributes:
+        path: How the model is called, for the log.
+        batching: Whether rows of several callers may share a model call: the model was shown to give each row the
+            same answer alone and among others.
+    """
+
+    path: str
+    batching: bool
+
+
 class Worker(Protocol):
     """Runs one model version. One thread uses it; `wake` and `kill` can be called from any thread at any time."""
 
-    def start(self) -> str:
+    def start(self) -> Loaded:
         """Load the model; blocks.
-
-        Returns:
-            How it was loaded, for the log.
 
         Raises:
             LoadFailed: It can't be loaded.
@@ -47,8 +59,8 @@ class Worker(Protocol):
             WorkerDied: The worker ended meanwhile.
         """
 
-    def wait(self) -> bool:
-        """Block until `wake` is called, or has been since the last time.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Block until `wake` is called, or has been since the last time, or some seconds have passed.
 
         Returns:
             False where the worker has died.

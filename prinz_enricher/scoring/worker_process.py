@@ -22,7 +22,7 @@ from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, Outpu
 from prinz_enricher.scoring.environment import worker_environment
 from prinz_enricher.scoring.folder import PrivateFolder
 from prinz_enricher.scoring.pool import Target
-from prinz_enricher.scoring.worker import FetchFailed, LoadFailed, WorkerDied
+from prinz_enricher.scoring.worker import FetchFailed, Loaded, LoadFailed, WorkerDied
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.worker.frames import (
     BatchReader,
@@ -52,6 +52,7 @@ class WorkerProcess:
         end_grace: float,
         access: Callable[[Path], Mapping[str, str] | None] = lambda _: None,
         extra_environment: tuple[str, ...] = (),
+        exact_batching: bool = False,
     ) -> None:
         """Prepare a worker that is not started.
 
@@ -61,12 +62,14 @@ class WorkerProcess:
             end_grace: Seconds that the process gets to end when asked to.
             access: Gives the environment variables by which the process reaches its registry, or None.
             extra_environment: More environment variables that the process gets, by name or pattern.
+            exact_batching: Whether rows may share a call only where that changes no bit of an answer.
         """
         self._target = target
         self._source = dict(source)
         self._end_grace = end_grace
         self._access = access
         self._extra_environment = extra_environment
+        self._exact_batching = exact_batching
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._outputs = output_schema(target.signature)
         self._lock = threading.Lock()
@@ -84,18 +87,21 @@ class WorkerProcess:
 
     # The life of the process.
 
-    def start(self) -> str:
+    def start(self) -> Loaded:
         """Spawn the process and have it load the model."""
         self._folder = PrivateFolder()
         # Now and not earlier: a token does not live long.
         access = self._access(self._folder.path)
         self._spawn(str(self._folder.path), access)
         schemas = [input_schema(self._target.signature).serialize(), self._outputs.serialize()]
-        meta = {
+        meta: dict[str, object] = {
             **self._source,
             "folder": str(self._folder.path / "model"),
             "schemas": [schema.size for schema in schemas],
+            "exact": self._exact_batching,
         }
+        if self._target.signature.params:
+            meta["params"] = encode_value({param.name: param.default for param in self._target.signature.params})
         frame = self._ask(Kind.LOAD, meta, body=schemas)
         if frame.kind is Kind.FAILED:
             kind = FetchFailed if frame.meta.get("may_pass") else LoadFailed
@@ -103,7 +109,7 @@ class WorkerProcess:
         if frame.kind is not Kind.READY:
             raise WorkerDied("it spoke out of turn")
         self._log.info("a worker is ready", **{key: frame.meta[key] for key in sorted(frame.meta)})
-        return str(frame.meta.get("path"))
+        return Loaded(str(frame.meta.get("path")), frame.meta.get("batching") is True)
 
     def _spawn(self, folder: str, access: Mapping[str, str] | None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -281,11 +287,11 @@ class WorkerProcess:
             if socket_fd not in _poll([socket_fd, self._exit_fd], None):
                 raise WorkerDied("it ended")
 
-    def wait(self) -> bool:
-        """Block until woken; False where the process has ended."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Block until woken, or some seconds have passed; False where the process has ended."""
         if self._frames is None:
             return False
-        ready = _poll([self._wake_read, self._frames.fileno(), *filter(None, [self._exit_fd])], None)
+        ready = _poll([self._wake_read, self._frames.fileno(), *filter(None, [self._exit_fd])], seconds)
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
             ready.discard(self._wake_read)

@@ -47,6 +47,9 @@ class Application:
             PoolSettings(
                 max_workers=settings.scoring.max_workers,
                 max_queue_rows=settings.scoring.max_queue_rows,
+                batching=settings.scoring.batching,
+                max_shared_rows=settings.scoring.max_shared_rows,
+                max_delay=settings.scoring.max_delay,
                 load_timeout=settings.scoring.load_timeout,
             ),
             locate=self._registries.locate,

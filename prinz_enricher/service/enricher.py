@@ -166,7 +166,9 @@ class EnricherService:
 
     def _target(self, version: CatalogVersion, signature: Signature) -> Target:
         url = self._catalog.member_of(version).url
-        return Target(version.name, version.version, url, signature, version.registry, version.registered_as)
+        return Target(
+            version.name, version.version, url, signature, version.registry, version.registered_as, version.batching
+        )
 
     def _signature(self, version: CatalogVersion) -> Signature:
         """Return a version's signature; one that was not read yet is read next, and the caller told to come back."""

@@ -82,8 +82,7 @@ def version_message(version: CatalogVersion, status: Status, *, full: bool) -> m
         create_time=_timestamp(version.created_ms),
         update_time=_timestamp(version.updated_ms),
         route=model_pb2.ModelVersion.ROUTE_LOCAL,
-        # A worker is given one call at a time.
-        batching=model_pb2.ModelVersion.BATCHING_OFF,
+        batching=model_pb2.ModelVersion.BATCHING_ON if status.batching else model_pb2.ModelVersion.BATCHING_OFF,
         signature=to_wire(version.signature) if full and version.signature is not None else None,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from .batching import may_share
 from .faults import InvalidRows
 from .frame import InputBuilder
 from .results import OutputReader
@@ -29,6 +30,8 @@ class LoadedModel:
     Attributes:
         path: `short` or `full`.
         why: Why it is that path.
+        batching: Whether rows of several callers may share a call; set by `warm`.
+        batching_why: Why that is so.
     """
 
     def __init__(self, folder: str, inputs: pa.Schema, outputs: pa.Schema) -> None:
@@ -58,6 +61,7 @@ class LoadedModel:
         self._hinted = bool(metadata._is_signature_from_type_hint())  # noqa: SLF001 - MLflow tells it nowhere else
         self._params_schema = signature.params if signature is not None else None
         self.path, self.why = "full", "not proven"
+        self.batching, self.batching_why = False, "not tried"
         self._predict: _Predict = self._pyfunc.predict
         if self._hinted:
             self.why = "the signature comes from type hints"
@@ -81,17 +85,20 @@ class LoadedModel:
         """Give what the model returns for some rows."""
         return self._call(self._predict, self._input(batch), params)
 
-    def warm(self, folder: str, inputs: pa.Schema) -> None:
-        """Predict once, so that the first caller does not pay for what the model does lazily; failing is no matter."""
-        if self.path == "short":
-            return
-        for batch in self._samples(folder, None, inputs):
-            try:
-                self.predict(batch, None)
-            except Exception:  # noqa: BLE001 - a model raises what it likes
-                _say("the warm-up prediction failed, which may be due to its made-up rows")
-            else:
-                return
+    def warm(
+        self, folder: str, inputs: pa.Schema, params: dict[str, Any] | None = None, *, exact: bool = False
+    ) -> None:
+        """Predict, so that the first caller does not pay for what the model does lazily, and try sharing a call.
+
+        Args:
+            folder: The local folder with its MLmodel file.
+            inputs: The schema of the batches.
+            params: The parameters' defaults.
+            exact: Whether each row's answer must be the same to the bit, alone and among others.
+        """
+        signature = self._pyfunc.metadata.signature
+        samples = self._samples(folder, signature.inputs if signature is not None else None, inputs)
+        self.batching, self.batching_why = may_share(lambda rows: self.score(rows, params), samples, exact=exact)
 
     def _input(self, batch: pa.RecordBatch) -> Any:
         if self._hinted:

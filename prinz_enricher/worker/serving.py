@@ -66,7 +66,8 @@ def _load(frames: FrameSocket, frame: Frame) -> Any:
         stage = "load"
         model = LoadedModel(folder, inputs, outputs)
         marks.append(time.monotonic())
-        model.warm(folder, inputs)
+        params: Any = decode_value(meta["params"]) if "params" in meta else None
+        model.warm(folder, inputs, params, exact=meta.get("exact") is True)
         marks.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # Loading runs the model's code too: whatever it raises is the reason, and the front decides what then.
@@ -82,6 +83,8 @@ def _load(frames: FrameSocket, frame: Frame) -> Any:
             "pid": os.getpid(),
             "path": model.path,
             "why": model.why,
+            "batching": model.batching,
+            "batching_why": model.batching_why,
             "python": platform.python_version(),
             "mlflow": mlflow.__version__,
             "seconds": dict(zip(("import", "fetch", "load", "warm"), spans, strict=True)),

@@ -23,7 +23,7 @@ SIGNATURE = Signature(
 )
 
 FAST = PoolSettings(
-    max_workers=2, max_queue_rows=100, hang_grace=0.2, backoff_initial=0.05, backoff_max=0.2, crash_limit=3
+    max_workers=2, max_queue_rows=100, hang_grace=0.2, backoff_initial=0.05, backoff_max=0.2, crash_limit=5
 )
 
 MODEL = """
@@ -93,7 +93,7 @@ def scripted(batch: pa.RecordBatch, params: Mapping[str, object]) -> pa.RecordBa
     return pa.RecordBatch.from_arrays([pa.array(values * params["factor"])], schema=output_schema(SIGNATURE))
 
 
-def rows(*pairs: tuple[str, float]) -> pa.RecordBatch:
+def rows(*pairs: tuple[str | None, float]) -> pa.RecordBatch:
     """Make a batch of what to do."""
     dos, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return pa.RecordBatch.from_arrays(

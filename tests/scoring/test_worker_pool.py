@@ -75,12 +75,13 @@ def test_a_running_job_is_answered_at_its_deadline(pool: WorkerPool) -> None:
 def test_a_queued_job_is_answered_at_its_deadline(pool: WorkerPool) -> None:
     """A job behind a long one learns at its own deadline that it waited in vain."""
     Call(pool, target_of(), rows(("", 1.0))).values()
-    long = Call(pool, target_of(), rows(("sleep", 0.4)))
+    # With a null in it, it can't share its call with the one behind it.
+    long = Call(pool, target_of(), rows(("sleep", 0.4), (None, 1.0)))
     waiting = Call(pool, target_of(), rows(("", 1.0)), within=0.1)
     outcome = waiting.outcome()
     assert isinstance(outcome, DeadlineExceeded)
     assert outcome.metadata["where"] == "queue"
-    assert long.values() == [0.8]
+    assert long.values() == [0.8, 2.0]
 
 
 def test_a_cancelled_job_is_not_run(pool: WorkerPool) -> None:

@@ -41,7 +41,8 @@ def save_typed_model(folder: Path) -> None:
 def _run(*arguments: str, variables: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(
         [sys.executable, "-c", REGISTER, *arguments],
-        env={**os.environ, **(variables or {})},
+        # MLflow keeps in the environment which registry it last spoke to in this process.
+        env={key: value for key, value in os.environ.items() if key != "MLFLOW_REGISTRY_URI"} | dict(variables or {}),
         capture_output=True,
         text=True,
         check=False,

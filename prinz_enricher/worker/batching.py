@@ -1,0 +1,132 @@
+"""Whether a model may be given the rows of several callers at once.
+
+It must give each row the answer that it gives it alone.
+
+Some published models read only the first row, or take a mean over all of them. Such a model is found here by scoring
+sample rows alone, together, and together the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+_MOST_ROWS = 8
+
+TOLERANCE = {pa.float64(): 1e-12, pa.float32(): 1e-5, pa.float16(): 1e-2}
+"""How far apart two numbers may be, relative to the greater, that are the same but for rounding: a matrix product adds
+in another order for one row than for many (BLAS), which no caller can tell from the order of its own rows."""
+
+Score = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> tuple[bool, str]:
+    """Tell whether rows of several callers may share a call.
+
+    Args:
+        score: Gives the outputs of rows.
+        samples: Rows to try.
+        exact: Whether every bit must be the same; else floats may differ as rounding differs.
+
+    Returns:
+        Whether they may, and why.
+    """
+    why = "there are no two sample rows to show it with"
+    for rows in _trials(samples):
+        try:
+            alone = [score(rows.slice(i, 1)) for i in range(rows.num_rows)]
+        except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+            why = f"the model raises {type(exc).__name__} on sample rows"
+            continue
+        order = list(reversed(range(rows.num_rows)))
+        for places, batch in ((range(rows.num_rows), rows), (order, rows.take(pa.array(order)))):
+            try:
+                together = score(batch)
+            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+                return False, f"the model raises {type(exc).__name__} on several rows"
+            for i, place in enumerate(places):
+                if not _same(together.slice(i, 1), alone[place], exact=exact):
+                    return False, "the model gives a row another answer among others than alone"
+        return True, f"shown on {rows.num_rows} sample rows"
+    if not _trials(samples):
+        _warm(score, samples)
+    return False, why
+
+
+def _warm(score: Score, samples: Sequence[pa.RecordBatch]) -> None:
+    """Have the model do once what it does lazily."""
+    for rows in samples:
+        with contextlib.suppress(Exception):
+            score(rows)
+            return
+
+
+def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Give batches of at least two different rows each, the most telling first."""
+    trials = []
+    for batch in samples:
+        rows = batch.slice(0, _MOST_ROWS)
+        varied = _varied(rows)
+        if varied is not None:
+            trials.append(pa.concat_batches([rows, varied]))
+        if rows.num_rows > 1:
+            trials.append(rows)
+    return trials
+
+
+def _varied(rows: pa.RecordBatch) -> pa.RecordBatch | None:
+    """Give rows with other numbers than some have; None where there are no numbers."""
+    changed = False
+    arrays = []
+    for array in rows.columns:
+        if pa.types.is_floating(array.type) and array.type != pa.float16():
+            values = array.to_numpy(zero_copy_only=False)
+            arrays.append(pa.array(np.nan_to_num(values) * 1.5 + 1.0, array.type))
+            changed = True
+        elif pa.types.is_integer(array.type) and not array.null_count:
+            values = array.to_numpy()
+            # One step down from the greatest, so that it stays inside of its type.
+            arrays.append(pa.array(np.where(values > 0, values - 1, values + 1).astype(values.dtype), array.type))
+            changed = True
+        else:
+            arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=rows.schema) if changed else None
+
+
+def _same(one: pa.RecordBatch, other: pa.RecordBatch, *, exact: bool) -> bool:
+    return all(_same_column(a, b, exact=exact) for a, b in zip(one.columns, other.columns, strict=True))
+
+
+def _same_column(one: pa.Array, other: pa.Array, *, exact: bool) -> bool:
+    tolerance = TOLERANCE.get(one.type)
+    if tolerance is not None and not exact:
+        return _close(one.to_numpy(zero_copy_only=False), other.to_numpy(zero_copy_only=False), tolerance)
+    if pa.types.is_fixed_size_list(one.type) or pa.types.is_list(one.type):
+        lengths = one.value_lengths() if pa.types.is_list(one.type) else None
+        if one.null_count or other.null_count or (lengths is not None and not lengths.equals(other.value_lengths())):
+            return _equal(one, other)
+        return _same_column(one.flatten(), other.flatten(), exact=exact)
+    return _equal(one, other)
+
+
+def _equal(one: pa.Array, other: pa.Array) -> bool:
+    """Compare bit by bit: to Arrow no NaN equals another, and 0.0 equals -0.0."""
+    if one.type in TOLERANCE:
+        return one.is_null().equals(other.is_null()) and _bits(one) == _bits(other)
+    return bool(one.equals(other))
+
+
+def _bits(array: pa.Array) -> bytes:
+    values: Any = array.fill_null(0.0).to_numpy(zero_copy_only=False)
+    return bytes(values.tobytes())
+
+
+def _close(one: Any, other: Any, tolerance: float) -> bool:
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        near = np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
+    return bool(np.all(near | (a == b) | (np.isnan(a) & np.isnan(b))))
