@@ -129,6 +129,28 @@ class ServerSettings(Section):
     grace_period: float = Field(30.0, ge=0, le=3600, description="seconds that calls get to end at SIGTERM")
 
 
+class HttpSettings(Section):
+    """The HTTP door: metrics, probes, and MLflow's webhooks; see docs/operations.md."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all")
+    port: int | None = Field(None, ge=0, le=65535, description="port to listen on; 0 takes a free one, none is no door")
+    webhook_secret: SecretStr = Field(SecretStr(""), description="secret that MLflow signs its webhooks with")
+    webhook_secret_file: str = Field(
+        "", description="file with such secrets, one a line, read again when it changes; any of them will do"
+    )
+
+    @property
+    def has_webhook(self) -> bool:
+        """Whether webhooks are taken."""
+        return bool(self.webhook_secret.get_secret_value() or self.webhook_secret_file)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.has_webhook and self.port is None:
+            raise ValueError("webhooks are taken by the HTTP door, which needs a port")
+        return self
+
+
 class ScoringSettings(Section):
     """How models are loaded and scored."""
 
@@ -174,6 +196,7 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     registries: dict[str, RegistrySettings] = Field({}, description="more registries, each under a name")
     server: ServerSettings = ServerSettings()
+    http: HttpSettings = HttpSettings()
     scoring: ScoringSettings = ScoringSettings()
     logging: LoggingSettings = LoggingSettings()
 

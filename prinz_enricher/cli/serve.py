@@ -12,7 +12,7 @@ import click
 from prinz_enricher.cli.footprint import release_start_memory
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import AccessError, PrivateServerError
-from prinz_enricher.service import Application, FrontError
+from prinz_enricher.service import Application, DoorError, FrontError
 from prinz_enricher.telemetry import configure_logging
 
 SWITCH_SECONDS = 0.001
@@ -25,6 +25,11 @@ SWITCH_SECONDS = 0.001
 )
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 50051]")
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    help="Port for metrics, probes and webhooks; 0 takes a free one.  [default: none]",
+)
 @click.option(
     "--front", type=click.Choice(["auto", "native", "grpcio"]), help="What speaks gRPC; see the docs.  [default: auto]"
 )
@@ -40,6 +45,7 @@ def command(
     registry: str | None,
     host: str | None,
     port: int | None,
+    http_port: int | None,
     front: str | None,
     preload: tuple[str, ...],
     config: Path | None,
@@ -54,6 +60,7 @@ def command(
     flags: dict[str, dict[str, object]] = {
         "registry": {"url": registry},
         "server": {"host": host, "port": port, "front": front},
+        "http": {"port": http_port},
         "scoring": {"preload": preload or None},
         "logging": {"level": log_level, "format": log_format},
     }
@@ -77,7 +84,7 @@ def run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (AccessError, FrontError, PrivateServerError) as error:
+    except (AccessError, DoorError, FrontError, PrivateServerError) as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None

@@ -2,5 +2,6 @@
 
 from prinz_enricher.service.application import Application
 from prinz_enricher.service.front import Call, Front, FrontError
+from prinz_enricher.service.http_door import DoorError
 
-__all__ = ["Application", "Call", "Front", "FrontError"]
+__all__ = ["Application", "Call", "DoorError", "Front", "FrontError"]

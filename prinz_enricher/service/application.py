@@ -12,6 +12,7 @@ from prinz_enricher.config import Settings
 from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import SERVICE, Front, open_front
+from prinz_enricher.service.http_door import HttpDoor
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score import Limits
 
@@ -36,6 +37,7 @@ class Application:
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
+        self._door: HttpDoor | None = None
         self._front = front or open_front(
             settings.server.front,
             settings.server.host,
@@ -67,6 +69,7 @@ class Application:
 
         Raises:
             AccessError: The registry's URL or certificates can't be used.
+            DoorError: The HTTP door can't be opened.
             FrontError: The address can't be listened on.
             PrivateServerError: The local store's own server does not start.
         """
@@ -80,6 +83,7 @@ class Application:
                 limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
             )
             port = self._front.start(self._service.handle, self._service.open_source)
+            self._open_door()
         except BaseException:
             self._registries.close()
             raise
@@ -103,8 +107,27 @@ class Application:
         self._service.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
+        if self._door is not None:
+            self._door.close()
         self._registries.close()
         log.info("stopped")
+
+    def _open_door(self) -> None:
+        if self._settings.http.port is None:
+            return
+        self._door = HttpDoor(
+            self._settings.http,
+            states=lambda: {name or "default": state for name, state in self._catalog.states().items()},
+            ready=self._catalog.ready.is_set,
+            draining=lambda: self._draining,
+            hasten=self._catalog.hasten,
+        )
+        try:
+            self._door.open()
+        except BaseException:
+            self._front.drain(0.0)
+            self._service.close()
+            raise
 
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
         """Unload what is gone, load what is wanted from the start, and tell the health of each model."""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,12 +19,13 @@ START_SECONDS = 90.0
 class MlflowServer:
     """The server of one SQLite store; ends with its context, whatever happened to it."""
 
-    def __init__(self, store: Path, port: int) -> None:
+    def __init__(self, store: Path, port: int, variables: Mapping[str, str] | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.database = store / "mlflow.db"
         self.artifacts = store / "mlartifacts"
         self.artifacts.mkdir(exist_ok=True)
         self._port = port
+        self._variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -42,7 +44,7 @@ class MlflowServer:
             *("--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(self.artifacts)),
             *("--workers", "1"),
         ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self._variables
         # A group of its own, so that it can be stopped and killed with all its processes.
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
