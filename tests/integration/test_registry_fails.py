@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,17 +119,23 @@ def test_many_callers_fetch_once(hostile_server: HostileServer, registry: Synthe
     with serving(hostile_server.url, refresh_interval=3600, timeout=60) as service, service.channel():
         stub = service.stub()
 
-        def ask(_: int) -> str:
+        def ask() -> str:
             try:
                 return str(stub.GetSignature(WINE, timeout=60).signature.digest)
             except grpc.RpcError as error:
                 return error.code().name
 
-        with ThreadPoolExecutor(50) as callers:
-            assert set(callers.map(ask, range(500))) == {"UNAVAILABLE"}
-            go_on.set()
-            wait_until(lambda: ask(0) != "UNAVAILABLE")
-            assert len(set(callers.map(ask, range(500)))) == 1
+        def ask_all() -> set[str]:
+            calls = [stub.GetSignature.future(WINE, timeout=60) for _ in range(500)]
+            return {
+                call.code().name if call.exception() is not None else str(call.result().signature.digest)
+                for call in calls
+            }
+
+        assert ask_all() == {"UNAVAILABLE"}
+        go_on.set()
+        wait_until(lambda: ask() != "UNAVAILABLE")
+        assert len(ask_all()) == 1
     assert {key: count for key, count in registry.asked.items() if key.endswith("/1")} == {
         "fraud/1": 1, "lab/1": 1, "wine/1": 1,
     }  # fmt: skip

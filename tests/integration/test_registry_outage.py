@@ -2,24 +2,28 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 from prinz_enricher.service import Application
 from tests.support.deadline import wait_until
+from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.mlflow_server import MlflowServer
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG
+from tests.support.token_server import CheckingProxy
 from tests.support.typed_model import register_typed_model
 
+WINE = "MLF-ElasticnetWineModel-1"
 SETTINGS = {"refresh_interval": 0.2, "timeout": 1.0}
 
 
@@ -39,18 +43,15 @@ def running(url: str) -> Iterator[tuple[Application, str]]:
 
 
 @contextmanager
-def calling_all_the_time(client: Client) -> Iterator[list[str]]:
+def calling_all_the_time(client: Client, name: str, score: Callable[[int], object]) -> Iterator[list[str]]:
     """Ask for lists, signatures and scores all the time, each in a thread of its own; give what failed."""
     ended = threading.Event()
     failed: list[str] = []
     counts = [0, 0, 0]
 
-    def score(number: int) -> None:
-        assert client.score("typed", [{"n": number}]).to_rows() == [{"output_0": 2 * number}]
-
     questions: list[Callable[[int], object]] = [
-        lambda _: next(model for model in client.list_models() if model.name == "typed"),
-        lambda _: client.signature("typed"),
+        lambda _: next(model for model in client.list_models() if model.name == name),
+        lambda _: client.signature(name),
         score,
     ]
 
@@ -117,10 +118,14 @@ def test_outages(tmp_path: Path, unused_tcp_port: int) -> None:
             Client(address, timeout=LONG) as client,
             grpc.insecure_channel(address) as channel,
         ):
-            assert client.score("typed", [{"n": 21}]).to_rows() == [{"output_0": 42}]
+
+            def score(number: int) -> None:
+                assert client.score("typed", [{"n": number}]).to_rows() == [{"output_0": 2 * number}]
+
+            score(21)
             watching = Watching(channel)
             wait_until(lambda: watching.told == ["added typed", "bookmark"])
-            with calling_all_the_time(client) as failed:
+            with calling_all_the_time(client, "typed", score) as failed:
                 wait_until(lambda: health(channel, "registry") == 1)
                 server.kill()
                 wait_until(lambda: health(channel, "registry") == 2)
@@ -141,3 +146,33 @@ def test_outages(tmp_path: Path, unused_tcp_port: int) -> None:
             assert watching.told == [
                 "added typed", "bookmark", "added after the kill", "removed_name after the kill",
             ]  # fmt: skip
+
+
+def test_bad_answers(sample_registry: Any, hostile_server: HostileServer) -> None:
+    """HTTP 500, 403, truncated JSON, pages in a circle: lists, signatures and scores go on, and it recovers."""
+    through = CheckingProxy(sample_registry.url, lambda _: True)
+    hostile_server.respond = through
+    with (
+        closing(through),
+        running(hostile_server.url) as (_, address),
+        Client(address, timeout=LONG) as client,
+        grpc.insecure_channel(address) as channel,
+    ):
+        scores = client.score(WINE, EXAMPLES[WINE]).to_rows()
+
+        def score(_: int) -> None:
+            assert client.score(WINE, EXAMPLES[WINE]).to_rows() == scores
+
+        with calling_all_the_time(client, WINE, score) as failed:
+            for answer in (
+                Answer(b"boom", 500),
+                Answer(b"", 403),
+                Answer(b'{"registered_models": ['),
+                answer_json({"next_page_token": "again"}),
+            ):
+                wait_until(lambda: health(channel, "registry") == 1)
+                hostile_server.respond = lambda _, answer=answer: answer  # type: ignore[misc]
+                wait_until(lambda: health(channel, "registry") == 2)
+                hostile_server.respond = through
+            wait_until(lambda: health(channel, "registry") == 1, 60)
+        assert failed == []
