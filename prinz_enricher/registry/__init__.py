@@ -15,6 +15,7 @@ from prinz_enricher.registry.errors import (
     TokenRefused,
 )
 from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
+from prinz_enricher.registry.store_reader import StoreReader
 
 __all__ = [
     "Access",
@@ -31,6 +32,7 @@ __all__ = [
     "RegistryRefused",
     "RegistryUnreachable",
     "RegistryUnreadable",
+    "StoreReader",
     "TokenRefused",
     "is_local_store",
     "open_access",

@@ -24,7 +24,8 @@ from prinz_enricher.registry.entities import (
 from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable
 from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES, read_pages
-from prinz_enricher.registry.transport import QueryParams, Transport
+from prinz_enricher.registry.store_reader import StoreReader
+from prinz_enricher.registry.transport import Answer, QueryParams, Transport
 from prinz_enricher.registry.unity import UnityCatalog
 
 _API = "/api/2.0/mlflow"
@@ -46,8 +47,8 @@ hold up calls while it is parsed: Python does nothing else in that time."""
 class RegistryClient:
     """Reads one MLflow server; may be used by several threads at once.
 
-    It asks only the server that it was made for: whatever the registry says of where files are, no other host and no
-    local file is read.
+    It asks only the server that it was made for, and stores such as S3 that it was given a reader for: whatever the
+    registry says of where files are, no other host and no local file is read.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RegistryClient:
         versions_per_page: int = VERSIONS_PER_PAGE,
         max_connections: int = 10,
         unity: bool = False,
+        stores: StoreReader | None = None,
     ) -> None:
         """Open no connection yet.
 
@@ -73,6 +75,7 @@ class RegistryClient:
             versions_per_page: Versions asked for at once; 1 to 200,000.
             max_connections: Connections at once.
             unity: Whether it is the Unity Catalog of a Databricks workspace; its pages have their own size.
+            stores: Reads what the server knows of and does not hand out; the caller closes it.
 
         Raises:
             ValueError: The URL is none of http or https.
@@ -81,23 +84,33 @@ class RegistryClient:
             url, timeout=timeout, max_connections=max_connections, credentials=credentials, tls=tls
         )
         self._unity = UnityCatalog(self._transport) if unity else None
+        self._stores = stores
+        self._reads_stores = False
         self._models_per_page = models_per_page
         self._versions_per_page = versions_per_page
 
     @classmethod
-    def of(cls, access: Access, *, timeout: float = 10.0) -> Self:
+    def of(cls, access: Access, *, timeout: float = 10.0, stores: StoreReader | None = None) -> Self:
         """Make a client for the access to a registry.
 
         Args:
             access: Where it is, and how it is reached.
             timeout: Seconds that one request may take.
+            stores: Reads what the server knows of and does not hand out; the caller closes it.
 
         Raises:
             AccessError: The URL is none of http or https, or a certificate can't be used.
         """
         tls = access.tls_context()
         try:
-            return cls(access.url, timeout=timeout, credentials=access.credentials, tls=tls, unity=access.unity)
+            return cls(
+                access.url,
+                timeout=timeout,
+                credentials=access.credentials,
+                tls=tls,
+                unity=access.unity,
+                stores=stores,
+            )
         except ValueError as error:
             raise AccessError(str(error)) from None
 
@@ -212,6 +225,8 @@ class RegistryClient:
         if path is None:
             # S3, a folder, another host: the server gets it, with its own credentials, and hands it on.
             path, params = _GET_ARTIFACT, {**identity, "path": _MLMODEL}
+            if self._stores is not None and self._stores.reads(uri):
+                return MlmodelPlace(path, params, uri)
         return MlmodelPlace(path, params)
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
@@ -227,7 +242,7 @@ class RegistryClient:
         """
         validator = known.validator if known else None
         try:
-            answer = self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
+            answer = self._content(place, validator)
         except RegistryUnreadable as error:
             raise MlmodelUnreadable(f"its MLmodel file is larger than {mlmodel.MAX_BYTES} bytes") from error
         except RegistryRefused as error:
@@ -241,6 +256,19 @@ class RegistryClient:
         if known and known.digest == digest:
             return MlmodelFile(None, digest, answer.validator)
         return MlmodelFile(mlmodel.read_mlmodel(content), digest, answer.validator)
+
+    def _content(self, place: MlmodelPlace, validator: tuple[str, str] | None) -> Answer:
+        """Get an MLmodel file from the server, or from its store where the server does not hand it out."""
+        if self._stores is None or not place.store_uri or not self._reads_stores:
+            try:
+                return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
+            except RegistryRefused:
+                if self._stores is None or not place.store_uri:
+                    raise
+        content = self._stores.read(place.store_uri)
+        # A server that knows of a store and can't read it need not be asked for the next file.
+        self._reads_stores = True
+        return Answer(content, None)
 
     def _proxied_path(self, uri: str) -> str | None:
         """Return the path of an MLmodel file that our server proxies; None where it does not.

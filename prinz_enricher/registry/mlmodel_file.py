@@ -10,10 +10,17 @@ from prinz_enricher.registry.transport import QueryParams
 
 @dataclass(frozen=True, slots=True)
 class MlmodelPlace:
-    """Where our server hands out an MLmodel file."""
+    """Where our server hands out an MLmodel file.
+
+    Attributes:
+        path: Of the request.
+        params: Of its query.
+        store_uri: The folder of it in a store that can be read without the server; empty where there is none.
+    """
 
     path: str
     params: QueryParams
+    store_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,11 +20,13 @@ from prinz_enricher.registry import (
     PrivateServer,
     RegistryClient,
     RegistryError,
+    StoreReader,
     is_local_store,
     open_access,
     store_folder,
 )
 from prinz_enricher.scoring import FetchFailed, LoadFailed, Target
+from prinz_enricher.scoring.environment import worker_environment
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -100,9 +103,12 @@ class Registries:
             opened.callback(private.close)
             private.start()
             url = private.url
+        # It has what a worker has to fetch its model with.
+        stores = StoreReader(lambda: worker_environment(os.environ, tempfile.gettempdir()))
+        opened.callback(stores.close)
         try:
             access = open_access(settings, url)
-            client = RegistryClient.of(access, timeout=settings.timeout)
+            client = RegistryClient.of(access, timeout=settings.timeout, stores=stores)
         except AccessError as error:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)

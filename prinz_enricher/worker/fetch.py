@@ -49,7 +49,7 @@ def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
         if _is_unauthenticated(exc):
             # A token that ended meanwhile; the next worker gets another.
             raise RegistryUnreachable("the registry does not accept our credentials (HTTP 401)") from exc
-        if _may_pass(exc):
+        if may_pass(exc):
             # Without the words of the libraries below, which show addresses.
             raise RegistryUnreachable("the registry gives no answer") from exc
         raise
@@ -84,7 +84,7 @@ def _is_unauthenticated(exc: BaseException) -> bool:
     )
 
 
-def _may_pass(exc: BaseException) -> bool:
+def may_pass(exc: BaseException) -> bool:
     """Tell whether an exception comes of no connection, no answer in time, or a server's own fault (HTTP 5xx)."""
     import requests
     from mlflow.exceptions import MlflowException

@@ -17,14 +17,25 @@ START_SECONDS = 90.0
 
 
 class MlflowServer:
-    """The server of one SQLite store; ends with its context, whatever happened to it."""
+    """The server of one SQLite store; ends with its context, whatever happened to it.
 
-    def __init__(self, store: Path, port: int, variables: Mapping[str, str] | None = None) -> None:
+    Args:
+        store: The folder of its database.
+        port: Where it listens.
+        variables: More environment variables of it.
+        artifact_root: A store that clients read and write by themselves; empty where the server does it for them.
+    """
+
+    def __init__(
+        self, store: Path, port: int, variables: Mapping[str, str] | None = None, *, artifact_root: str = ""
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.database = store / "mlflow.db"
         self.artifacts = store / "mlartifacts"
         self.artifacts.mkdir(exist_ok=True)
         self._port = port
+        served = ["--artifacts-destination", str(self.artifacts)]
+        self._store = ["--no-serve-artifacts", "--default-artifact-root", artifact_root] if artifact_root else served
         self._variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,8 +52,8 @@ class MlflowServer:
         """Start it, and wait until it answers."""
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)),
-            *("--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(self.artifacts)),
-            *("--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.database}", "--workers", "1"),
+            *self._store,
         ]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self._variables
         # A group of its own, so that it can be stopped and killed with all its processes.
