@@ -1,4 +1,4 @@
-"""Gives back the memory that only the start needed."""
+"""Keeps the front's memory small: gives back what only the start needed, and takes no more than is in use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import ctypes
 import gc
 from pathlib import Path
 
+import pyarrow as pa
+
 MADV_DONTNEED = 4
+
+
+def take_memory_from_libc() -> None:
+    """Have Arrow take its memory from the C library; called before there are any batches.
+
+    Arrow's own allocator keeps pieces of each size that it ever gave: under requests of all sizes the front grew by
+    4 MiB with each 30,000 of them. With the C library's it stays as it is.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def release_start_memory() -> None:

@@ -16,6 +16,7 @@ import click
 
 from prinz_enricher.catalog import CatalogVersion, Snapshot, Union
 from prinz_enricher.catalog.policy import DEFAULT_POLICY
+from prinz_enricher.cli.footprint import take_memory_from_libc
 from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.scoring.inline import InlinePool
@@ -63,6 +64,7 @@ def main() -> None:
     """Serve until standard input ends."""
     # As `prinz-enricher serve` does.
     keep_out("pandas")
+    take_memory_from_libc()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     # Where native code crashes, the log tells under which line of Python.
     faulthandler.enable()
