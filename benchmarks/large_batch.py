@@ -177,7 +177,7 @@ def main() -> None:
             command = [str(Path(sys.executable).parent / "prinz-enricher"), "serve", "--front", kind]
             front, _ = serving_after([*command, "--registry", registry.url, "--port", str(port)], port)
             measure(f"service, {kind}", front.pid, port)
-            stopped(front, lambda front=front: front.send_signal(signal.SIGTERM))  # type: ignore[misc]
+            stopped(front, lambda front=front: front.send_signal(signal.SIGTERM))  # type: ignore[misc]  # bound for the loop
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote, urlsplit
@@ -259,14 +260,18 @@ class RegistryClient:
 
     def _content(self, place: MlmodelPlace, validator: tuple[str, str] | None) -> Answer:
         """Get an MLmodel file from the server, or from its store where the server does not hand it out."""
-        if self._stores is None or not place.store_uri or not self._reads_stores:
-            try:
-                return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
-            except RegistryRefused:
-                if self._stores is None or not place.store_uri:
-                    raise
-        content = self._stores.read(place.store_uri)
-        # A server that knows of a store and can't read it need not be asked for the next file.
+        stores = self._stores if place.store_uri else None
+        if stores is not None and self._reads_stores:
+            # Of several stores the server may read one and we another.
+            with suppress(RegistryRefused, MlmodelUnreadable):
+                return Answer(stores.read(place.store_uri), None)
+        try:
+            return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
+        except RegistryRefused:
+            if stores is None:
+                raise
+            content = stores.read(place.store_uri)
+        # A server that knows of a store and can't read it need not be asked first for the next file.
         self._reads_stores = True
         return Answer(content, None)
 
