@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from prinz_enricher.registry import PrivateServer, PrivateServerError, is_local_store, lifeline, store_folder
 from prinz_enricher.registry.private_server import _environment
+from tests.support.deadline import wait_until
 
 SERVE = """
 import sys, time
@@ -20,14 +20,6 @@ with PrivateServer(sys.argv[1], start_timeout=100) as server:
     print(server.url, [name for name in ("mlflow", "pandas", "sklearn") if name in sys.modules], flush=True)
     sys.stdin.read()
 """
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for a condition, with a bound."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def answers(url: str) -> bool:
