@@ -10,15 +10,21 @@ from pathlib import Path
 import pyarrow as pa
 
 MADV_DONTNEED = 4
+M_ARENA_MAX = -8
+MOST_HEAPS = 2
 
 
 def take_memory_from_libc() -> None:
     """Have Arrow take its memory from the C library; called before there are any batches.
 
     Arrow's own allocator keeps pieces of each size that it ever gave: under requests of all sizes the front grew by
-    4 MiB with each 30,000 of them. With the C library's it stays as it is.
+    4 MiB with each 30,000 of them. The C library's has a heap for each of many threads, and what is freed in one of
+    them serves no other: with as many as it likes the front grew by 78 MiB in 700,000 requests, with two by 12.
     """
     pa.set_memory_pool(pa.system_memory_pool())
+    # Others than glibc have no such heaps.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, MOST_HEAPS)
 
 
 def release_start_memory() -> None:

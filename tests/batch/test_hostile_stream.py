@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -51,6 +52,20 @@ def refused(data: bytes, type: Type) -> tuple[str, str]:
 def lists_of(values: pa.Array) -> pa.Array:
     """Make one list of values."""
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+def test_a_batch_of_fewer_than_no_rows_is_refused() -> None:
+    """Where there are no columns, nothing but the announced length tells how many rows there are."""
+    batch = pa.RecordBatch.from_struct_array(pa.array([{}] * 258, pa.struct([])))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data = sink.getvalue().to_pybytes()
+    assert decode_stream(data, Signature((Field("x", LONG, required=False),), ())).num_rows == 258
+    length = struct.pack("<q", 258)
+    assert data.count(length) == 1
+    damaged = data.replace(length, struct.pack("<q", -258))
+    assert refused(damaged, LONG) == ("arrow_stream", "is not a sound Arrow IPC stream")
 
 
 @pytest.mark.parametrize("array", [lists_of(pa.nulls(BILLION)), lists_of(lists_of(pa.nulls(BILLION)))])
