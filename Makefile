@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog clean
+.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,6 +64,12 @@ bench-start: $(READY) ## How long the front takes to start, and how much memory 
 
 bench-catalog: $(READY) ## What a registry of 20,000 versions costs, and how quickly lists are answered
 	$(BIN)/python benchmarks/catalog.py
+
+bench-loading: $(READY) ## How long a version takes until it scores, and where the time goes
+	$(BIN)/python benchmarks/loading.py
+
+bench-overload: $(READY) ## What callers see at three times the load that can be carried
+	$(BIN)/python benchmarks/overload.py
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

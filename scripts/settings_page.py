@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prinz_enricher.config import ENVIRONMENT_PREFIX, Section, sections
+from prinz_enricher.config import ENVIRONMENT_PREFIX, EndpointSettings, Section, sections
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
@@ -39,7 +39,8 @@ preload = ["wine", "fraud-*"]
 
 def page() -> str:
     """Return the text of the page."""
-    return HEAD + "".join(_section(name, kind) for name, kind in sections().items())
+    known: dict[str, type[Section]] = {**sections(), "endpoints.NAME": EndpointSettings}
+    return HEAD + "".join(_section(name, kind) for name, kind in known.items())
 
 
 def _section(name: str, kind: type[Section]) -> str:

@@ -12,6 +12,7 @@ from prinz_enricher.catalog.selector import default_version, resolve, scorable
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore
 from prinz_enricher.catalog.union import Member, Union
+from prinz_enricher.catalog.wishes import Wishes, wants_preload
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -29,9 +30,11 @@ __all__ = [
     "SnapshotStore",
     "Union",
     "Watch",
+    "Wishes",
     "default_version",
     "paginate",
     "parse_filter",
     "resolve",
     "scorable",
+    "wants_preload",
 ]

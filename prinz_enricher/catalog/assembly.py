@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 
 from prinz_enricher.catalog.policy import DEFAULT_TAG, PolicyError, parse_policy
 from prinz_enricher.catalog.snapshot import NO_FILE, CatalogModel, CatalogVersion, ModelFile, Snapshot
+from prinz_enricher.catalog.wishes import read_wishes
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
-
-BATCHING_TAG = "prinz.batching"
-"""The tag of a version, or of its model, that says whether rows of several callers share model calls."""
 
 Files = Mapping[tuple[str, str], ModelFile]
 """What MLmodel files hold, by name and number of the version."""
@@ -157,14 +155,9 @@ def _version(
         signature=file.signature,
         fault=fault,
         pending=pending,
-        batching=_batching(version.tags) or _batching(model_tags),
+        wishes=read_wishes(version.tags, model_tags),
+        loader=file.loader,
     )
-
-
-def _batching(tags: Mapping[str, str]) -> str:
-    """Return what a tag says of batching; empty where it says nothing that is known."""
-    told = tags.get(BATCHING_TAG, "").strip().lower()
-    return told if told in ("on", "off") else ""
 
 
 def _fingerprint(model: CatalogModel, files: tuple[ModelFile, ...]) -> bytes:

@@ -273,12 +273,15 @@ def _key(version: ModelVersion) -> _Key:
 def _read_file(entries: Mapping[str, object]) -> ModelFile:
     listed = entries.get("flavors")
     flavors = tuple(sorted(str(flavor) for flavor in listed)) if isinstance(listed, Mapping) else ()
+    python = listed.get("python_function") if isinstance(listed, Mapping) else None
+    named = python.get("loader_module") if isinstance(python, Mapping) else None
+    loader = named if isinstance(named, str) else ""
     try:
         signature = read_signature(entries)
     except SignatureError as error:
-        return ModelFile(None, flavors, f"has a signature that can't be read: {error}")
+        return ModelFile(None, flavors, f"has a signature that can't be read: {error}", loader=loader)
     fault = "has no signature" if signature.origin is Origin.MISSING else ""
-    return ModelFile(signature, flavors, fault)
+    return ModelFile(signature, flavors, fault, loader=loader)
 
 
 def _worse(new: ModelFile, old: ModelFile) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from prinz_enricher.catalog.wishes import NO_WISHES, Wishes
 from prinz_enricher.registry.entities import READY
 from prinz_enricher.signature.types import Signature
 
@@ -20,12 +21,14 @@ class ModelFile:
         flavors: MLflow's flavors, sorted.
         fault: What is amiss; empty where all is well.
         pending: Whether the file was not read yet, or not for a passing reason.
+        loader: The module that loads the model; empty where none is named.
     """
 
     signature: Signature | None
     flavors: tuple[str, ...] = ()
     fault: str = ""
     pending: bool = False
+    loader: str = ""
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -35,7 +38,7 @@ class ModelFile:
             # The digest writes the parameters without the order that their defaults happen to have in memory.
             fields = (self.signature.inputs, self.signature.outputs)
             told = (self.signature.digest, self.signature.origin.value, fields)
-        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending)).encode()).digest()
+        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending, self.loader)).encode()).digest()
 
 
 NO_FILE = ModelFile(None)
@@ -66,7 +69,8 @@ class CatalogVersion:
         pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
         registry: What the settings call the registry that it is of; empty for the one without a name.
         registered_as: Its model's name in that registry, where it is served under another; else empty.
-        batching: `on` or `off` where its tag `prinz.batching`, or else its model's, says so; else empty.
+        wishes: What its tags, or else its model's, wish of how it is served.
+        loader: The module that loads it; empty where that is not known.
     """
 
     name: str
@@ -85,7 +89,8 @@ class CatalogVersion:
     pending: bool = False
     registry: str = ""
     registered_as: str = ""
-    batching: str = ""
+    wishes: Wishes = NO_WISHES
+    loader: str = ""
 
     @property
     def registered_name(self) -> str:

@@ -61,7 +61,12 @@ def write_lines(reading: Reading, files: Files) -> Iterator[dict[str, object]]:
                         yield {"signature": text}
                 number = numbers.get(file.fingerprint)
                 if file.signature is None or number is not None:
-                    entry["file"] = {"flavors": list(file.flavors), "fault": file.fault, "signature": number}
+                    entry["file"] = {
+                        "flavors": list(file.flavors),
+                        "fault": file.fault,
+                        "signature": number,
+                        "loader": file.loader,
+                    }
             entries.append(entry)
         yield {"model": _model_json(model), "versions": entries}
 
@@ -159,12 +164,13 @@ def _read_file(entry: object, signatures: list[Signature | None]) -> ModelFile |
     flavors, fault, number = _list(file.get("flavors")), file.get("fault"), file.get("signature")
     if not isinstance(fault, str) or not all(isinstance(flavor, str) for flavor in flavors):
         raise StoredLinesError("A file has no fault or flavors.")
+    loader = str(file.get("loader", ""))
     if number is None:
-        return ModelFile(None, tuple(map(str, flavors)), fault)
+        return ModelFile(None, tuple(map(str, flavors)), fault, loader=loader)
     if not isinstance(number, int) or not 0 <= number < len(signatures):
         raise StoredLinesError("A file has an unknown signature.")
     signature = signatures[number]
-    return None if signature is None else ModelFile(signature, tuple(map(str, flavors)), fault)
+    return None if signature is None else ModelFile(signature, tuple(map(str, flavors)), fault, loader=loader)
 
 
 def _list(value: object) -> list[object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from prinz_enricher.cli.footprint import release_start_memory, take_memory_from_libc
+from prinz_enricher.cli.hiding import hide_from_models
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service import Application, DoorError, FrontError
@@ -82,6 +83,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     take_memory_from_libc()
+    hide_from_models()
     try:
         application = Application(settings)
         application.start(ended)

@@ -12,14 +12,15 @@ class UnavailableError(EnricherError):
 
 
 class ModelLoading(UnavailableError):
-    """The version was still being loaded when the call had to be answered."""
+    """The version was still being loaded, or loaded again, when the call had to be answered."""
 
     reason = "MODEL_LOADING"
 
-    def __init__(self, name: str, version: str, retry_after: float) -> None:
+    def __init__(self, name: str, version: str, retry_after: float, why: str = "") -> None:
+        told = f"is to be loaded again: {why}" if why else "is still being loaded"
         super().__init__(
-            f'Version {version} of model "{name}" is still being loaded; try again.',
-            metadata={"model": name, "version": version},
+            f'Version {version} of model "{name}" {told}; try again.',
+            metadata={"model": name, "version": version} | ({"why": why} if why else {}),
             retry_after=retry_after,
         )
 

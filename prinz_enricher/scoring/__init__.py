@@ -1,24 +1,29 @@
-"""Scoring: the `WorkerPool` port, its queue policy, and its adapters."""
+"""Scoring: the `WorkerPool` port, its queue policy, the life of versions, and the adapters."""
 
 from __future__ import annotations
 
-from prinz_enricher.scoring.inline import InlinePool, ScoreFunction
 from prinz_enricher.scoring.pool import Job, Scores, Status, Target, WorkerPool, WorkerState
-from prinz_enricher.scoring.process import ProcessPool
-from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import FetchFailed, LoadFailed
+from prinz_enricher.scoring.settings import PoolSettings, WorkerSettings
+from prinz_enricher.scoring.worker import FetchFailed, LoaderRefused, LoadFailed
+from prinz_enricher.scoring.workers.inline import InlinePool, ScoreFunction
+from prinz_enricher.scoring.workers.process import ProcessPool
+from prinz_enricher.scoring.workers.provision import Provide, Provisions
 
 __all__ = [
     "FetchFailed",
     "InlinePool",
     "Job",
     "LoadFailed",
+    "LoaderRefused",
     "PoolSettings",
     "ProcessPool",
+    "Provide",
+    "Provisions",
     "ScoreFunction",
     "Scores",
     "Status",
     "Target",
     "WorkerPool",
+    "WorkerSettings",
     "WorkerState",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -27,6 +27,11 @@ class Target:
         registry_name: What the settings call that registry; empty for the one without a name.
         registered_as: The model's name in that registry, where it is another; else empty.
         batching: `on` or `off` where its owner says whether rows of several callers share model calls; else empty.
+        replicas: How many workers its owner wants for it; 0 where that is not said.
+        keep: Whether it is to be loaded all the time.
+        fingerprint: Tells its files from those of another version that once had the same name and number.
+        aliases: Those that point to it.
+        route: The model server that scores it, by the name of its endpoint; empty for workers here.
     """
 
     name: str
@@ -36,6 +41,11 @@ class Target:
     registry_name: str = ""
     registered_as: str = ""
     batching: str = ""
+    replicas: int = field(default=0, compare=False)
+    keep: bool = field(default=False, compare=False)
+    fingerprint: str = ""
+    aliases: tuple[str, ...] = field(default=(), compare=False)
+    route: str = ""
 
     @property
     def registered_name(self) -> str:
@@ -45,7 +55,7 @@ class Target:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What tells this target from others."""
-        return (self.registry, self.name, self.version, self.signature.digest)
+        return (self.registry, self.name, f"{self.version} {self.fingerprint}", self.signature.digest)
 
 
 class WorkerState(StrEnum):
@@ -66,11 +76,13 @@ class Status:
         state: Where it is in its life.
         message: Why it is so where that is not plain.
         batching: Whether the rows of several jobs are scored in one model call; False where that is not known yet.
+        remote: Whether it is scored by a model server elsewhere.
     """
 
     state: WorkerState
     message: str = ""
     batching: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +129,17 @@ class WorkerPool(Protocol):
     def submit(self, job: Job) -> None:
         """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
 
-    def load(self, target: Target) -> None:
-        """Begin to load a target if it is not loaded; never blocks."""
+    def load(self, target: Target, *, instead: bool = False) -> None:
+        """Begin to load a target if it is not loaded; never blocks.
 
-    def retain(self, wanted: set[tuple[str, str, str, str]]) -> None:
-        """Unload, after their last job, the targets whose keys are not wanted any more."""
+        Args:
+            target: The version.
+            instead: Whether it takes the place of another one that serves until then: for that time there may be one
+                worker more than the limit.
+        """
+
+    def retain(self, targets: Collection[Target]) -> None:
+        """Unload, after their last job, all but some targets, and take over what is wished of these."""
 
     def status(self, target: Target) -> Status:
         """Tell where a target is in its life."""

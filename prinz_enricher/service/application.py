@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+from dataclasses import replace
 
 import structlog
 
-from prinz_enricher.catalog import Snapshot
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
 from prinz_enricher.config import Settings
-from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerState
+from prinz_enricher.scoring import WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import SERVICE, Front, open_front
 from prinz_enricher.service.http_door import HttpDoor
+from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.registries import Registries
+from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score import Limits
 
 log = structlog.stdlib.get_logger(__name__)
@@ -29,6 +32,8 @@ class Application:
 
     Raises:
         FrontError: The front of the settings is not installed.
+        AccessError: An endpoint's certificates can't be used.
+        ProvisionError: The settings of environments can't be used.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
@@ -45,19 +50,7 @@ class Application:
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
         )
-        self._pool = pool or ProcessPool(
-            PoolSettings(
-                max_workers=settings.scoring.max_workers,
-                max_queue_rows=settings.scoring.max_queue_rows,
-                batching=settings.scoring.batching,
-                max_shared_rows=settings.scoring.max_shared_rows,
-                max_delay=settings.scoring.max_delay,
-                load_timeout=settings.scoring.load_timeout,
-            ),
-            locate=self._registries.locate,
-            access=self._registries.worker_variables,
-            on_change=self._health_changed.set,
-        )
+        self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
         """Set once the registry has been read and calls are answered."""
 
@@ -81,6 +74,8 @@ class Application:
                 self._pool,
                 default_policy=self._settings.scoring.default_version,
                 limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
+                allowed_loaders=self._settings.workers.allowed_loaders,
+                routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
             )
             port = self._front.start(self._service.handle, self._service.open_source)
             self._open_door()
@@ -137,17 +132,27 @@ class Application:
             for version in model.versions
             if version.ready and (target := self._service.target(version)) is not None
         }
-        self._pool.retain(set(targets))
+        kept = {}
         for model in new.models.values():
-            if any(fnmatch.fnmatchcase(model.name, pattern) for pattern in self._settings.scoring.preload):
-                default = self._service.default_version(model)
-                target = self._service.target(default) if default is not None else None
+            for version in self._preloaded(model):
+                target = self._service.target(version)
                 if target is not None:
-                    self._pool.load(target)
+                    kept[target.key] = replace(target, keep=True)
+        self._pool.retain((targets | kept).values())
+        for target in kept.values():
+            self._pool.load(target)
+        self._service.follow(new)
         self._health_changed.set()
         if not self.ready.is_set():
             log.info("serving", models=len(new.models), versions=len(targets))
             self.ready.set()
+
+    def _preloaded(self, model: CatalogModel) -> list[CatalogVersion]:
+        """Return the versions of a model that are to be loaded from the start."""
+        versions = [version for version in model.versions if version.wishes.preload]
+        named = any(fnmatch.fnmatchcase(model.name, pattern) for pattern in self._settings.scoring.preload)
+        default = self._service.default_version(model) if named or wants_preload(model.tags) else None
+        return versions if default is None or default in versions else [default, *versions]
 
     def _keep_health(self) -> None:
         """Tell grpc.health.v1 what is served after each change; the last time, that nothing is."""

@@ -10,7 +10,7 @@ from threading import Lock
 from prinz_enricher.catalog import CatalogModel, CatalogVersion
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.scoring import Status, Target
-from prinz_enricher.service.views import model_message, state_of
+from prinz_enricher.service.views import model_message
 
 MAX_BYTES = 32 * 1024 * 1024
 """Bytes that are kept at most; the models asked for longest ago go first."""
@@ -45,6 +45,7 @@ class ModelMessages:
         default_version: Callable[[CatalogModel], CatalogVersion | None],
         target: Callable[[CatalogVersion], Target | None],
         status: Callable[[Target], Status],
+        state: Callable[[CatalogVersion, Status | None], Status],
         *,
         max_bytes: int = MAX_BYTES,
     ) -> None:
@@ -54,11 +55,13 @@ class ModelMessages:
             default_version: Tells what a ModelRef without a selector means; depends on the model alone.
             target: Tells what the pool needs to know of a version; depends on the version alone.
             status: Tells what the pool does with a target.
+            state: Tells where a version is in its life, from that; depends on nothing else that changes.
             max_bytes: How much is kept.
         """
         self._default_version = default_version
         self._target = target
         self._status = status
+        self._state = state
         self._max_bytes = max_bytes
         self._bytes = 0
         self._kept: OrderedDict[tuple[str, bool], _Kept] = OrderedDict()
@@ -88,7 +91,7 @@ class ModelMessages:
         message = model_message(
             model,
             self._default_version(model),
-            lambda version: state_of(version, told[version.version]),
+            lambda version: self._state(version, told[version.version]),
             full=full,
         )
         content = pb.ListModelsResponse(models=[message]).SerializeToString()

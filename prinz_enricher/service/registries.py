@@ -1,4 +1,4 @@
-"""The registries of the settings: how each is reached, what each offers, and how a worker gets at its models."""
+"""The registries of the settings: how each is reached, what each offers, and how its models are fetched."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import structlog
 
 from prinz_enricher.catalog import Catalog, Member, Selection, SnapshotStore, Union
 from prinz_enricher.config import RegistrySettings
+from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import (
     Access,
     AccessError,
@@ -26,7 +27,6 @@ from prinz_enricher.registry import (
     store_folder,
 )
 from prinz_enricher.scoring import FetchFailed, LoadFailed, Target
-from prinz_enricher.scoring.environment import worker_environment
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -37,6 +37,7 @@ class _Opened:
 
     access: Access
     client: RegistryClient
+    origin: str
 
 
 class Registries:
@@ -77,20 +78,27 @@ class Registries:
         self.catalog.stop()
         self._closing.close()
 
-    def locate(self, target: Target) -> dict[str, str]:
-        """Tell a worker where its model is."""
-        registry = self._opened[target.registry_name].access.worker_registry
-        return {"registry": registry, "name": target.registered_name, "version": target.version}
+    def locate(self, target: Target) -> tuple[str, str, str, str]:
+        """Return a target's registry as MLflow's client calls it, its name and version there, and which registry it is.
 
-    def worker_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables by which a worker reaches its registry; None where none were set for it.
+        The last is the same for as long as the registry is the same, wherever it listens.
+        """
+        opened = self._opened[target.registry_name]
+        return opened.access.tracking_uri, target.registered_name, target.version, opened.origin
+
+    def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables by which a target's registry is reached; None where none were set for it.
+
+        Args:
+            target: The version.
+            folder: A private folder, for files that they name.
 
         Raises:
             FetchFailed: Its credentials can't be had now.
             LoadFailed: Its certificates can't be used.
         """
         try:
-            return self._opened[target.registry_name].access.worker_variables(folder)
+            return self._opened[target.registry_name].access.fetch_variables(folder)
         except RegistryError as error:
             raise FetchFailed(f"the credentials of the registry can't be had: {error}") from error
         except AccessError as error:
@@ -103,8 +111,8 @@ class Registries:
             opened.callback(private.close)
             private.start()
             url = private.url
-        # It has what a worker has to fetch its model with.
-        stores = StoreReader(lambda: worker_environment(os.environ, tempfile.gettempdir()))
+        # It has what a model is fetched with.
+        stores = StoreReader(lambda: fetch_variables(os.environ, Path(tempfile.gettempdir()), None))
         opened.callback(stores.close)
         try:
             access = open_access(settings, url)
@@ -112,7 +120,7 @@ class Registries:
         except AccessError as error:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)
-        self._opened[name] = _Opened(access, client)
+        self._opened[name] = _Opened(access, client, _origin(settings, client.url))
         catalog = Catalog(
             client,
             refresh_interval=settings.refresh_interval,
@@ -123,6 +131,12 @@ class Registries:
         return Member(name, settings.prefix_of(name), client.url, catalog)
 
 
+def _origin(settings: RegistrySettings, url: str) -> str:
+    """Return what tells a registry from others for as long as it lives."""
+    # The port of a local store's own server is another one each time; and a relative store depends on where we are.
+    return f"{settings.url} {store_folder(settings.url)}" if is_local_store(settings.url) else url
+
+
 def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
     """Return where the catalog outlives the process; None where that is not wanted, or there is no such place."""
     folder = settings.snapshot_folder
@@ -131,8 +145,7 @@ def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
         folder = str(Path(cache) / "prinz-enricher" / "catalog")
     if not folder:
         return None
-    # The port of a local store's own server is another one each time; and a relative store depends on where we are.
-    registry = f"{settings.url} {store_folder(settings.url)}" if is_local_store(settings.url) else url
+    registry = _origin(settings, url)
     # A list of fewer models than are served would be worse than none.
     rules = (settings.include, settings.exclude)
     try:

@@ -19,6 +19,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
     BatchTooLarge,
+    Code,
     DeadlineExceeded,
     EnricherError,
     InternalError,
@@ -38,6 +39,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 MAX_REQUEST_ID = 256
 """Characters of a request_id."""
+
+_OURS = (Code.INTERNAL, Code.FAILED_PRECONDITION)
+"""Codes of errors that the operator, or the owner of a model, should know of."""
 
 _T = TypeVar("_T")
 
@@ -111,7 +115,10 @@ class ScoreCall:
             self._call.fail(to_status(InternalError(correlation_id)))
 
     def _fail(self, error: EnricherError) -> None:
-        log.info(
+        # What a caller did wrong, or what was too much, is the caller's to know: a line for each would cost more than
+        # the refusal, and most where there is least time.
+        tell = log.info if error.code in _OURS else log.debug
+        tell(
             "score refused",
             model=self._target.name,
             version=self._target.version,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -31,7 +32,7 @@ def state_of(version: CatalogVersion, status: Status | None) -> Status:
         return Status(WorkerState.DISCOVERED, version.fault)
     if status is None:
         return Status(WorkerState.FAILED, version.fault)
-    return status if status.message or not version.fault else Status(status.state, version.fault)
+    return status if status.message or not version.fault else replace(status, message=version.fault)
 
 
 StatusOf = Callable[[CatalogVersion], Status]
@@ -63,7 +64,7 @@ def model_message(
 
 def _version_of(model: CatalogModel, version: CatalogVersion, status: Status, *, full: bool) -> model_pb2.ModelVersion:
     # A fault of the model has no place of its own in the contract.
-    told = status if status.message or not model.fault else Status(status.state, f"its model {model.fault}")
+    told = status if status.message or not model.fault else replace(status, message=f"its model {model.fault}")
     return version_message(version, told, full=full)
 
 
@@ -81,7 +82,7 @@ def version_message(version: CatalogVersion, status: Status, *, full: bool) -> m
         source=version.source,
         create_time=_timestamp(version.created_ms),
         update_time=_timestamp(version.updated_ms),
-        route=model_pb2.ModelVersion.ROUTE_LOCAL,
+        route=model_pb2.ModelVersion.ROUTE_REMOTE if status.remote else model_pb2.ModelVersion.ROUTE_LOCAL,
         batching=model_pb2.ModelVersion.BATCHING_ON if status.batching else model_pb2.ModelVersion.BATCHING_OFF,
         signature=to_wire(version.signature) if full and version.signature is not None else None,
     )

@@ -8,10 +8,10 @@ import faulthandler
 import os
 import socket
 import sys
+from pathlib import Path
 
-from .frames import FrameSocket
+from .imports import prepare_imports
 from .parent import die_with_parent
-from .serving import serve
 
 
 def main() -> int:
@@ -25,6 +25,13 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="the front's process id")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
+    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [str(Path.cwd())]):
+        # Python 3.10 knows no -P: the working directory is no place for modules.
+        del sys.path[0]
+    prepare_imports()
+    from .frames import FrameSocket
+    from .serving import serve
+
     # What models print goes where logs go; nothing but frames goes over the socket, which has a descriptor of its own.
     os.dup2(2, 1)
     faulthandler.enable()

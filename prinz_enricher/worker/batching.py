@@ -72,7 +72,7 @@ def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
         rows = batch.slice(0, _MOST_ROWS)
         varied = _varied(rows)
         if varied is not None:
-            trials.append(pa.concat_batches([rows, varied]))
+            trials.append(pa.Table.from_batches([rows, varied]).combine_chunks().to_batches()[0])
         if rows.num_rows > 1:
             trials.append(rows)
     return trials

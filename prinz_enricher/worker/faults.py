@@ -1,6 +1,14 @@
-"""Why a worker could not load or score, as it is told to the front."""
+"""What can be wrong between a front and a worker: frames that are none, and why a worker could not score."""
 
 from __future__ import annotations
+
+
+class FrameError(Exception):
+    """The other side sent what is no frame, or ended in the middle of one."""
+
+
+class FrameTooLarge(FrameError):
+    """What was to be sent is larger than a frame may be; nothing of it was sent."""
 
 
 class WorkerFault(Exception):

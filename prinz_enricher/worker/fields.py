@@ -24,6 +24,11 @@ def is_any(field: pa.Field) -> bool:
     return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Tell whether a type holds others; some versions of Arrow leave out lists of a fixed size."""
+    return bool(pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def tensor_type(field: pa.Field) -> TensorType | None:
     """Give the tensor type of a field; None where it is no tensor."""
     written = (field.metadata or {}).get(TYPE_KEY, b"").decode()

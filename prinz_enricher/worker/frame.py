@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import InvalidRows
-from .fields import TensorType, is_any, tensor_type
+from .fields import TensorType, is_any, is_nested, tensor_type
 from .values import column_values, datetimes, json_column, objects, text_column
 
 Names = Sequence[str | int] | None
@@ -131,7 +131,7 @@ def _pandas_column(column: pa.Array, field: pa.Field) -> Any:
     if is_any(field):
         # MLflow has pandas guess the dtype of such a column, and so its models see numbers, not objects.
         return json_column(column_values(column, field))
-    if pa.types.is_nested(kind):
+    if is_nested(kind):
         return objects(column_values(column, field))
     if pa.types.is_string(kind):
         return text_column(column.to_pylist())
@@ -157,7 +157,7 @@ def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
     dtype = np.dtype(kind.dtype)
     flat = column
     fixed = True
-    while pa.types.is_nested(flat.type):
+    while is_nested(flat.type):
         fixed = fixed and pa.types.is_fixed_size_list(flat.type)
         if flat.null_count:
             raise InvalidRows("a null is in a tensor")

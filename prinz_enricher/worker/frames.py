@@ -3,6 +3,10 @@
 A frame is a fixed header, a JSON object (`meta`) and bytes (`body`). A record batch travels as Arrow IPC in the body;
 its schema is put before it only when it is another one than the batch before had on the same socket.
 
+A body goes through the socket where the other side waits for it. Where it computes instead, and so a large body would
+have to wait for it, the body goes in sealed memory, whose descriptor comes with the header. That costs more, for pages
+that are new each time, but keeps two sides from waiting for each other while a batch is sent ahead.
+
     LOAD    front → worker   what to load; body: the input schema, then the output schema
     READY   worker → front   how it was loaded
     FAILED  worker → front   why it can't be loaded; the worker ends
@@ -13,20 +17,38 @@ its schema is put before it only when it is another one than the batch before ha
 
 from __future__ import annotations
 
-import base64
+import errno
 import json
+import os
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from enum import IntEnum
 
 import pyarrow as pa
 
+from .faults import FrameError, FrameTooLarge
+from .parameters import decode_value, encode_value
+from .shared_memory import ONE_DESCRIPTOR, SHARED_FROM, descriptors_in, drop, mapped_memory, sealed_memory
+
+__all__ = [
+    "BatchReader",
+    "BatchWriter",
+    "Frame",
+    "FrameError",
+    "FrameSocket",
+    "FrameTooLarge",
+    "Kind",
+    "Limits",
+    "decode_value",
+    "encode_value",
+]
+
 MAGIC = b"PRZ1"
-_HEADER = struct.Struct("<4sB3xQIIQ")
-"""Magic, kind, id, length of meta, length of the schema part of the body, length of the body."""
+_HEADER = struct.Struct("<4sBB2xQIIQ")
+"""Magic, kind, 1 where the body is in shared memory, id, length of meta, length of the schema part of the body, length
+of the body."""
 
 _ALIGNMENT = 8
 """An Arrow IPC message has its buffers at multiples of this from its start."""
@@ -36,10 +58,6 @@ _MOST_PARTS = 512
 
 _LARGE = 256 * 1024
 """Bytes of a batch from which copying it costs more than handing over each of its buffers."""
-
-
-class FrameError(Exception):
-    """The other side sent what is no frame, or ended in the middle of one."""
 
 
 class Kind(IntEnum):
@@ -69,7 +87,7 @@ class Frame:
         kind: What it says.
         id: The id of the job it belongs to; 0 for none.
         meta: Its JSON object.
-        body: Its bytes, in memory of their own.
+        body: Its bytes, in memory that nobody else writes into.
         schema_size: How many bytes at the start of the body are an Arrow schema.
     """
 
@@ -81,7 +99,10 @@ class Frame:
 
 
 class FrameSocket:
-    """A connected stream socket that frames are sent and received on.
+    """A connected stream socket of the Unix family that frames are sent and received on.
+
+    Each frame of the front has one of the worker for an answer. Who has an answer due must read, and write no frame
+    that would have to wait.
 
     Sending and receiving may each be done by one thread at a time.
     """
@@ -100,6 +121,9 @@ class FrameSocket:
         self._limits = limits or Limits()
         self._before_read = before_read
         self._header = bytearray(_HEADER.size)
+        self._sent = self._received = 0
+        # The kernel counts its own bookkeeping as well.
+        self._room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
 
     def send(
         self,
@@ -109,7 +133,8 @@ class FrameSocket:
         id: int = 0,
         body: Sequence[pa.Buffer | bytes] = (),
         schema_size: int = 0,
-    ) -> None:
+        small_only: bool = False,
+    ) -> bool:
         """Send one frame.
 
         Args:
@@ -118,26 +143,51 @@ class FrameSocket:
             id: The id of the job it belongs to.
             body: Parts that together are the body.
             schema_size: How many bytes at the start of the body are an Arrow schema.
+            small_only: Whether to send nothing where that would wait for a side that does not read.
+
+        Returns:
+            Whether it was sent.
 
         Raises:
-            FrameError: The frame is larger than the limits.
+            FrameTooLarge: The frame is larger than the limits; nothing was sent.
             OSError: The other side has gone.
         """
         text = json.dumps(meta, separators=(",", ":")).encode()
-        size = sum(len(memoryview(part).cast("B")) for part in body)
+        views = [view for view in (memoryview(part).cast("B") for part in body) if len(view)]
+        size = sum(map(len, views))
         if len(text) > self._limits.meta or size > self._limits.body:
-            raise FrameError("a frame is larger than the limit")
-        header = _HEADER.pack(MAGIC, kind, id, len(text), schema_size, size)
-        self._send_all([header, text, *body])
+            raise FrameTooLarge("a frame is larger than the limit")
+        sizes = (id, len(text), schema_size, size)
+        # The other side has answered all, or waits for its own answer.
+        reads = self._sent <= self._received
+        room = size if reads or not small_only else self._room - _HEADER.size - len(text)
+        if room < 0:
+            return False
+        if not reads and size >= SHARED_FROM and (descriptor := sealed_memory(views, size)) is not None:
+            try:
+                self._send_all([_HEADER.pack(MAGIC, kind, 1, *sizes), text], descriptor)
+                self._sent += 1
+            except OSError as exc:
+                # Too many descriptors of this user are under way. It is told before any byte is sent.
+                if exc.errno != errno.ETOOMANYREFS:
+                    raise
+            else:
+                return True
+            finally:
+                os.close(descriptor)
+        if size > room:
+            return False
+        self._send_all([_HEADER.pack(MAGIC, kind, 0, *sizes), text, *views])
+        self._sent += 1
+        return True
 
-    def _send_all(self, parts: Sequence[pa.Buffer | bytes]) -> None:
-        views = [view for view in (memoryview(part).cast("B") for part in parts) if len(view)]
+    def _send_all(self, parts: Sequence[bytes | memoryview], descriptor: int | None = None) -> None:
+        views = [memoryview(part) for part in parts]
+        control = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
         while views:
-            sent = self._sock.sendmsg(views[:_MOST_PARTS], (), getattr(socket, "MSG_NOSIGNAL", 0))
-            while views and sent >= len(views[0]):
-                sent -= len(views.pop(0))
-            if sent:
-                views[0] = views[0][sent:]
+            drop(views, self._sock.sendmsg(views[:_MOST_PARTS], control, getattr(socket, "MSG_NOSIGNAL", 0)))
+            # It went with the first bytes, however few these were.
+            control = []
 
     def receive(self) -> Frame | None:
         """Wait for the next frame.
@@ -149,39 +199,70 @@ class FrameSocket:
             FrameError: What came is no frame, is larger than the limits, or ended too early.
             OSError: The connection broke.
         """
-        if not self._fill(memoryview(self._header), may_end=True):
+        came: list[int] = []
+        try:
+            return self._receive(came)
+        finally:
+            # What is mapped needs its descriptor no more.
+            for descriptor in came:
+                os.close(descriptor)
+
+    def _receive(self, came: list[int]) -> Frame | None:
+        if not self._fill(memoryview(self._header), came):
             return None
-        magic, kind, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
-        if magic != MAGIC or self._header[5:8] != b"\0\0\0":
+        magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
+        if magic != MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
             raise FrameError("what came is no frame")
         if meta_size > self._limits.meta or size > self._limits.body or schema_size > size:
             raise FrameError("a frame's lengths are beyond the limits")
+        if len(came) != shared:
+            raise FrameError("a frame came without its descriptor, or with one that it does not need")
         try:
             known = Kind(kind)
         except ValueError:
             raise FrameError(f"there is no kind of frame {kind}") from None
         text = bytearray(meta_size)
         self._fill(memoryview(text))
-        body = pa.allocate_buffer(size)
-        if size:
-            self._fill(memoryview(body).cast("B"))
+        if shared:
+            body = mapped_memory(came[0], size)
+        else:
+            body = pa.allocate_buffer(size)
+            if size:
+                self._fill(memoryview(body).cast("B"))
         try:
             meta = json.loads(text)
         except (ValueError, RecursionError):
             raise FrameError("a frame's meta is no JSON") from None
         if not isinstance(meta, dict):
             raise FrameError("a frame's meta is no JSON object")
+        self._received += 1
         return Frame(known, id_, meta, body, schema_size)
 
-    def _fill(self, view: memoryview, *, may_end: bool = False) -> bool:
-        """Fill a buffer; False where the stream ended before its first byte and may do so."""
+    def _fill(self, view: memoryview, came: list[int] | None = None) -> bool:
+        """Fill a buffer.
+
+        Args:
+            view: The buffer.
+            came: Gets the descriptors that come with its bytes; None where none may come.
+
+        Returns:
+            Whether it is filled; False where the stream ended before its first byte, and descriptors were taken.
+        """
         at = 0
+        control = 0 if came is None else ONE_DESCRIPTOR
         while at < len(view):
             if self._before_read is not None:
                 self._before_read()
-            got = self._sock.recv_into(view[at:])
+            got, ancillary, flags, _ = self._sock.recvmsg_into(
+                [view[at:]], control, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            )
+            if came is not None:
+                came += descriptors_in(ancillary)
+            # The kernel has closed those that there was no room for.
+            if flags & socket.MSG_CTRUNC:
+                raise FrameError("descriptors came that no frame needs")
             if not got:
-                if may_end and not at:
+                if came is not None and not at:
                     return False
                 raise FrameError("the stream ended in the middle of a frame")
             at += got
@@ -194,6 +275,12 @@ class FrameSocket:
     def close(self) -> None:
         """Close the socket: the other side sees the end of the stream."""
         self._sock.close()
+
+    def leave(self) -> None:
+        """Let go of the connection in a process that was forked, without a word to the other side."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, self._sock.fileno(), inheritable=False)
+        os.close(null)
 
 
 class _Parts(list[pa.Buffer | bytes]):
@@ -225,11 +312,12 @@ class BatchWriter:
         The batch must be sent: the next one relies on its schema.
         """
         schema = batch.schema
+        message = _message(batch)
         if self._schema is not None and (schema is self._schema or schema.equals(self._schema, check_metadata=True)):
-            return _message(batch), 0
+            return message, 0
         head = schema.serialize()
         self._schema = schema
-        return [head, bytes(-head.size % _ALIGNMENT), *_message(batch)], head.size
+        return [head, bytes(-head.size % _ALIGNMENT), *message], head.size
 
 
 def _message(batch: pa.RecordBatch) -> list[pa.Buffer | bytes]:
@@ -268,53 +356,3 @@ class BatchReader:
         except (pa.ArrowException, OSError, EOFError, ValueError) as exc:
             raise FrameError(f"a frame holds no record batch ({type(exc).__name__})") from exc
         return batch
-
-
-def encode_value(value: object) -> object:
-    """Write a parameter's value as JSON that `decode_value` gives back unchanged.
-
-    Args:
-        value: None, bool, int, float, str, bytes, datetime, date, or lists and string-keyed dicts of them.
-
-    Raises:
-        TypeError: The value is none of these.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, datetime):
-        return {"datetime": value.isoformat()}
-    if isinstance(value, date):
-        return {"date": value.isoformat()}
-    if isinstance(value, list | tuple):
-        return [encode_value(item) for item in value]
-    if isinstance(value, Mapping):
-        return {"record": [[str(key), encode_value(item)] for key, item in value.items()]}
-    raise TypeError(f"a parameter can't be a {type(value).__name__}")
-
-
-def decode_value(value: object) -> object:
-    """Read what `encode_value` wrote.
-
-    Raises:
-        FrameError: It did not write this.
-    """
-    if isinstance(value, list):
-        return [decode_value(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    try:
-        ((form, content),) = value.items()
-        if form == "record":
-            return {key: decode_value(item) for key, item in content}
-        return _FORMS[form](content)
-    except (ValueError, TypeError, KeyError):
-        raise FrameError("a parameter's value is of no known form") from None
-
-
-_FORMS: dict[str, Callable[[str], object]] = {
-    "bytes": base64.b64decode,
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-}

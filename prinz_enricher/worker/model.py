@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 from .batching import may_share
 from .faults import InvalidRows
 from .frame import InputBuilder
+from .made_rows import made_batch
 from .results import OutputReader
-from .samples import example_batch, made_batch
+from .samples import example_batch
 
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
 
@@ -57,8 +59,9 @@ class LoadedModel:
         if declared_in is not None and len(declared_in.inputs) != len(inputs):
             raise ValueError("the signature of the downloaded model is not the one that the registry shows")
         self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
-        self._outputs = OutputReader(outputs, named=declared_out is not None and declared_out.has_input_names())
-        self._hinted = bool(metadata._is_signature_from_type_hint())  # noqa: SLF001 - MLflow tells it nowhere else
+        named = declared_out is not None and declared_out.has_input_names()
+        self._outputs = OutputReader(outputs, named=named, required=_required(declared_out) if named else ())
+        self._hinted = _tells(metadata, "_is_signature_from_type_hint")
         self._params_schema = signature.params if signature is not None else None
         self.path, self.why = "full", "not proven"
         self.batching, self.batching_why = False, "not tried"
@@ -67,7 +70,7 @@ class LoadedModel:
             self.why = "the signature comes from type hints"
         elif self._inputs.takes_arrays or declared_in is None:
             self.why = "MLflow's own checks are cheap for it"
-        elif metadata._is_type_hint_from_example():  # noqa: SLF001 - documented as a stable developer API
+        elif _tells(metadata, "_is_type_hint_from_example"):
             self.why = "MLflow converts the input to the form of the example"
         else:
             self._prove(folder, declared_in, inputs)
@@ -116,7 +119,7 @@ class LoadedModel:
             return predict(data, params)
         except MlflowException as exc:
             # Its message shows the rows, so it is not passed on.
-            if getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED":
+            if getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED" or _is_of_enforcement(exc):
                 raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
             raise
 
@@ -172,6 +175,23 @@ class LoadedModel:
         from mlflow.models.utils import _enforce_params_schema
 
         return None if self._params_schema is None else _enforce_params_schema(params, self._params_schema)
+
+
+def _is_of_enforcement(exc: BaseException) -> bool:
+    """Tell whether MLflow's schema enforcement raised an exception: MLflow 2 does not say so in it."""
+    return any(frame.f_code.co_name == "_enforce_schema" for frame, _ in traceback.walk_tb(exc.__traceback__))
+
+
+def _tells(metadata: Any, what: str) -> bool:
+    """Ask what MLflow tells nowhere else; before version 2.20 there were no type hints to ask for."""
+    ask = getattr(metadata, what, None)
+    return ask is not None and bool(ask())
+
+
+def _required(declared: Any) -> list[str]:
+    """Give the names of the declared outputs that every row has."""
+    # Before MLflow 2.7 none was optional; tensors are not even now.
+    return [str(spec.name) for spec in declared.inputs if getattr(spec, "required", True)]
 
 
 def _names(declared: Any) -> list[str | int] | None:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import OutputDiffers
-from .fields import is_any, tensor_type
+from .fields import is_any, is_nested, tensor_type
 
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}
 """Up to where a float type holds every integer."""
@@ -37,7 +37,7 @@ def output_column(values: Any, field: pa.Field) -> pa.Array:
     if isinstance(values, pd.Series):
         values = _of_series(values)
     if isinstance(values, np.ndarray) and values.dtype != object:
-        if not pa.types.is_nested(kind):
+        if not is_nested(kind):
             if values.ndim != 1:
                 raise OutputDiffers(f'"{field.name}" has {values.ndim} dimensions, where one value a row is declared')
             return _of_numpy(values, kind, field)
@@ -154,7 +154,7 @@ def _fixed_size_lists(values: np.ndarray[Any, Any], kind: pa.DataType, field: pa
     while pa.types.is_fixed_size_list(inner):
         sizes.append(inner.list_size)
         inner = inner.value_type
-    if pa.types.is_nested(inner):
+    if is_nested(inner):
         return None
     if values.shape[1:] != tuple(sizes):
         raise OutputDiffers(f'"{field.name}" has the shape {values.shape[1:]} a row, where {tuple(sizes)} is declared')
@@ -204,12 +204,12 @@ def _present(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
             return [(key, item(one)) for key, one in value.items()]
 
         return entries
-    if pa.types.is_nested(kind):
+    if is_nested(kind):
         element = _converter(kind.value_type, kind.value_field.with_name(name))
         size = kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
         def items(value: Any) -> list[Any]:
-            if not isinstance(value, list | tuple | np.ndarray | pd.Series) or np.ndim(value) == 0:
+            if not isinstance(value, list | tuple | np.ndarray | pd.Series) or _is_bare(value):
                 raise _not_a(type(value).__name__, field)
             if size is not None and len(value) != size:
                 raise OutputDiffers(f'"{name}" has a list of another length than the declared {size}')
@@ -244,8 +244,21 @@ def _record(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
     return record
 
 
+def _is_bare(value: Any) -> bool:
+    """Whether a value is an array that holds a single value and no list; numpy itself raises on ragged lists."""
+    return isinstance(value, np.ndarray) and value.ndim == 0
+
+
+def _is_of_one(value: Any) -> bool:
+    """Whether a value is a list or array that holds one value, which is no list."""
+    if isinstance(value, np.ndarray):
+        return value.ndim <= 1 and value.size == 1
+    held = isinstance(value, list | tuple) and len(value) == 1
+    return held and (_is_bare(value[0]) or not isinstance(value[0], list | tuple | np.ndarray))
+
+
 def _scalar(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
-    while isinstance(value, np.ndarray | list | tuple) and np.ndim(value) <= 1 and np.size(value) == 1:
+    while _is_of_one(value):
         # A row that is a list of its one output.
         value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value[0]
     boolean = isinstance(value, bool | np.bool_)
@@ -282,7 +295,7 @@ def _time(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
         held = _times(np.array([np.datetime64(value)]), kind, field)
     else:
         raise _not_a(type(value).__name__, field)
-    return held[0]
+    return held[0].value
 
 
 def _not_a(what: str, field: pa.Field) -> OutputDiffers:

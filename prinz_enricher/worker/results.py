@@ -6,7 +6,7 @@ without changing a value (`outputs`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import OutputDiffers
-from .fields import is_any, tensor_type
+from .fields import is_any, is_nested, tensor_type
 from .outputs import output_column
 
 _ONE_VALUE = (str, bytes, bytearray, int, float, complex, np.generic, type(None))
@@ -23,15 +23,17 @@ _ONE_VALUE = (str, bytes, bytearray, int, float, complex, np.generic, type(None)
 class OutputReader:
     """Reads what a model returns as record batches of one output schema."""
 
-    def __init__(self, schema: pa.Schema, *, named: bool) -> None:
+    def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = ()) -> None:
         """Prepare for a schema.
 
         Args:
             schema: Of the declared outputs.
             named: Whether the model knows its outputs by the names of the schema; else by their position.
+            required: Outputs that no row may lack; the schema tells it of those alone for which a null is no value.
         """
         self._schema = schema
         self._named = named
+        self._required = frozenset(required)
         self._single = len(schema) == 1
 
     def read(self, result: object, rows: int) -> pa.RecordBatch:
@@ -72,7 +74,7 @@ class OutputReader:
             result = [result]
         if isinstance(result, list | tuple) and result and not (self._single and self._takes_rows_of(result[0])):
             if all(isinstance(row, Mapping) for row in result):
-                return [_of_records(result, field) for field in self._schema]
+                return [self._of_records(result, field) for field in self._schema]
             if not self._single and all(isinstance(row, list | tuple | np.ndarray) for row in result):
                 if any(len(row) != len(self._schema) for row in result):
                     raise OutputDiffers(f"rows of another length than the {len(self._schema)} outputs came back")
@@ -80,6 +82,20 @@ class OutputReader:
         if self._single and isinstance(result, list | tuple | pd.Series):
             return [result]
         raise OutputDiffers(f"a {type(result).__name__} came back for {len(self._schema)} outputs")
+
+    def _of_records(self, records: Sequence[Mapping[Any, Any]], field: pa.Field) -> list[Any]:
+        """Give one output of rows that are dicts; an optional output may be absent."""
+        values = []
+        for record in records:
+            if field.name in record:
+                values.append(record[field.name])
+            elif field.name.isdecimal() and int(field.name) in record:
+                values.append(record[int(field.name)])
+            elif field.nullable and field.name not in self._required:
+                values.append(None)
+            else:
+                raise _missing([field.name])
+        return values
 
     def _takes_rows_of(self, row: object) -> bool:
         """Whether a mapping is the value of the only output, and not a row of outputs by name."""
@@ -177,25 +193,10 @@ def _any_rows(result: object, rows: int) -> Sequence[Any]:
     return listing
 
 
-def _of_records(records: Sequence[Mapping[Any, Any]], field: pa.Field) -> list[Any]:
-    """Give one output of rows that are dicts; an optional output may be absent."""
-    values = []
-    for record in records:
-        if field.name in record:
-            values.append(record[field.name])
-        elif field.name.isdecimal() and int(field.name) in record:
-            values.append(record[int(field.name)])
-        elif field.nullable:
-            values.append(None)
-        else:
-            raise _missing([field.name])
-    return values
-
-
 def _is_listed(field: pa.Field) -> bool:
     """Whether the values of a field are lists, so that a second dimension belongs to each value."""
     tensor = tensor_type(field)
-    return pa.types.is_nested(field.type) if tensor is None else len(tensor.shape) > 1
+    return is_nested(field.type) if tensor is None else len(tensor.shape) > 1
 
 
 def _rows(came: int, went: int, name: str) -> OutputDiffers:

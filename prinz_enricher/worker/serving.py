@@ -9,17 +9,20 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
-from .faults import WorkerFault
-from .fetch import RegistryUnreachable, fetch_model, prepare_environment
+from .faults import FrameTooLarge, OutputDiffers, WorkerFault
 from .frames import BatchReader, BatchWriter, Frame, FrameError, FrameSocket, Kind, decode_value
+from .sandbox import Confinement, Policy, confine
 
 _LONGEST_REASON = 400
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_VERBS = {"import": "importing MLflow", "confine": "confining the worker", "load": "loading the model"}
 
 
 def serve(frames: FrameSocket) -> int:
@@ -28,72 +31,110 @@ def serve(frames: FrameSocket) -> int:
     Returns:
         The exit code.
     """
+    # A process that a model forks must not answer as well, nor keep the connection open.
+    os.register_at_fork(after_in_child=frames.leave)
+    process = os.getpid()
+    began = time.monotonic()
+    # While the front still fetches the model.
+    failure = _import()
+    imported = time.monotonic()
     frame = frames.receive()
     if frame is None:
         return 0
     if frame.kind is not Kind.LOAD:
         raise FrameError("the first frame is not LOAD")
-    model = _load(frames, frame)
-    if model is None:
+    loaded = _load(frame, failure, [began, imported, time.monotonic()])
+    _end_if_forked(process)
+    frames.send(loaded.kind, loaded.meta)
+    if loaded.model is None:
         return 1
     reader, writer = BatchReader(), BatchWriter()
     while (frame := frames.receive()) is not None:
         if frame.kind is not Kind.SCORE:
             raise FrameError("a frame is not SCORE")
-        _score(frames, frame, model, reader, writer)
+        answer = _score(frame, loaded.model, reader, writer)
+        _end_if_forked(process)
+        try:
+            frames.send(answer.kind, answer.meta, id=frame.id, body=answer.body, schema_size=answer.schema_size)
+        except FrameTooLarge:
+            # The writer counts its schema as sent.
+            writer = BatchWriter()
+            why = "it has more bytes than a worker can hand on"
+            meta = {"kind": OutputDiffers.kind, "exception": FrameTooLarge.__name__, "why": why}
+            frames.send(Kind.RAISED, meta, id=frame.id)
+        # Large, and of no use while the next one is waited for.
+        del frame, answer
     return 0
 
 
-def _load(frames: FrameSocket, frame: Frame) -> Any:
-    """Load the model and say so; None where it can't be loaded."""
-    stage = "import"
-    marks = [time.monotonic()]
+def _import() -> BaseException | None:
     try:
-        meta = frame.meta
-        inputs, outputs = _schemas(frame)
-        prepare_environment()
+        import mlflow.pyfunc
+
+        # It imports all else that is needed.
+        from . import model
+
+        del mlflow, model
+    except BaseException as exc:  # noqa: BLE001 - the environment is the model's own
+        return exc
+    return None
+
+
+def _end_if_forked(process: int) -> None:
+    """End a process that the model forked and that came back from it."""
+    if os.getpid() != process:
+        os._exit(0)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    kind: Kind
+    meta: dict[str, object]
+    body: Sequence[pa.Buffer | bytes] = ()
+    schema_size: int = 0
+    model: Any = None
+
+
+def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _Answer:
+    """Confine the process and load the model."""
+    stage = "import"
+    try:
+        if failure is not None:
+            raise failure  # noqa: TRY301 - it is told like any other
         import mlflow
 
         from .model import LoadedModel
 
-        marks.append(time.monotonic())
-        stage = "fetch"
-        if "path" in meta:
-            folder = str(meta["path"])
-        else:
-            folder = fetch_model(str(meta["registry"]), str(meta["name"]), str(meta["version"]), str(meta["folder"]))
+        stage = "confine"
+        told = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else Confinement()
         marks.append(time.monotonic())
         stage = "load"
+        inputs, outputs = _schemas(frame)
+        folder = str(frame.meta["path"])
         model = LoadedModel(folder, inputs, outputs)
         marks.append(time.monotonic())
-        params: Any = decode_value(meta["params"]) if "params" in meta else None
-        model.warm(folder, inputs, params, exact=meta.get("exact") is True)
+        params: Any = decode_value(frame.meta["params"]) if "params" in frame.meta else None
+        model.warm(folder, inputs, params, exact=frame.meta.get("exact") is True)
         marks.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # Loading runs the model's code too: whatever it raises is the reason, and the front decides what then.
         with contextlib.suppress(Exception):
             traceback.print_exc()
-        why = {"stage": stage, "why": f"{_VERBS[stage]} failed: {_sentence(exc)}"}
-        frames.send(Kind.FAILED, {**why, "may_pass": isinstance(exc, RegistryUnreachable)})
-        return None
+        return _Answer(Kind.FAILED, {"stage": stage, "why": f"{_VERBS[stage]} failed: {_sentence(exc)}"})
     spans = [round(end - start, 4) for start, end in pairwise(marks)]
-    frames.send(
-        Kind.READY,
-        {
-            "pid": os.getpid(),
-            "path": model.path,
-            "why": model.why,
-            "batching": model.batching,
-            "batching_why": model.batching_why,
-            "python": platform.python_version(),
-            "mlflow": mlflow.__version__,
-            "seconds": dict(zip(("import", "fetch", "load", "warm"), spans, strict=True)),
-        },
-    )
-    return model
-
-
-_VERBS = {"import": "importing MLflow", "fetch": "downloading the model", "load": "loading the model"}
+    meta = {
+        "pid": os.getpid(),
+        "path": model.path,
+        "why": model.why,
+        "batching": model.batching,
+        "batching_why": model.batching_why,
+        "python": platform.python_version(),
+        "mlflow": mlflow.__version__,
+        "seconds": dict(zip(("import", "wait", "confine", "load", "warm"), spans, strict=True)),
+        "confined": told.confined,
+        "unconfined": told.unconfined,
+    }
+    return _Answer(Kind.READY, meta, model=model)
 
 
 def _schemas(frame: Frame) -> tuple[pa.Schema, pa.Schema]:
@@ -114,22 +155,22 @@ def _sentence(exc: BaseException) -> str:
     return _CREDENTIALS.sub("://", text)[:_LONGEST_REASON]
 
 
-def _score(frames: FrameSocket, frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -> None:
+def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -> _Answer:
+    """Score the batch of a frame."""
     batch = reader.read(frame)
     try:
         params = decode_value(frame.meta["params"]) if "params" in frame.meta else None
         began = time.monotonic()
         scores = model.score(batch, params)
         compute = time.monotonic() - began
+        parts, schema_size = writer.parts(scores)
     except WorkerFault as exc:
-        frames.send(Kind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)}, id=frame.id)
+        return _Answer(Kind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)})
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # The model's exceptions of any kind, SystemExit and KeyboardInterrupt too: none of them ends the worker.
         _log_traceback(frame)
-        frames.send(Kind.RAISED, {"kind": "model_error", "exception": type(exc).__name__}, id=frame.id)
-    else:
-        parts, schema_size = writer.parts(scores)
-        frames.send(Kind.SCORES, {"compute": compute}, id=frame.id, body=parts, schema_size=schema_size)
+        return _Answer(Kind.RAISED, {"kind": "model_error", "exception": type(exc).__name__})
+    return _Answer(Kind.SCORES, {"compute": compute}, parts, schema_size)
 
 
 def _log_traceback(frame: Frame) -> None:

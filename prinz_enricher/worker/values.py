@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import InvalidRows
-from .fields import is_any
+from .fields import is_any, is_nested
 
 NANOSECONDS = np.dtype("datetime64[ns]")
 
@@ -98,10 +98,10 @@ def _lists(column: pa.Array, item_field: pa.Field) -> list[Any]:
         elif kind in _AS_NDARRAY and not items.null_count:
             rows.append(items.to_numpy().copy())
         elif pa.types.is_timestamp(kind):
-            rows.append(datetimes(items))
+            rows.append(datetimes(items).copy())
         elif pa.types.is_floating(kind):
             rows.append(items.to_numpy(zero_copy_only=False).tolist())
-        elif pa.types.is_nested(kind) or is_any(item_field):
+        elif is_nested(kind) or is_any(item_field):
             rows.append(column_values(items, item_field))
         else:
             rows.append(items.to_pylist())

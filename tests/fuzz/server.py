@@ -19,7 +19,7 @@ from prinz_enricher.catalog.policy import DEFAULT_POLICY
 from prinz_enricher.cli.footprint import take_memory_from_libc
 from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.scoring import PoolSettings
-from prinz_enricher.scoring.inline import InlinePool
+from prinz_enricher.scoring.workers.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import open_front
 from prinz_enricher.service.score import Limits
@@ -70,7 +70,7 @@ def main() -> None:
     faulthandler.enable()
     configure_logging("error", "json")
     # One of the models raises all the time.
-    logging.getLogger("prinz_enricher.scoring.inline").setLevel(logging.CRITICAL)
+    logging.getLogger("prinz_enricher.scoring.workers.inline").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
     service = EnricherService(
         cast("Union", StillCatalog(snapshot())),

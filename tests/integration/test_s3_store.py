@@ -11,8 +11,8 @@ import pytest
 
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
+from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import MlmodelUnreadable, RegistryRefused, RegistryUnreachable, StoreReader
-from prinz_enricher.scoring.environment import worker_environment
 from prinz_enricher.service import Application
 from tests.support.deadline import wait_until
 from tests.support.mlflow_server import MlflowServer
@@ -79,7 +79,7 @@ def test_models_in_s3(s3: str, tmp_path: Path, unused_tcp_port: int, monkeypatch
 def test_what_a_store_refuses(s3: str) -> None:
     """What is not there is missing, what is too large a fault; a store that is away may come back."""
     access = {**CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": s3, "PATH": "/usr/bin:/bin"}
-    reader = StoreReader(lambda: worker_environment(access, "/tmp"))  # noqa: S108 - where the service has it too
+    reader = StoreReader(lambda: fetch_variables(access, Path("/tmp"), None))  # noqa: S108 - where the service has it too
     client = client_of(s3)
     try:
         with pytest.raises(RegistryRefused) as refusal:

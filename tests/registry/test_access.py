@@ -33,8 +33,8 @@ def test_nothing_set_is_nobody() -> None:
     access = access_of()
     assert (access.url, access.credentials, access.own) == (URL, NoCredentials(), False)
     assert access.credentials.authorization() == ""
-    assert access.worker_variables(Path()) is None
-    assert access_of(auth="none").worker_variables(Path()) == {}
+    assert access.fetch_variables(Path()) is None
+    assert access_of(auth="none").fetch_variables(Path()) == {}
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_basic(keys: dict[str, object]) -> None:
     access = access_of(**keys)
     assert isinstance(access.credentials, Basic)
     assert access.credentials.authorization() == "Basic xbxhbmV0YTpodW50ZXIyLWFuZC1tb3Jl"
-    assert access.worker_variables(Path()) == {
+    assert access.fetch_variables(Path()) == {
         "MLFLOW_TRACKING_USERNAME": "żaneta",
         "MLFLOW_TRACKING_PASSWORD": SECRET,
     }
-    assert (access.url, access.worker_registry) == (URL, URL)
+    assert (access.url, access.tracking_uri) == (URL, URL)
     assert SECRET not in f"{access!r} {access.credentials!r} {settings_of(**keys)!r} {settings_of(**keys)}"
 
 
@@ -63,7 +63,7 @@ def test_token() -> None:
     access = access_of(token=SECRET)
     assert isinstance(access.credentials, Bearer)
     assert access.credentials.authorization() == f"Bearer {SECRET}"
-    assert access.worker_variables(Path()) == {"MLFLOW_TRACKING_TOKEN": SECRET}
+    assert access.fetch_variables(Path()) == {"MLFLOW_TRACKING_TOKEN": SECRET}
     assert SECRET not in f"{access!r} {settings_of(token=SECRET)!r}"
 
 
@@ -90,8 +90,8 @@ def test_oauth2(keys: dict[str, object], token_url: str, scope: str) -> None:
 def test_unity_catalog_s_workers_reach_the_workspace() -> None:
     """MLflow's client finds a Unity Catalog by the variables of Databricks."""
     access = access_of(kind="unity", token=SECRET)
-    assert access.worker_registry == "databricks-uc"
-    assert access.worker_variables(Path()) == {
+    assert access.tracking_uri == "databricks-uc"
+    assert access.fetch_variables(Path()) == {
         "DATABRICKS_HOST": URL,
         "DATABRICKS_TOKEN": SECRET,
         "DATABRICKS_AUTH_TYPE": "pat",
@@ -246,7 +246,7 @@ def test_workers_get_certificate_and_key_in_one_file(tmp_path: Path) -> None:
     folder = tmp_path / "worker"
     folder.mkdir()
     access = access_of(ca_file=str(authority.file), client_certificate=str(pair.certificate), client_key=str(pair.key))
-    variables = access.worker_variables(folder)
+    variables = access.fetch_variables(folder)
     assert variables is not None
     combined = Path(variables["MLFLOW_TRACKING_CLIENT_CERT_PATH"])
     assert combined.parent == folder
@@ -254,5 +254,5 @@ def test_workers_get_certificate_and_key_in_one_file(tmp_path: Path) -> None:
     assert pair.key.read_text() in combined.read_text()
     assert stat.S_IMODE(combined.stat().st_mode) == 0o600
     assert variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] == str(authority.file)
-    alone = access_of(client_certificate=str(pair.both)).worker_variables(folder)
+    alone = access_of(client_certificate=str(pair.both)).fetch_variables(folder)
     assert alone == {"MLFLOW_TRACKING_CLIENT_CERT_PATH": str(pair.both)}

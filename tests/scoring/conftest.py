@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.scoring import InlinePool, ProcessPool, WorkerPool
+from prinz_enricher.scoring import InlinePool, ProcessPool, Provisions, WorkerPool
 from tests.scoring.scripted import FAST, MODEL, SAVE, scripted
 
 
@@ -39,7 +39,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
         made = InlinePool(lambda _: scripted, FAST)
     else:
         folder = request.getfixturevalue("model_folder")
-        made = ProcessPool(FAST, locate=lambda _: {"path": str(folder)})
+        made = ProcessPool(lambda _target, _cancelled: Provisions(folder), FAST)
     try:
         yield made
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,8 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from prinz_enricher.errors import DeadlineExceeded, ModelError, ModelLoadFailed
-from prinz_enricher.scoring import ProcessPool, WorkerState
-from prinz_enricher.scoring.environment import worker_environment
+from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, ModelError, ModelLoadFailed
+from prinz_enricher.scoring import Job, ProcessPool, Provisions, Scores, WorkerState
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 
 
@@ -32,7 +32,7 @@ def logged() -> Iterator[list[EventDict]]:
 def processes(logged: list[EventDict], model_folder: Path) -> Iterator[ProcessPool]:
     """A pool of processes that starts when its logs are kept."""
     assert logged == []
-    pool = ProcessPool(FAST, locate=lambda target: {"path": str(model_folder / target.version.replace("1", "."))})
+    pool = ProcessPool(lambda target, _: Provisions(model_folder / target.version.replace("1", ".")), FAST)
     try:
         yield pool
     finally:
@@ -108,8 +108,26 @@ def test_a_worker_that_dies_idle_costs_no_job(processes: ProcessPool, logged: li
     """The death is noticed when it happens, so that the next job meets a fresh worker."""
     Call(processes, target_of(), rows(("", 1.0))).values()
     os.kill(last_pid(logged), signal.SIGKILL)
-    until(lambda: processes.status(target_of()).state is WorkerState.DISCOVERED)
+    until(lambda: processes.status(target_of()).state is WorkerState.LOADING)
     assert Call(processes, target_of(), rows(("", 1.0))).values() == [2.0]
+
+
+def test_what_no_worker_can_be_given_harms_nobody(processes: ProcessPool, logged: list[EventDict]) -> None:
+    """Parameters of megabytes are refused, and the worker that they were for goes on."""
+    Call(processes, target_of(), rows(("", 1.0))).values()
+    before = last_pid(logged)
+    answered = threading.Event()
+    outcomes: list[Scores | EnricherError] = []
+
+    def done(outcome: Scores | EnricherError) -> None:
+        outcomes.append(outcome)
+        answered.set()
+
+    processes.submit(Job(target_of(), rows(("", 1.0)), {"factor": 2.0, "text": "ж" * 800_000}, None, done))
+    assert answered.wait(PATIENCE)
+    assert isinstance(outcomes[0], InvalidInput)
+    assert Call(processes, target_of(), rows(("", 1.0))).values() == [2.0]
+    assert last_pid(logged) == before
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(processes: ProcessPool, logged: list[EventDict]) -> None:
@@ -153,7 +171,7 @@ def test_why_a_model_can_not_be_loaded_is_told(processes: ProcessPool) -> None:
 
 def test_close_does_not_wait_for_a_model_that_nobody_waits_for(model_folder: Path) -> None:
     """Loading is broken off, since no job needs it."""
-    pool = ProcessPool(FAST, locate=lambda _: {"path": str(model_folder)})
+    pool = ProcessPool(lambda _target, _cancelled: Provisions(model_folder), FAST)
     try:
         pool.load(target_of())
         assert pool.status(target_of()).state is WorkerState.LOADING
@@ -165,10 +183,11 @@ def test_close_does_not_wait_for_a_model_that_nobody_waits_for(model_folder: Pat
 
 FRONT = """
 import json, sys, threading, time
+from pathlib import Path
 import numpy as np, pyarrow as pa, structlog
 sys.path.insert(0, sys.argv[2])
 import scripted
-from prinz_enricher.scoring import Job, ProcessPool
+from prinz_enricher.scoring import Job, ProcessPool, Provisions
 from prinz_enricher.signature import input_schema
 
 
@@ -180,7 +199,7 @@ def batch_of(do, value):
     return pa.RecordBatch.from_arrays([text, number], schema=input_schema(scripted.SIGNATURE))
 
 
-pool = ProcessPool(locate=lambda _: {"path": sys.argv[1]})
+pool = ProcessPool(lambda target, cancelled: Provisions(Path(sys.argv[1])))
 done = threading.Event()
 with structlog.testing.capture_logs() as logged:
     pool.submit(Job(scripted.target_of(), batch_of(b"", 1.0), {"factor": 2.0}, None, lambda outcome: done.set()))
@@ -213,39 +232,6 @@ def test_the_front_imports_no_model_library_and_its_workers_do_not_outlive_it(
         if front.stdout is not None:
             front.stdout.close()
     until(lambda: not exists(told["pid"]))
-
-
-def test_a_worker_gets_the_registry_s_credentials_and_no_other_secret() -> None:
-    """What is not on the list is not passed on; the worker is told its registry by the front."""
-    given = {
-        "PATH": "/bin",
-        "DATABASE_PASSWORD": "x",
-        "MLFLOW_BACKEND_STORE_URI": "postgresql://user:secret@host/db",
-        "MLFLOW_TRACKING_URI": "http://other",
-        "MLFLOW_TRACKING_TOKEN": "t",
-        "ACME_LICENCE": "l",
-    }
-    chosen = worker_environment(given, "/private/folder", ("ACME_*",))
-    assert chosen.keys() - {"PYTHONPATH"} == {
-        "PATH", "MLFLOW_TRACKING_TOKEN", "ACME_LICENCE", "TMPDIR", "PYTHONUNBUFFERED",
-    }  # fmt: skip
-    assert chosen["TMPDIR"] == "/private/folder"
-
-
-def test_access_to_a_registry_takes_the_place_of_what_is_inherited() -> None:
-    """A registry with credentials of its own is given them, and none of those that this process has for another."""
-    given = {
-        "PATH": "/bin",
-        "MLFLOW_TRACKING_TOKEN": "t",
-        "MLFLOW_TRACKING_INSECURE_TLS": "true",
-        "DATABRICKS_HOST": "h",
-        "AWS_PROFILE": "p",
-    }
-    chosen = worker_environment(given, "/private/folder", (), {"MLFLOW_TRACKING_USERNAME": "u"})
-    assert chosen.keys() - {"PYTHONPATH"} == {
-        "PATH", "AWS_PROFILE", "MLFLOW_TRACKING_USERNAME", "TMPDIR", "PYTHONUNBUFFERED",
-    }  # fmt: skip
-    assert worker_environment(given, "/private/folder", (), {}).keys() & given.keys() == {"PATH", "AWS_PROFILE"}
 
 
 def test_nothing_is_left_behind(logged: list[EventDict], processes: ProcessPool) -> None:

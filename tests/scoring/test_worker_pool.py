@@ -125,12 +125,12 @@ def test_retain_unloads_what_is_not_wanted(pool: WorkerPool) -> None:
     """A version that is not wanted ends after its last job, and comes back when it is asked for."""
     Call(pool, target_of(), rows(("", 1.0))).values()
     last = Call(pool, target_of(), rows(("sleep", 0.1)))
-    pool.retain(set())
+    pool.retain([])
     assert last.values() == [0.2]
     until(lambda: pool.status(target_of()).state is WorkerState.DISCOVERED)
     pool.load(target_of())
     until(lambda: pool.status(target_of()).state is WorkerState.AVAILABLE)
-    pool.retain({target_of().key})
+    pool.retain([target_of()])
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
 
 

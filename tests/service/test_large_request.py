@@ -16,7 +16,7 @@ from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.service.large_request import parse_score_request
 from prinz_enricher.service.large_response import serialize_with_output
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from prinz_enricher.worker import BatchReader, BatchWriter, Frame, Kind
+from prinz_enricher.worker.frames import BatchReader, BatchWriter, Frame, Kind
 from tests.support.large_requests import check, varint
 
 TEXT = st.text(max_size=5)

@@ -8,6 +8,7 @@ from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Status, Target, WorkerState
 from prinz_enricher.service.model_messages import ModelMessages
+from prinz_enricher.service.views import state_of
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 
 FILES = {
@@ -25,8 +26,14 @@ class World:
     def __init__(self) -> None:
         self.states = {number: Status(WorkerState.DISCOVERED) for number in FILES}
         self.assembler = Assembler("http://mlflow")
-        self.messages = ModelMessages(default_version, self.target, lambda target: self.states[target.version])
+        self.messages = self.writer()
         self.model = self.make({"champion": "1"})
+
+    def writer(self, **limits: int) -> ModelMessages:
+        """Return one that has written nothing yet."""
+        return ModelMessages(
+            default_version, self.target, lambda target: self.states[target.version], state_of, **limits
+        )
 
     def make(self, aliases: dict[str, str], tags: dict[str, str] | None = None) -> CatalogModel:
         """Return the model as a new snapshot has it."""
@@ -105,15 +112,11 @@ def test_memory_is_bounded() -> None:
     """What is kept has a limit, and what does not fit is written each time."""
     world = World()
     size = len(world.messages.get(world.model, full=True))
-    world.messages = ModelMessages(
-        default_version, world.target, lambda target: world.states[target.version], max_bytes=size
-    )
+    world.messages = world.writer(max_bytes=size)
     world.read(full=True)
     world.read(full=False)
     assert world.messages._bytes <= size
     assert len(world.messages._kept) == 1
-    world.messages = ModelMessages(
-        default_version, world.target, lambda target: world.states[target.version], max_bytes=1
-    )
+    world.messages = world.writer(max_bytes=1)
     assert world.read(full=True).name == "wine"
     assert (world.messages._bytes, len(world.messages._kept)) == (0, 0)

@@ -166,6 +166,24 @@ def test_a_model_may_write_into_its_input() -> None:
     assert batch.column(0).to_pylist() == [[1.0, 2.0]]
 
 
+def test_a_model_may_write_into_rows_that_came_in_memory_of_others() -> None:
+    """Each column, and each array in a column, is the model's own."""
+    lists = [column(array(kind), kind + "s") for kind in ("double", "float", "integer", "datetime")]
+    values = {f"{kind}s": [VALUES[kind]] * 2 for kind in ("double", "float", "integer", "datetime")}
+    schema = schema_of(*ALL, *lists)
+    given = {**VALUES, **values}
+    whole = pa.RecordBatch.from_arrays([pa.array(given[field.name], field.type) for field in schema], schema=schema)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(whole.serialize().to_pybytes()), schema)
+    names = list(schema.names)
+    for kept in (names, ["double"], ["float"]):
+        frame = InputBuilder(schema, names).build(batch.select(kept))
+        for name in kept:
+            frame.loc[0, name] = frame[name][1]
+            if isinstance(frame[name][1], np.ndarray):
+                frame[name][1][0] = frame[name][1][1]
+    assert batch.serialize().equals(whole.serialize())
+
+
 def array(items: str | dict[str, Any]) -> dict[str, Any]:
     """Write an array type."""
     return {"type": "array", "items": {"type": items} if isinstance(items, str) else items}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.worker import (
+from prinz_enricher.worker.frames import (
     BatchReader,
     BatchWriter,
     Frame,

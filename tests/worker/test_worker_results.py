@@ -381,3 +381,20 @@ def test_what_has_no_json_or_another_number_of_rows_is_refused(result: object) -
     """An unknown object is not turned into its text."""
     with pytest.raises(OutputDiffers):
         read(result, 1, ANY)
+
+
+def test_a_required_output_that_a_row_lacks_is_a_mismatch() -> None:
+    """Text may be null, but a row without a declared output is not what was declared."""
+    schema = pa.schema([pa.field("a", pa.utf8()), pa.field("b", pa.utf8())])
+    rows = [{"a": "x", "b": "y"}, {"a": "z"}]
+    optional = OutputReader(schema, named=True, required=["a"]).read(rows, 2)
+    assert optional.to_pydict() == {"a": ["x", "z"], "b": ["y", None]}
+    with pytest.raises(OutputDiffers, match='lacks the outputs "b"'):
+        OutputReader(schema, named=True, required=["a", "b"]).read(rows, 2)
+
+
+def test_ragged_lists_are_read() -> None:
+    """Lists of lists of other lengths, which numpy makes no array of."""
+    schema = pa.schema([pa.field("a", pa.list_(pa.list_(pa.utf8())))])
+    rows = [[["a"], []], [["b", "c"], ["d"]]]
+    assert OutputReader(schema, named=True).read({"a": rows}, 2).to_pydict() == {"a": rows}

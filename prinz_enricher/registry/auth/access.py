@@ -40,7 +40,7 @@ class Access:
     own: bool = False
 
     @property
-    def worker_registry(self) -> str:
+    def tracking_uri(self) -> str:
         """What MLflow's own client calls this registry."""
         return _UNITY_REGISTRY if self.unity else self.url
 
@@ -53,11 +53,11 @@ class Access:
         host = urlsplit(self.url).hostname or ""
         return None if self.tls is None else self.tls.context(trust_env=trusts_environment(host))
 
-    def worker_variables(self, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables of a worker's process, valid at this moment; it may ask for a token.
+    def fetch_variables(self, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables of a process that fetches a model, valid now; it may ask for a token.
 
         Args:
-            folder: The worker's private folder.
+            folder: The process's private folder.
 
         Returns:
             None where nothing was set for this registry.

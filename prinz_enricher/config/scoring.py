@@ -1,0 +1,112 @@
+"""The settings of scoring: which versions, how calls queue, and what the workers are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from prinz_enricher.config.section import Section
+from prinz_enricher.provision.loaders import DEFAULT_LOADERS
+
+
+class ScoringSettings(Section):
+    """How models are loaded and scored."""
+
+    default_version: tuple[str, ...] = Field(
+        ("alias:champion", "latest"), min_length=1, description="which version is meant where a call names none"
+    )
+    preload: tuple[str, ...] = Field(
+        (), description="models to load at start and to keep loaded, by name; * stands for any text"
+    )
+    max_workers: int = Field(
+        16, ge=1, le=1024, description="worker processes at most; the least recently used idle version makes room"
+    )
+    replicas: int = Field(
+        1, ge=1, le=64, description="worker processes of each version; its tag `prinz.replicas` says otherwise"
+    )
+    max_batch_rows: int = Field(1_000_000, ge=1, description="rows of a request at most")
+    max_queue_rows: int = Field(2_000_000, ge=1, description="rows waiting for one version at most")
+    batching: Literal["auto", "exact", "off"] = Field(
+        "auto",
+        description="whether rows of several callers share model calls: `auto`, where each was shown to get its own "
+        "answer up to rounding; `exact`, where no bit of it changes; or `off`",
+    )
+    max_shared_rows: int = Field(1024, ge=1, description="rows of several callers in one model call at most")
+    max_delay: float = Field(
+        0.0, ge=0, le=1, description="seconds that a call may wait for others while its worker is idle"
+    )
+    max_wait: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="seconds that a call may be expected to wait for its turn; longer is refused as OVERLOADED, as is "
+        "what can't be answered within its deadline",
+    )
+    idle_unload: float = Field(
+        900.0, ge=0, description="seconds without a call after which a version is unloaded; 0 for never"
+    )
+    load_timeout: float = Field(
+        900.0, gt=0, description="seconds that loading a version may take, with the download and the environment"
+    )
+
+    @field_validator("default_version")
+    @classmethod
+    def _known_policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for policy in value:
+            if policy != "latest" and not (policy.startswith("alias:") and len(policy) > len("alias:")):
+                raise ValueError(f'"{policy}" is no policy: "latest" or "alias:<name>" are')
+        return value
+
+
+class WorkerSettings(Section):
+    """What worker processes run in, and what they may do; see docs/workers.md."""
+
+    environment: Literal["auto", "isolated", "current"] = Field(
+        "auto",
+        description="the Python environment of a model: `isolated`, one of its own, built from its requirements; "
+        "`current`, that of the service; or `auto`, that of the service where it meets the requirements",
+    )
+    allowed_loaders: tuple[str, ...] = Field(
+        DEFAULT_LOADERS,
+        description="what may load a model, by its `loader_module`; * stands for any text. By default MLflow's "
+        "flavours of models that take rows",
+    )
+    memory_limit: int | None = Field(
+        None, ge=64 << 20, description="bytes of memory that a worker may hold; by default as many as all of them"
+    )
+    memory_budget: int | None = Field(
+        None,
+        ge=64 << 20,
+        description="bytes of memory that all workers may hold together; by default 80 % of what the machine, or the "
+        "container, has",
+    )
+    file_limit: int | None = Field(1 << 30, ge=0, description="bytes that a file written by a worker may have")
+    open_files: int | None = Field(1024, ge=64, description="files and sockets that a worker may have open")
+    network: tuple[str, ...] = Field(
+        (), description="models whose workers may use the network, by name; * stands for any text"
+    )
+    pass_variables: tuple[str, ...] = Field(
+        (), description="environment variables that workers get besides the usual ones, such as `ACME_*`"
+    )
+    overrides: tuple[str, ...] = Field(
+        (), description="requirements in place of a model's own of that name, such as `mlflow==3.17.2`"
+    )
+    # It may hold a password.
+    index_url: SecretStr = Field(SecretStr(""), description="package index that environments are built from")
+    offline: bool = Field(False, description="whether environments are built from uv's cache alone")
+    python_downloads: bool = Field(False, description="whether uv may download a Python that is not on the machine")
+    source_builds: bool = Field(
+        False, description="whether packages without a wheel may be built, which runs their code in the service's name"
+    )
+    build_timeout: float = Field(600.0, gt=0, description="seconds that building an environment may take")
+
+
+class CacheSettings(Section):
+    """Where models and their environments are kept on disk, and how much of them."""
+
+    folder: str | None = Field(None, description="by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher`")
+    max_model_bytes: int = Field(10 << 30, ge=1, description="bytes that one model may have")
+    max_models_bytes: int = Field(20 << 30, ge=1, description="bytes of all models that no worker uses")
+    max_environments_bytes: int = Field(20 << 30, ge=1, description="bytes of all environments that no worker uses")
+    fetch_timeout: float = Field(600.0, gt=0, description="seconds that downloading a model may take")

@@ -1,0 +1,154 @@
+"""The models of registries on disk: downloaded once, by a short-lived process that has the credentials."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from prinz_enricher.provision.errors import FetchFailed
+from prinz_enricher.provision.program import Ended, run_program
+from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
+from prinz_enricher.provision.turns import Turns
+
+MOST_FETCHES = 2
+"""Downloads at once, in one process."""
+
+_MODEL = "model"
+_DOWNLOAD = "download"
+_TEMPORARY = "tmp"
+
+_TURNS = Turns(MOST_FETCHES)
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model version it is.
+
+    Attributes:
+        registry: The registry's tracking URI, as MLflow's client takes it.
+        name: The registered model's name.
+        version: Its version.
+        fingerprint: Differs where another model has come to be under the same name and version.
+        origin: Which registry it is, the same wherever it listens; `registry` by default.
+    """
+
+    registry: str
+    name: str
+    version: str
+    fingerprint: str
+    origin: str = ""
+
+    @property
+    def key(self) -> str:
+        """The digest of all that tells it from others."""
+        told = (self.origin or self.registry, self.name, self.version, self.fingerprint)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+class ModelCache:
+    """Model versions on disk, for all processes of a machine."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, max_model_bytes: int, timeout: float) -> None:
+        """Touch nothing yet.
+
+        Args:
+            folder: Where they are.
+            max_bytes: How large all may be together before those that nobody uses are removed.
+            max_model_bytes: How large one may be.
+            timeout: Seconds that one download may take.
+        """
+        self._shelf = Shelf(folder, max_bytes=max_bytes)
+        self._max_model_bytes = max_model_bytes
+        self._timeout = timeout
+
+    def get(
+        self,
+        source: ModelSource,
+        variables: Callable[[Path], Mapping[str, str]],
+        *,
+        cancelled: Callable[[], bool] = never,
+    ) -> Lease:
+        """Get a model version, and download it where it is not there; blocks.
+
+        Args:
+            source: Which.
+            variables: Gives all environment variables of the process that downloads it, credentials among them. It is
+                called just before that, since a token does not live long, with the process's own temporary folder,
+                which is gone afterwards; and not at all where the model is there. What it raises is raised.
+            cancelled: Asked again and again while that lasts.
+
+        Returns:
+            A lease, to be closed, whose path is the folder with the MLmodel file.
+
+        Raises:
+            Cancelled: The caller cancelled.
+            FetchFailed: It can't be downloaded.
+            ShelfFault: The folder can't be used, or the disk is full.
+        """
+
+        def fill(folder: Path) -> None:
+            with _TURNS.take(cancelled):
+                self._fetch(source, variables, folder, cancelled)
+
+        return self._shelf.acquire(source.key, fill, cancelled=cancelled, check=True).at(_MODEL)
+
+    def _fetch(
+        self,
+        source: ModelSource,
+        variables: Callable[[Path], Mapping[str, str]],
+        folder: Path,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        download, temporary = folder / _DOWNLOAD, folder / _TEMPORARY
+        download.mkdir()
+        temporary.mkdir()
+        environment = {**variables(temporary), "TMPDIR": str(temporary)}
+        asked = {
+            "registry": source.registry,
+            "name": source.name,
+            "version": source.version,
+            "folder": str(download),
+            "max_bytes": self._max_model_bytes,
+        }
+        try:
+            ended = run_program(
+                [sys.executable, "-P", "-m", "prinz_enricher.fetch.download", "--parent", str(os.getpid())],
+                environment,
+                temporary,
+                what="fetch",
+                input=json.dumps(asked).encode() + b"\n",
+                timeout=self._timeout,
+                cancelled=cancelled,
+            )
+        except TimeoutError as exc:
+            raise FetchFailed(f"the download took longer than {self._timeout:g} s", may_pass=True) from exc
+        found = (download / _path(ended)).resolve()
+        if not found.is_relative_to(download.resolve()):
+            raise FetchFailed("the model was not downloaded into the folder for it")
+        found.rename(folder / _MODEL)
+        remove_tree(download)
+        remove_tree(temporary)
+        _log.info("a model was downloaded", model=source.name, version=source.version, seconds=round(ended.seconds, 3))
+
+
+def _path(ended: Ended) -> str:
+    """Read where the model is from what the process answered."""
+    try:
+        answer = json.loads(ended.output)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and isinstance(answer.get("path"), str):
+        return str(answer["path"])
+    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
+        raise FetchFailed(f"the download failed: {answer['error']}", may_pass=answer.get("may_pass") is True)
+    how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
+    raise FetchFailed(f"the process that downloads models ended without an answer ({how})", may_pass=True)

@@ -1,0 +1,175 @@
+"""Runs a program to its end: in time, with what it says logged, and ended with all it started where nobody waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.registry import lifeline
+
+_POLL_SECONDS = 0.05
+_MOST_LINES = 200
+"""Lines of one program's output that are logged; the rest is counted."""
+
+_LONGEST_LINE = 8192
+_MOST_BYTES = 1 << 20
+"""Of what it writes to standard output, and of what it says, that are kept."""
+
+_GRACE = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a program ended.
+
+    Attributes:
+        code: Its exit code; negative, or above 128, where a signal ended it.
+        output: What it wrote to standard output, up to a megabyte.
+        said: What it wrote to standard error, up to a megabyte; logged already.
+        seconds: How long it took.
+    """
+
+    code: int = 0
+    output: bytes = b""
+    said: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_program(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    what: str,
+    input: bytes = b"",
+    tied: bool = False,
+    timeout: float,
+    cancelled: Callable[[], bool],
+    mask: Callable[[str], str] = str,
+) -> Ended:
+    """Run a program in a session of its own, and wait for its end.
+
+    Args:
+        command: The program and its arguments.
+        environment: All of its environment variables.
+        folder: Its working directory.
+        what: What it is, for the log.
+        input: What it can read; its standard input ends with this process.
+        tied: Whether it knows nothing of that, and is to be ended with this process by one that watches.
+        timeout: Seconds that it may take.
+        cancelled: Asked again and again; once it says so, the program is ended.
+        mask: Takes out of a line what is not to be logged.
+
+    Returns:
+        How it ended, by whatever exit code.
+
+    Raises:
+        Cancelled: The caller cancelled.
+        TimeoutError: It took too long.
+        OSError: It can't be started.
+    """
+    if cancelled():
+        raise Cancelled
+    started = time.monotonic()
+    watched = [sys.executable, "-P", "-S", lifeline.__file__, str(_GRACE), *command] if tied else command
+    process = subprocess.Popen(
+        watched,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,
+    )
+    ended = Ended()
+    readers = [
+        threading.Thread(target=_keep, args=(process.stdout, ended), name=f"{what}-output", daemon=True),
+        threading.Thread(target=_tell, args=(process.stderr, ended, what, mask), name=f"{what}-log", daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        _write(process, input)
+        while not _has_ended(process, _POLL_SECONDS):
+            if cancelled():
+                raise Cancelled
+            if time.monotonic() - started > timeout:
+                raise TimeoutError(f"{what} took longer than {timeout:g} s")
+    finally:
+        ended.code = _end(process, tied=tied)
+        for reader in readers:
+            # A process that left the group may hold the pipes for ever.
+            reader.join(_GRACE)
+    ended.seconds = time.monotonic() - started
+    return ended
+
+
+def _write(process: subprocess.Popen[bytes], input: bytes) -> None:
+    if input and process.stdin is not None:
+        # One that ended at once tells so by its exit code.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(input)
+            process.stdin.flush()
+
+
+def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Tell whether a process ends within some seconds; it is not reaped, so that its number stays its own."""
+    limit = time.monotonic() + seconds
+    pause = 0.001
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() >= limit:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return True
+
+
+def _end(process: subprocess.Popen[bytes], *, tied: bool) -> int:
+    """End a process with its group, where it has not ended yet."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    if tied:
+        # The watching one ends the program, whose group is another one, and then itself.
+        _has_ended(process, 2 * _GRACE + 1.0)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def _keep(stream: IO[bytes], ended: Ended) -> None:
+    with stream:
+        while part := stream.read1(65536):  # type: ignore[attr-defined]  # it is a buffered reader
+            ended.output += part[: _MOST_BYTES - len(ended.output)]
+
+
+def _tell(stream: IO[bytes], ended: Ended, what: str, mask: Callable[[str], str]) -> None:
+    """Log what a program says, line by line."""
+    lines, kept = 0, 0
+    with stream:
+        while line := stream.readline(_LONGEST_LINE):
+            text = mask(line.decode("utf-8", "replace").rstrip())
+            if not text:
+                continue
+            lines += 1
+            if lines <= _MOST_LINES:
+                _log.info("program output", program=what, line=text)
+            kept += len(line)
+            if kept <= _MOST_BYTES:
+                ended.said.append(text)
+    if lines > _MOST_LINES:
+        _log.warning("program output left out", program=what, lines=lines - _MOST_LINES)

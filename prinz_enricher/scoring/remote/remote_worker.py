@@ -1,0 +1,273 @@
+"""A worker that is a model server elsewhere: batches go to it over HTTP, in the thread that keeps the worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import structlog
+
+from prinz_enricher.errors import (
+    DeadlineExceeded,
+    EnricherError,
+    InvalidInput,
+    ModelError,
+    UpstreamUnavailable,
+    Violation,
+)
+from prinz_enricher.scoring.pool import Target
+from prinz_enricher.scoring.remote.conventions import ModelAddress, NoPath, paths
+from prinz_enricher.scoring.remote.errors import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from prinz_enricher.scoring.remote.exchange import Exchange
+from prinz_enricher.scoring.remote.predictions import NotPredictions, decode, decode_error
+from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row_bytes
+from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, ServerAway, WorkerDied
+from prinz_enricher.signature import input_schema
+from prinz_enricher.worker.batching import may_share
+from prinz_enricher.worker.made_rows import made_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An endpoint, as its workers use it.
+
+    Attributes:
+        name: Its name in the settings.
+        exchange: Asks its servers.
+        parts: Where the requests of a batch that needs several are made.
+        conventions: Where below its bases models are.
+        serving_names: What models are called there, where it is another name than the registry's.
+        max_rows: Rows of one request at most.
+        max_bytes: Bytes of one request at most, about.
+        load_seconds: How long finding a model there may take.
+        call_seconds: How long a call without a deadline may take.
+        exact_batching: Whether rows may share a call only where that changes no bit of an answer.
+    """
+
+    name: str
+    exchange: Exchange
+    parts: ThreadPoolExecutor
+    conventions: tuple[str, ...]
+    serving_names: Mapping[str, str] = field(default_factory=dict)
+    max_rows: int = 8192
+    max_bytes: int = 16 << 20
+    load_seconds: float = 60.0
+    call_seconds: float = 600.0
+    exact_batching: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A batch that was given.
+
+    Attributes:
+        id: Is told with the answer.
+        batch: Checked rows.
+        params: Every parameter of the signature.
+        correlation: For messages.
+        deadline: When the call must be over, by `time.monotonic()`.
+    """
+
+    id: int
+    batch: pa.RecordBatch
+    params: Mapping[str, object]
+    correlation: str
+    deadline: float
+
+
+class RemoteWorker:
+    """Scores one model version at the servers of an endpoint."""
+
+    def __init__(self, target: Target, site: Site) -> None:
+        """Ask nobody yet.
+
+        Args:
+            target: The version.
+            site: The endpoint.
+        """
+        self._target = target
+        self._site = site
+        self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
+        self._path = ""
+        self._parquet_works = False
+        self._given: deque[_Call] = deque()
+        self._woken = threading.Event()
+        self._killed = False
+
+    def start(self) -> Loaded:
+        """Find the model, see which forms its server takes, and whether calls may share a request."""
+        began = time.monotonic()
+        deadline = began + self._site.load_seconds
+        signature = self._target.signature
+        made = made_batch(input_schema(signature)) if signature.inputs else None
+        sample = made if made is not None else _no_rows()
+        params = {param.name: param.default for param in signature.params}
+        try:
+            name = self._target.registered_name
+            alias = next(iter(self._target.aliases), "")
+            serving_name = self._site.serving_names.get(name, name)
+            candidates = paths(self._site.conventions, ModelAddress(name, self._target.version, alias, serving_name))
+            body = encode(
+                sample, signature, params, Form.SPLIT if signature.inputs else choose(sample, signature, False)
+            )
+            found = self._site.exchange.probe(
+                candidates, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed
+            )
+        except (NoPath, InvalidInput) as exc:
+            raise LoadFailed(f"it can't be asked for at the endpoint {self._site.name}: {exc}") from exc
+        except UpstreamFailed as exc:
+            raise ServerAway(f"the endpoint {self._site.name}: {exc.why}", exc.retry_after) from exc
+        except UpstreamTimeout as exc:
+            raise ServerAway(f"the endpoint {self._site.name}: {exc.why}") from exc
+        except CallCancelled as exc:
+            raise WorkerDied("killed") from exc
+        self._path = found.path
+        self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
+        batching, why = self._shares(made, params, deadline)
+        self._log.info(
+            "a model server was found",
+            endpoint=self._site.name,
+            path=found.path,
+            parquet=self._parquet_works,
+            batching=batching,
+            why=why,
+        )
+        return Loaded(f"remote {found.path}", batching, {"probe": time.monotonic() - began})
+
+    def _shares(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> tuple[bool, str]:
+        """Tell whether rows of several callers may share a request, and why: as workers here are tried."""
+
+        def score(rows: pa.RecordBatch) -> pa.RecordBatch:
+            return self._score(_Call(0, rows, params, "", deadline))
+
+        samples = [made] if made is not None else []
+        return may_share(score, samples, exact=self._site.exact_batching)
+
+    def _takes_parquet(self, sample: pa.RecordBatch, deadline: float) -> bool:
+        """Ask with a sample as Parquet: a server that does not know it says so."""
+        if choose(sample, self._target.signature, parquet_works=True) is Form.INPUTS and not _is_flat(sample):
+            return False
+        try:
+            body = encode(sample, self._target.signature, {}, Form.PARQUET)
+            self._site.exchange.post(
+                self._path, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed
+            )
+        except UpstreamRefused as refusal:
+            # A model that raises on made rows has read them.
+            return decode_error(refusal.status, refusal.content)[0] == "model_error"
+        except (UpstreamFailed, UpstreamTimeout, CallCancelled, InvalidInput, pa.ArrowException):
+            return False
+        return True
+
+    def give(
+        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+    ) -> bool:
+        """Keep a batch until `take` has it scored."""
+        if self._killed:
+            raise WorkerDied("killed")
+        end = time.monotonic() + self._site.call_seconds if deadline is None else deadline
+        self._given.append(_Call(id, batch, params, correlation, end))
+        return True
+
+    def take(self, seconds: float | None = None) -> Answer | None:
+        """Have the earliest batch scored; block until woken where there is none."""
+        if not self._given:
+            self._woken.wait(seconds)
+            self._woken.clear()
+            if self._killed:
+                raise WorkerDied("killed")
+            return None
+        call = self._given.popleft()
+        began = time.monotonic()
+        try:
+            outcome: pa.RecordBatch | EnricherError = self._score(call)
+        except EnricherError as error:
+            outcome = error
+        return Answer(call.id, outcome, time.monotonic() - began)
+
+    def _score(self, call: _Call) -> pa.RecordBatch:
+        """Score a batch in as many requests as it needs.
+
+        Raises:
+            EnricherError: Why there are no scores.
+            WorkerDied: Nobody waits for them any more.
+        """
+        rows = max(1, min(self._site.max_rows, self._site.max_bytes // row_bytes(call.batch)))
+        if call.batch.num_rows <= rows:
+            return self._ask(call, call.batch)
+        parts = [call.batch.slice(start, rows) for start in range(0, call.batch.num_rows, rows)]
+        return pa.concat_batches(list(self._site.parts.map(lambda part: self._ask(call, part), parts)))
+
+    def _ask(self, call: _Call, batch: pa.RecordBatch) -> pa.RecordBatch:
+        form = choose(batch, self._target.signature, self._parquet_works)
+        try:
+            return self._request(call, batch, form)
+        except UpstreamRefused as refusal:
+            if form is not Form.PARQUET or decode_error(refusal.status, refusal.content)[0] != "unknown":
+                raise self._refusal(refusal, call) from refusal
+        # It took Parquet before; another server may answer now.
+        self._parquet_works = False
+        try:
+            return self._request(call, batch, choose(batch, self._target.signature, parquet_works=False))
+        except UpstreamRefused as refusal:
+            raise self._refusal(refusal, call) from refusal
+
+    def _request(self, call: _Call, batch: pa.RecordBatch, form: Form) -> pa.RecordBatch:
+        target, site = self._target, self._site
+        body = encode(batch, target.signature, call.params, form)
+        try:
+            answer = site.exchange.post(
+                self._path, body.content, body.content_type, deadline=call.deadline, cancelled=self._is_killed
+            )
+            return decode(answer.content, target.name, target.version, target.signature, batch.num_rows)
+        except UpstreamFailed as failure:
+            raise UpstreamUnavailable(site.name, failure.why, failure.retry_after) from failure
+        except NotPredictions as exc:
+            raise UpstreamUnavailable(site.name, str(exc)) from exc
+        except UpstreamTimeout as exc:
+            raise DeadlineExceeded("upstream" if exc.asked else "queue") from exc
+        except CallCancelled as exc:
+            raise WorkerDied("killed") from exc
+
+    def _refusal(self, refusal: UpstreamRefused, call: _Call) -> EnricherError:
+        """Tell what a 4xx of a model server means, without its words."""
+        kind, exception = decode_error(refusal.status, refusal.content)
+        if kind == "invalid_input":
+            return InvalidInput([Violation("input", "is refused by the model server's own checks")])
+        if kind == "model_error":
+            return ModelError(self._target.name, self._target.version, exception, call.correlation)
+        return UpstreamUnavailable(self._site.name, refusal.why)
+
+    def wake(self) -> None:
+        """End a `take` that waits."""
+        self._woken.set()
+
+    def memory(self) -> int:
+        """Hold nothing that could be told from the rest of the process."""
+        return 0
+
+    def kill(self) -> None:
+        """Break off what is asked, and count as dead from now on."""
+        self._killed = True
+        self._woken.set()
+
+    def end(self) -> str:
+        """Tell how it ended."""
+        return "killed" if self._killed else "ended"
+
+    def _is_killed(self) -> bool:
+        return self._killed
+
+
+def _no_rows() -> pa.RecordBatch:
+    """Make a batch of one row without columns, for a model that declares none."""
+    return pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
+
+
+def _is_flat(batch: pa.RecordBatch) -> bool:
+    return not any(pa.types.is_nested(array.type) for array in batch.columns)

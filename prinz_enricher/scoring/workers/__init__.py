@@ -1,0 +1,1 @@
+"""The adapters of the `WorkerPool` port: functions of this process, and processes of their own."""

@@ -1,0 +1,58 @@
+"""The pool that spawns a process for each worker of a version in use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from prinz_enricher.provision.variables import worker_variables
+from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.pool import Target
+from prinz_enricher.scoring.settings import PoolSettings, WorkerSettings
+from prinz_enricher.scoring.workers.folder import sweep_folders
+from prinz_enricher.scoring.workers.provision import Provide
+from prinz_enricher.scoring.workers.worker_process import Confinement, WorkerProcess
+
+
+class ProcessPool(VersionPool):
+    """Scores in worker processes that load and run one model version each."""
+
+    def __init__(
+        self,
+        provide: Provide,
+        settings: PoolSettings | None = None,
+        *,
+        workers: WorkerSettings | None = None,
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Make a pool without workers.
+
+        Args:
+            provide: Gets a model's files and its environment.
+            settings: Limits and times.
+            workers: What the processes may do.
+            on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
+        """
+        chosen = settings or PoolSettings()
+        allowed = workers or WorkerSettings()
+        sweep_folders()
+
+        def make_worker(target: Target) -> WorkerProcess:
+            network = any(fnmatchcase(target.name, pattern) for pattern in allowed.network)
+            return WorkerProcess(
+                target,
+                provide,
+                variables=lambda folder, code: worker_variables(os.environ, folder, allowed.pass_variables, code=code),
+                end_grace=chosen.end_grace,
+                confinement=Confinement(
+                    memory=allowed.memory_limit or self._budget,
+                    file=allowed.file_limit,
+                    open_files=allowed.open_files,
+                    network=network,
+                ),
+                early=allowed.early,
+                exact_batching=chosen.batching == "exact",
+            )
+
+        super().__init__(make_worker, chosen, on_change)

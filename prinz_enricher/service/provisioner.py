@@ -1,0 +1,128 @@
+"""Gets what a worker is started with: the model from its registry, checked, and the environment it runs in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+from prinz_enricher.config import CacheSettings, WorkerSettings
+from prinz_enricher.provision.environments import Environments
+from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
+from prinz_enricher.provision.loaders import check_loader
+from prinz_enricher.provision.models import ModelCache, ModelSource
+from prinz_enricher.provision.variables import fetch_variables
+from prinz_enricher.provision.worker_code import worker_code
+from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Provisions, Target
+
+
+class Places(Protocol):
+    """Knows the registries."""
+
+    def locate(self, target: Target) -> tuple[str, str, str, str]:
+        """Return a target's registry as MLflow's client calls it, its name and version there, and which registry it is.
+
+        The last is the same for as long as the registry is the same, wherever it listens.
+        """
+
+    def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
+        """Return the environment variables by which a target's registry is reached; None where none were set for it.
+
+        Raises:
+            FetchFailed: Its credentials can't be had now.
+            LoadFailed: Its certificates can't be used.
+        """
+
+
+class Provisioner:
+    """Gets the provisions of a target; called by the thread that starts the worker."""
+
+    def __init__(self, places: Places, cache: CacheSettings, workers: WorkerSettings) -> None:
+        """Touch nothing yet.
+
+        Args:
+            places: Knows the registries.
+            cache: Where things are kept.
+            workers: What workers may do and need.
+
+        Raises:
+            ProvisionError: An override is no requirement.
+        """
+        folder = cache_folder(cache)
+        self._places = places
+        self._allowed = workers.allowed_loaders
+        self._code = folder / "code"
+        self._models = ModelCache(
+            folder / "models",
+            max_bytes=cache.max_models_bytes,
+            max_model_bytes=cache.max_model_bytes,
+            timeout=cache.fetch_timeout,
+        )
+        self._environments = Environments(
+            folder / "environments",
+            max_bytes=cache.max_environments_bytes,
+            mode=workers.environment,
+            index_url=workers.index_url.get_secret_value(),
+            overrides=workers.overrides,
+            offline=workers.offline,
+            python_downloads=workers.python_downloads,
+            source_builds=workers.source_builds,
+            timeout=workers.build_timeout,
+        )
+
+    def __call__(self, target: Target, cancelled: Callable[[], bool]) -> Provisions:
+        """Get the provisions of a target; blocks.
+
+        Raises:
+            LoaderRefused: The model is loaded by code that is not allowed.
+            FetchFailed: The registry, or an index, gives no answer now.
+            LoadFailed: They can't be had.
+        """
+        try:
+            with ExitStack() as held:
+                provisions = self._get(target, cancelled, held)
+                held.pop_all()
+        except LoaderForbidden as error:
+            raise LoaderRefused(error.loader) from error
+        except ProvisionError as error:
+            raise (FetchFailed if error.may_pass else LoadFailed)(str(error)) from error
+        return provisions
+
+    def _get(self, target: Target, cancelled: Callable[[], bool], held: ExitStack) -> Provisions:
+        marks = [time.monotonic()]
+        registry, name, version, origin = self._places.locate(target)
+        fingerprint = f"{target.signature.digest} {target.fingerprint}"
+        source = ModelSource(registry, name, version, fingerprint, origin)
+
+        def variables(folder: Path) -> Mapping[str, str]:
+            return fetch_variables(os.environ, folder, self._places.fetch_variables(target, folder))
+
+        model = held.enter_context(self._models.get(source, variables, cancelled=cancelled))
+        # What was downloaded decides, whatever the registry told of it before.
+        check_loader(model.path, self._allowed)
+        marks.append(time.monotonic())
+        environment = self._environments.get(model.path, cancelled=cancelled)
+        held.callback(environment.close)
+        marks.append(time.monotonic())
+
+        def close() -> None:
+            environment.close()
+            model.close()
+
+        return Provisions(
+            model.path,
+            environment.python if environment.isolated else None,
+            worker_code(self._code) if environment.isolated else None,
+            {"fetch": marks[1] - marks[0], "environment": marks[2] - marks[1]},
+            close,
+        )
+
+
+def cache_folder(settings: CacheSettings) -> Path:
+    """Return the folder that models and environments are kept in."""
+    if settings.folder is not None:
+        return Path(settings.folder).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "prinz-enricher"

@@ -1,0 +1,239 @@
+"""What a worker does to itself before any code of a model runs in it.
+
+A model is someone's code, and runs as the same user as the front. Each part is done as far as the system can; what is
+not in force is told, for the front to judge.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import resource
+import signal
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .kernel import prctl, system_call, unshare
+from .landlock import confine_reach
+from .seccomp import confine_calls
+
+RESERVE = 64 << 20
+"""Bytes for each processor on top of the limit on memory: threads reserve stacks, and libraries of linear algebra
+buffers for each thread, most of which they never touch."""
+
+_NO_NEW_PRIVILEGES = 38
+"""PR_SET_NO_NEW_PRIVS."""
+
+_CAPABILITIES_VERSION = 0x20080522
+_READS_ANY_FILE = 0b110
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: the model may belong to another user than root, who runs this."""
+
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+
+_DEVICES = (
+    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts"),
+    # Semaphores and arrays that the processes of a model share.
+    "/dev/shm",  # noqa: S108 - it is what the system has for this
+    *("/dev/nvidia*", "/dev/dri", "/dev/kfd"),
+)
+"""What is written to though it holds no files of anyone else."""
+
+_CACHES = {
+    "XDG_CACHE_HOME": "~/.cache",
+    "MPLCONFIGDIR": "~/.config/matplotlib",
+    "NUMBA_CACHE_DIR": "~/.cache/numba",
+    # Not shared memory, where others could put their own objects in place of the arrays.
+    "JOBLIB_TEMP_FOLDER": "/dev/shm",  # noqa: S108 - as said
+}
+"""Where libraries write on their own, by the variable that says otherwise."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a model may have.
+
+    Attributes:
+        memory: Bytes of memory, the interpreter's own among them; None for any.
+        file: Bytes of the largest file that it may write; None for any.
+        open_files: How many descriptors it may have; None for any.
+        network: Whether it may use the network.
+        writable: Folders that it may write into, the first of them its own; None for any.
+    """
+
+    memory: int | None = None
+    file: int | None = None
+    open_files: int | None = None
+    network: bool = True
+    writable: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, written: object) -> Policy:
+        """Read a policy that came as JSON; what is left out is not limited.
+
+        Raises:
+            ValueError: It is no policy.
+        """
+        if not isinstance(written, dict) or written.keys() - cls.__dataclass_fields__.keys():
+            raise ValueError("a policy of another form")
+        limits = [written.get(name) for name in ("memory", "file", "open_files")]
+        network, writable = written.get("network", True), written.get("writable")
+        if (
+            not all(one is None or (type(one) is int and one > 0) for one in limits)
+            or not isinstance(network, bool)
+            or not (writable is None or (isinstance(writable, list) and all(isinstance(one, str) for one in writable)))
+        ):
+            raise ValueError("a policy of another form")
+        memory, file, open_files = limits
+        return cls(memory, file, open_files, network, None if writable is None else tuple(writable))
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What came of a policy.
+
+    Attributes:
+        confined: What is in force.
+        unconfined: What was wanted and is not in force, and why.
+    """
+
+    confined: list[str] = field(default_factory=list)
+    unconfined: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, what: str, do: Callable[[], object]) -> bool:
+        """Do a part, and note whether it is in force."""
+        try:
+            do()
+        except (OSError, ValueError) as exc:
+            self.unconfined[what] = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+            return False
+        self.confined.append(what)
+        return True
+
+
+def confine(policy: Policy) -> Confinement:
+    """Confine this process and all that it will start; there is no way back.
+
+    Args:
+        policy: What it may have.
+
+    Returns:
+        What is in force, by these names: `privileges` (none can be gained, and root has few left), `memory`, `file`
+        and `open_files` as in the policy, `calls` (system calls that no model needs), `network`, `files` (writing),
+        `processes` (the memory and environment of others), `signals` (to others), `sockets` (of others, in Linux's
+        abstract namespace), `threads` (all of this is so for those that ran before, too).
+    """
+    told = Confinement()
+    told.attempt("threads", _end_other_threads)
+    told.attempt("privileges", lambda: prctl(_NO_NEW_PRIVILEGES, 1))
+    _limit(told, policy)
+    filtered = told.attempt("calls", lambda: confine_calls(network=policy.network))
+    if not policy.network:
+        told.attempt("network", (lambda: None) if filtered else _leave_network)
+    _reach(told, policy)
+    if os.geteuid() == 0 and "privileges" in told.confined and not _attempted(_drop_capabilities):
+        told.confined.remove("privileges")
+        told.unconfined["privileges"] = "root keeps its capabilities"
+    return told
+
+
+def _end_other_threads() -> None:
+    """Have the threads end that libraries started at their import: most parts are for the calling thread alone.
+
+    OpenBLAS, which numpy brings, ends its threads before a fork, and starts others when next it needs them.
+    """
+    with warnings.catch_warnings():
+        # A child that ends at once can't meet a lock that another thread held.
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    others = sum(1 for _ in Path("/proc/self/task").iterdir()) - 1
+    if others:
+        raise OSError(f"{others} ran before, and are not confined")
+
+
+def _limit(told: Confinement, policy: Policy) -> None:
+    _attempted(lambda: _set_limit(resource.RLIMIT_CORE, 0))
+    if policy.memory is not None:
+        memory = policy.memory
+        told.attempt("memory", lambda: _set_limit(resource.RLIMIT_DATA, memory + _reserved()))
+    if policy.file is not None:
+        file = policy.file
+        told.attempt("file", lambda: _set_limit(resource.RLIMIT_FSIZE, file))
+        # A file that would be too large is an error to whoever writes it, and no end of the process.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if policy.open_files is not None:
+        open_files = policy.open_files
+        told.attempt("open_files", lambda: _set_limit(resource.RLIMIT_NOFILE, open_files))
+
+
+def _set_limit(kind: int, limit: int) -> None:
+    _, most = resource.getrlimit(kind)
+    if most not in (-1, resource.RLIM_INFINITY):
+        limit = min(limit, most)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _reserved() -> int:
+    """Tell how many bytes count for the kernel's limit and are not used: so far, and by threads that will be."""
+    sizes = dict.fromkeys(("VmData", "RssAnon"), 0)
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name in sizes:
+            sizes[name] = int(value.split()[0]) << 10
+    return max(0, sizes["VmData"] - sizes["RssAnon"]) + RESERVE * len(os.sched_getaffinity(0))
+
+
+def _leave_network() -> None:
+    """Move into a network that has nothing in it, where system calls can't be filtered."""
+    if _attempted(lambda: unshare(_NEW_NETWORK)):
+        return
+    user, group = os.geteuid(), os.getegid()
+    unshare(_NEW_USER | _NEW_NETWORK)
+    # Without them the process would be nobody.
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
+
+
+def _reach(told: Confinement, policy: Policy) -> None:
+    """Confine what the process can change and whom it can reach."""
+    wanted = ["files"] * (policy.writable is not None) + ["processes", "signals", "sockets"]
+    paths = None
+    if policy.writable is not None:
+        paths = [*policy.writable, *(path for pattern in _DEVICES for path in glob.glob(pattern))]  # noqa: PTH207 - patterns of absolute paths
+    try:
+        older = confine_reach(paths, network=policy.network)
+    except OSError as exc:
+        told.unconfined.update(dict.fromkeys(wanted, exc.strerror or str(exc)))
+        return
+    told.confined.extend(name for name in wanted if name not in older)
+    told.unconfined.update({name: why for name, why in older.items() if name in wanted})
+    if policy.writable:
+        _move_caches(policy.writable)
+
+
+def _move_caches(writable: tuple[str, ...]) -> None:
+    """Have libraries that would write elsewhere write into the first folder."""
+    for name, default in _CACHES.items():
+        path = Path(os.environ.get(name) or default).expanduser().resolve()
+        if not any(path.is_relative_to(Path(folder).resolve()) for folder in writable):
+            own = Path(writable[0], "cache")
+            own.mkdir(exist_ok=True)
+            os.environ[name] = str(own)
+
+
+def _drop_capabilities() -> None:
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    system_call("capset", header, struct.pack("=6I", _READS_ANY_FILE, _READS_ANY_FILE, 0, 0, 0, 0))
+
+
+def _attempted(do: Callable[[], object]) -> bool:
+    try:
+        do()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""While callers score without pause, workers are killed and an alias moves: nobody notices."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from prinz_enricher.client import Client
+from tests.support.deadline import wait_until
+from tests.support.own_service import own_service, register
+from tests.support.registry_writer import RegistryWriter
+from tests.support.running_service import LONG, Service
+from tests.support.worker_processes import workers_of
+
+CALLERS = 64
+TIMES = 20
+
+REGISTER = """
+import sys
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+mlflow.set_tracking_uri(sys.argv[1])
+
+
+class Times(mlflow.pyfunc.PythonModel):
+    def __init__(self, factor):
+        self.factor = factor
+
+    def predict(self, context, model_input, params=None):
+        return model_input["x"] * self.factor
+
+
+signature = ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec("double", "y")]))
+for factor in (2.0, 3.0, 5.0):
+    mlflow.pyfunc.log_model(
+        name="times", python_model=Times(factor), signature=signature, registered_model_name="steady",
+        pip_requirements=["mlflow"],
+    )
+mlflow.MlflowClient().set_registered_model_alias("steady", "live", "1")
+"""
+FACTORS = {"1": 2.0, "2": 3.0}
+
+
+@pytest.fixture(scope="module")
+def steady(scratch_registry: RegistryWriter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose model `steady` has two workers of each version."""
+    register(scratch_registry.url, REGISTER, tmp_path_factory.mktemp("steady"))
+    with own_service(
+        scratch_registry.url,
+        registry={"include": ["steady"]},
+        scoring={"replicas": 2, "max_workers": 6},
+    ) as service:
+        with Client(service.address, timeout=LONG) as client:
+            assert client.score("steady@live", [{"x": 1.0}]).to_rows() == [{"y": 2.0}]
+        yield service
+
+
+class Callers:
+    """Threads that score without pause, and what came of it."""
+
+    def __init__(self, service: Service) -> None:
+        self.answers: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self._stop = threading.Event()
+        self._service = service
+
+    def call(self, caller: int) -> None:
+        """Score one row after the other until told to stop."""
+        chance = random.Random(caller)  # noqa: S311 - no secret
+        with Client(self._service.address, timeout=LONG) as client:
+            while not self._stop.is_set():
+                x = chance.uniform(-1e6, 1e6)
+                try:
+                    scores = client.score("steady@live", [{"x": x}])
+                except Exception as error:  # noqa: BLE001 - any is what must not be
+                    self.faults.append(f"{type(error).__name__}: {error}")
+                    return
+                if scores.to_rows() != [{"y": x * FACTORS.get(scores.version, 0.0)}]:
+                    self.faults.append(f"version {scores.version} gave {scores.to_rows()} for {x}")
+                    return
+                self.answers[scores.version] += 1
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Have them score while the test does something."""
+        with ThreadPoolExecutor(CALLERS) as threads:
+            calls = [threads.submit(self.call, caller) for caller in range(CALLERS)]
+            try:
+                yield
+            finally:
+                self._stop.set()
+            for call in calls:
+                call.result()
+
+    def more(self, version: str | None = None) -> None:
+        """Wait for more answers, of a version if one is given."""
+        before = self._count(version)
+        wait_until(lambda: bool(self.faults) or self._count(version) > before + CALLERS)
+
+    def _count(self, version: str | None) -> int:
+        return self.answers[version] if version is not None else self.answers.total()
+
+
+@pytest.mark.timeout(400)
+def test_workers_are_killed(steady: Service) -> None:
+    """Twenty times a worker is killed in the middle of its work: no call fails, and every answer is exact."""
+    callers = Callers(steady)
+    chance = random.Random(0)  # noqa: S311 - no secret
+    killed: set[int] = set()
+    with callers.calling():
+        callers.more()
+        while len(killed) < TIMES and not callers.faults:
+            wait_until(lambda: bool(set(workers_of()) - killed))
+            pid = chance.choice(sorted(set(workers_of()) - killed))
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+            callers.more()
+    assert callers.faults == []
+    assert len(killed) == TIMES
+
+
+@pytest.mark.timeout(400)
+def test_an_alias_moves(steady: Service, scratch_registry: RegistryWriter) -> None:
+    """Twenty times an alias moves between two versions: no call fails, no answer is of a version that never was it."""
+    callers = Callers(steady)
+    with callers.calling():
+        callers.more("1")
+        for move in range(TIMES):
+            number = "2" if move % 2 == 0 else "1"
+            scratch_registry.set_alias("steady", "live", number)
+            callers.more(number)
+    assert callers.faults == []
+    assert set(callers.answers) == {"1", "2"}

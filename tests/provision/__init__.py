@@ -1,0 +1,1 @@
+"""Tests of the caches of models and environments."""

@@ -1,0 +1,1 @@
+"""Tests of scoring by model servers elsewhere."""

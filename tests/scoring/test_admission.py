@@ -1,0 +1,66 @@
+"""Which jobs are refused because they would wait too long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prinz_enricher.errors import Overloaded
+from prinz_enricher.scoring import Scores
+from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.queue import Cost
+from tests.scoring.hand_worker import HandWorker, closing
+from tests.scoring.scripted import FAST, Call, rows, target_of, until
+
+
+def take_a_millisecond(pool: VersionPool) -> None:
+    """Load the version, and have its calls cost a millisecond, whatever this machine does meanwhile."""
+    assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
+    version = pool._versions[target_of().key]
+    until(lambda: version.idle_since is not None)
+    with version.lock:
+        version._cost = Cost()
+        for _ in range(8):
+            version._cost.observe(1, 0.001)
+
+
+def test_what_can_not_be_in_time_is_refused_at_once() -> None:
+    """Once calls are known to take long, a job whose turn would come too late learns it when it comes."""
+    worker = HandWorker()
+    worker.score(1)
+    settings = replace(FAST, batching="off")
+    with closing(VersionPool(lambda _: worker, settings)) as pool:
+        take_a_millisecond(pool)
+        waiting = [Call(pool, target_of(), rows(("", 1.0))) for _ in range(60)]
+        hurried = Call(pool, target_of(), rows(("", 1.0)), within=0.03)
+        assert hurried.answered
+        outcome = hurried.outcome()
+        assert isinstance(outcome, Overloaded)
+        assert 0.05 < (outcome.retry_after or 0.0) < 0.07
+        patient = Call(pool, target_of(), rows(("", 1.0)), within=5.0)
+        assert not patient.answered
+        worker.score(100)
+        assert all(call.values() == [2.0] for call in [*waiting, patient])
+
+
+def test_an_idle_worker_takes_any_job() -> None:
+    """What a call costs is learnt anew, however slow the last ones were: nobody is shut out for ever."""
+    worker = HandWorker()
+    worker.score(100)
+    with closing(VersionPool(lambda _: worker, FAST)) as pool:
+        take_a_millisecond(pool)
+        call = Call(pool, target_of(), rows(("", 1.0)), within=0.0005)
+        assert call.outcome().__class__ is not Overloaded
+
+
+def test_a_queue_that_is_too_long_in_time_is_refused() -> None:
+    """`max_wait` bounds the wait of callers that have time too."""
+    worker = HandWorker()
+    worker.score(1)
+    with closing(VersionPool(lambda _: worker, replace(FAST, batching="off", max_wait=0.02))) as pool:
+        take_a_millisecond(pool)
+        calls = [Call(pool, target_of(), rows(("", 1.0)), within=None) for _ in range(60)]
+        refused = [call for call in calls if call.answered]
+        assert 30 <= len(refused) <= 45
+        assert all(isinstance(call.outcome(), Overloaded) for call in refused)
+        worker.score(100)
+        assert all(isinstance(call.outcome(), Scores) for call in calls if call not in refused)
