@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +24,8 @@ from prinz_enricher.scoring.remote.errors import CallCancelled, UpstreamFailed, 
 from prinz_enricher.scoring.remote.exchange import Exchange
 from prinz_enricher.scoring.remote.predictions import NotPredictions, decode, decode_error
 from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row_bytes
-from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, ServerAway, WorkerDied
+from prinz_enricher.scoring.worker import Loaded, LoadFailed, ServerAway, WorkerDied
+from prinz_enricher.scoring.workers.in_thread import Given, InThreadWorker
 from prinz_enricher.signature import input_schema
 from prinz_enricher.worker.batching import may_share
 from prinz_enricher.worker.made_rows import made_batch
@@ -61,26 +60,7 @@ class Site:
     exact_batching: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A batch that was given.
-
-    Attributes:
-        id: Is told with the answer.
-        batch: Checked rows.
-        params: Every parameter of the signature.
-        correlation: For messages.
-        deadline: When the call must be over, by `time.monotonic()`.
-    """
-
-    id: int
-    batch: pa.RecordBatch
-    params: Mapping[str, object]
-    correlation: str
-    deadline: float
-
-
-class RemoteWorker:
+class RemoteWorker(InThreadWorker):
     """Scores one model version at the servers of an endpoint."""
 
     def __init__(self, target: Target, site: Site) -> None:
@@ -90,14 +70,12 @@ class RemoteWorker:
             target: The version.
             site: The endpoint.
         """
+        super().__init__()
         self._target = target
         self._site = site
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._path = ""
         self._parquet_works = False
-        self._given: deque[_Call] = deque()
-        self._woken = threading.Event()
-        self._killed = False
 
     def start(self) -> Loaded:
         """Find the model, see which forms its server takes, and whether calls may share a request."""
@@ -143,7 +121,7 @@ class RemoteWorker:
         """Tell whether rows of several callers may share a request, and why: as workers here are tried."""
 
         def score(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return self._score(_Call(0, rows, params, "", deadline))
+            return self.score(Given(rows, params, "", deadline))
 
         samples = [made] if made is not None else []
         return may_share(score, samples, exact=self._site.exact_batching)
@@ -164,33 +142,7 @@ class RemoteWorker:
             return False
         return True
 
-    def give(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
-    ) -> bool:
-        """Keep a batch until `take` has it scored."""
-        if self._killed:
-            raise WorkerDied("killed")
-        end = time.monotonic() + self._site.call_seconds if deadline is None else deadline
-        self._given.append(_Call(id, batch, params, correlation, end))
-        return True
-
-    def take(self, seconds: float | None = None) -> Answer | None:
-        """Have the earliest batch scored; block until woken where there is none."""
-        if not self._given:
-            self._woken.wait(seconds)
-            self._woken.clear()
-            if self._killed:
-                raise WorkerDied("killed")
-            return None
-        call = self._given.popleft()
-        began = time.monotonic()
-        try:
-            outcome: pa.RecordBatch | EnricherError = self._score(call)
-        except EnricherError as error:
-            outcome = error
-        return Answer(call.id, outcome, time.monotonic() - began)
-
-    def _score(self, call: _Call) -> pa.RecordBatch:
+    def score(self, call: Given) -> pa.RecordBatch:
         """Score a batch in as many requests as it needs.
 
         Raises:
@@ -203,7 +155,7 @@ class RemoteWorker:
         parts = [call.batch.slice(start, rows) for start in range(0, call.batch.num_rows, rows)]
         return pa.concat_batches(list(self._site.parts.map(lambda part: self._ask(call, part), parts)))
 
-    def _ask(self, call: _Call, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _ask(self, call: Given, batch: pa.RecordBatch) -> pa.RecordBatch:
         form = choose(batch, self._target.signature, self._parquet_works)
         try:
             return self._request(call, batch, form)
@@ -217,12 +169,12 @@ class RemoteWorker:
         except UpstreamRefused as refusal:
             raise self._refusal(refusal, call) from refusal
 
-    def _request(self, call: _Call, batch: pa.RecordBatch, form: Form) -> pa.RecordBatch:
+    def _request(self, call: Given, batch: pa.RecordBatch, form: Form) -> pa.RecordBatch:
         target, site = self._target, self._site
         body = encode(batch, target.signature, call.params, form)
         try:
             answer = site.exchange.post(
-                self._path, body.content, body.content_type, deadline=call.deadline, cancelled=self._is_killed
+                self._path, body.content, body.content_type, deadline=self._end(call), cancelled=self._is_killed
             )
             return decode(answer.content, target.name, target.version, target.signature, batch.num_rows)
         except UpstreamFailed as failure:
@@ -234,7 +186,7 @@ class RemoteWorker:
         except CallCancelled as exc:
             raise WorkerDied("killed") from exc
 
-    def _refusal(self, refusal: UpstreamRefused, call: _Call) -> EnricherError:
+    def _refusal(self, refusal: UpstreamRefused, call: Given) -> EnricherError:
         """Tell what a 4xx of a model server means, without its words."""
         kind, exception = decode_error(refusal.status, refusal.content)
         if kind == "invalid_input":
@@ -243,25 +195,11 @@ class RemoteWorker:
             return ModelError(self._target.name, self._target.version, exception, call.correlation)
         return UpstreamUnavailable(self._site.name, refusal.why)
 
-    def wake(self) -> None:
-        """End a `take` that waits."""
-        self._woken.set()
-
-    def memory(self) -> int:
-        """Hold nothing that could be told from the rest of the process."""
-        return 0
-
-    def kill(self) -> None:
-        """Break off what is asked, and count as dead from now on."""
-        self._killed = True
-        self._woken.set()
-
-    def end(self) -> str:
-        """Tell how it ended."""
-        return "killed" if self._killed else "ended"
+    def _end(self, call: Given) -> float:
+        return time.monotonic() + self._site.call_seconds if call.deadline is None else call.deadline
 
     def _is_killed(self) -> bool:
-        return self._killed
+        return self.killed
 
 
 def _no_rows() -> pa.RecordBatch:

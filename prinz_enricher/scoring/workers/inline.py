@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import pyarrow as pa
@@ -14,7 +11,8 @@ from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring.lifecycle import VersionPool
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, WorkerDied
+from prinz_enricher.scoring.worker import Loaded, LoadFailed, WorkerDied
+from prinz_enricher.scoring.workers.in_thread import Given, InThreadWorker
 
 log = structlog.get_logger(__name__)
 
@@ -38,82 +36,37 @@ class InlinePool(VersionPool):
         super().__init__(lambda target: InlineWorker(target, find, batching=batching), settings)
 
 
-class InlineWorker:
+class InlineWorker(InThreadWorker):
     """A worker that is a function. It can't be killed in the middle of a call, only abandoned after it."""
 
     def __init__(self, target: Target, find: Callable[[Target], ScoreFunction], *, batching: bool) -> None:
+        super().__init__()
         self._target = target
         self._batching = batching
         self._find = find
-        self._score: ScoreFunction | None = None
-        self._given: deque[tuple[int, pa.RecordBatch, Mapping[str, object], str]] = deque()
-        self._woken = threading.Event()
-        self._killed = False
+        self._function: ScoreFunction | None = None
 
     def start(self) -> Loaded:
         """Find the target's function."""
         try:
-            self._score = self._find(self._target)
+            self._function = self._find(self._target)
         except (LoadFailed, WorkerDied):
             raise
         except Exception as exc:
             raise LoadFailed(f"{type(exc).__name__}: {exc}") from exc
-        self._live()
+        self.live()
         return Loaded("inline", self._batching)
 
-    def give(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
-    ) -> bool:
-        """Keep a batch until `take` scores it."""
-        self._live()
-        self._given.append((id, batch, params, correlation))
-        return True
-
-    def take(self, seconds: float | None = None) -> Answer | None:
-        """Call the function for the earliest batch; block until woken where there is none."""
-        if not self._given:
-            self._woken.wait(seconds)
-            self._woken.clear()
-            self._live()
-            return None
-        id_, batch, params, correlation = self._given.popleft()
-        began = time.monotonic()
-        outcome = self._call(batch, params, correlation)
-        self._live()
-        return Answer(id_, outcome, time.monotonic() - began)
-
-    def _call(
-        self, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str
-    ) -> pa.RecordBatch | EnricherError:
-        if self._score is None:
+    def score(self, call: Given) -> pa.RecordBatch:
+        """Call the function."""
+        if self._function is None:
             raise WorkerDied("not started")
         try:
-            return self._score(batch, params)
-        except EnricherError as exc:
-            return exc
+            return self._function(call.batch, call.params)
+        except EnricherError:
+            raise
         except (WorkerDied, SystemExit) as exc:
             raise WorkerDied(str(exc)) from exc
         except Exception as exc:
-            log.exception("a model raised", model=self._target.name, correlation_id=correlation)
-            return ModelError(self._target.name, self._target.version, type(exc).__name__, correlation)
-
-    def wake(self) -> None:
-        """End a `take`."""
-        self._woken.set()
-
-    def memory(self) -> int:
-        """Hold nothing that could be told from the rest of the process."""
-        return 0
-
-    def kill(self) -> None:
-        """Count as dead from now on."""
-        self._killed = True
-        self._woken.set()
-
-    def end(self) -> str:
-        """Tell how it ended."""
-        return "killed" if self._killed else "ended"
-
-    def _live(self) -> None:
-        if self._killed:
-            raise WorkerDied("killed")
+            log.exception("a model raised", model=self._target.name, correlation_id=call.correlation)
+            raise ModelError(self._target.name, self._target.version, type(exc).__name__, call.correlation) from exc

@@ -37,6 +37,8 @@ class ProcessPool(VersionPool):
         chosen = settings or PoolSettings()
         allowed = workers or WorkerSettings()
         sweep_folders()
+        # Those that were seen to need another interpreter than this one; only a hint.
+        isolated: set[object] = set()
 
         def make_worker(target: Target) -> WorkerProcess:
             network = any(fnmatchcase(target.name, pattern) for pattern in allowed.network)
@@ -51,7 +53,8 @@ class ProcessPool(VersionPool):
                     open_files=allowed.open_files,
                     network=network,
                 ),
-                early=allowed.early,
+                early=allowed.early and target.key not in isolated,
+                on_isolated=lambda: isolated.add(target.key),
                 exact_batching=chosen.batching == "exact",
             )
 

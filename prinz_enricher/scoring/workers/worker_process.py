@@ -69,6 +69,7 @@ class WorkerProcess:
         end_grace: float,
         confinement: Confinement | None = None,
         early: bool = True,
+        on_isolated: Callable[[], object] = lambda: None,
         exact_batching: bool = False,
     ) -> None:
         """Prepare a worker that is not started.
@@ -82,6 +83,7 @@ class WorkerProcess:
             confinement: What it may do; all by default.
             early: Whether to start a process of this interpreter while the provisions are fetched: it imports MLflow
                 meanwhile, and is thrown away where the model turns out to need another interpreter.
+            on_isolated: Called where it does.
             exact_batching: Whether rows may share a call only where that changes no bit of an answer.
         """
         self._target = target
@@ -90,6 +92,7 @@ class WorkerProcess:
         self._end_grace = end_grace
         self._confinement = confinement
         self._early = early
+        self._on_isolated = on_isolated
         self._exact_batching = exact_batching
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._outputs = output_schema(target.signature)
@@ -114,6 +117,8 @@ class WorkerProcess:
         if self._early:
             self._spawn(self._folder.path)
         self._provisions = provisions = self._provide(self._target, lambda: self._killed)
+        if provisions.python is not None:
+            self._on_isolated()
         if provisions.python is not None and self._child is not None:
             # It would first come to the end of its imports.
             self._child.kill()
