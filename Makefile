@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload clean
+.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,6 +70,9 @@ bench-loading: $(READY) ## How long a version takes until it scores, and where t
 
 bench-overload: $(READY) ## What callers see at three times the load that can be carried
 	$(BIN)/python benchmarks/overload.py
+
+bench-remote: $(READY) ## What a remote model gains over one HTTP request for each row
+	$(BIN)/python benchmarks/remote.py
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -70,15 +70,16 @@ def test_file_that_can_not_be_used(tmp_path: Path, text: str | None) -> None:
         Settings.load(file=file, environment={})
 
 
-def test_examples_of_the_registry_page(tmp_path: Path) -> None:
-    """Every settings file that docs/registry.md shows is one."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "registry.md").read_text()
-    examples = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+@pytest.mark.parametrize(("page", "least"), [("registry", 6), ("remote", 3)])
+def test_examples_of_the_pages(tmp_path: Path, page: str, least: int) -> None:
+    """Every settings file that docs/registry.md and docs/remote.md show is one."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / f"{page}.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     file = tmp_path / "prinz.toml"
     for example in examples:
         file.write_text(example)
         assert Settings.load(file=file, environment={}).registry.url
-    assert len(examples) > 5
+    assert len(examples) >= least
 
 
 def test_several_registries(tmp_path: Path) -> None:

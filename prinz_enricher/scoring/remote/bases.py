@@ -105,6 +105,11 @@ class Bases:
             now = self._clock()
             return min(base.breaker.opens_in(now) for base in self._bases)
 
+    def may_come_back(self, patience: float) -> bool:
+        """Tell whether a base that has answered before is left out for no longer than so many seconds at a time."""
+        with self._lock:
+            return any(base.usual and base.breaker.pauses <= patience for base in self._bases)
+
     def states(self) -> dict[str, tuple[State, int]]:
         """Return the state of each base by its URL, and how many requests it has to answer now."""
         with self._lock:

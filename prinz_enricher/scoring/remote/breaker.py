@@ -44,6 +44,7 @@ class Breaker:
     _failed: int = field(default=0, init=False)
     _opened: int = field(default=0, init=False)
     _closed_until: float | None = field(default=None, init=False)
+    _pauses: float = field(default=0.0, init=False)
     _trying: bool = field(default=False, init=False)
 
     def state(self, now: float) -> State:
@@ -64,6 +65,11 @@ class Breaker:
     def opens_in(self, now: float) -> float:
         """Tell after how many seconds a request may be sent; a trial that runs is not counted."""
         return 0.0 if self._closed_until is None else max(0.0, self._closed_until - now)
+
+    @property
+    def pauses(self) -> float:
+        """For how many seconds it was last opened."""
+        return self._pauses
 
     def start(self, now: float) -> bool:
         """Take note that a request is sent, which `allows` let through.
@@ -87,7 +93,8 @@ class Breaker:
         if trial or self._closed_until is None:
             self._failed += 1
             if trial or self._failed >= self.failures:
-                self._closed_until = now + min(self.pause * 2.0 ** min(self._opened, 30), MAX_PAUSE_SECONDS)
+                self._pauses = min(self.pause * 2.0 ** min(self._opened, 30), MAX_PAUSE_SECONDS)
+                self._closed_until = now + self._pauses
                 self._opened += 1
                 self._failed = 0
 

@@ -111,16 +111,23 @@ class Exchange:
         request = Request(path, content, content_type, deadline, cancelled)
         self._budget.earn()
         tried: list[Base] = []
-        retries = 0
+        retries = unsent = 0
         last: Setback | None = None
         while True:
             try:
-                return self._try(request, tried, last)
+                answer = self._try(request, tried, last)
             except Setback as setback:
                 last = setback
-            pause = self._pause(last, request, tried, retries)
-            # Where nothing was sent yet, another base costs nobody anything.
-            if not (last.unsent and self._bases.another(tried)):
+            else:
+                if answer is not None:
+                    return answer
+                self._wait(self._opens_in(request, last), request)
+                continue
+            pause = self._pause(last, request, tried, retries, unsent)
+            if last.unsent:
+                # That costs nobody anything, and ends when the base is left out.
+                unsent += 1
+            else:
                 if not self._budget.spend():
                     raise _failure(last, "; too many calls fail to try each of them again") from last
                 retries += 1
@@ -165,14 +172,14 @@ class Exchange:
                 return Found(path, answer, None)
         raise UpstreamFailed(f"no model server at any of the paths ({'; '.join(seen)})", foreign=True)
 
-    def _try(self, request: Request, tried: list[Base], last: Setback | None) -> Answer:
-        """Send a request to the next base, and take note there of how it went."""
+    def _try(self, request: Request, tried: list[Base], last: Setback | None) -> Answer | None:
+        """Send a request to the next base, and take note there of how it went; None where all are left out."""
         with self._turns.turn(request.deadline, request.cancelled, again=last is not None):
             if self._closed.is_set():
                 raise UpstreamFailed("the service is shutting down")
             use = self._bases.take(tried)
             if use is None:
-                raise self._all_left_out(last) from last
+                return None
             ended = self._bases.left
             try:
                 answer = self._tries.once(
@@ -194,18 +201,18 @@ class Exchange:
                 ended(use)
             return answer
 
-    def _pause(self, setback: Setback, request: Request, tried: list[Base], retries: int) -> float:
+    def _pause(self, setback: Setback, request: Request, tried: list[Base], retries: int, unsent: int) -> float:
         """Return the seconds until the next try; raise what is told where there is none."""
         another = self._bases.another(tried)
         if setback.again is Again.NEVER or (setback.again is Again.ELSEWHERE and not another):
             raise _failure(setback) from setback
         if setback.unsent and another:
             return 0.0
-        if retries >= self._endpoint.max_retries:
+        if not setback.unsent and retries >= self._endpoint.max_retries:
             raise _failure(setback, f" (after {retries} retries)") from setback
         # What one base says of when to come back is not said of another.
         told = None if another else setback.wait
-        pause = backoff(retries, self._chance()) if told is None else told
+        pause = backoff(retries + unsent, self._chance()) if told is None else told
         if pause > MAX_RETRY_AFTER_SECONDS or time.monotonic() + pause >= request.deadline:
             raise _failure(setback) from setback
         return pause
@@ -216,11 +223,22 @@ class Exchange:
             if request.cancelled():
                 raise CallCancelled("the call was cancelled before it was tried again")
 
-    def _all_left_out(self, last: Setback | None) -> UpstreamFailed:
-        retry_after = max(self._bases.opens_in(), SLICE_SECONDS)
+    def _opens_in(self, request: Request, last: Setback | None) -> float:
+        """Return the seconds until one of the bases, all of which are left out, may be asked again.
+
+        One that answered before may merely be starting anew: a call waits for it while its pauses are short. Of one
+        that stays away callers are told at once.
+
+        Raises:
+            UpstreamFailed: That is not worth waiting for.
+        """
+        opens_in = max(self._bases.opens_in(), SLICE_SECONDS)
+        in_time = time.monotonic() + opens_in < request.deadline
+        if in_time and self._bases.may_come_back(MAX_RETRY_AFTER_SECONDS):
+            return opens_in
         if last is not None:
-            return _failure(last, retry_after=retry_after)
-        return UpstreamFailed("it failed too often, and is left alone for a while", retry_after)
+            raise _failure(last, retry_after=opens_in) from last
+        raise UpstreamFailed("it failed too often, and is left alone for a while", opens_in)
 
 
 def _failure(setback: Setback, more: str = "", *, retry_after: float = 0.0) -> UpstreamFailed:

@@ -160,3 +160,25 @@ def test_breaker_opens_tries_and_closes(model_server: ModelServer, open_exchange
     wait_until(lambda: exchange.states[model_server.url][0] == "half-open")
     ask(exchange)
     assert exchange.states[model_server.url] == ("closed", 0)
+
+
+def test_a_server_that_starts_anew_costs_no_call(model_server: ModelServer, open_exchange: Open) -> None:
+    """A call waits for a base that has answered before, where it has the time; else it is told at once."""
+    exchange = open_exchange(model_server, breaker_failures=2, breaker_pause=0.3)
+    ask(exchange)
+    answers = iter((503, 503, 200))
+    model_server.respond = lambda _: Reply(status=next(answers))
+    ask(exchange)
+
+    model_server.respond = lambda _: Reply(b"", 503, {})
+    with pytest.raises(UpstreamFailed, match="HTTP 503") as failed:
+        ask(exchange, 0.25)
+    assert 0 < failed.value.retry_after <= 1.0
+
+
+def test_a_server_that_never_answered_is_not_waited_for(open_exchange: Open, unused_tcp_port: int) -> None:
+    """Where nobody was ever there, callers are told after a few tries, and then at once."""
+    exchange = open_exchange(f"http://127.0.0.1:{unused_tcp_port}", max_retries=0)
+    for said in ("no connection", "left alone"):
+        with pytest.raises(UpstreamFailed, match=said):
+            ask(exchange)
