@@ -31,7 +31,8 @@ class EndpointKeys(Section):
         (), description="base URLs of its servers, such as `https://models.example.com`; all must answer alike"
     )
     convention: tuple[str, ...] = Field(
-        ("prinz", "databricks", "mlflow"),
+        # Not `mlflow`, whose path names no model: whatever is served there would score for all.
+        ("prinz", "databricks"),
         min_length=1,
         description="where below a base URL a model is scored, tried in order: `prinz`, `databricks`, `mlflow`, or a "
         "URL template such as `{base}/team/{name}/{version}/invocations`; see docs/remote.md",
