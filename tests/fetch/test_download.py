@@ -37,12 +37,15 @@ def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave MLflow's global state as it was; a registry that is not there is to show at once."""
     import mlflow
 
+    before = dict(os.environ)
     with monkeypatch.context() as patched:
         patched.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
         yield
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+    mlflow.set_tracking_uri("")
+    mlflow.set_registry_uri("")
+    # MLflow tells its URIs to processes that come later, by the environment.
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize("name", ["plain", "what? a@b 100%41 #1;x", "żółw, 亀"])

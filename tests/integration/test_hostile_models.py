@@ -129,7 +129,8 @@ def ask(client: Client, what: str) -> str:
     try:
         ((answer,),) = (row.values() for row in client.score("hostile", [{"do": what}]).to_rows())
     except ServiceError as error:
-        return error.reason
+        # At its own deadline a client does not wait for the reason.
+        return error.reason or error.code.name
     return str(answer)
 
 

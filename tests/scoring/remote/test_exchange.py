@@ -175,7 +175,8 @@ def test_connections_that_the_server_closed(model_server: ModelServer, open_exch
         ask(exchange)
     assert model_server.connections >= 20
 
-    # Here the end is not seen before the request is sent.
+    # Here the end is not seen before the request is sent; no connection of before is in the way.
+    exchange = open_exchange(model_server, breaker_failures=1)
     model_server.respond = in_turn(Reply(), close, Reply(), close, Reply())
     for _ in range(3):
         ask(exchange)
