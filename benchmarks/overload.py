@@ -4,7 +4,8 @@ A model that takes a while for each row (a sleep, so that the model is the limit
 called over gRPC by an open loop: calls begin at planned times (Poisson arrivals), whether earlier ones are answered or
 not. First with as much as it can carry, then with three times that; each call has a deadline, as callers have. Printed:
 the latency of accepted calls, from their planned times; how quickly refusals come, to a caller in a process of its own;
-and the memory of the service. Times are milliseconds.
+what the same caller meets at a server beside it that has nothing to do and answers at once (`beside`: the share of this
+machine, and of a caller in Python, in the column before it); and the memory of the service. Times are milliseconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -62,7 +64,6 @@ class Load:
 
     def __init__(self, address: str, rate: float) -> None:
         self.answered: list[float] = []
-        self.refused: list[float] = []
         self.codes: Counter[str] = Counter()
         self._rate = rate
         self._channel = grpc.insecure_channel(address)
@@ -109,6 +110,26 @@ class Load:
             self._done.notify()
 
 
+class Generator:
+    """A load in a process of its own, which gives way to others: its callers would have machines of their own.
+
+    It is late by that now and then, and says so, since latencies count from planned times.
+    """
+
+    def __init__(self, address: str, rate: float) -> None:
+        command = ["nice", "-n", "10", sys.executable, __file__, address, str(rate)]
+        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        self.answered: list[float] = told["answered"]
+        self.codes: Counter[str] = Counter(told["codes"])
+
+
+def generate(address: str, rate: float) -> None:
+    """Call for some time; print what became of the calls."""
+    load = Load(address, rate)
+    load.run(SECONDS)
+    print(json.dumps({"answered": load.answered, "codes": load.codes}))
+
+
 class Probe:
     """A caller in a process of its own, which calls now and then: it tells how quickly a refusal comes.
 
@@ -117,6 +138,7 @@ class Probe:
 
     def __init__(self, address: str) -> None:
         self.refused: list[float] = []
+        self.beside: list[float] = []
         self._command = [sys.executable, __file__, address]
 
     def __enter__(self) -> Self:
@@ -125,23 +147,53 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         told, _ = self._process.communicate("")
-        self.refused = json.loads(told)
+        self.refused, self.beside = json.loads(told)
 
 
 def probe(address: str) -> None:
-    """Call until standard input ends; print the seconds of each refusal."""
+    """Call until standard input ends; print the seconds of each refusal, and of each call to an idle server."""
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    load = Load(address, 1.0)
-    refused = []
-    while not ended.wait(0.02):
-        began = time.perf_counter()
-        try:
-            load.call()
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                refused.append(time.perf_counter() - began)
-    print(json.dumps(refused))
+    with Idle() as idle:
+        load, bare = Load(address, 1.0), Load(idle.address, 1.0)
+        refused, beside = [], []
+        while not ended.wait(0.005):
+            began = time.perf_counter()
+            try:
+                load.call()
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    refused.append(time.perf_counter() - began)
+            time.sleep(0.005)
+            began = time.perf_counter()
+            bare.call()
+            beside.append(time.perf_counter() - began)
+    print(json.dumps([refused, beside]))
+
+
+class Idle:
+    """A server in a process of its own that answers any call at once."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, __file__, "idle"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        port = self._process.stdout.readline().strip() if self._process.stdout is not None else ""
+        self.address = f"127.0.0.1:{port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate("")
+
+
+def serve_idle() -> None:
+    """Answer calls with nothing until standard input ends; print the port."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    answer = {"Score": grpc.unary_unary_rpc_method_handler(lambda *_: b"")}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(METHOD.split("/")[1], answer)])
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    server.start()
+    sys.stdin.read()
+    server.stop(0)
 
 
 def p(values: list[float], percent: int) -> float:
@@ -162,18 +214,25 @@ def main() -> None:
             with Client(running.address, timeout=120) as client:
                 for _ in range(100):
                     client.score("slow", [{"x": 1.0}])
-            print("  offered  accepted     p50     p99  refused    p50    p99   late   MB")
+            print("  offered  accepted     p50     p99  refused    p50    p99  beside p50    p99   late   MB")
             for times in (0.5, 0.9, 1.0, 3.0, 3.0):
-                load = Load(running.address, times * capacity)
                 with Probe(running.address) as probe:
-                    load.run(SECONDS)
-                load.refused = probe.refused
+                    load = Generator(running.address, times * capacity)
                 print(
                     f"{times:>7.1f} x {len(load.answered):>9} {p(load.answered, 50):>7.1f} {p(load.answered, 99):>7.1f}"
-                    f" {load.codes['RESOURCE_EXHAUSTED']:>8} {p(load.refused, 50):>6.1f} {p(load.refused, 99):>6.1f}"
+                    f" {load.codes['RESOURCE_EXHAUSTED']:>8} {p(probe.refused, 50):>6.1f} {p(probe.refused, 99):>6.1f}"
+                    f" {p(probe.beside, 50):>11.1f} {p(probe.beside, 99):>6.1f}"
                     f" {load.codes['DEADLINE_EXCEEDED']:>6} {running.memory():>4.0f}   {dict(load.codes)}"
                 )
 
 
 if __name__ == "__main__":
-    probe(sys.argv[1]) if len(sys.argv) > 1 else main()
+    match sys.argv[1:]:
+        case []:
+            main()
+        case ["idle"]:
+            serve_idle()
+        case [address]:
+            probe(address)
+        case [address, rate]:
+            generate(address, float(rate))

@@ -16,8 +16,9 @@ from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service import Application, DoorError, FrontError
 from prinz_enricher.telemetry import configure_logging
 
-SWITCH_SECONDS = 0.001
-"""How long a thread that reads the registry may keep others waiting; Python's own 5 ms are longer than a call takes."""
+SWITCH_SECONDS = 0.0002
+"""How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
+5 ms are longer than a call takes, and one call waits for its turn several times."""
 
 
 @click.command("serve", short_help="Serve the models of an MLflow registry over gRPC.")

@@ -129,6 +129,17 @@ class WorkerPool(Protocol):
     def submit(self, job: Job) -> None:
         """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
 
+    def refusal(self, target: Target, rows: int, deadline: float | None) -> EnricherError | None:
+        """Tell why a job would be refused if it came now; None where it may be taken, which `submit` alone decides.
+
+        Asked before rows are read: where there is too much to do, nothing is to be done for what is refused.
+
+        Args:
+            target: The version.
+            rows: Of the job.
+            deadline: As the job's.
+        """
+
     def load(self, target: Target, *, instead: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.pool import Job, Status, Target, WorkerPool
 
 LOCAL = ""
@@ -25,6 +26,10 @@ class RoutingPool:
     def submit(self, job: Job) -> None:
         """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
         self._pools[job.target.route].submit(job)
+
+    def refusal(self, target: Target, rows: int, deadline: float | None) -> EnricherError | None:
+        """Tell why a job would be refused if it came now; None where it may be taken."""
+        return self._pools[target.route].refusal(target, rows, deadline)
 
     def load(self, target: Target, *, instead: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import structlog
@@ -22,7 +20,6 @@ from prinz_enricher.catalog import (
     default_version,
     paginate,
     resolve,
-    scorable,
 )
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
@@ -30,23 +27,21 @@ from prinz_enricher.errors import (
     EnricherError,
     InternalError,
     InvalidRequest,
-    LoaderNotAllowed,
-    ModelLoadFailed,
     NotImplementedYet,
 )
-from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
-from prinz_enricher.scoring.routing import LOCAL
+from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.front import Call, Source
 from prinz_enricher.service.handover import Handover
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.large_request import parse_score_request
 from prinz_enricher.service.model_messages import ModelMessages
-from prinz_enricher.service.routes import Route, Routes
+from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score import Limits, ScoreCall
 from prinz_enricher.service.status import to_status
-from prinz_enricher.service.views import model_message, state_of
+from prinz_enricher.service.targets import Targets
+from prinz_enricher.service.views import model_message
 from prinz_enricher.service.watch import WatchSource
-from prinz_enricher.signature import Signature, to_wire
+from prinz_enricher.signature import to_wire
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -85,10 +80,9 @@ class EnricherService:
         self._pool = pool
         self._policy = tuple(default_policy)
         self._limits = limits
-        self._allowed_loaders = tuple(allowed_loaders)
-        self._routes = routes or Routes({})
+        self._targets = Targets(catalog, allowed_loaders, routes or Routes({}))
         self._handover = Handover(pool, self.target)
-        self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._state)
+        self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         self._methods: dict[str, Callable[[Call], None]] = {
             "ListModels": self._list_models,
@@ -123,15 +117,12 @@ class EnricherService:
 
     def target(self, version: CatalogVersion) -> Target | None:
         """Return what the pool needs to know of a version; None where it can't be scored."""
-        if version.signature is None or not version.ready or self._is_refused(version):
-            return None
-        route = self._routes.of(version)
-        return None if route.fault else self._target(version, version.signature, route)
+        return self._targets.find(version)
 
     def status_of(self, version: CatalogVersion) -> Status:
         """Tell where a version is in its life: what the registry says of it, then what the pool does."""
         target = self.target(version)
-        return self._state(version, None if target is None else self._pool.status(target))
+        return self._targets.state(version, None if target is None else self._pool.status(target))
 
     def follow(self, snapshot: Snapshot) -> None:
         """Have the versions loaded that aliases in use mean by now."""
@@ -198,7 +189,7 @@ class EnricherService:
         version = self._resolve(request.model)
         response = pb.GetSignatureResponse(
             model=model_pb2.ModelRef(name=version.name, version=version.version),
-            signature=to_wire(self._signature(version)),
+            signature=to_wire(self._targets.signature(version)),
         )
         call.respond(response.SerializeToString())
 
@@ -207,55 +198,8 @@ class EnricherService:
             request, views = parse_score_request(call.request)
         else:
             request, views = parse(pb.ScoreRequest, call.request), None
-        version = self._resolve(request.model)
-        signature = self._signature(version)
-        route = self._routes.of(version)
-        if route.fault:
-            raise ModelLoadFailed(version.name, version.version, f"it {route.fault}.")
-        target = self._target(version, signature, route)
+        target = self._targets.of(self._resolve(request.model))
         ScoreCall(call, request, target, views).submit(self._pool, self._limits)
-
-    def _target(self, version: CatalogVersion, signature: Signature, route: Route) -> Target:
-        return Target(
-            version.name,
-            version.version,
-            self._catalog.member_of(version).url,
-            signature,
-            version.registry,
-            version.registered_as,
-            version.wishes.batching,
-            version.wishes.replicas,
-            fingerprint=f"{version.created_ms} {version.source}",
-            aliases=version.aliases,
-            route=route.endpoint,
-        )
-
-    def _is_refused(self, version: CatalogVersion) -> bool:
-        """Tell whether a version's loader is known and not allowed here; what is downloaded is looked at again."""
-        if not version.loader or any(fnmatchcase(version.loader, one) for one in self._allowed_loaders):
-            return False
-        # What a model server elsewhere loads is not ours to allow.
-        return self._routes.of(version).endpoint == LOCAL
-
-    def _state(self, version: CatalogVersion, status: Status | None) -> Status:
-        if self._is_refused(version) and version.ready:
-            refusal = LoaderNotAllowed(version.name, version.version, version.loader)
-            return Status(WorkerState.FAILED, refusal.message)
-        route = self._routes.of(version)
-        if route.fault and version.ready:
-            return Status(WorkerState.FAILED, route.fault)
-        told = state_of(version, status)
-        return told if route.endpoint == LOCAL else replace(told, remote=True)
-
-    def _signature(self, version: CatalogVersion) -> Signature:
-        """Return a version's signature; one that was not read yet is read next, and the caller told to come back."""
-        self._catalog.want(version)
-        if self._is_refused(version):
-            raise LoaderNotAllowed(version.name, version.version, version.loader)
-        signature = scorable(version).signature
-        if signature is None:
-            raise ModelLoadFailed(version.name, version.version, version.fault)
-        return signature
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:

@@ -88,6 +88,11 @@ class ScoreCall:
             raise InvalidRequest("request_id", f"is longer than {MAX_REQUEST_ID} characters")
         if request.signature_digest and request.signature_digest != signature.digest:
             raise SignatureChanged(self._target.name, self._target.version, signature.digest)
+        told = _rows_told(request, self._form)
+        # No rows cost nothing, and too many are refused for good.
+        refusal = pool.refusal(self._target, told, self._call.deadline) if 0 < told <= limits.rows else None
+        if refusal is not None:
+            raise refusal
         faults = _Faults()
         outputs = faults.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
         params = faults.collect(lambda: codec.decode_params(request.params, signature))
@@ -220,6 +225,13 @@ class _Faults:
     def error(self) -> InvalidInput:
         """Return one error with every fault."""
         return InvalidInput(self._violations, omitted=self._omitted)
+
+
+def _rows_told(request: pb.ScoreRequest, form: str | None) -> int:
+    """Return the rows of a request as it tells them; 1 where only its values do."""
+    if form == "columns":
+        return request.columns.num_rows
+    return request.dense.num_rows if form == "dense" else 1
 
 
 def _check_rows(rows: int, limit: int) -> None:

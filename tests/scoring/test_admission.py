@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from prinz_enricher.errors import Overloaded
@@ -64,3 +65,22 @@ def test_a_queue_that_is_too_long_in_time_is_refused() -> None:
         assert all(isinstance(call.outcome(), Overloaded) for call in refused)
         worker.score(100)
         assert all(isinstance(call.outcome(), Scores) for call in calls if call not in refused)
+
+
+def test_what_would_be_refused_is_told_beforehand() -> None:
+    """Rows that would come too late need not be read: the pool says so without a job, and takes nothing by that."""
+    worker = HandWorker()
+    worker.score(1)
+    soon = time.monotonic() + 0.03
+    with closing(VersionPool(lambda _: worker, replace(FAST, batching="off"))) as pool:
+        assert pool.refusal(target_of(), 1, soon) is None
+        take_a_millisecond(pool)
+        assert pool.refusal(target_of(), 1, time.monotonic() + 0.0005) is None
+        waiting = [Call(pool, target_of(), rows(("", 1.0))) for _ in range(60)]
+        refusal = pool.refusal(target_of(), 1, time.monotonic() + 0.03)
+        assert isinstance(refusal, Overloaded)
+        assert 0.05 < (refusal.retry_after or 0.0) < 0.07
+        assert pool.refusal(target_of(), 1, time.monotonic() + 5.0) is None
+        assert pool.refusal(target_of(), 1, None) is None
+        worker.score(100)
+        assert all(call.values() == [2.0] for call in waiting)

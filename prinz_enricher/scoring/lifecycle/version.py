@@ -104,6 +104,13 @@ class Version(Crew):
             self._add_replica(after)
             self._become(WorkerState.LOADING)
 
+    def overload(self, rows: int, now: float, deadline: float | None) -> Overloaded | None:
+        """Tell why a job of some rows, with a deadline by `time.monotonic()`, would come too late; None where not."""
+        if not len(self._queue):
+            return None
+        with self.lock:
+            return self._overload(rows, now, deadline)
+
     def offer(self, pending: Pending) -> Offer:
         """Take a job into the queue, or answer it with why not; NOT_RUNNING where there is nothing to take it."""
         # Costs as much as a small model call, and is asked only of versions that something has killed.
@@ -157,17 +164,9 @@ class Version(Crew):
 
     def _admit(self, pending: Pending) -> EnricherError | None:
         """Queue a job, or tell why not."""
-        loaded = self._state is WorkerState.AVAILABLE
-        at_once = not len(self._queue) and any(replica.idle for replica in self._replicas)
-        if loaded and self._cost.known and not at_once:
-            # One that is scored at once is taken in any case: what it costs is learnt anew, whatever was believed.
-            wait = self._cost.wait(self._ahead(pending.taken))
-            limit = self._settings.max_wait
-            if pending.job.deadline is not None:
-                patience = (pending.job.deadline - pending.taken) * _CAUTION
-                limit = min(limit, patience - self._cost.of(pending.rows))
-            if wait > limit:
-                return Overloaded(f"a call would wait {wait:.2g} s for this model, too long for it", max(0.01, wait))
+        overload = self._overload(pending.rows, pending.taken, pending.job.deadline)
+        if overload is not None:
+            return overload
         deadline = pending.job.deadline
         if deadline is not None:
             # Set before the job can be seen by a replica's thread, so that its answer cancels the alarm.
@@ -175,9 +174,23 @@ class Version(Crew):
         if not self._queue.push(pending):
             return Overloaded(f"{self._queue.rows} rows are waiting for this model already")
         self._used = pending.taken
-        if loaded:
+        if self._state is WorkerState.AVAILABLE:
             self._wake_one()
         return None
+
+    def _overload(self, rows: int, now: float, deadline: float | None) -> Overloaded | None:
+        if self._state is not WorkerState.AVAILABLE or not self._cost.known:
+            return None
+        if not len(self._queue) and any(replica.idle for replica in self._replicas):
+            # One that is scored at once is taken in any case: what it costs is learnt anew, whatever was believed.
+            return None
+        wait = self._cost.wait(self._ahead(now))
+        limit = self._settings.max_wait
+        if deadline is not None:
+            limit = min(limit, (deadline - now) * _CAUTION - self._cost.of(rows))
+        if wait <= limit:
+            return None
+        return Overloaded(f"a call would wait {wait:.2g} s for this model, too long for it", max(0.01, wait))
 
     def _ahead(self, now: float) -> Ahead:
         """Tell what stands before a job that comes now."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import pyarrow as pa
 import structlog
 
-from prinz_enricher.errors import DeadlineExceeded, InternalError, Overloaded, ShuttingDown
+from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, Overloaded, ShuttingDown
 from prinz_enricher.scoring.lifecycle.memory import default_budget
 from prinz_enricher.scoring.lifecycle.timer import Timer
 from prinz_enricher.scoring.lifecycle.version import Offer, Version
@@ -75,6 +75,12 @@ class VersionPool:
         except Exception:
             log.exception("a job could not be taken", correlation_id=pending.correlation)
             pending.answer(InternalError(pending.correlation))
+
+    def refusal(self, target: Target, rows: int, deadline: float | None) -> EnricherError | None:
+        """Tell why a job would be refused if it came now; None where it may be taken, which `submit` alone decides."""
+        # Without the lock: what is found is a version, and another one may be there by the time the job comes.
+        version = self._versions.get(target.key)
+        return None if version is None else version.overload(rows, time.monotonic(), deadline)
 
     def _submit(self, pending: Pending) -> None:
         job = pending.job
