@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote clean
+.PHONY: help demo test test-environment test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,7 +23,10 @@ demo: $(READY) ## Train sample models, serve them, and say how to call them (ARG
 	$(BIN)/prinz-enricher demo $(ARGS)
 
 test: $(READY) lint ## Pass the linters and every test (ARGS go to pytest)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --ignore tests/environment $(ARGS)
+
+test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
+	$(BIN)/pytest --durations 0 tests/environment $(ARGS)
 
 test-nightly: $(READY) ## The property tests of the columnar core with over a million random values
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/batch tests/signature tests/worker/test_worker_frames.py
@@ -36,6 +39,7 @@ lint: $(READY) ## Format, lint, types, the direction of imports, the contract
 	$(BIN)/python scripts/generate_contract.py --check
 	$(BIN)/python scripts/check_contract.py
 	$(BIN)/python scripts/settings_page.py --check
+	$(BIN)/python scripts/check_compose.py
 
 format: $(READY) ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format .

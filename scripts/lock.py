@@ -15,7 +15,8 @@ def main() -> None:
         python = Path(folder) / "bin" / "python"
         subprocess.run(["python3", "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", ".", "--group", "dev"], check=True, cwd=ROOT)
+        wanted = [".[s3]", "--group", "dev", "--group", "environment"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, cwd=ROOT)
         frozen = subprocess.run(
             [python, "-m", "pip", "freeze", "--exclude", "prinz-enricher"], check=True, capture_output=True, text=True
         ).stdout

@@ -27,11 +27,16 @@ def print_models(models: Iterable[model_pb2.Model]) -> None:
                     ", ".join(version.aliases),
                     model_pb2.ModelVersion.State.Name(version.state).removeprefix("STATE_").lower(),
                     ", ".join(version.flavors),
-                    version.state_message,
+                    _remarks(version),
                 )
             )
     console.print(table)
     console.print("* the version that is meant where none is named", style="dim")
+
+
+def _remarks(version: model_pb2.ModelVersion) -> str:
+    elsewhere = "scored elsewhere" if version.route == model_pb2.ModelVersion.ROUTE_REMOTE else ""
+    return "; ".join(one for one in (elsewhere, version.state_message) if one)
 
 
 def print_signature(name: str, version: str, signature: Signature) -> None:

@@ -1,0 +1,1 @@
+"""What an environment of prinz-enricher is made of, with Docker and without."""
