@@ -50,7 +50,7 @@ for argument in "$@"; do
 done
 
 # .env says what the shell does not.
-while IFS='=' read -r name value; do
+while IFS='=' read -r name value || [[ -n $name ]]; do
   [[ $name =~ ^[A-Z0-9_]+$ && ! -v $name ]] && export "$name=$value"
 done <.env
 home=${ENVIRONMENT_HOME:-$PWD/.environment}
@@ -182,6 +182,8 @@ make_versitygw() {
 # A real S3 server where one can be had; else one in memory.
 make_bucket_server() {
   local program="$home/bin/versitygw-$VERSITYGW_VERSION"
+  # What was in memory would be gone with another server, while MLflow lists it: `down` ends this choice.
+  [[ ! -e $home/bucket-server || $(<"$home/bucket-server") != */moto_server ]] || return 0
   if [[ -x $program ]]; then
     :
   elif command -v versitygw >/dev/null; then

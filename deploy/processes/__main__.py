@@ -156,6 +156,7 @@ def down(place: Place, *, volumes: bool) -> None:
     # Models whose files are gone would be listed, and served by nobody.
     forgets = not place.keeps_objects
     if volumes or forgets:
+        place.chosen_bucket_server.unlink(missing_ok=True)
         database.remove_database(place)
         for folder in ("bucket", "cache"):
             shutil.rmtree(place.home / folder, ignore_errors=True)

@@ -16,19 +16,19 @@ _NGINX = """\
 # Around the rules of deploy/proxy/default.conf.template.
 daemon off;
 worker_processes 1;
-pid {home}/nginx.pid;
+pid "{home}/nginx.pid";
 {user}
 events {{
   worker_connections 1024;
 }}
 http {{
-  access_log {logs}/proxy-access.log;
-  client_body_temp_path {home}/nginx/body;
-  proxy_temp_path {home}/nginx/proxy;
-  fastcgi_temp_path {home}/nginx/fastcgi;
-  uwsgi_temp_path {home}/nginx/uwsgi;
-  scgi_temp_path {home}/nginx/scgi;
-  include {home}/nginx/default.conf;
+  access_log "{logs}/proxy-access.log";
+  client_body_temp_path "{home}/nginx/body";
+  proxy_temp_path "{home}/nginx/proxy";
+  fastcgi_temp_path "{home}/nginx/fastcgi";
+  uwsgi_temp_path "{home}/nginx/uwsgi";
+  scgi_temp_path "{home}/nginx/scgi";
+  include "{home}/nginx/default.conf";
 }}
 """
 

@@ -112,9 +112,14 @@ class Place:
         return Path("/var/lib/postgresql") / f"prinz-environment-{number}"
 
     @property
+    def chosen_bucket_server(self) -> Path:
+        """The file in which `create_environment.sh` says which S3 server it chose."""
+        return self.home / "bucket-server"
+
+    @property
     def bucket_server(self) -> str:
-        """The S3 server's program, as `create_environment.sh` chose it."""
-        return (self.home / "bucket-server").read_text().strip()
+        """The S3 server's program; empty where none was chosen yet."""
+        return self.chosen_bucket_server.read_text().strip() if self.chosen_bucket_server.exists() else ""
 
     @property
     def keeps_objects(self) -> bool:
