@@ -11,8 +11,9 @@ from dataclasses import replace
 import pyarrow as pa
 
 from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.queue import Cost
 from prinz_enricher.scoring.worker import Answer, Loaded, WorkerDied
-from tests.scoring.scripted import FAST, scripted
+from tests.scoring.scripted import FAST, Call, rows, scripted, target_of, until
 
 QUICK = replace(FAST, watch_interval=0.01, max_workers=4)
 
@@ -95,3 +96,14 @@ def closing(pool: VersionPool) -> Iterator[VersionPool]:
         yield pool
     finally:
         pool.close(1.0)
+
+
+def settle_cost(pool: VersionPool, seconds: float) -> None:
+    """Load the version, and have its calls cost so much, whatever this machine does meanwhile."""
+    assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
+    version = pool._versions[target_of().key]
+    until(lambda: version.idle_since is not None)
+    with version.lock:
+        version._cost = Cost()
+        for _ in range(8):
+            version._cost.observe(1, seconds)

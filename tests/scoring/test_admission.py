@@ -8,20 +8,8 @@ from dataclasses import replace
 from prinz_enricher.errors import Overloaded
 from prinz_enricher.scoring import Scores
 from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.queue import Cost
-from tests.scoring.hand_worker import HandWorker, closing
-from tests.scoring.scripted import FAST, Call, rows, target_of, until
-
-
-def take_a_millisecond(pool: VersionPool) -> None:
-    """Load the version, and have its calls cost a millisecond, whatever this machine does meanwhile."""
-    assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
-    version = pool._versions[target_of().key]
-    until(lambda: version.idle_since is not None)
-    with version.lock:
-        version._cost = Cost()
-        for _ in range(8):
-            version._cost.observe(1, 0.001)
+from tests.scoring.hand_worker import HandWorker, closing, settle_cost
+from tests.scoring.scripted import FAST, Call, rows, target_of
 
 
 def test_what_can_not_be_in_time_is_refused_at_once() -> None:
@@ -30,7 +18,7 @@ def test_what_can_not_be_in_time_is_refused_at_once() -> None:
     worker.score(1)
     settings = replace(FAST, batching="off")
     with closing(VersionPool(lambda _: worker, settings)) as pool:
-        take_a_millisecond(pool)
+        settle_cost(pool, 0.001)
         waiting = [Call(pool, target_of(), rows(("", 1.0))) for _ in range(60)]
         hurried = Call(pool, target_of(), rows(("", 1.0)), within=0.03)
         assert hurried.answered
@@ -48,7 +36,7 @@ def test_an_idle_worker_takes_any_job() -> None:
     worker = HandWorker()
     worker.score(100)
     with closing(VersionPool(lambda _: worker, FAST)) as pool:
-        take_a_millisecond(pool)
+        settle_cost(pool, 0.001)
         call = Call(pool, target_of(), rows(("", 1.0)), within=0.0005)
         assert call.outcome().__class__ is not Overloaded
 
@@ -58,7 +46,7 @@ def test_a_queue_that_is_too_long_in_time_is_refused() -> None:
     worker = HandWorker()
     worker.score(1)
     with closing(VersionPool(lambda _: worker, replace(FAST, batching="off", max_wait=0.02))) as pool:
-        take_a_millisecond(pool)
+        settle_cost(pool, 0.001)
         calls = [Call(pool, target_of(), rows(("", 1.0)), within=None) for _ in range(60)]
         refused = [call for call in calls if call.answered]
         assert 30 <= len(refused) <= 45
@@ -74,7 +62,7 @@ def test_what_would_be_refused_is_told_beforehand() -> None:
     soon = time.monotonic() + 0.03
     with closing(VersionPool(lambda _: worker, replace(FAST, batching="off"))) as pool:
         assert pool.refusal(target_of(), 1, soon) is None
-        take_a_millisecond(pool)
+        settle_cost(pool, 0.001)
         assert pool.refusal(target_of(), 1, time.monotonic() + 0.0005) is None
         waiting = [Call(pool, target_of(), rows(("", 1.0))) for _ in range(60)]
         refusal = pool.refusal(target_of(), 1, time.monotonic() + 0.03)

@@ -10,11 +10,10 @@ import pytest
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidInput, Overloaded
 from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.queue import Cost
 from prinz_enricher.service.front import Call as FrontCall
 from prinz_enricher.service.score import Limits, ScoreCall
-from tests.scoring.hand_worker import HandWorker, closing
-from tests.scoring.scripted import FAST, Call, rows, target_of, until
+from tests.scoring.hand_worker import HandWorker, closing, settle_cost
+from tests.scoring.scripted import FAST, Call, rows, target_of
 
 
 def submit(pool: VersionPool, seconds: float, *, rows: int = 1) -> None:
@@ -32,13 +31,7 @@ def test_rows_are_not_read_where_they_would_be_refused() -> None:
     worker = HandWorker()
     worker.score(1)
     with closing(VersionPool(lambda _: worker, replace(FAST, batching="off"))) as pool:
-        assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
-        version = pool._versions[target_of().key]
-        until(lambda: version.idle_since is not None)
-        with version.lock:
-            version._cost = Cost()
-            for _ in range(8):
-                version._cost.observe(1, 0.01)
+        settle_cost(pool, 0.01)
         with pytest.raises(InvalidInput):
             submit(pool, 0.05)
         waiting = [Call(pool, target_of(), rows(("", 1.0))) for _ in range(60)]
