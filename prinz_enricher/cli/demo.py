@@ -18,6 +18,7 @@ import click
 
 from prinz_enricher.cli.connection import connect
 from prinz_enricher.cli.tables import console, print_models, print_scores, print_signature
+from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
@@ -88,8 +89,7 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
                     show_once(client)
                 else:
                     show_service(client, address, registry.url, write_payments(folder))
-                    while not ended.wait(timeout=3600):
-                        continue
+                    wait_for_signal(ended)
                     console.print("ending …")
     except (PrivateServerError, FrontError) as error:
         if ended.is_set():

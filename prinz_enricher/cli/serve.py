@@ -11,6 +11,7 @@ import click
 
 from prinz_enricher.cli.footprint import release_start_memory, take_memory_from_libc
 from prinz_enricher.cli.hiding import hide_from_models
+from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service import Application, DoorError, FrontError
@@ -94,7 +95,5 @@ def run(settings: Settings) -> None:
         raise click.ClickException(str(error)) from None
     release_start_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
-    # A wait without a limit would keep Python from running the signal handler on some platforms.
-    while not ended.wait(timeout=3600):
-        continue
+    wait_for_signal(ended)
     application.stop()

@@ -1,6 +1,8 @@
 """`prinz-enricher serve` as a process of its own: its size, its start without a registry, its end."""
 
+import ctypes
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -69,6 +71,18 @@ def test_sigterm_drains(service: Service) -> None:
         # A call is answered, or it was never accepted; none is lost half-way.
         assert set(outcomes) <= {"scored", "SHUTTING_DOWN", "UNAVAILABLE"}
         assert "SHUTTING_DOWN" in outcomes
+
+
+def test_sigterm_to_any_thread(service: Service) -> None:
+    """SIGTERM ends the service whichever of its threads the kernel gives it to; the main one would sleep on."""
+    with serve("--registry", service.registry) as front:
+        number = front.process.pid
+        with Client(front.address, timeout=120.0) as client:
+            assert client.score(FRAUD, EXAMPLES[FRAUD])
+        other = max(int(entry.name) for entry in Path(f"/proc/{number}/task").iterdir())
+        assert other != number
+        assert ctypes.CDLL(None).tgkill(number, other, signal.SIGTERM) == 0
+        assert front.process.wait(timeout=60) == 0
 
 
 def test_registry_that_is_down() -> None:
