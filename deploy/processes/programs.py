@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploy.processes.place import BUCKET, MODELS, ROOT, Place
 
@@ -101,7 +102,7 @@ def programs(place: Place) -> list[Program]:
                 "PRINZ_ENDPOINTS__DATABRICKS__URLS": place.registry,
                 "XDG_CACHE_HOME": str(place.home / "cache"),
                 # uv's own cache stays where it is: other environments of this machine are in it.
-                "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", os.path.expanduser("~/.cache/uv")),  # noqa: PTH111
+                "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path("~/.cache/uv").expanduser())),
             },
             needs=("proxy",),
             page=f"{place.host}:{place.ports['PRINZ_PORT']} (gRPC)",
