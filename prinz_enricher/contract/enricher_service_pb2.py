@@ -29,7 +29,7 @@ from prinz_enricher.contract import signature_pb2 as prinz_dot_enricher_dot_v1_d
 from prinz_enricher.contract import value_pb2 as prinz_dot_enricher_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(prinz/enricher/v1/enricher_service.proto\x12\x11prinz.enricher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dprinz/enricher/v1/model.proto\x1a!prinz/enricher/v1/signature.proto\x1a\x1dprinz/enricher/v1/value.proto\"v\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12*\n\x04view\x18\x04 \x01(\x0e\x32\x1c.prinz.enricher.v1.ModelView\"\xa1\x01\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61talog_revision\x18\x03 \x01(\t\x12.\n\x0b\x63\x61talog_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x13GetSignatureRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\"s\n\x14GetSignatureResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12/\n\tsignature\x18\x02 \x01(\x0b\x32\x1c.prinz.enricher.v1.Signature\"\x83\x03\n\x0cScoreRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12\x31\n\x07\x63olumns\x18\x02 \x01(\x0b\x32\x1e.prinz.enricher.v1.ColumnBatchH\x00\x12\x16\n\x0c\x61rrow_stream\x18\x03 \x01(\x0cH\x00\x12.\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x1d.prinz.enricher.v1.DenseBatchH\x00\x12;\n\x06params\x18\x05 \x03(\x0b\x32+.prinz.enricher.v1.ScoreRequest.ParamsEntry\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x18\n\x10signature_digest\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x1aG\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.prinz.enricher.v1.Value:\x02\x38\x01\x42\x07\n\x05input\"\x84\x02\n\rScoreResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.prinz.enricher.v1.ColumnBatchH\x00\x12\x16\n\x0c\x61rrow_stream\x18\x04 \x01(\x0cH\x00\x12.\n\x05\x64\x65nse\x18\x05 \x01(\x0b\x32\x1d.prinz.enricher.v1.DenseBatchH\x00\x12.\n\x06timing\x18\x06 \x01(\x0b\x32\x1e.prinz.enricher.v1.ScoreTimingB\x08\n\x06output\"\xa1\x01\n\x0bScoreTiming\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nbatch_rows\x18\x04 \x01(\x03\"X\n\x12ScoreStreamRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.prinz.enricher.v1.ScoreRequest\"\x8d\x01\n\x13ScoreStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .prinz.enricher.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x12WatchModelsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.prinz.enricher.v1.ModelView\"\xd5\x01\n\x13WatchModelsResponse\x12)\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x0b\x32\x18.prinz.enricher.v1.ModelH\x00\x12+\n\x07\x63hanged\x18\x02 \x01(\x0b\x32\x18.prinz.enricher.v1.ModelH\x00\x12\x16\n\x0cremoved_name\x18\x03 \x01(\tH\x00\x12/\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32\x1b.prinz.enricher.v1.BookmarkH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\tB\x07\n\x05\x65vent\"$\n\x08\x42ookmark\x12\x18\n\x10\x63\x61talog_revision\x18\x01 \x01(\t*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02\x32\xdb\x03\n\x0f\x45nricherService\x12Y\n\nListModels\x12$.prinz.enricher.v1.ListModelsRequest\x1a%.prinz.enricher.v1.ListModelsResponse\x12_\n\x0cGetSignature\x12&.prinz.enricher.v1.GetSignatureRequest\x1a\'.prinz.enricher.v1.GetSignatureResponse\x12J\n\x05Score\x12\x1f.prinz.enricher.v1.ScoreRequest\x1a .prinz.enricher.v1.ScoreResponse\x12`\n\x0bScoreStream\x12%.prinz.enricher.v1.ScoreStreamRequest\x1a&.prinz.enricher.v1.ScoreStreamResponse(\x01\x30\x01\x12^\n\x0bWatchModels\x12%.prinz.enricher.v1.WatchModelsRequest\x1a&.prinz.enricher.v1.WatchModelsResponse0\x01\x42.\n\x14io.prinz.enricher.v1B\x14\x45nricherServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(prinz/enricher/v1/enricher_service.proto\x12\x11prinz.enricher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1dprinz/enricher/v1/model.proto\x1a!prinz/enricher/v1/signature.proto\x1a\x1dprinz/enricher/v1/value.proto\"v\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12*\n\x04view\x18\x04 \x01(\x0e\x32\x1c.prinz.enricher.v1.ModelView\"\xa1\x01\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61talog_revision\x18\x03 \x01(\t\x12.\n\x0b\x63\x61talog_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x13GetSignatureRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\"s\n\x14GetSignatureResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12/\n\tsignature\x18\x02 \x01(\x0b\x32\x1c.prinz.enricher.v1.Signature\"\x9d\x03\n\x0cScoreRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12\x31\n\x07\x63olumns\x18\x02 \x01(\x0b\x32\x1e.prinz.enricher.v1.ColumnBatchH\x00\x12\x16\n\x0c\x61rrow_stream\x18\x03 \x01(\x0cH\x00\x12.\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x1d.prinz.enricher.v1.DenseBatchH\x00\x12;\n\x06params\x18\x05 \x03(\x0b\x32+.prinz.enricher.v1.ScoreRequest.ParamsEntry\x12\x0f\n\x07outputs\x18\x06 \x03(\t\x12\x18\n\x10signature_digest\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x18\n\x10independent_rows\x18\t \x01(\x08\x1aG\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.prinz.enricher.v1.Value:\x02\x38\x01\x42\x07\n\x05input\"\x84\x02\n\rScoreResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.prinz.enricher.v1.ModelRef\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.prinz.enricher.v1.ColumnBatchH\x00\x12\x16\n\x0c\x61rrow_stream\x18\x04 \x01(\x0cH\x00\x12.\n\x05\x64\x65nse\x18\x05 \x01(\x0b\x32\x1d.prinz.enricher.v1.DenseBatchH\x00\x12.\n\x06timing\x18\x06 \x01(\x0b\x32\x1e.prinz.enricher.v1.ScoreTimingB\x08\n\x06output\"\xa1\x01\n\x0bScoreTiming\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nbatch_rows\x18\x04 \x01(\x03\"\x84\x01\n\x12ScoreStreamRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.prinz.enricher.v1.ScoreRequest\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8d\x01\n\x13ScoreStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .prinz.enricher.v1.ScoreResponseH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x12WatchModelsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.prinz.enricher.v1.ModelView\"\xd5\x01\n\x13WatchModelsResponse\x12)\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x0b\x32\x18.prinz.enricher.v1.ModelH\x00\x12+\n\x07\x63hanged\x18\x02 \x01(\x0b\x32\x18.prinz.enricher.v1.ModelH\x00\x12\x16\n\x0cremoved_name\x18\x03 \x01(\tH\x00\x12/\n\x08\x62ookmark\x18\x04 \x01(\x0b\x32\x1b.prinz.enricher.v1.BookmarkH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\tB\x07\n\x05\x65vent\"$\n\x08\x42ookmark\x12\x18\n\x10\x63\x61talog_revision\x18\x01 \x01(\t*R\n\tModelView\x12\x1a\n\x16MODEL_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_VIEW_BASIC\x10\x01\x12\x13\n\x0fMODEL_VIEW_FULL\x10\x02\x32\xdb\x03\n\x0f\x45nricherService\x12Y\n\nListModels\x12$.prinz.enricher.v1.ListModelsRequest\x1a%.prinz.enricher.v1.ListModelsResponse\x12_\n\x0cGetSignature\x12&.prinz.enricher.v1.GetSignatureRequest\x1a\'.prinz.enricher.v1.GetSignatureResponse\x12J\n\x05Score\x12\x1f.prinz.enricher.v1.ScoreRequest\x1a .prinz.enricher.v1.ScoreResponse\x12`\n\x0bScoreStream\x12%.prinz.enricher.v1.ScoreStreamRequest\x1a&.prinz.enricher.v1.ScoreStreamResponse(\x01\x30\x01\x12^\n\x0bWatchModels\x12%.prinz.enricher.v1.WatchModelsRequest\x1a&.prinz.enricher.v1.WatchModelsResponse0\x01\x42.\n\x14io.prinz.enricher.v1B\x14\x45nricherServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.prinz.enricher.v1B\024EnricherServiceProtoP\001'
   _globals['_SCOREREQUEST_PARAMSENTRY']._loaded_options = None
   _globals['_SCOREREQUEST_PARAMSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELVIEW']._serialized_start=2078
-  _globals['_MODELVIEW']._serialized_end=2160
+  _globals['_MODELVIEW']._serialized_start=2149
+  _globals['_MODELVIEW']._serialized_end=2231
   _globals['_LISTMODELSREQUEST']._serialized_start=217
   _globals['_LISTMODELSREQUEST']._serialized_end=335
   _globals['_LISTMODELSRESPONSE']._serialized_start=338
@@ -50,23 +50,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSIGNATURERESPONSE']._serialized_start=568
   _globals['_GETSIGNATURERESPONSE']._serialized_end=683
   _globals['_SCOREREQUEST']._serialized_start=686
-  _globals['_SCOREREQUEST']._serialized_end=1073
-  _globals['_SCOREREQUEST_PARAMSENTRY']._serialized_start=993
-  _globals['_SCOREREQUEST_PARAMSENTRY']._serialized_end=1064
-  _globals['_SCORERESPONSE']._serialized_start=1076
-  _globals['_SCORERESPONSE']._serialized_end=1336
-  _globals['_SCORETIMING']._serialized_start=1339
-  _globals['_SCORETIMING']._serialized_end=1500
-  _globals['_SCORESTREAMREQUEST']._serialized_start=1502
-  _globals['_SCORESTREAMREQUEST']._serialized_end=1590
-  _globals['_SCORESTREAMRESPONSE']._serialized_start=1593
-  _globals['_SCORESTREAMRESPONSE']._serialized_end=1734
-  _globals['_WATCHMODELSREQUEST']._serialized_start=1736
-  _globals['_WATCHMODELSREQUEST']._serialized_end=1822
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=1825
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=2038
-  _globals['_BOOKMARK']._serialized_start=2040
-  _globals['_BOOKMARK']._serialized_end=2076
-  _globals['_ENRICHERSERVICE']._serialized_start=2163
-  _globals['_ENRICHERSERVICE']._serialized_end=2638
+  _globals['_SCOREREQUEST']._serialized_end=1099
+  _globals['_SCOREREQUEST_PARAMSENTRY']._serialized_start=1019
+  _globals['_SCOREREQUEST_PARAMSENTRY']._serialized_end=1090
+  _globals['_SCORERESPONSE']._serialized_start=1102
+  _globals['_SCORERESPONSE']._serialized_end=1362
+  _globals['_SCORETIMING']._serialized_start=1365
+  _globals['_SCORETIMING']._serialized_end=1526
+  _globals['_SCORESTREAMREQUEST']._serialized_start=1529
+  _globals['_SCORESTREAMREQUEST']._serialized_end=1661
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=1664
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=1805
+  _globals['_WATCHMODELSREQUEST']._serialized_start=1807
+  _globals['_WATCHMODELSREQUEST']._serialized_end=1893
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=1896
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=2109
+  _globals['_BOOKMARK']._serialized_start=2111
+  _globals['_BOOKMARK']._serialized_end=2147
+  _globals['_ENRICHERSERVICE']._serialized_start=2234
+  _globals['_ENRICHERSERVICE']._serialized_end=2709
 # @@protoc_insertion_point(module_scope)

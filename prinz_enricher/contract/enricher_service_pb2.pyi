@@ -62,7 +62,7 @@ class GetSignatureResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., signature: _Optional[_Union[_signature_pb2.Signature, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "columns", "arrow_stream", "dense", "params", "outputs", "signature_digest", "request_id")
+    __slots__ = ("model", "columns", "arrow_stream", "dense", "params", "outputs", "signature_digest", "request_id", "independent_rows")
     class ParamsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class ScoreRequest(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEPENDENT_ROWS_FIELD_NUMBER: _ClassVar[int]
     model: _model_pb2.ModelRef
     columns: _value_pb2.ColumnBatch
     arrow_stream: bytes
@@ -86,7 +87,8 @@ class ScoreRequest(_message.Message):
     outputs: _containers.RepeatedScalarFieldContainer[str]
     signature_digest: str
     request_id: str
-    def __init__(self, model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., columns: _Optional[_Union[_value_pb2.ColumnBatch, _Mapping]] = ..., arrow_stream: _Optional[bytes] = ..., dense: _Optional[_Union[_value_pb2.DenseBatch, _Mapping]] = ..., params: _Optional[_Mapping[str, _value_pb2.Value]] = ..., outputs: _Optional[_Iterable[str]] = ..., signature_digest: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    independent_rows: bool
+    def __init__(self, model: _Optional[_Union[_model_pb2.ModelRef, _Mapping]] = ..., columns: _Optional[_Union[_value_pb2.ColumnBatch, _Mapping]] = ..., arrow_stream: _Optional[bytes] = ..., dense: _Optional[_Union[_value_pb2.DenseBatch, _Mapping]] = ..., params: _Optional[_Mapping[str, _value_pb2.Value]] = ..., outputs: _Optional[_Iterable[str]] = ..., signature_digest: _Optional[str] = ..., request_id: _Optional[str] = ..., independent_rows: _Optional[bool] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("model", "request_id", "columns", "arrow_stream", "dense", "timing")
@@ -117,12 +119,14 @@ class ScoreTiming(_message.Message):
     def __init__(self, queue: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., batch_rows: _Optional[int] = ...) -> None: ...
 
 class ScoreStreamRequest(_message.Message):
-    __slots__ = ("sequence", "request")
+    __slots__ = ("sequence", "request", "timeout")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     request: ScoreRequest
-    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[_Union[ScoreRequest, _Mapping]] = ...) -> None: ...
+    timeout: _duration_pb2.Duration
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[_Union[ScoreRequest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ScoreStreamResponse(_message.Message):
     __slots__ = ("sequence", "response", "status")
