@@ -128,5 +128,6 @@ def _bits(array: pa.Array) -> bytes:
 def _close(one: Any, other: Any, tolerance: float) -> bool:
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     with np.errstate(all="ignore"):
-        near = np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
+        # Of two infinities the difference is as large as any tolerance of them.
+        near = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b)))
     return bool(np.all(near | (a == b) | (np.isnan(a) & np.isnan(b))))

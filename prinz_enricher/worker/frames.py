@@ -25,6 +25,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -60,6 +61,13 @@ _LARGE = 256 * 1024
 """Bytes of a batch from which copying it costs more than handing over each of its buffers."""
 
 
+# As plain numbers: with Python's own flags each of these takes longer than the call that they are for.
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_CTRUNC = int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+
+
 class Kind(IntEnum):
     """What a frame says."""
 
@@ -71,6 +79,9 @@ class Kind(IntEnum):
     RAISED = 6
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a frame may hold, in bytes; more is an error before anything is allocated."""
@@ -79,8 +90,7 @@ class Limits:
     body: int = 2 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame as it was received.
 
     Attributes:
@@ -185,7 +195,7 @@ class FrameSocket:
         views = [memoryview(part) for part in parts]
         control = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
         while views:
-            drop(views, self._sock.sendmsg(views[:_MOST_PARTS], control, getattr(socket, "MSG_NOSIGNAL", 0)))
+            drop(views, self._sock.sendmsg(views[:_MOST_PARTS], control, _NOSIGNAL))
             # It went with the first bytes, however few these were.
             control = []
 
@@ -208,7 +218,7 @@ class FrameSocket:
                 os.close(descriptor)
 
     def _receive(self, came: list[int]) -> Frame | None:
-        if not self._fill(memoryview(self._header), came):
+        if not self._fill([memoryview(self._header)], came):
             return None
         magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
         if magic != MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
@@ -217,18 +227,16 @@ class FrameSocket:
             raise FrameError("a frame's lengths are beyond the limits")
         if len(came) != shared:
             raise FrameError("a frame came without its descriptor, or with one that it does not need")
-        try:
-            known = Kind(kind)
-        except ValueError:
-            raise FrameError(f"there is no kind of frame {kind}") from None
+        known = _KINDS.get(kind)
+        if known is None:
+            raise FrameError(f"there is no kind of frame {kind}")
         text = bytearray(meta_size)
-        self._fill(memoryview(text))
-        if shared:
-            body = mapped_memory(came[0], size)
+        if shared or not size:
+            self._fill([memoryview(text)])
+            body = mapped_memory(came[0], size) if shared else pa.allocate_buffer(0)
         else:
             body = pa.allocate_buffer(size)
-            if size:
-                self._fill(memoryview(body).cast("B"))
+            self._fill([memoryview(text), memoryview(body).cast("B")])
         try:
             meta = json.loads(text)
         except (ValueError, RecursionError):
@@ -238,34 +246,38 @@ class FrameSocket:
         self._received += 1
         return Frame(known, id_, meta, body, schema_size)
 
-    def _fill(self, view: memoryview, came: list[int] | None = None) -> bool:
-        """Fill a buffer.
+    def _fill(self, views: list[memoryview], came: list[int] | None = None) -> bool:
+        """Fill buffers, one after the other.
 
         Args:
-            view: The buffer.
-            came: Gets the descriptors that come with its bytes; None where none may come.
+            views: The buffers.
+            came: Gets the descriptors that come with their bytes; None where none may come.
 
         Returns:
-            Whether it is filled; False where the stream ended before its first byte, and descriptors were taken.
+            Whether they are filled; False where the stream ended before its first byte, and descriptors were taken.
         """
-        at = 0
+        begun = False
         control = 0 if came is None else ONE_DESCRIPTOR
-        while at < len(view):
-            if self._before_read is not None:
-                self._before_read()
-            got, ancillary, flags, _ = self._sock.recvmsg_into(
-                [view[at:]], control, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-            )
+        # Most often all is there already, and there is nothing to wait for.
+        flags = _CLOEXEC if self._before_read is None else _CLOEXEC | _DONTWAIT
+        while views:
+            try:
+                got, ancillary, told, _ = self._sock.recvmsg_into(views, control, flags)
+            except BlockingIOError:
+                if self._before_read is not None:
+                    self._before_read()
+                continue
             if came is not None:
                 came += descriptors_in(ancillary)
             # The kernel has closed those that there was no room for.
-            if flags & socket.MSG_CTRUNC:
+            if told & _CTRUNC:
                 raise FrameError("descriptors came that no frame needs")
             if not got:
-                if came is not None and not at:
+                if came is not None and not begun:
                     return False
                 raise FrameError("the stream ended in the middle of a frame")
-            at += got
+            begun = True
+            drop(views, got)
         return True
 
     def fileno(self) -> int:

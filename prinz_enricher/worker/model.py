@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from .arrays import takes_array
 from .batching import may_share
 from .faults import InvalidRows
 from .frame import InputBuilder
@@ -26,11 +27,12 @@ class LoadedModel:
     """A model that scores record batches.
 
     MLflow's schema enforcement costs about 30 µs a column for each call, and the front has checked the rows already. So
-    the flavour's own predict is called on a frame with the exact dtypes (the short path), where it is proven on sample
-    rows that this gives the same bits as `PyFuncModel.predict` (the full path).
+    the flavour's own predict is called on a frame with the exact dtypes (the short path), or an estimator's on the bare
+    array of it (the array path), where it is proven on sample rows that this gives the same bits as
+    `PyFuncModel.predict` (the full path).
 
     Attributes:
-        path: `short` or `full`.
+        path: `array`, `short` or `full`.
         why: Why it is that path.
         batching: Whether rows of several callers may share a call; set by `warm`.
         batching_why: Why that is so.
@@ -66,6 +68,7 @@ class LoadedModel:
         self.path, self.why = "full", "not proven"
         self.batching, self.batching_why = False, "not tried"
         self._predict: _Predict = self._pyfunc.predict
+        self._build: Callable[[pa.RecordBatch], Any] = self._inputs.build
         if self._hinted:
             self.why = "the signature comes from type hints"
         elif self._inputs.takes_arrays or declared_in is None:
@@ -107,7 +110,7 @@ class LoadedModel:
         if self._hinted:
             # A model with type hints takes a list with the values of its one column.
             return [_bare(value) for value in self._inputs.values(batch)]
-        data = self._inputs.build(batch)
+        data = self._build(batch)
         if self.path == "full" and not self._inputs.takes_arrays:
             self._inputs.check_guesses(data)
         return data
@@ -124,24 +127,38 @@ class LoadedModel:
             raise
 
     def _prove(self, folder: str, declared: Any, inputs: pa.Schema) -> None:
-        """Take the short path where it gives the same bits as the full one on sample rows."""
-        short = self._short_path()
-        for batch in self._samples(folder, declared, inputs):
+        """Take the shortest path that gives the same bits as the full one on sample rows."""
+        samples = self._samples(folder, declared, inputs)
+        shorter: list[tuple[str, _Predict, Callable[[pa.RecordBatch], Any]]] = []
+        estimator = takes_array(self._pyfunc, inputs, _names(declared) or range(len(inputs)))
+        if estimator is not None:
+            shorter.append(("array", lambda data, _: estimator.predict(data), self._inputs.array))
+        shorter.append(("short", self._short_path(), self._inputs.build))
+        for name, predict, build in shorter:
+            proven, self.why = self._same_as_full(name, predict, build, samples)
+            if proven:
+                self.path, self._predict, self._build = name, predict, build
+                return
+
+    def _same_as_full(
+        self, name: str, predict: _Predict, build: Callable[[pa.RecordBatch], Any], samples: list[pa.RecordBatch]
+    ) -> tuple[bool, str]:
+        """Tell whether a path gives the same bits as the full one, and why."""
+        why = "not proven"
+        for batch in samples:
             try:
                 full_answer = self._outputs.read(self._pyfunc.predict(self._inputs.build(batch)), batch.num_rows)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-                self.why = f"the full path raises {type(exc).__name__} on sample rows"
+                why = f"the full path raises {type(exc).__name__} on sample rows"
                 continue
             try:
-                answer = self._outputs.read(short(self._inputs.build(batch), None), batch.num_rows)
+                answer = self._outputs.read(predict(build(batch), None), batch.num_rows)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-                self.why = f"the short path raises {type(exc).__name__} on sample rows"
-                return
+                return False, f"the {name} path raises {type(exc).__name__} on sample rows"
             if answer.serialize().equals(full_answer.serialize()):
-                self.path, self.why, self._predict = "short", "proven on sample rows", short
-            else:
-                self.why = "the short path gives other answers on sample rows"
-            return
+                return True, "proven on sample rows"
+            return False, f"the {name} path gives other answers on sample rows"
+        return False, why
 
     def _samples(self, folder: str, declared: Any, inputs: pa.Schema) -> list[pa.RecordBatch]:
         samples = []

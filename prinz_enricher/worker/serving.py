@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import re
@@ -45,6 +46,9 @@ def serve(frames: FrameSocket) -> int:
         raise FrameError("the first frame is not LOAD")
     loaded = _load(frame, failure, [began, imported, time.monotonic()])
     _end_if_forked(process)
+    # What is there now stays: to look through all of it again and again would make some call wait each time.
+    gc.collect()
+    gc.freeze()
     frames.send(loaded.kind, loaded.meta)
     if loaded.model is None:
         return 1

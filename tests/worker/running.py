@@ -23,7 +23,7 @@ INPUTS = pa.schema([pa.field("do", pa.utf8(), nullable=False), pa.field("value",
 OUTPUTS = pa.schema([pa.field("output_0", pa.utf8(), nullable=False)])
 
 MODEL = """
-import ctypes, mmap, os, resource, signal, socket, subprocess, sys, threading, time
+import ctypes, gc, mmap, os, resource, signal, socket, subprocess, sys, threading, time
 import numpy as np
 import mlflow.models
 from mlflow.pyfunc import PythonModel
@@ -46,6 +46,10 @@ def allocate(value):
 def connect(value):
     socket.socket(getattr(socket, value), socket.SOCK_STREAM).close()
     return "made"
+
+
+def frozen(value):
+    return str(gc.get_freeze_count())
 
 
 def listen(value):

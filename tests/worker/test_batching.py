@@ -60,6 +60,11 @@ def off_by_a_little(batch: pa.RecordBatch) -> pa.RecordBatch:
     return scores(values * (1 + 1e-9) if batch.num_rows > 1 else values)
 
 
+def beyond(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Answer with an infinity, the other one among others."""
+    return scores([np.inf if batch.num_rows > 1 else -np.inf] * batch.num_rows)
+
+
 def text(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Answer with texts, other ones among others."""
     return scores([f"of {batch.num_rows}"] * batch.num_rows)
@@ -94,6 +99,7 @@ def alone_only(batch: pa.RecordBatch) -> pa.RecordBatch:
         (chance, False, False),
         (rounding, True, False),
         (off_by_a_little, False, False),
+        (beyond, False, False),
         (text, False, False),
         (nothing, True, True),
         (alone_only, False, False),

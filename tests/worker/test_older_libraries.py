@@ -55,8 +55,8 @@ def _older(pyfunc: Any) -> SimpleNamespace:
 
 
 def test_a_model_is_loaded_by_a_mlflow_without_type_hints(loaded: LoadedModel) -> None:
-    """By the short path, with its example."""
-    assert loaded.path == "short", loaded.why
+    """By a short path, with its example."""
+    assert loaded.path == "array", loaded.why
     batch = pa.RecordBatch.from_pandas(FRAME.head(4), preserve_index=False)
     assert loaded.score(batch, None).num_rows == 4
 

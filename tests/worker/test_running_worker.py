@@ -74,6 +74,11 @@ def test_without_a_policy_nothing_is_confined(free: RunningWorker) -> None:
     assert free.do("connect", "AF_INET") == "made"
 
 
+def test_the_collector_leaves_what_was_loaded_alone(free: RunningWorker) -> None:
+    """Looking through the libraries of a model again and again would make some calls wait."""
+    assert int(free.do("frozen", "")) > 10_000
+
+
 def test_a_worker_that_is_not_needed_ends_quietly(tmp_path: Path) -> None:
     """The front may close the socket while it imports."""
     worker = RunningWorker(tmp_path)

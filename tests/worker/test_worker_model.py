@@ -77,11 +77,11 @@ WINE = pd.DataFrame(RANDOM.normal(5, 2, (60, 11)), columns=[f"feature {i}" for i
 
 
 @pytest.mark.parametrize("example", [None, WINE.head(3)], ids=["made rows", "input example"])
-def test_a_linear_model_takes_the_short_path_and_answers_the_same_bits(save: Save, example: Any) -> None:
+def test_a_linear_model_takes_the_shortest_path_and_answers_the_same_bits(save: Save, example: Any) -> None:
     """Every row gets exactly what PyFuncModel.predict gives."""
     model = ElasticNet(alpha=0.42).fit(WINE, WINE.sum(axis=1))
     saved = save("sklearn", model, signature=signature_of(WINE, pd.Series(model.predict(WINE))), input_example=example)
-    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.loaded.path == "array", saved.loaded.why
     assert saved.score(*(WINE[name].tolist() for name in WINE)) == saved.pyfunc.predict(WINE).tolist()
 
 
@@ -131,7 +131,7 @@ def test_integer_column_names(save: Save) -> None:
     frame = pd.DataFrame(RANDOM.normal(size=(20, 3)))
     model = ElasticNet().fit(frame.to_numpy(), frame.sum(axis=1))
     saved = save("sklearn", model, signature=signature_of(frame, pd.Series(model.predict(frame.to_numpy()))))
-    assert saved.loaded.path == "short", saved.loaded.why
+    assert saved.loaded.path == "array", saved.loaded.why
     assert saved.score(*(frame[name].tolist() for name in frame)) == saved.pyfunc.predict(frame).tolist()
 
 
