@@ -1,74 +1,72 @@
-"""A synchronous client."""
+"""The synchronous client, for any number of threads."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
-import pyarrow as pa
 
-from prinz_enricher.batch import batch_from_rows, batch_to_rows, decode_columns, encode_columns, encode_stream
-from prinz_enricher.client.errors import ServiceError, raise_service_error
+from prinz_enricher.client.connection import SERVICE, Connection, connection
+from prinz_enricher.client.credentials import Tls, TokenSource
+from prinz_enricher.client.errors import ServiceError, service_error, too_late, was_closed
+from prinz_enricher.client.model import Model, Models, Plan
 from prinz_enricher.client.reference import ModelReference
+from prinz_enricher.client.rows import Rows, one_record
+from prinz_enricher.client.scores import Scores, read_batch
+from prinz_enricher.client.threads import ThreadLanes
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
-from prinz_enricher.signature import Signature, from_wire, to_value
+from prinz_enricher.signature import Signature, from_wire
 
-Rows: TypeAlias = Sequence[Mapping[str, object]] | Mapping[str, Sequence[object]] | pa.RecordBatch | pa.Table
-"""Rows to score: a list of records, columns of values, or Arrow."""
-
-MANY_ROWS = 256
-"""Rows from which they travel as an Arrow stream, which is quicker from there on."""
-
-MAX_MESSAGE_BYTES = 2**31 - 1
+MAX_COALESCED_ROWS: Final = 1024
 
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Scores, and which version gave them.
-
-    Attributes:
-        name: The registered model's name.
-        version: The version that scored.
-        batch: The outputs, a row for each row scored.
-    """
-
-    name: str
-    version: str
-    batch: pa.RecordBatch
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return the outputs as a list of records."""
-        return batch_to_rows(self.batch)
-
-
 class Client:
-    """Discovers, describes and scores models.
+    """Discovers, describes and scores models; safe for threads.
 
-    Every method raises `ServiceError` where the service refuses, or is not there. A model is named by text, such as
-    `wine`, `wine/3` or `wine@champion`, or by a `ModelReference`.
+    Every method raises `ServiceError` where the service refuses or is not there, or the client was closed. A model is
+    named by text, such as `wine`, `wine/3` or `wine@champion`, or by a `ModelReference`.
 
     Args:
-        address: Where the service listens, such as `localhost:50051`.
-        timeout: Seconds that one call may take.
+        address: Where the service listens, such as `localhost:50051`. All addresses that its name has are used in turn.
+            Several `HOST:PORT` are used likewise; their names are resolved once, here.
+        timeout: Seconds that one call may take, its retries included.
+        tls: How the connection is encrypted; None means not at all.
+        token: Sent with each call as `authorization: Bearer …`: the token, the path of its file, which is read again
+            once it changes, or a function that gives it for each message, and so is to be quick.
+        allow_insecure_token: Whether the token may go unencrypted to another machine.
+        coalesce: Whether single rows that several threads score at the same time travel together.
+        max_coalesced_rows: How many of them at most.
+
+    Raises:
+        ValueError: An address can't be used, or the token would go over the network for all to read.
+        OSError: A file of `tls` can't be read.
     """
 
-    def __init__(self, address: str, *, timeout: float = 60.0) -> None:
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ],
-        )
-        self._stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        tls: Tls | None = None,
+        token: TokenSource | None = None,
+        allow_insecure_token: bool = False,
+        coalesce: bool = True,
+        max_coalesced_rows: int = MAX_COALESCED_ROWS,
+    ) -> None:
+        if max_coalesced_rows < 1:
+            raise ValueError("max_coalesced_rows is at least 1")
+        self._line = _Line(connection(address, tls, token, allow_insecure_token=allow_insecure_token))
         self._timeout = timeout
-        self._signatures: dict[ModelReference, Signature] = {}
+        self._models = Models()
+        self._asking = threading.Lock()
+        self._lanes = ThreadLanes(self._line, max_coalesced_rows) if coalesce else None
 
     def __enter__(self) -> Self:
         """Use the client in a `with` statement, which closes it."""
@@ -81,8 +79,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
-        self._channel.close()
+        """End the connection; calls under way fail with CANCELLED."""
+        self._line.close()
 
     def list_models(self, filter: str = "", *, full: bool = False) -> Iterator[model_pb2.Model]:
         """Yield the models by name, page by page.
@@ -95,7 +93,7 @@ class Client:
         token = ""
         while True:
             request = pb.ListModelsRequest(page_size=1000, page_token=token, filter=filter, view=view)
-            page = self._call(self._stub.ListModels, request)
+            page = self._line.ask(self._line.stub.ListModels, request, self._deadline(None))
             yield from page.models
             token = page.next_page_token
             if not token:
@@ -103,11 +101,7 @@ class Client:
 
     def signature(self, model: str | ModelReference) -> tuple[ModelReference, Signature]:
         """Return the version a reference means now, and its signature."""
-        reference = _reference(model)
-        response = self._call(self._stub.GetSignature, pb.GetSignatureRequest(model=reference.to_message()))
-        signature = from_wire(response.signature)
-        self._signatures[reference] = signature
-        return ModelReference(response.model.name, version=response.model.version), signature
+        return self._signature(self._models.find(model), self._deadline(None))
 
     def score(
         self,
@@ -117,80 +111,151 @@ class Client:
         params: Mapping[str, object] | None = None,
         outputs: Sequence[str] = (),
         request_id: str = "",
+        timeout: float | None = None,
     ) -> Scores:
         """Score rows.
 
         The signature is asked for once; where the model has another one since, it is asked for again.
 
+        A single record travels together with those of other threads, unless it has a `request_id`.
+
         Args:
             model: Which version.
-            rows: The rows, by the names of the signature's inputs.
+            rows: The rows, by the names of the signature's inputs: a list of records, one record, columns of values, a
+                `pandas.DataFrame`, or an Arrow batch or table. A mapping whose every value is a column is columns, and
+                one record otherwise: see `Rows`.
             params: Parameters of the prediction; those left out have their defaults.
             outputs: Names of the outputs wanted; empty means all.
             request_id: The caller's name for the call, found again in the service's log.
+            timeout: Seconds that the call may take, its retries included; None means the client's.
 
         Returns:
             The scores: as many rows as there are in `rows`.
 
         Raises:
             InvalidInput: Values are of types that can't be sent for this signature.
+            ValueError: A parameter is of a type that can't be sent, or `model` names none.
         """
-        reference = _reference(model)
-        if reference not in self._signatures:
-            self.signature(reference)
+        deadline = self._deadline(timeout)
+        known = self._models.find(model)
+        plan = known.plan or self._plan(known, None, deadline)
         try:
-            return self._score(reference, rows, params or {}, outputs, request_id)
+            return self._score(plan, rows, params, outputs, request_id, deadline)
         except ServiceError as error:
             if error.reason != "SIGNATURE_CHANGED":
                 raise
-        self.signature(reference)
-        return self._score(reference, rows, params or {}, outputs, request_id)
+        return self._score(self._plan(known, plan, deadline), rows, params, outputs, request_id, deadline)
 
     def _score(
         self,
-        reference: ModelReference,
+        plan: Plan,
         rows: Rows,
-        params: Mapping[str, object],
+        params: Mapping[str, object] | None,
         outputs: Sequence[str],
         request_id: str,
+        deadline: float,
     ) -> Scores:
-        signature = self._signatures[reference]
-        request = pb.ScoreRequest(
-            model=reference.to_message(),
-            outputs=outputs,
-            signature_digest=signature.digest,
-            request_id=request_id,
-            params={name: to_value(value) for name, value in params.items()},
-        )
-        batch = _to_batch(rows, signature)
-        if isinstance(rows, pa.RecordBatch | pa.Table) or batch.num_rows >= MANY_ROWS:
-            request.arrow_stream = encode_stream(batch).to_pybytes()
-        else:
-            request.columns.CopyFrom(encode_columns(batch, signature.inputs))
-        response = self._call(self._stub.Score, request)
-        if response.WhichOneof("output") == "arrow_stream":
-            scores = pa.ipc.open_stream(response.arrow_stream).read_all().combine_chunks()
-            answer = scores.to_batches()[0] if scores.num_rows else pa.RecordBatch.from_pylist([], scores.schema)
-        else:
-            wanted = tuple(field for field in signature.outputs if not outputs or field.name in outputs)
-            answer = decode_columns(response.columns, Signature(inputs=wanted, outputs=()))
-        return Scores(response.model.name, response.model.version, answer)
+        record = one_record(rows)
+        if record is None:
+            request, layout = plan.request(rows, params, outputs, request_id)
+            return read_batch(self._line.call(request, deadline), layout)
+        form, row = plan.admit(record, params, outputs, request_id)
+        if self._lanes is None or request_id:
+            return form.answers(self._line.call(form.request([row]), deadline), 1)[0]
+        return self._lanes.score(form, row, deadline)
 
-    def _call(self, method: Callable[..., _R], request: object) -> _R:
+    def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
+        """Ask for a signature that is not known, or is another one by now; of threads that need it, one asks."""
+        if not self._asking.acquire(timeout=_seconds(deadline)):
+            raise too_late()
         try:
-            return method(request, timeout=self._timeout)
+            if model.plan is stale:
+                self._signature(model, deadline)
+            assert model.plan is not None  # noqa: S101 - it was asked for
+            return model.plan
+        finally:
+            self._asking.release()
+
+    def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
+        request = pb.GetSignatureRequest(model=model.reference.to_message())
+        response = self._line.ask(self._line.stub.GetSignature, request, deadline)
+        signature = from_wire(response.signature)
+        model.plan = Plan(model.reference, signature)
+        return ModelReference(response.model.name, version=response.model.version), signature
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self._timeout if timeout is None else timeout)
+
+
+def _seconds(deadline: float) -> float:
+    return min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+
+
+class _Line:
+    """A channel, and what each call on it has."""
+
+    def __init__(self, made_of: Connection) -> None:
+        target, options, credentials = made_of.target, list(made_of.options), made_of.credentials
+        self.channel = (
+            grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
+        )
+        self.stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self.channel)  # type: ignore[no-untyped-call]  # generated
+        # Requests are written by hand.
+        self._score: Any = self.channel.unary_unary(
+            f"/{SERVICE}/Score", request_serializer=None, response_deserializer=pb.ScoreResponse.FromString
+        )
+        self._bearer = made_of.bearer
+        self._closed = False
+
+    def close(self) -> None:
+        """End the connection."""
+        self._closed = True
+        self.channel.close()
+
+    def ask(self, method: Callable[..., _R], request: object, deadline: float) -> _R:
+        """Call a method, and wait for the answer."""
+        metadata = self._bearer.metadata()
+        try:
+            return method(request, timeout=_seconds(deadline), metadata=metadata)
         except grpc.RpcError as error:
-            raise_service_error(error)
+            raise service_error(error) from error
+        except ValueError as error:
+            raise self._refusal(error) from error
+
+    def call(self, request: bytes, deadline: float) -> pb.ScoreResponse:
+        """Score, and wait for the answer."""
+        return self.ask(self._score, request, deadline)  # type: ignore[no-any-return]  # grpc has no types
+
+    def start(self, request: bytes, deadline: float) -> _Sending:
+        """Score, and do not wait."""
+        metadata = self._bearer.metadata()
+        try:
+            return _Sending(self._score.future(request, timeout=_seconds(deadline), metadata=metadata))
+        except ValueError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: ValueError) -> Exception:
+        # gRPC says by it that the channel is closed, but not by it alone.
+        return was_closed() if self._closed else error
 
 
-def _reference(model: str | ModelReference) -> ModelReference:
-    return model if isinstance(model, ModelReference) else ModelReference.parse(model)
+class _Sending:
+    """A request on its way."""
 
+    def __init__(self, future: Any) -> None:
+        self._future = future
 
-def _to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
-    if isinstance(rows, pa.RecordBatch):
-        return rows
-    if isinstance(rows, pa.Table):
-        batches = rows.combine_chunks().to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], rows.schema)
-    return batch_from_rows(rows, signature.inputs)
+    def result(self, timeout: float) -> pb.ScoreResponse:
+        """Wait for the answer."""
+        try:
+            return self._future.result(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))  # type: ignore[no-any-return]
+        except grpc.FutureTimeoutError:
+            raise TimeoutError from None
+        except grpc.FutureCancelledError as error:
+            raise was_closed() from error
+        except grpc.RpcError as error:
+            raise service_error(error) from error
+
+    def then(self, done: Callable[[], None]) -> None:
+        """Have something done once there is an answer."""
+        self._future.add_done_callback(lambda _: done())

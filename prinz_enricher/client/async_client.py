@@ -1,0 +1,202 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from prinz_enricher.client.client import MAX_COALESCED_ROWS
+from prinz_enricher.client.connection import SERVICE, connection
+from prinz_enricher.client.credentials import Tls, TokenSource
+from prinz_enricher.client.errors import ServiceError, service_error, too_late, was_closed
+from prinz_enricher.client.model import Model, Models, Plan
+from prinz_enricher.client.reference import ModelReference
+from prinz_enricher.client.rows import Rows, one_record
+from prinz_enricher.client.scores import Scores, read_batch
+from prinz_enricher.client.tasks import TaskLanes
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
+from prinz_enricher.signature import Signature, from_wire
+
+_R = TypeVar("_R")
+
+
+class AsyncClient:
+    """Discovers, describes and scores models, from the tasks of one event loop.
+
+    It has the methods of `Client`, and takes the same arguments. It belongs to the event loop that runs while it is
+    made.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        tls: Tls | None = None,
+        token: TokenSource | None = None,
+        allow_insecure_token: bool = False,
+        coalesce: bool = True,
+        max_coalesced_rows: int = MAX_COALESCED_ROWS,
+    ) -> None:
+        if max_coalesced_rows < 1:
+            raise ValueError("max_coalesced_rows is at least 1")
+        made_of = connection(address, tls, token, allow_insecure_token=allow_insecure_token)
+        options = list(made_of.options)
+        self._channel = (
+            grpc.aio.secure_channel(made_of.target, made_of.credentials, options)
+            if made_of.credentials
+            else grpc.aio.insecure_channel(made_of.target, options)
+        )
+        self._stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        # Requests are written by hand.
+        self._score_method: Any = self._channel.unary_unary(
+            f"/{SERVICE}/Score", request_serializer=None, response_deserializer=pb.ScoreResponse.FromString
+        )
+        self._bearer = made_of.bearer
+        self._closed = False
+        self._timeout = timeout
+        self._models = Models()
+        self._asking = asyncio.Lock()
+        self._lanes = TaskLanes(self._send, max_coalesced_rows) if coalesce else None
+
+    async def __aenter__(self) -> Self:
+        """Use the client in an `async with` statement, which closes it."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection; calls under way fail with CANCELLED."""
+        self._closed = True
+        await self._channel.close()
+
+    async def list_models(self, filter: str = "", *, full: bool = False) -> AsyncIterator[model_pb2.Model]:
+        """Yield the models by name, page by page.
+
+        Args:
+            filter: Which models, such as `name LIKE "wine%" AND tags.team = "cellar"`; empty means all.
+            full: Whether each version's signature is wanted too.
+        """
+        view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
+        token = ""
+        while True:
+            request = pb.ListModelsRequest(page_size=1000, page_token=token, filter=filter, view=view)
+            page = await self._ask(self._stub.ListModels, request, self._deadline(None))
+            for model in page.models:
+                yield model
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def signature(self, model: str | ModelReference) -> tuple[ModelReference, Signature]:
+        """Return the version a reference means now, and its signature."""
+        return await self._signature(self._models.find(model), self._deadline(None))
+
+    async def score(
+        self,
+        model: str | ModelReference,
+        rows: Rows,
+        *,
+        params: Mapping[str, object] | None = None,
+        outputs: Sequence[str] = (),
+        request_id: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - it goes to the service, as the call's deadline
+    ) -> Scores:
+        """Score rows, just as `Client.score` does.
+
+        A single record travels together with those of other tasks, unless it has a `request_id`.
+
+        Args:
+            model: Which version.
+            rows: The rows, by the names of the signature's inputs, in any form that `Rows` tells.
+            params: Parameters of the prediction; those left out have their defaults.
+            outputs: Names of the outputs wanted; empty means all.
+            request_id: The caller's name for the call, found again in the service's log.
+            timeout: Seconds that the call may take, its retries included; None means the client's.
+
+        Returns:
+            The scores: as many rows as there are in `rows`.
+
+        Raises:
+            InvalidInput: Values are of types that can't be sent for this signature.
+            ValueError: A parameter is of a type that can't be sent, or `model` names none.
+        """
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        known = self._models.find(model)
+        plan = known.plan or await self._plan(known, None, deadline)
+        try:
+            return await self._score(plan, rows, params, outputs, request_id, deadline)
+        except ServiceError as error:
+            if error.reason != "SIGNATURE_CHANGED":
+                raise
+        plan = await self._plan(known, plan, deadline)
+        return await self._score(plan, rows, params, outputs, request_id, deadline)
+
+    async def _score(
+        self,
+        plan: Plan,
+        rows: Rows,
+        params: Mapping[str, object] | None,
+        outputs: Sequence[str],
+        request_id: str,
+        deadline: float,
+    ) -> Scores:
+        record = one_record(rows)
+        if record is None:
+            request, layout = plan.request(rows, params, outputs, request_id)
+            return read_batch(await self._send(request, deadline), layout)
+        form, row = plan.admit(record, params, outputs, request_id)
+        if self._lanes is None or request_id:
+            return form.answers(await self._send(form.request([row]), deadline), 1)[0]
+        return await self._lanes.score(form, row, deadline)
+
+    async def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
+        """Ask for a signature that is not known, or is another one by now; of tasks that need it, one asks."""
+        try:
+            await asyncio.wait_for(self._asking.acquire(), max(deadline - time.monotonic(), 0.0))
+        except TimeoutError:
+            raise too_late() from None
+        try:
+            if model.plan is stale:
+                await self._signature(model, deadline)
+            assert model.plan is not None  # noqa: S101 - it was asked for
+            return model.plan
+        finally:
+            self._asking.release()
+
+    async def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
+        request = pb.GetSignatureRequest(model=model.reference.to_message())
+        response = await self._ask(self._stub.GetSignature, request, deadline)
+        signature = from_wire(response.signature)
+        model.plan = Plan(model.reference, signature)
+        return ModelReference(response.model.name, version=response.model.version), signature
+
+    async def _send(self, request: bytes, deadline: float) -> pb.ScoreResponse:
+        return await self._ask(self._score_method, request, deadline)
+
+    async def _ask(self, method: Callable[..., Awaitable[_R]], request: object, deadline: float) -> _R:
+        try:
+            left = max(deadline - time.monotonic(), 0.0)
+            return await method(request, timeout=left, metadata=self._bearer.metadata())
+        except grpc.RpcError as error:
+            raise service_error(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise was_closed() from None
+            raise
+        except grpc.aio.UsageError as error:
+            raise was_closed() from error
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self._timeout if timeout is None else timeout)

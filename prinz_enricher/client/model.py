@@ -1,0 +1,180 @@
+"""A model as a client knows it: its signature, and what follows from it for requests and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prinz_enricher.batch import column_parts, stream_parts
+from prinz_enricher.batch.layout import Layout
+from prinz_enricher.batch.wire import prefix
+from prinz_enricher.client.record import FULL, Records, Shape
+from prinz_enricher.client.reference import ModelReference
+from prinz_enricher.client.rows import Rows, is_arrow, to_batch
+from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.signature import Signature, to_value
+
+MANY_ROWS: Final = 256
+"""Rows from which they travel as an Arrow stream, which is quicker from there on."""
+
+_COLUMNS: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["columns"].number
+_ARROW_STREAM: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["arrow_stream"].number
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a model, but for the rows.
+
+    Attributes:
+        head: The request without its rows, as it goes over the wire.
+        outputs: What the answer has.
+    """
+
+    head: bytes
+    outputs: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What rows have in common that go together.
+
+    Attributes:
+        records: Writes them.
+        asked: What is asked of the model.
+        shape: Which columns they have, and which of them are null.
+    """
+
+    records: Records
+    asked: Asked
+    shape: Shape
+
+    @property
+    def key(self) -> Hashable:
+        """The same for rows that may go together."""
+        return self.asked.head if self.shape is FULL else (self.asked.head, self.shape)
+
+    def request(self, rows: Sequence[tuple[object, ...]]) -> bytes:
+        """Write the request of some rows, as it goes over the wire."""
+        columns = self.records.encode(self.shape, rows).SerializeToString()
+        return self.asked.head + prefix(_COLUMNS, len(columns)) + columns
+
+    def answers(self, response: pb.ScoreResponse, rows: int) -> list[Scores]:
+        """Read the answer to some rows, each for itself; raises as `read_rows` does."""
+        return read_rows(response, self.asked.outputs, rows)
+
+
+class Plan:
+    """How rows are sent and answers read, by a model's signature.
+
+    Args:
+        reference: How callers name the model.
+        signature: Its signature.
+    """
+
+    def __init__(self, reference: ModelReference, signature: Signature) -> None:
+        self._reference = reference
+        self._signature = signature
+        self._records = Records(signature.inputs)
+        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._plain = self._form((), {}, "")
+
+    def admit(
+        self,
+        record: Mapping[str, object],
+        params: Mapping[str, object] | None,
+        outputs: Sequence[str],
+        request_id: str = "",
+    ) -> tuple[Form, tuple[object, ...]]:
+        """Check a record that is scored for itself, whatever it travels with.
+
+        Returns:
+            Its form, and its values.
+
+        Raises:
+            InvalidInput: With every fault.
+            ValueError: A parameter is of a type that the wire does not have.
+        """
+        shape, values = self._records.admit(record)
+        form = self._form(outputs, params or {}, request_id) if params or outputs or request_id else self._plain
+        return (form if shape is FULL else Form(form.records, form.asked, shape)), values
+
+    def request(
+        self, rows: Rows, params: Mapping[str, object] | None, outputs: Sequence[str], request_id: str
+    ) -> tuple[bytes, Layout]:
+        """Write the request of one caller's rows, in whatever form they are.
+
+        Returns:
+            The request as it goes over the wire, and what the answer has.
+
+        Raises:
+            InvalidInput: With every fault of the rows.
+            ValueError: A parameter is of a type that the wire does not have.
+        """
+        batch = to_batch(rows, self._signature)
+        asked = self._asked(outputs, params or {}, request_id, independent=False)
+        if is_arrow(rows) or batch.num_rows >= MANY_ROWS:
+            number, parts = _ARROW_STREAM, stream_parts(batch)
+        else:
+            number, parts = _COLUMNS, column_parts(batch, self._signature.inputs)
+        # Joined at once, since columns may be large.
+        return b"".join((asked.head, prefix(number, sum(map(len, parts))), *parts)), asked.outputs
+
+    def _form(self, outputs: Sequence[str], params: Mapping[str, object], request_id: str) -> Form:
+        return Form(self._records, self._asked(outputs, params, request_id, independent=True), FULL)
+
+    def _asked(
+        self, outputs: Sequence[str], params: Mapping[str, object], request_id: str, *, independent: bool
+    ) -> Asked:
+        request = pb.ScoreRequest(
+            model=self._reference.to_message(),
+            outputs=outputs,
+            signature_digest=self._signature.digest,
+            request_id=request_id,
+            independent_rows=independent,
+            params={name: to_value(value) for name, value in params.items()},
+        )
+        # The same parameters in another order are the same bytes.
+        head = request.SerializeToString(deterministic=True)
+        names = tuple(outputs)
+        layout = self._layouts.get(names)
+        if layout is None:
+            layout = self._layouts[names] = Layout(wanted_outputs(self._signature, names))
+        return Asked(head, layout)
+
+
+class Model:
+    """A model by one reference.
+
+    Attributes:
+        reference: It.
+        plan: How it is scored; None until its signature is known.
+    """
+
+    __slots__ = ("plan", "reference")
+
+    def __init__(self, reference: ModelReference) -> None:
+        self.reference = reference
+        self.plan: Plan | None = None
+
+
+class Models:
+    """The models that callers have named so far."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str | ModelReference, Model] = {}
+
+    def find(self, model: str | ModelReference) -> Model:
+        """Return the model that text or a reference names; both are one.
+
+        Raises:
+            ValueError: The text names no model.
+        """
+        found = self._by_name.get(model)
+        if found is None:
+            reference = model if isinstance(model, ModelReference) else ModelReference.parse(model)
+            # Threads that come here together get the same one.
+            found = self._by_name.setdefault(reference, Model(reference))
+            self._by_name[model] = found
+        return found

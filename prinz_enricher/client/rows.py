@@ -1,0 +1,128 @@
+"""The forms that rows may have, told apart by themselves and never by the model's signature."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from prinz_enricher.batch import Faults, batch_from_rows
+from prinz_enricher.batch.faults import column_path
+from prinz_enricher.signature import Signature
+
+
+class DataFrame(Protocol):
+    """A `pandas.DataFrame`, which this package does not import."""
+
+    @property
+    def columns(self) -> Any:
+        """The names of its columns."""
+
+    @property
+    def dtypes(self) -> Any:
+        """Their types."""
+
+
+Rows: TypeAlias = Sequence[Mapping[str, object]] | Mapping[str, object] | DataFrame | pa.RecordBatch | pa.Table
+"""Rows to score: a list of records, one record, columns of values, a `pandas.DataFrame`, or Arrow.
+
+A mapping whose every value is a column (a list, a tuple, a numpy array, an Arrow array, a pandas Series, …) is columns;
+one with any other value among them is one record. Text, bytes and mappings are no columns. So a record whose fields are
+lists, all of them, is to stand in a list: `[record]`.
+"""
+
+
+def one_record(rows: Rows) -> Mapping[str, object] | None:
+    """Return the record of a single row; None where the rows are of another form, or not just one."""
+    if isinstance(rows, list | tuple):
+        record = rows[0] if len(rows) == 1 else None
+        return record if isinstance(record, Mapping) else None
+    return rows if isinstance(rows, Mapping) and not is_columns(rows) else None
+
+
+def is_columns(rows: Mapping[str, object]) -> bool:
+    """Tell columns from one record. Nothing at all is no columns, of no rows."""
+    for value in rows.values():  # noqa: SIM110 - a generator costs more than the loop
+        # The first value decides most calls, by its type alone.
+        if value.__class__ in _NO_COLUMNS or not _is_column(value):
+            return False
+    return True
+
+
+_NO_COLUMNS: Final = frozenset({float, int, str, bool, bytes, dict, type(None)})
+
+
+def _is_column(value: object) -> bool:
+    if value is None or isinstance(value, float | int | str | bytes | bytearray | memoryview | Mapping | pa.Scalar):
+        return False
+    return value.ndim > 0 if isinstance(value, np.ndarray) else hasattr(value, "__len__")
+
+
+def is_arrow(rows: Rows) -> bool:
+    """Tell whether rows are Arrow's already, and so are answered in Arrow."""
+    return isinstance(rows, pa.RecordBatch | pa.Table)
+
+
+def to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
+    """Bring rows of any form to a batch; all but Arrow's own are checked against the signature.
+
+    Args:
+        rows: The rows.
+        signature: Of the model.
+
+    Returns:
+        A row for each.
+
+    Raises:
+        InvalidInput: With every fault, such as `columns["alcohol"][17]`.
+    """
+    if isinstance(rows, pa.RecordBatch):
+        return rows
+    if isinstance(rows, pa.Table):
+        return one_batch(rows)
+    pandas = sys.modules.get("pandas")
+    if pandas is not None:
+        if isinstance(rows, pandas.DataFrame):
+            return batch_from_rows(_columns_of(rows), signature.inputs)
+        if isinstance(rows, Mapping):
+            rows = {
+                name: _from_pandas(values) if isinstance(values, pandas.Series) else values
+                for name, values in rows.items()
+            }
+    if isinstance(rows, Mapping):
+        return batch_from_rows(rows if is_columns(rows) else [rows], signature.inputs)
+    return batch_from_rows(rows, signature.inputs)  # type: ignore[arg-type]  # of a list of records, as the rest is told
+
+
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Put the batches of a table into one."""
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
+
+
+def _columns_of(frame: Any) -> dict[str, Any]:
+    """Read a pandas.DataFrame; its index is no column."""
+    faults = Faults()
+    columns: dict[str, Any] = {}
+    for place, name in enumerate(map(str, frame.columns)):
+        if name in columns:
+            faults.add(column_path(name), "is there twice")
+        columns[name] = _from_pandas(frame.iloc[:, place])
+    faults.raise_any()
+    return columns
+
+
+def _from_pandas(series: Any) -> Any:
+    """Read a pandas.Series. What pandas has for a missing value, NaN among text too, is a null."""
+    try:
+        return pa.Array.from_pandas(series)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        # Of mixed types: each value is told by itself.
+        return [None if missing is True else value for value, missing in zip(series, _missing(series), strict=True)]
+
+
+def _missing(series: Any) -> list[object]:
+    return list(series.isna())

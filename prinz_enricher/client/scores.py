@@ -1,0 +1,150 @@
+"""What comes back: scores, which callers whose rows went together share the reading of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from prinz_enricher.batch import batch_to_rows, decode_columns
+from prinz_enricher.batch.layout import Layout
+from prinz_enricher.client.rows import one_batch
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import value_pb2
+from prinz_enricher.signature import Field, Signature
+
+_NUMERIC: Final = {
+    "doubles": np.float64,
+    "floats": np.float32,
+    "int64s": np.int64,
+    "int32s": np.int32,
+    "bools": np.bool_,
+}
+_FEW: Final = 16
+"""Values up to which a list of them is quicker made one by one."""
+
+
+class Scores:
+    """Scores, and which version gave them.
+
+    Attributes:
+        name: The registered model's name.
+        version: The version that scored.
+    """
+
+    __slots__ = ("_batch", "_read", "_row", "name", "version")
+
+    def __init__(self, name: str, version: str, batch: pa.RecordBatch) -> None:
+        self.name = name
+        self.version = version
+        self._batch = batch
+        self._read: Columns | None = None
+        self._row = 0
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The outputs, a row for each row scored."""
+        if self._batch is None and self._read is not None:
+            self._batch = self._read.batch().slice(self._row, 1)
+        return self._batch
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the outputs as a list of records."""
+        if self._read is not None:
+            return [self._read.row(self._row)]
+        return batch_to_rows(self._batch)
+
+    def __repr__(self) -> str:
+        return f"Scores(name={self.name!r}, version={self.version!r}, batch={self.batch!r})"
+
+
+class Columns:
+    """Outputs that are nothing but scalars without nulls, read without Arrow, which is only made for who asks.
+
+    Args:
+        message: As it came.
+        layout: Of the outputs.
+        values: By output: its values, one for each row.
+    """
+
+    def __init__(self, message: value_pb2.ColumnBatch, layout: Layout, values: list[list[object]]) -> None:
+        self._message = message
+        self._layout = layout
+        self._values = [(field.name, column) for field, column in zip(layout.fields, values, strict=True)]
+        self._batch: pa.RecordBatch | None = None
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Return the outputs of a row."""
+        return {name: column[place] for name, column in self._values}
+
+    def batch(self) -> pa.RecordBatch:
+        """Return all of them. Two threads may both make it, to the same."""
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = decode_columns(self._message, Signature(inputs=self._layout.fields, outputs=()))
+        return batch
+
+
+def read_batch(response: pb.ScoreResponse, outputs: Layout) -> Scores:
+    """Read the answer to one caller."""
+    if response.WhichOneof("output") == "arrow_stream":
+        answer = one_batch(pa.ipc.open_stream(response.arrow_stream).read_all())
+    else:
+        answer = decode_columns(response.columns, Signature(inputs=outputs.fields, outputs=()))
+    return Scores(response.model.name, response.model.version, answer)
+
+
+def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Scores]:
+    """Read the answer to several callers, of one row each.
+
+    Args:
+        response: In columns.
+        outputs: Those that were wanted.
+        rows: How many went there.
+
+    Returns:
+        The scores of each.
+
+    Raises:
+        ValueError: There are more rows in it, or fewer.
+        InvalidInput: The answer is not of the outputs that were wanted.
+    """
+    if response.columns.num_rows != rows:
+        raise ValueError(f"{rows} rows were sent, and {response.columns.num_rows} scored")
+    name, version = response.model.name, response.model.version
+    values = _plain_values(response.columns, outputs, rows)
+    if values is None:
+        batch = read_batch(response, outputs).batch
+        return [Scores(name, version, batch.slice(row, 1)) for row in range(rows)]
+    read = Columns(response.columns, outputs, values)
+    answers = []
+    for row in range(rows):
+        scores = Scores(name, version, None)
+        scores._read = read  # noqa: SLF001 - this module's own
+        scores._row = row  # noqa: SLF001 - likewise
+        answers.append(scores)
+    return answers
+
+
+def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) -> list[list[object]] | None:
+    """Read columns that are just as the signature says; None where anything is otherwise."""
+    if len(message.columns) != len(outputs.fields):
+        return None
+    read = []
+    for column, field, kind in zip(message.columns, outputs.fields, outputs.kinds, strict=True):
+        if kind is None or column.name != field.name or column.validity:
+            return None
+        values: Any = getattr(column, kind).values
+        if len(values) != rows:
+            return None
+        numeric = _NUMERIC.get(kind) if rows > _FEW else None
+        # Of a container of protobuf's, np.array copies the memory at once.
+        read.append(list(values) if numeric is None else np.array(values, numeric).tolist())
+    return read
+
+
+def wanted_outputs(signature: Signature, names: Sequence[str]) -> tuple[Field, ...]:
+    """Return the outputs that are wanted: those named, or all."""
+    return tuple(field for field in signature.outputs if not names or field.name in names)

@@ -1,0 +1,110 @@
+"""The policy of sharing messages, without threads and clocks."""
+
+from prinz_enricher.client.coalescing import Call, Lane
+
+
+def caller(number: int, deadline: float = 10.0) -> Call[None]:
+    """Make a caller with a row of one number."""
+    return Call((number,), deadline, None)
+
+
+def taken(lane: Lane[None]) -> list[object]:
+    """Take the next message; return its rows."""
+    message = lane.take()
+    return [] if message is None else [call.row[0] for call in message.calls]
+
+
+def test_the_first_leaves_at_once_and_the_others_together() -> None:
+    """Who finds nothing on its way sends; those who come meanwhile go together in the next message."""
+    lane: Lane[None] = Lane(100)
+    assert lane.join(caller(1))
+    assert taken(lane) == [1]
+    second = caller(2)
+    assert not lane.join(second)
+    assert not lane.join(caller(3))
+    assert lane.land() is second
+    assert taken(lane) == [2, 3]
+    assert lane.land() is None
+    assert lane.is_idle
+
+
+def test_a_message_takes_its_rows_when_it_leaves() -> None:
+    """Who comes before the message has left goes with it."""
+    lane: Lane[None] = Lane(100)
+    assert lane.join(caller(1))
+    assert not lane.join(caller(2))
+    assert taken(lane) == [1, 2]
+
+
+def test_what_is_too_much_goes_in_the_next_message() -> None:
+    """A message holds the rows that it may; the others keep their turn."""
+    lane: Lane[None] = Lane(2)
+    assert [lane.join(caller(number)) for number in range(5)] == [True, False, False, False, False]
+    assert taken(lane) == [0, 1]
+    assert lane.land() is not None
+    assert taken(lane) == [2, 3]
+    assert lane.land() is not None
+    assert taken(lane) == [4]
+    assert lane.land() is None
+
+
+def test_who_gave_up_is_left_out() -> None:
+    """A row that nobody waits for any more is not sent, and its caller is not the one who sends."""
+    lane: Lane[None] = Lane(2)
+    first, second, third = caller(1), caller(2), caller(3)
+    lane.join(first)
+    assert taken(lane) == [1]
+    lane.join(second)
+    lane.join(third)
+    second.gone = True
+    assert lane.land() is third
+    third.gone = True
+    assert lane.relay() is None
+    assert lane.is_idle
+
+
+def test_nobody_is_left_when_it_is_to_leave() -> None:
+    """Where all have given up there is no message, and the next caller sends at once."""
+    lane: Lane[None] = Lane(2)
+    only = caller(1)
+    assert lane.join(only)
+    only.gone = True
+    assert lane.take() is None
+    assert lane.is_idle
+    assert lane.join(caller(2))
+
+
+def test_a_message_has_the_latest_deadline_of_its_callers() -> None:
+    """Nobody's time is cut by that of another."""
+    lane: Lane[None] = Lane(10)
+    for number, deadline in enumerate((3.0, 9.0, 5.0)):
+        lane.join(caller(number, deadline))
+    message = lane.take()
+    assert message is not None
+    assert message.deadline == 9.0
+    assert not message.is_unwanted
+    for call in message.calls:
+        call.gone = True
+    assert message.is_unwanted
+
+
+def test_what_has_landed_is_let_go() -> None:
+    """A caller does not hold the message that it went in, so that no garbage is left to collect."""
+    lane: Lane[None] = Lane(10)
+    call = caller(1)
+    lane.join(call)
+    assert lane.take() is call.message is not None
+    lane.land()
+    assert call.message is None
+
+
+def test_all_who_want_an_answer_are_known() -> None:
+    """Callers are counted while they wait and while they are on their way, until they give up."""
+    lane: Lane[None] = Lane(10)
+    away, waiting, gone = caller(1), caller(2), caller(3)
+    lane.join(away)
+    lane.take()
+    lane.join(waiting)
+    lane.join(gone)
+    gone.gone = True
+    assert list(lane.calls()) == [waiting, away]
