@@ -71,6 +71,20 @@ def decode_columns(
 
 def _decode_one_row(message: value_pb2.ColumnBatch, one_row: OneRow) -> pa.RecordBatch | None:
     """Decode one row of columns in any order, each of just its type; None where anything is otherwise."""
+    values = one_row_values(message, one_row)
+    return None if values is None else one_row.batch(values)
+
+
+def one_row_values(message: value_pb2.ColumnBatch, one_row: OneRow) -> list[object] | None:
+    """Read one row of columns in any order, each of just its type.
+
+    Args:
+        message: Of one row.
+        one_row: Of the signature's layout.
+
+    Returns:
+        The values in the signature's order; None where anything is otherwise, which is `decode_columns`' to judge.
+    """
     places = one_row.places
     columns = message.columns
     if len(columns) != len(places):
@@ -86,7 +100,7 @@ def _decode_one_row(message: value_pb2.ColumnBatch, one_row: OneRow) -> pa.Recor
         if len(held) != 1 or values[place] is not None:
             return None
         values[place] = held[0]
-    return one_row.batch(values)
+    return values
 
 
 def _by_name(message: value_pb2.ColumnBatch, faults: Faults) -> dict[str, value_pb2.Column]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from prinz_enricher.batch.one_row import OneRow, has_pattern
+from prinz_enricher.batch.one_row import DoubleRows, OneRow, has_pattern
 from prinz_enricher.signature import Field, Signature, fields_schema
 from prinz_enricher.signature.arrow import is_any
 
@@ -35,6 +35,7 @@ class Layout:
             are no nulls; None where there is none.
         all_doubles: Whether each is a float64.
         one_row: The short way for one row; None where a column is neither of fixed width nor text.
+        doubles: The short way for some rows of doubles; of use where `all_doubles`.
     """
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
@@ -44,6 +45,7 @@ class Layout:
         self.kinds = [None if is_any(field) else _SAME.get(field.type) for field in self.schema]
         self.all_doubles = all(type == pa.float64() for type in self.schema.types)
         self.one_row = OneRow(self.schema) if has_pattern(self.schema) else None
+        self.doubles = DoubleRows(self.schema)
 
     def schema_of(self, present: Sequence[int]) -> pa.Schema:
         """Give the schema of some of the fields, by their places."""

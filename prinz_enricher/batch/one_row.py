@@ -9,6 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from prinz_enricher.batch.wire_views import WIDTHS
@@ -26,6 +28,10 @@ _FIXED: Final[dict[pa.DataType, tuple[str, str]]] = {
 
 _TEXT_SIZES: Final = (16, 128)
 """What text is padded to in the body, all columns alike, so that few patterns fit all rows; longer ones have none."""
+
+
+_MOST_SIZES: Final = 512
+"""Numbers of rows whose metadata are kept."""
 
 
 def has_pattern(schema: pa.Schema) -> bool:
@@ -93,6 +99,32 @@ class OneRow:
 
     def _read(self, message: bytes) -> pa.RecordBatch:
         return pa.ipc.read_record_batch(pa.py_buffer(message), self._schema)
+
+
+class DoubleRows:
+    """Makes batches of some rows of doubles alone, without nulls.
+
+    Args:
+        schema: Of doubles.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._metadata: dict[int, bytes] = {}
+
+    def batch(self, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
+        """Make a batch of values of shape (rows, columns); nothing is shared with them."""
+        rows, width = values.shape
+        metadata = self._metadata.get(rows)
+        if metadata is None:
+            zeros = pa.RecordBatch.from_arrays([pa.array(np.zeros(rows))] * width, schema=self._schema)
+            written = zeros.serialize().to_pybytes()
+            metadata = written[: len(written) - 8 * rows * width]
+            if len(self._metadata) < _MOST_SIZES:
+                self._metadata[rows] = metadata
+        # The columns, one after the other.
+        body = values.tobytes() if rows == 1 else np.ascontiguousarray(values.T).tobytes()
+        return pa.ipc.read_record_batch(pa.py_buffer(metadata + body), self._schema)
 
 
 class _Pattern:

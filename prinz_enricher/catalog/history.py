@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import secrets
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 
 from prinz_enricher.catalog.changes import Change, diff
@@ -102,6 +103,12 @@ class History:
         self._oldest = self._position
         self._sets: deque[ChangeSet] = deque()
         self._kept_changes = 0
+
+    def copy(self) -> History:
+        """Return another one that knows the same, and stands for the same process."""
+        other: History = copy(self)
+        other._sets = self._sets.copy()
+        return other
 
     @property
     def position(self) -> Position:

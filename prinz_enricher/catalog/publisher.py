@@ -51,6 +51,24 @@ class Publisher:
         self._listeners: dict[object, Listener] = {}
         self._lock = threading.Lock()
 
+    def copy(self) -> Publisher:
+        """Return another one that knows the same and that nobody watches: for another process, which is told the rest.
+
+        Where that publishes the same snapshots, tokens of the one resume watches of the other.
+        """
+        other = Publisher()
+        with self._lock:
+            other._current, other._recent = self._current, self._recent.copy()
+            other._history = self._history.copy()
+        return other
+
+    def __getstate__(self) -> tuple[Snapshot | None, RecentSnapshots, History]:
+        return (self._current, self._recent, self._history)
+
+    def __setstate__(self, state: tuple[Snapshot | None, RecentSnapshots, History]) -> None:
+        self.__init__()  # type: ignore[misc]  # what can't travel is made anew
+        self._current, self._recent, self._history = state
+
     @property
     def current(self) -> Snapshot | None:
         """The newest snapshot; None where there was none yet."""

@@ -23,6 +23,12 @@ class RecentSnapshots:
         """Keep none yet."""
         self._kept: tuple[tuple[float, Snapshot], ...] = ()
 
+    def copy(self) -> RecentSnapshots:
+        """Return another one that keeps the same."""
+        other = RecentSnapshots()
+        other._kept = self._kept
+        return other
+
     def keep(self, snapshot: Snapshot, now: float) -> None:
         """Take in the snapshot that is current from now on, and forget what is too old.
 

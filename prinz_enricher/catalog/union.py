@@ -90,6 +90,19 @@ class Union:
         """Return the registry that a version is of."""
         return self._members[version.registry]
 
+    def url_of(self, version: CatalogVersion) -> str:
+        """Return where the registry is that a version is of, without user and password."""
+        return self.member_of(version).url
+
+    def copy(self) -> Publisher:
+        """Return what readers have of it, for another process."""
+        return self._publisher.copy()
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The last good snapshots as one; None where there is none."""
+        return self._publisher.current
+
     def snapshot(self) -> Snapshot:
         """Return the last good snapshots as one.
 

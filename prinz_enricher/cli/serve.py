@@ -11,6 +11,7 @@ import click
 
 from prinz_enricher.cli.footprint import release_start_memory, take_memory_from_libc
 from prinz_enricher.cli.hiding import hide_from_models
+from prinz_enricher.cli.scheduling import take_turns
 from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.registry import AccessError, PrivateServerError
@@ -37,6 +38,11 @@ SWITCH_SECONDS = 0.0002
     "--front", type=click.Choice(["auto", "native", "grpcio"]), help="What speaks gRPC; see the docs.  [default: auto]"
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    help="Processes that share the port and the workers; see the docs.  [default: 1]",
+)
+@click.option(
     "--preload", multiple=True, metavar="NAME", help="Load this model at the start; * stands for any text. Repeatable."
 )
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings.")
@@ -50,6 +56,7 @@ def command(
     port: int | None,
     http_port: int | None,
     front: str | None,
+    processes: int | None,
     preload: tuple[str, ...],
     config: Path | None,
     log_level: str | None,
@@ -62,7 +69,7 @@ def command(
     """
     flags: dict[str, dict[str, object]] = {
         "registry": {"url": registry},
-        "server": {"host": host, "port": port, "front": front},
+        "server": {"host": host, "port": port, "front": front, "processes": processes},
         "http": {"port": http_port},
         "scoring": {"preload": preload or None},
         "logging": {"level": log_level, "format": log_format},
@@ -85,6 +92,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     take_memory_from_libc()
+    take_turns()
     hide_from_models()
     try:
         application = Application(settings)

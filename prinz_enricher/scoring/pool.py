@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -113,6 +113,10 @@ class Job:
         deadline: When the answer is of no more use, by `time.monotonic()`; None for no limit.
         done: Called exactly once, from any thread, with the scores or the error; must not block or raise.
         cancelled: Tells whether the caller has gone; asked before work is spent on the job.
+        nulls: Whether a column may hold nulls; False where it is known that none does, and that no column is left out.
+        calls: How many calls it stands for, of one row each where it is more than one.
+        apart: Gives each of those calls as a job of its own, in the order of the rows: asked at most once, where they
+            can't be scored together. `done` may still be called then, with what becomes of those that have no answer.
     """
 
     target: Target
@@ -121,6 +125,9 @@ class Job:
     deadline: float | None
     done: Callable[[Scores | EnricherError], None]
     cancelled: Callable[[], bool] = lambda: False
+    nulls: bool = True
+    calls: int = 1
+    apart: Callable[[], Sequence[Job]] = tuple
 
 
 class WorkerPool(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,7 +18,10 @@ from prinz_enricher.service.http_door import HttpDoor
 from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.routes import Routes
-from prinz_enricher.service.score import Limits
+from prinz_enricher.service.score.forms import Limits
+
+if TYPE_CHECKING:
+    from prinz_enricher.service.processes import FrontProcesses
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,6 +42,7 @@ class Application:
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
         self._settings = settings
+        self._limits = Limits(settings.scoring.max_batch_rows, settings.server.max_message_bytes)
         self._draining = False
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
@@ -49,7 +54,9 @@ class Application:
             settings.server.port,
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
+            reuse_port=settings.server.processes > 1,
         )
+        self._processes: FrontProcesses | None = None
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
         """Set once the registry has been read and calls are answered."""
@@ -73,11 +80,11 @@ class Application:
                 self._catalog,
                 self._pool,
                 default_policy=self._settings.scoring.default_version,
-                limits=Limits(self._settings.scoring.max_batch_rows, self._settings.server.max_message_bytes),
+                limits=self._limits,
                 allowed_loaders=self._settings.workers.allowed_loaders,
                 routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
             )
-            port = self._front.start(self._service.handle, self._service.open_source)
+            port = self._start_front()
             self._open_door()
         except BaseException:
             self._registries.close()
@@ -86,6 +93,8 @@ class Application:
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
         self._catalog.subscribe_looks(self._health_changed.set)
+        if self._processes is not None:
+            self._processes.start()
         registries = [member.url for member in self._catalog.members]
         log.info("listening", host=self._settings.server.host, port=port, registries=registries)
         self._catalog.start()
@@ -98,7 +107,11 @@ class Application:
         self._draining = True
         self._health_changed.set()
         self._health_thread.join()
+        if self._processes is not None:
+            self._processes.drain(grace)
         self._front.drain(grace)
+        if self._processes is not None:
+            self._processes.stop()
         self._service.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
@@ -106,6 +119,20 @@ class Application:
             self._door.close()
         self._registries.close()
         log.info("stopped")
+
+    def _start_front(self) -> int:
+        """Listen; returns the port, which further processes listen on as well, once they are started."""
+        server, count = self._settings.server, self._settings.server.processes
+        if count == 1:
+            return self._front.start(self._service.handle, self._service.open_source)
+        # A service of one process does not bring in what only others need.
+        from prinz_enricher.service.processes import open_processes
+        from prinz_enricher.service.processes.port import refuse_taken
+
+        refuse_taken(server.host, server.port)
+        port = self._front.start(self._service.handle, self._service.open_source)
+        self._processes = open_processes(self._settings, port, self._limits, self._catalog, self._service, self._pool)
+        return port
 
     def _open_door(self) -> None:
         if self._settings.http.port is None:
@@ -161,7 +188,10 @@ class Application:
             self._health_changed.wait()
             self._health_changed.clear()
             draining = self._draining
-            self._front.set_health(self._health())
+            health = self._health()
+            self._front.set_health(health)
+            if self._processes is not None:
+                self._processes.tell_health(health)
 
     def _health(self) -> dict[str, bool]:
         """Return what is SERVING: a model is, unless its default version is known to fail."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -13,10 +14,11 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from prinz_enricher.catalog import (
+    PROCESS_KEY,
     CatalogModel,
     CatalogVersion,
+    CatalogView,
     Snapshot,
-    Union,
     default_version,
     paginate,
     resolve,
@@ -31,12 +33,14 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.front import Call, Source
-from prinz_enricher.service.handover import Handover
+from prinz_enricher.service.handover import Chooser, Handover
 from prinz_enricher.service.heap import trim_heap
-from prinz_enricher.service.large_request import parse_score_request
 from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.routes import Routes
-from prinz_enricher.service.score import Limits, ScoreCall
+from prinz_enricher.service.score.call import ScoreCall
+from prinz_enricher.service.score.forms import Limits
+from prinz_enricher.service.score.gather import Gatherer
+from prinz_enricher.service.score.large_request import parse_score_request
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.service.views import model_message
@@ -64,17 +68,21 @@ class EnricherService:
         limits: What a request may have at most.
         allowed_loaders: Which modules may load a model, by patterns of their names.
         routes: Where versions are scored.
+        chooser: Which version serves an alias; decided here by default.
+        page_key: Signs page tokens; processes that share their callers share it.
     """
 
     def __init__(
         self,
-        catalog: Union,
+        catalog: CatalogView,
         pool: WorkerPool,
         *,
         default_policy: Sequence[str],
         limits: Limits,
         allowed_loaders: Sequence[str] = ("*",),
         routes: Routes | None = None,
+        chooser: Chooser | None = None,
+        page_key: bytes = PROCESS_KEY,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
@@ -82,21 +90,29 @@ class EnricherService:
         self._limits = limits
         self._targets = Targets(catalog, allowed_loaders, routes or Routes({}))
         self._handover = Handover(pool, self.target)
+        self._chooser = chooser or self._handover
+        self._page_key = page_key
+        self._gatherer = Gatherer(pool, self._resolve, self._targets.of)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         self._methods: dict[str, Callable[[Call], None]] = {
             "ListModels": self._list_models,
             "GetSignature": self._get_signature,
-            "Score": self._score,
+            "Score": self._score_large,
         }
 
     def handle(self, calls: Sequence[Call]) -> None:
         """Take calls; each is answered by its own callbacks. Never raises."""
+        scores = []
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
                 self._large.submit(self._answer_large, call)
+            elif call.method == "Score":
+                scores.append(call)
             else:
                 self._answer(call)
+        if scores:
+            self._gather(scores)
 
     def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
         """Open the stream of a watch; others are refused."""
@@ -126,22 +142,47 @@ class EnricherService:
 
     def follow(self, snapshot: Snapshot) -> None:
         """Have the versions loaded that aliases in use mean by now."""
+        self._handover.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
 
-        def meant(name: str, alias: str | None) -> CatalogVersion | None:
-            try:
-                return resolve(snapshot, name, None, alias, self._policy)
-            except EnricherError:
-                return None
+    def use(self, name: str, alias: str | None) -> None:
+        """Note that an alias of a model, or its default, is called in another process."""
+        snapshot = self._catalog.snapshot()
+        meant = self._meant(snapshot, name, alias)
+        if meant is not None:
+            self._handover.choose(snapshot.models[name], alias, meant)
 
-        self._handover.follow(snapshot, meant)
+    def serving(self) -> dict[tuple[str, str | None], str]:
+        """Tell the number of the version that serves each alias, or default, that was called."""
+        return self._handover.serving()
+
+    def _meant(self, snapshot: Snapshot, name: str, alias: str | None) -> CatalogVersion | None:
+        try:
+            return resolve(snapshot, name, None, alias, self._policy)
+        except EnricherError:
+            return None
 
     def default_version(self, model: CatalogModel) -> CatalogVersion | None:
         """Return the version that a reference without a selector means; None where there is none."""
         return default_version(model, self._policy)
 
-    def _answer(self, call: Call) -> None:
+    def _gather(self, calls: Sequence[Call]) -> None:
+        """Score calls together as far as they are alike, the others each alone."""
         try:
-            self._methods.get(call.method, _refuse)(call)
+            alone = self._gatherer.take(calls)
+        except Exception:
+            correlation_id = uuid.uuid4().hex
+            log.exception("calls failed", calls=len(calls), correlation_id=correlation_id)
+            status = to_status(InternalError(correlation_id))
+            # Those that are on their way already had their answer by then, or have this one.
+            for call in calls:
+                call.fail(status)
+            return
+        for call, request in alone:
+            self._answer(call, partial(self._score_alone, request=request))
+
+    def _answer(self, call: Call, method: Callable[[Call], None] | None = None) -> None:
+        try:
+            (method or self._methods.get(call.method, _refuse))(call)
         except EnricherError as error:
             call.fail(to_status(error))
         except Exception:
@@ -166,6 +207,7 @@ class EnricherService:
             request.filter,
             "full" if full else "basic",
             find=self._catalog.find,
+            key=self._page_key,
         )
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
@@ -193,13 +235,16 @@ class EnricherService:
         )
         call.respond(response.SerializeToString())
 
-    def _score(self, call: Call) -> None:
-        if len(call.request) > LARGE_REQUEST:
-            request, views = parse_score_request(call.request)
-        else:
-            request, views = parse(pb.ScoreRequest, call.request), None
+    def _score_large(self, call: Call) -> None:
+        request, views = parse_score_request(call.request)
         target = self._targets.of(self._resolve(request.model))
         ScoreCall(call, request, target, views).submit(self._pool, self._limits)
+
+    def _score_alone(self, call: Call, request: pb.ScoreRequest | None) -> None:
+        if request is None:
+            request = parse(pb.ScoreRequest, call.request)
+        target = self._targets.of(self._resolve(request.model))
+        ScoreCall(call, request, target).submit(self._pool, self._limits)
 
     def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
         if not model.name:
@@ -215,7 +260,7 @@ class EnricherService:
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         if version is not None:
             return meant
-        return self._handover.choose(snapshot.models[model.name], alias, meant)
+        return self._chooser.choose(snapshot.models[model.name], alias, meant)
 
 
 def is_full(view: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from prinz_enricher.catalog import CatalogVersion, Union, scorable
+from prinz_enricher.catalog import CatalogVersion, CatalogView, scorable
 from prinz_enricher.errors import LoaderNotAllowed, ModelLoadFailed
 from prinz_enricher.scoring import Status, Target, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
@@ -27,7 +27,7 @@ class Targets:
         routes: Where versions are scored.
     """
 
-    def __init__(self, catalog: Union, allowed_loaders: Sequence[str], routes: Routes) -> None:
+    def __init__(self, catalog: CatalogView, allowed_loaders: Sequence[str], routes: Routes) -> None:
         self._catalog = catalog
         self._allowed_loaders = tuple(allowed_loaders)
         self._routes = routes
@@ -101,7 +101,7 @@ class Targets:
         return Target(
             version.name,
             version.version,
-            self._catalog.member_of(version).url,
+            self._catalog.url_of(version),
             signature,
             version.registry,
             version.registered_as,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from google.rpc import status_pb2
 
-from prinz_enricher.catalog import CatalogModel, ChangeSet, Kind, Union
+from prinz_enricher.catalog import CatalogModel, CatalogView, ChangeSet, Kind
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import Overloaded
@@ -36,7 +36,7 @@ class WatchSource:
 
     def __init__(
         self,
-        catalog: Union,
+        catalog: CatalogView,
         token: str,
         to_message: Callable[[CatalogModel], model_pb2.Model],
         wake: Callable[[], None],

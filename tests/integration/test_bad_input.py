@@ -212,15 +212,6 @@ def test_bytes_that_are_no_message(service_channel: grpc.Channel) -> None:
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
-def test_a_stream_says_that_it_is_not_served(stub: Stub) -> None:
-    """The stream of the contract that is not served yet answers UNIMPLEMENTED, with a reason."""
-    requests = iter([pb.ScoreStreamRequest()])
-
-    refusal = refused(lambda r, timeout: list(stub.ScoreStream(r, timeout=timeout)), requests)  # type: ignore[arg-type]  # a stream is no message
-
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
-
-
 @pytest.mark.parametrize("rows", ["columns", "arrow"])
 def test_zero_rows(stub: Stub, client: Client, rows: str) -> None:
     """Zero rows in gives zero rows of the declared outputs."""

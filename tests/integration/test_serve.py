@@ -1,6 +1,7 @@
 """`prinz-enricher serve` as a process of its own: its size, its start without a registry, its end."""
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client, ServiceError
+from prinz_enricher.client.errors import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import enricher_service_pb2_grpc
 from tests.support.processes import children, is_there, resident_mb
 from tests.support.running_service import Service, refused
 from tests.support.serve_process import serve
@@ -37,13 +40,37 @@ def test_size_and_purity(service: Service) -> None:
         assert front.end() == 0
 
 
+def test_threads_take_turns(service: Service) -> None:
+    """Every thread of the service, and its workers, go on until they wait for something."""
+    with serve("--registry", service.registry) as front, Client(front.address) as client:
+        client.score(FRAUD, EXAMPLES[FRAUD])
+        pids = [front.process.pid, *children(front.process.pid)]
+        threads = [int(folder.name) for pid in pids for folder in Path(f"/proc/{pid}/task").iterdir()]
+        kept = [thread for thread in threads if os.sched_getscheduler(thread) != os.SCHED_BATCH]
+        # Some libraries start a thread when they are imported, which serves no calls.
+        assert len(kept) < len(threads) / 4
+        assert front.process.pid not in kept
+        assert not set(children(front.process.pid)) & set(kept)
+
+
 def test_sigterm_drains(service: Service) -> None:
     """At SIGTERM what was accepted is answered, workers end, and the exit code is 0."""
     with serve("--registry", service.registry) as front, Client(front.address) as client:
         client.score(FRAUD, EXAMPLES[FRAUD])
         workers = children(front.process.pid)
         outcomes: list[str] = []
-        asked = threading.Barrier(9)
+        asked = threading.Barrier(10)
+
+        def list_on() -> None:
+            # Without the client, which tries again elsewhere, and in the end can't connect.
+            with grpc.insecure_channel(front.address) as channel:
+                list_models = enricher_service_pb2_grpc.EnricherServiceStub(channel).ListModels  # type: ignore[no-untyped-call]  # generated
+                asked.wait()
+                try:
+                    while True:
+                        list_models(pb.ListModelsRequest(), timeout=30)
+                except grpc.RpcError as error:
+                    outcomes.append(service_error(error).reason)
 
         def score_on() -> None:
             with Client(front.address) as own:
@@ -56,7 +83,7 @@ def test_sigterm_drains(service: Service) -> None:
                 except ServiceError as error:
                     outcomes.append(error.reason or error.code.name)
 
-        threads = [threading.Thread(target=score_on) for _ in range(8)]
+        threads = [threading.Thread(target=score_on) for _ in range(8)] + [threading.Thread(target=list_on)]
         for thread in threads:
             thread.start()
         asked.wait()

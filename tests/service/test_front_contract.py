@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,38 +12,33 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.service.front import SERVICE, Front, FrontError
-from prinz_enricher.service.front.grpcio_front import GrpcioFront
-from prinz_enricher.service.front.native_front import NativeFront
+from prinz_enricher.service.front import SERVICE, FrontError
 from prinz_enricher.service.status import to_status
-from tests.support.front_core import LIMIT, WAIT, Core, Running, eventually, refusal
-
-MAX_CALLS = 20
-PATIENCE = 1.0
-FRONTS = {"grpcio": GrpcioFront, "native": NativeFront}
+from tests.support.front_core import (
+    FRONTS,
+    LIMIT,
+    MAX_CALLS,
+    WAIT,
+    Core,
+    Running,
+    eventually,
+    make_front,
+    refusal,
+    running_front,
+)
 
 
 @pytest.fixture(params=sorted(FRONTS))
-def make(request: pytest.FixtureRequest) -> Callable[..., Front]:
-    """Makes fronts of one kind."""
-
-    def front(port: int = 0) -> Front:
-        kind: Any = FRONTS[request.param]
-        made: Front = kind(f"127.0.0.1:{port}", max_message_bytes=LIMIT, max_calls=MAX_CALLS, patience=PATIENCE)
-        return made
-
-    return front
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of front."""
+    return str(request.param)
 
 
 @pytest.fixture
-def running(make: Callable[..., Front]) -> Iterator[Running]:
+def running(kind: str) -> Iterator[Running]:
     """A front that listens."""
-    front, core = make(), Core()
-    port = front.start(core.handle, core.open_source)
-    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        yield Running(front, core, port, channel)
-        front.drain(0.1)
+    with running_front(kind) as running:
+        yield running
 
 
 def test_unary_calls(running: Running) -> None:
@@ -167,13 +162,6 @@ def test_unknown_methods(running: Running) -> None:
             unknown(b"", timeout=WAIT)
         error: Any = raised.value
         assert error.code() == grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_bidirectional_streams_are_refused_with_a_reason(running: Running) -> None:
-    """ScoreStream, which is not served yet, says so."""
-    stream: Any = running.channel.stream_stream(f"/{SERVICE.full_name}/ScoreStream")
-    code, reason, _ = refusal(lambda: list(stream(iter([b"x"]), timeout=WAIT)))
-    assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
 
 
 def test_compressed_requests(running: Running) -> None:
@@ -300,9 +288,9 @@ def test_draining_ends_with_the_grace_period(running: Running) -> None:
     call.fail(to_status(ModelNotFound("in vain")))
 
 
-def test_a_port_that_is_taken(running: Running, make: Callable[..., Front]) -> None:
+def test_a_port_that_is_taken(running: Running, kind: str) -> None:
     """A second front on the same port is refused, and the first one goes on."""
     core = Core()
     with pytest.raises(FrontError, match=f"can't listen on 127.0.0.1:{running.port}"):
-        make(running.port).start(core.handle, core.open_source)
+        make_front(kind, running.port).start(core.handle, core.open_source)
     assert running.method("Score")(b"x", timeout=WAIT) == b"Score:x"

@@ -9,7 +9,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.scoring import InlinePool, Target
 from prinz_enricher.service.front import Call
-from prinz_enricher.service.score import Limits, ScoreCall
+from prinz_enricher.service.score.call import ScoreCall
+from prinz_enricher.service.score.forms import Limits
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, Tensor, output_schema
 
 

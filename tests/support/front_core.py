@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from prinz_enricher.batch.wire import fields_of, prefix, read_varint
+from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.service.front import SERVICE, Call, Front, Source
+from prinz_enricher.service.front import SERVICE, Call, Front, GrpcioFront, Source
+from prinz_enricher.service.front.native_front import NativeFront
 from prinz_enricher.service.status import to_status
 
 LIMIT = 64 * 1024
 WAIT = 30.0
+MAX_CALLS = 20
+PATIENCE = 1.0
+FRONTS: dict[str, Any] = {"grpcio": GrpcioFront, "native": NativeFront}
 
 
 @dataclass
@@ -49,10 +58,12 @@ class Core:
     kept: list[Call] = field(default_factory=list)
     came: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     sources: list[Numbers] = field(default_factory=list)
+    handled: int = 0
 
     def handle(self, calls: Sequence[Call]) -> None:
         """Do what the request says."""
         for call in calls:
+            self.handled += 1
             if call.request == b"keep":
                 self.kept.append(call)
                 self.came.release()
@@ -97,6 +108,77 @@ class Running:
         """Open a server stream of bytes."""
         watch: Any = self.channel.unary_stream(f"/{SERVICE.full_name}/WatchModels")
         return watch(request, timeout=WAIT)
+
+    def score_stream(self, timeout: float | None = WAIT) -> ScoreStreamCaller:
+        """Open a stream of scorings."""
+        return ScoreStreamCaller(self.channel, timeout)
+
+
+class ScoreStreamCaller:
+    """A caller of `ScoreStream`, who sends what a test says.
+
+    Args:
+        channel: To the front.
+        timeout: The deadline of the stream, in seconds; None for none.
+    """
+
+    def __init__(self, channel: grpc.Channel, timeout: float | None) -> None:
+        self._sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        method: Any = channel.stream_stream(f"/{SERVICE.full_name}/ScoreStream")
+        self.call = method(iter(self._sent.get, None), timeout=timeout)
+
+    def send(self, sequence: int, request: bytes, timeout: float | None = None) -> None:
+        """Send a message; the request in it may be any bytes."""
+        duration = None if timeout is None else Duration(nanos=0)
+        if duration is not None and timeout is not None:
+            duration.FromNanoseconds(int(timeout * 1e9))
+        envelope = pb.ScoreStreamRequest(sequence=sequence, timeout=duration).SerializeToString()
+        self.send_raw(envelope + prefix(2, len(request)) + request)
+
+    def send_raw(self, message: bytes) -> None:
+        """Send a message as it is."""
+        self._sent.put(message)
+
+    def close(self) -> None:
+        """Say that nothing more is sent."""
+        self._sent.put(None)
+
+    def receive(self) -> tuple[int, bytes | status_pb2.Status]:
+        """Wait for an answer: its sequence, and the bytes of its scores or its error."""
+        message = memoryview(next(self.call))
+        sequence, result, is_error = 0, b"", False
+        for one in fields_of(message, 2):
+            if one.number == 1:
+                sequence = read_varint(message, one.start + 1, 10)[0]
+            else:
+                result = bytes(message[one.value : one.end])
+                is_error = one.number == 3
+        return sequence, status_pb2.Status.FromString(result) if is_error else result
+
+
+def reason(answer: bytes | status_pb2.Status) -> str:
+    """Return the reason of an error that a stream was answered with."""
+    assert isinstance(answer, status_pb2.Status)
+    info = error_details_pb2.ErrorInfo()
+    assert answer.details[0].Unpack(info)
+    return str(info.reason)
+
+
+@contextmanager
+def running_front(kind: str) -> Iterator[Running]:
+    """Run a front of a kind."""
+    front, core = make_front(kind), Core()
+    port = front.start(core.handle, core.open_source)
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        yield Running(front, core, port, channel)
+        front.drain(0.1)
+
+
+def make_front(kind: str, port: int = 0) -> Front:
+    """Make a front of a kind, which does not listen yet."""
+    front: Front = FRONTS[kind](f"127.0.0.1:{port}", max_message_bytes=LIMIT, max_calls=MAX_CALLS, patience=PATIENCE)
+    return front
 
 
 def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:

@@ -14,7 +14,7 @@ from prinz_enricher.scoring.lifecycle.replica import Orders, Replica
 from prinz_enricher.scoring.lifecycle.setbacks import Cause, Setbacks, digest_of
 from prinz_enricher.scoring.lifecycle.timer import Timer
 from prinz_enricher.scoring.pool import Target, WorkerState
-from prinz_enricher.scoring.queue import Cost, LaneLimits, Pending, Queue, can_share
+from prinz_enricher.scoring.queue import Cost, LaneLimits, Pending, Queue, can_share, singles
 from prinz_enricher.scoring.settings import PoolSettings
 from prinz_enricher.scoring.worker import Loaded, Worker
 
@@ -289,6 +289,7 @@ class Crew:
             if self._aborted:
                 self._lose(replica)
                 return self._answer([*victims, *rest], ShuttingDown())
+            victims = singles(victims)
             # A death may be chance, so that its jobs get one more worker each; the next time each is alone, so that
             # nobody else is at fault if a worker dies of it again.
             alone = len(victims) == 1

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from prinz_enricher.scoring.lifecycle.timer import Alarm
-from prinz_enricher.scoring.queue import Pending, Stage, halves
+from prinz_enricher.scoring.queue import Pending, Stage, halves, singles
 
 DEPTH = 2
 """Calls that a worker has at most: it goes on with the second one while the first one's answer is on its way."""
@@ -103,7 +103,7 @@ class Hand:
 
     def cut(self, call: Call) -> None:
         """Score the halves of a call that failed, so that one bad row fails alone."""
-        self._parts.extend(reversed(halves(call.jobs)))
+        self._parts.extend(reversed(halves(singles(call.jobs))))
 
     def let_go(self) -> tuple[list[Pending], list[Pending]]:
         """Give back the jobs in hand, once the worker has ended: those that it scored then, and those that waited."""

@@ -313,7 +313,8 @@ class Replica:
             told = [one for one in call.jobs if one not in patient]
             self._keeper.again(patient)
         else:
-            apart = len(call.jobs) > 1 and not isinstance(error, UnavailableError)
+            several = len(call.jobs) > 1 or call.jobs[0].job.calls > 1
+            apart = several and not isinstance(error, UnavailableError)
             self._next(call, cut=apart)
             told = [] if apart else call.jobs
         for pending in told:

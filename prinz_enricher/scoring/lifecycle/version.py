@@ -113,6 +113,8 @@ class Version(Crew):
 
     def offer(self, pending: Pending) -> Offer:
         """Take a job into the queue, or answer it with why not; NOT_RUNNING where there is nothing to take it."""
+        if pending.job.calls > 1 and self._setbacks.has_poison:
+            return self._offer_each(pending)
         # Costs as much as a small model call, and is asked only of versions that something has killed.
         digest = digest_of(pending) if self._setbacks.has_poison else b""
         with self.lock:
@@ -128,6 +130,16 @@ class Version(Crew):
             return Offer.TAKEN
         pending.answer(refusal)
         return Offer.REFUSED
+
+    def _offer_each(self, pending: Pending) -> Offer:
+        """Take the calls of a job each for itself: one of them may be what a worker died of."""
+        with self.lock:
+            if self._leaving or not (self._replicas or self._state is WorkerState.FAILED):
+                return Offer.NOT_RUNNING
+        for part in pending.apart():
+            if self.offer(part) is Offer.NOT_RUNNING:
+                part.answer(Overloaded("the version is being unloaded"))
+        return Offer.TAKEN
 
     def leave(self) -> None:
         """Take no more jobs, finish those taken, and end the workers."""

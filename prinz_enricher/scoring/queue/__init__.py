@@ -5,7 +5,7 @@ from __future__ import annotations
 from prinz_enricher.scoring.queue.cost import Ahead, Cost
 from prinz_enricher.scoring.queue.lanes import LaneLimits, Next, Queue
 from prinz_enricher.scoring.queue.pending import Pending, Stage
-from prinz_enricher.scoring.queue.shared import apart, can_share, halves, lane_of, together
+from prinz_enricher.scoring.queue.shared import apart, can_share, halves, lane_of, singles, together
 
 __all__ = [
     "Ahead",
@@ -19,5 +19,6 @@ __all__ = [
     "can_share",
     "halves",
     "lane_of",
+    "singles",
     "together",
 ]

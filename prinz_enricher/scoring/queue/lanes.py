@@ -56,6 +56,7 @@ class Queue:
         self._lanes: OrderedDict[Hashable, OrderedDict[int, Pending]] = OrderedDict()
         self._rows = 0
         self._jobs = 0
+        self._calls = 0
 
     def __len__(self) -> int:
         return self._jobs
@@ -72,7 +73,7 @@ class Queue:
             share: Whether jobs may share a call.
         """
         if not share:
-            return self._jobs
+            return self._calls
         return max(len(self._lanes), -(-self._rows // self._limits.batch_rows))
 
     def push(self, pending: Pending) -> bool:
@@ -84,8 +85,7 @@ class Queue:
         if lane is None:
             lane = self._lanes[key] = OrderedDict()
         lane[id(pending)] = pending
-        self._rows += pending.rows
-        self._jobs += 1
+        self._count_in(pending)
         return True
 
     def remove(self, pending: Pending) -> bool:
@@ -139,14 +139,13 @@ class Queue:
             lane[id(pending)] = pending
             lane.move_to_end(id(pending), last=False)
             self._lanes.move_to_end(key, last=False)
-            self._rows += pending.rows
-            self._jobs += 1
+            self._count_in(pending)
 
     def clear(self) -> list[Pending]:
         """Take out every job, in the order they came."""
         every = sorted((one for lane in self._lanes.values() for one in lane.values()), key=lambda one: one.taken)
         self._lanes.clear()
-        self._rows = self._jobs = 0
+        self._rows = self._jobs = self._calls = 0
         return every
 
     def _key(self, pending: Pending) -> Hashable:
@@ -183,6 +182,9 @@ class Queue:
             key, pending = next(iter(lane.items()))
             if pending.unwanted(now):
                 late.append(pending)
+            elif pending.job.calls > 1 and not limit:
+                self._put_apart(lane, pending)
+                continue
             elif jobs and (rows + pending.rows > limit or now + cost(rows + pending.rows) > end):
                 break
             else:
@@ -193,6 +195,21 @@ class Queue:
             self._count_out(pending)
         return jobs
 
+    def _put_apart(self, lane: OrderedDict[int, Pending], pending: Pending) -> None:
+        """Put the calls of a job in its place."""
+        del lane[id(pending)]
+        self._count_out(pending)
+        for part in reversed(pending.apart()):
+            lane[id(part)] = part
+            lane.move_to_end(id(part), last=False)
+            self._count_in(part)
+
+    def _count_in(self, pending: Pending) -> None:
+        self._rows += pending.rows
+        self._jobs += 1
+        self._calls += pending.job.calls
+
     def _count_out(self, pending: Pending) -> None:
         self._rows -= pending.rows
         self._jobs -= 1
+        self._calls -= pending.job.calls

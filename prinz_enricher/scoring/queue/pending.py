@@ -41,7 +41,19 @@ class Pending:
         stage: How far it has come.
     """
 
-    __slots__ = ("_done", "_lane", "alarm", "correlation", "is_alone", "job", "kills", "rows", "stage", "taken")
+    __slots__ = (
+        "_after",
+        "_done",
+        "_lane",
+        "alarm",
+        "correlation",
+        "is_alone",
+        "job",
+        "kills",
+        "rows",
+        "stage",
+        "taken",
+    )
 
     def __init__(self, job: Job, correlation: str, lane: Hashable = None) -> None:
         self.job = job
@@ -53,6 +65,7 @@ class Pending:
         self.kills = 0
         self.stage = Stage.QUEUED
         self._lane = lane
+        self._after: Callable[[], None] | None = None
         # Taking the callback out of a list is atomic: of two threads that answer at once, one finds it empty.
         self._done: list[Callable[[Scores | EnricherError], None]] = [job.done]
 
@@ -65,6 +78,27 @@ class Pending:
     def lane(self) -> Hashable:
         """What jobs that may share a model call have in common; one that must be alone has its own."""
         return id(self) if self.is_alone else self._lane
+
+    def apart(self) -> list[Pending]:
+        """Give each call of a job as a job of its own; the alarm of this one rings for those that are left then."""
+        jobs = self.job.apart()
+        left = list(range(1, len(jobs)))
+
+        def one_less() -> None:
+            # As with `_done`, taking out of a list is atomic.
+            try:
+                left.pop()
+            except IndexError:
+                if self.alarm is not None:
+                    self.alarm.cancel()
+
+        parts = []
+        for job in jobs:
+            part = Pending(job, self.correlation, self._lane)
+            part.taken = self.taken
+            part._after = one_less
+            parts.append(part)
+        return parts
 
     def unwanted(self, now: float) -> bool:
         """Whether it is of no use to begin with the job at a time: its deadline has passed or its caller has gone."""
@@ -88,6 +122,8 @@ class Pending:
             return False
         if self.alarm is not None:
             self.alarm.cancel()
+        if self._after is not None:
+            self._after()
         try:
             done(outcome)
         except Exception:

@@ -19,12 +19,18 @@ def can_share(signature: Signature) -> bool:
     return signature.origin is not Origin.MISSING and all(_is_settled(field.type) for field in signature.inputs)
 
 
+_PLAIN = (None, (), "")
+"""The lane of jobs with all columns, no nulls and no parameters."""
+
+
 def lane_of(job: Job) -> Hashable:
     """Tell apart jobs that can't share a call: other parameters, other columns, or other columns with nulls.
 
     A column of whole numbers is another one to a model as soon as one of them is missing. The text of the parameters
     tells 1 from 1.0 and True, which are equal to Python.
     """
+    if not job.nulls and not job.params:
+        return _PLAIN
     batch = job.batch
     columns = None if batch.num_columns == len(job.target.signature.inputs) else tuple(batch.schema.names)
     nulls = tuple(i for i, column in enumerate(batch.columns) if column.null_count)
@@ -64,6 +70,15 @@ def apart(jobs: list[Pending], batch: pa.RecordBatch, began: float, compute: flo
         shares.append(Scores(batch.slice(start, pending.rows), began - pending.taken, compute, batch.num_rows))
         start += pending.rows
     return shares
+
+
+def singles(jobs: list[Pending]) -> list[Pending]:
+    """Give each call of some jobs as a job of its own, but for jobs that have their answer."""
+    return [
+        part
+        for pending in jobs
+        for part in (pending.apart() if pending.job.calls > 1 and not pending.answered else (pending,))
+    ]
 
 
 def halves(jobs: list[Pending]) -> tuple[list[Pending], list[Pending]]:

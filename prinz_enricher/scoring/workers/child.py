@@ -145,10 +145,15 @@ class Child:
 
 def poll(fds: Iterable[int], seconds: float | None) -> set[int]:
     """Wait until one of the descriptors can be read or has ended; gives those that can."""
+    return {fd for fd, _ in poller_of(fds).poll(None if seconds is None else seconds * 1000)}
+
+
+def poller_of(fds: Iterable[int]) -> select.poll:
+    """Make what waits until one of the descriptors can be read or has ended."""
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN)
-    return {fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000)}
+    return poller
 
 
 def _descendants(pid: int) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import sys
 import threading
@@ -20,7 +21,7 @@ from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, Outpu
 from prinz_enricher.scoring.lifecycle.memory import resident
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, WorkerDied
-from prinz_enricher.scoring.workers.child import Child, poll
+from prinz_enricher.scoring.workers.child import Child, poll, poller_of
 from prinz_enricher.scoring.workers.folder import PrivateFolder
 from prinz_enricher.scoring.workers.provision import Provide, Provisions
 from prinz_enricher.signature.arrow import input_schema, output_schema
@@ -100,6 +101,8 @@ class WorkerProcess:
         self._killed = False
         self._child: Child | None = None
         self._frames: FrameSocket | None = None
+        # Of one child, and made with the first answer that is waited for.
+        self._poller: select.poll | None = None
         self._provisions: Provisions | None = None
         self._writer = BatchWriter()
         self._reader = BatchReader()
@@ -199,6 +202,7 @@ class WorkerProcess:
         return ended
 
     def _let_go_of_child(self) -> str:
+        self._poller = None
         if self._frames is not None:
             self._frames.close()
             self._frames = None
@@ -243,15 +247,17 @@ class WorkerProcess:
         frames = self._frames
         if frames is None:
             raise WorkerDied("not started")
-        exit_fds = [self._child.exit_fd] if self._child is not None and self._child.exit_fd is not None else []
-        ready = poll([self._wake_read, frames.fileno(), *exit_fds], seconds)
+        exit_fd = self._child.exit_fd if self._child is not None else None
+        if self._poller is None:
+            self._poller = poller_of([self._wake_read, frames.fileno(), *(() if exit_fd is None else (exit_fd,))])
+        ready = {fd for fd, _ in self._poller.poll(None if seconds is None else seconds * 1000)}
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         if self._killed:
             raise WorkerDied("killed")
         if frames.fileno() in ready:
             return self._read_answer(self._receive())
-        if ready.intersection(exit_fds):
+        if exit_fd in ready:
             raise WorkerDied("it ended")
         return None
 

@@ -20,7 +20,9 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 Kind = Literal["auto", "native", "grpcio"]
 
 
-def open_front(kind: Kind, host: str, port: int, *, max_message_bytes: int, max_calls: int) -> Front:
+def open_front(
+    kind: Kind, host: str, port: int, *, max_message_bytes: int, max_calls: int, reuse_port: bool = False
+) -> Front:
     """Make a front; it does not listen yet.
 
     Args:
@@ -29,6 +31,7 @@ def open_front(kind: Kind, host: str, port: int, *, max_message_bytes: int, max_
         port: Port to listen on; 0 takes a free one.
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls in flight at most.
+        reuse_port: Whether other processes of this service listen on the port too.
 
     Raises:
         FrontError: The native one is wanted, and is not installed.
@@ -40,11 +43,11 @@ def open_front(kind: Kind, host: str, port: int, *, max_message_bytes: int, max_
     against = "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(installed)
     if against:
         log.info("front chosen", front="grpcio", why=against)
-        return GrpcioFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls)
+        return GrpcioFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls, reuse_port=reuse_port)
     from prinz_enricher.service.front.native_front import NativeFront
 
     log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
-    return NativeFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls)
+    return NativeFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls, reuse_port=reuse_port)
 
 
 def _why_not_native(installed: bool) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -16,9 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.errors import InternalError, MessageTooLarge, NotImplementedYet, Overloaded, ShuttingDown
+from prinz_enricher.errors import InternalError, MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.service.front.admission import Admission
 from prinz_enricher.service.front.port import Call, CallHandler, FrontError, Source, SourceOpener
 from prinz_enricher.service.front.reflection import add_reflection
+from prinz_enricher.service.front.score_stream import ScoreStream
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
@@ -38,19 +40,30 @@ class GrpcioFront:
     Args:
         address: Where to listen: `host:port`, or `unix:path` for a front before this one.
         max_message_bytes: Bytes of a request or an answer at most.
-        max_calls: Unary calls in flight, and streams, at most; more are refused as OVERLOADED.
+        max_calls: Unary calls and messages of streams in flight, and streams, at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
+        reuse_port: Whether other processes of this service listen on the port too.
     """
 
-    def __init__(self, address: str, *, max_message_bytes: int, max_calls: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        max_message_bytes: int,
+        max_calls: int,
+        patience: float = PATIENCE,
+        reuse_port: bool = False,
+    ) -> None:
         self._address = address
         self._patience = patience
+        self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
-        self._in_flight = 0
+        self._admission = Admission(max_calls)
+        self._arrived: list[Call] = []
         self._streams: set[asyncio.Event] = set()
+        self._score_streams: set[ScoreStream] = set()
         self._idle = asyncio.Event()
-        self._draining = False
         self._thread = threading.Thread(target=self._run_loop, name="grpcio-front", daemon=True)
 
     def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
@@ -70,7 +83,7 @@ class GrpcioFront:
         self._run(self._set_health(services))
 
     def refuse(self) -> None:
-        """Take no new calls, and end the streams; those in flight go on. What `drain` begins with."""
+        """Take no new calls, and end the streams that owe no answers; calls in flight go on. `drain` begins with it."""
         self._run(self._refuse())
 
     def drain(self, grace: float) -> None:
@@ -100,7 +113,7 @@ class GrpcioFront:
                 # Answers are measured here, where the caller can be told what is wrong.
                 ("grpc.max_send_message_length", -1),
                 # Two services that share a port by accident would each get half of the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._reuse_port)),
                 # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED and without a
                 # word; `max_calls` is the limit that tells callers why.
                 ("grpc.server.max_pending_requests", 2**31 - 1),
@@ -121,16 +134,20 @@ class GrpcioFront:
     async def _refuse(self) -> None:
         # The server still listens while calls in flight end: its own stop would cut off new ones with CANCELLED, where
         # SHUTTING_DOWN tells the caller to go elsewhere.
-        self._draining = True
+        self._admission.draining = True
         for woken in self._streams:
             woken.set()
+        for stream in self._score_streams:
+            stream.refuse()
 
     async def _drain(self, grace: float) -> None:
         await self._refuse()
-        if self._in_flight:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace)
+        self._idle.clear()
+        self._note_idle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+        for stream in self._score_streams:
+            stream.end(to_status(ShuttingDown()))
         # Callers that had an answer just now are told too, when they send the next call.
         await asyncio.sleep(LINGER)
         await self._server.stop(LINGER)
@@ -147,7 +164,7 @@ class GrpcioFront:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             if method.client_streaming:
-                handlers[method.name] = grpc.stream_stream_rpc_method_handler(_refuse_stream(method.name))
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._score_stream)
             elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._server_stream(method.name))
             else:
@@ -158,12 +175,11 @@ class GrpcioFront:
     def _unary(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             arrived = time.monotonic()
-            if self._draining:
-                return await _abort(context, to_status(ShuttingDown()))
-            if self._in_flight >= self._max_calls:
-                return await _abort(context, to_status(Overloaded(f"{self._max_calls} calls are in flight")))
             remaining: float | None = context.time_remaining()
             answer: asyncio.Future[bytes | status_pb2.Status] = self._loop.create_future()
+            refusal = self._admission.enter(answer)
+            if refusal is not None:
+                return await _abort(context, refusal)
 
             def settle(result: bytes | status_pb2.Status) -> None:
                 if not answer.done():
@@ -183,16 +199,14 @@ class GrpcioFront:
                 fail=answer_with,
                 cancelled=answer.cancelled,
             )
-            self._in_flight += 1
             try:
                 self._handler([call])
                 result = await answer
             finally:
                 # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
                 answer.cancel()
-                self._in_flight -= 1
-                if not self._in_flight:
-                    self._idle.set()
+                self._admission.leave(answer)
+                self._note_idle()
             if not isinstance(result, bytes):
                 return await _abort(context, result)
             if len(result) > self._max_message_bytes:
@@ -203,10 +217,9 @@ class GrpcioFront:
 
     def _server_stream(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            if self._draining:
-                await _abort(context, to_status(ShuttingDown()))
-            if len(self._streams) >= self._max_calls:
-                await _abort(context, to_status(Overloaded(f"{self._max_calls} streams are open")))
+            refusal = self._refusal_of_stream()
+            if refusal is not None:
+                await _abort(context, refusal)
             woken = asyncio.Event()
 
             def wake() -> None:
@@ -232,7 +245,7 @@ class GrpcioFront:
         self, source: Source, woken: asyncio.Event, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> status_pb2.Status:
         """Send what a source has, as fast as the caller reads; returns why the stream ends."""
-        while not self._draining:
+        while not self._admission.draining:
             woken.clear()
             item = source.pull()
             if item is None:
@@ -246,12 +259,46 @@ class GrpcioFront:
                 return item
         return to_status(ShuttingDown())
 
+    async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        refusal = self._refusal_of_stream()
+        if refusal is not None:
+            await _abort(context, refusal)
+        stream = ScoreStream(
+            context,
+            self._admission,
+            self._hand_over,
+            max_message_bytes=self._max_message_bytes,
+            patience=self._patience,
+        )
+        self._score_streams.add(stream)
+        try:
+            end = await stream.serve()
+        finally:
+            self._score_streams.discard(stream)
+            self._note_idle()
+        if end is not None:
+            await _abort(context, end)
 
-def _refuse_stream(method: str) -> Callable[[Any, grpc.aio.ServicerContext[bytes, bytes]], AsyncIterator[bytes]]:
-    async def refuse(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        yield await _abort(context, to_status(NotImplementedYet(method)))
+    def _refusal_of_stream(self) -> status_pb2.Status | None:
+        if self._admission.draining:
+            return to_status(ShuttingDown())
+        if len(self._streams) + len(self._score_streams) >= self._max_calls:
+            return to_status(Overloaded(f"{self._max_calls} streams are open"))
+        return None
 
-    return refuse
+    def _hand_over(self, call: Call) -> None:
+        """Hand a message of a stream over, together with all others that are there."""
+        if not self._arrived:
+            self._loop.call_soon(self._hand_over_all)
+        self._arrived.append(call)
+
+    def _hand_over_all(self) -> None:
+        calls, self._arrived = self._arrived, []
+        self._handler(calls)
+
+    def _note_idle(self) -> None:
+        if not (self._admission.in_flight or self._score_streams):
+            self._idle.set()
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

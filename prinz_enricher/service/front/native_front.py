@@ -37,11 +37,21 @@ class NativeFront:
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
+        reuse_port: Whether other processes of this service listen on the port too.
     """
 
-    def __init__(self, address: str, *, max_message_bytes: int, max_calls: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        max_message_bytes: int,
+        max_calls: int,
+        patience: float = PATIENCE,
+        reuse_port: bool = False,
+    ) -> None:
         self._address = address
         self._patience = patience
+        self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._open: dict[int, None] = {}
@@ -58,6 +68,7 @@ class NativeFront:
                 [(f"/{SERVICE.full_name}/{method}", False) for method in METHODS],
                 call_details=True,
                 max_concurrent_streams=MAX_STREAMS,
+                reuse_port=self._reuse_port,
             )
         except OSError as error:
             raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
@@ -104,23 +115,23 @@ class NativeFront:
     def _receive(self) -> None:
         while (events := self._native.recv_batch_details(MAX_EVENTS)) is not None:
             arrived = time.monotonic()
-            calls = []
+            calls: list[Call] = []
             for kind, number, method, request, _, details in events:
                 if kind != EVENT_CALL:
                     # The caller has gone, or its deadline has passed: it has been answered already.
                     self._end(number)
-                elif request is not None and details is not None:
-                    call = self._call(number, METHODS[method], request, arrived, details[2])
-                    if call is not None:
-                        calls.append(call)
+                elif request is not None and details is not None and self._let_in(number, request):
+                    remaining = details[2]
+                    deadline = None if remaining is None else arrived + remaining
+                    calls.append(_NativeCall(self, number, METHODS[method], request, arrived, deadline))
             if calls:
                 self._handler(calls)
             # What is waited for next may take long; large requests must not wait with us.
             del events, calls
-            request = details = call = None
+            request = details = None
 
-    def _call(self, number: int, method: str, request: bytes, arrived: float, remaining: float | None) -> Call | None:
-        """Return a call that is let in; one that is not is answered."""
+    def _let_in(self, number: int, request: bytes) -> bool:
+        """Count a call as open; one that is not let in is answered."""
         refusal = None
         if self._draining:
             refusal = to_status(ShuttingDown())
@@ -130,28 +141,25 @@ class NativeFront:
             refusal = to_status(Overloaded(f"{self._max_calls} calls are in flight"))
         if refusal is not None:
             self._send_failure(number, refusal)
-            return None
+            return False
         self._open[number] = None
+        return True
 
-        def respond(message: bytes) -> None:
-            if len(message) > self._max_message_bytes:
-                fail(to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
-            elif self._end(number):
-                self._native.respond(number, message)
+    def is_open(self, number: int) -> bool:
+        """Tell whether a call has no answer yet, and its caller has not gone."""
+        return number in self._open
 
-        def fail(status: status_pb2.Status) -> None:
-            if self._end(number):
-                self._send_failure(number, status)
+    def respond(self, number: int, message: bytes) -> None:
+        """Answer a call, if that is open."""
+        if len(message) > self._max_message_bytes:
+            self.fail(number, to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
+        elif self._end(number):
+            self._native.respond(number, message)
 
-        return Call(
-            method=method,
-            request=request,
-            arrived=arrived,
-            deadline=None if remaining is None else arrived + remaining,
-            respond=respond,
-            fail=fail,
-            cancelled=lambda: number not in self._open,
-        )
+    def fail(self, number: int, status: status_pb2.Status) -> None:
+        """Answer a call with an error, if that is open."""
+        if self._end(number):
+            self._send_failure(number, status)
 
     def _end(self, number: int) -> bool:
         """Count a call as ended; returns whether it was open."""
@@ -167,3 +175,28 @@ class NativeFront:
         details = [("grpc-status-details-bin", status.SerializeToString())]
         with contextlib.suppress(RuntimeError):
             self._native.fail(number, status.code, status.message, details)
+
+
+class _NativeCall(Call):
+    """A call by its number: three methods in place of three functions made for each call."""
+
+    __slots__ = ("_front", "_number")
+
+    def __init__(
+        self, front: NativeFront, number: int, method: str, request: bytes, arrived: float, deadline: float | None
+    ) -> None:
+        self._front = front
+        self._number = number
+        self.method = method
+        self.request = request
+        self.arrived = arrived
+        self.deadline = deadline
+
+    def respond(self, message: bytes) -> None:
+        self._front.respond(self._number, message)
+
+    def fail(self, status: status_pb2.Status) -> None:
+        self._front.fail(self._number, status)
+
+    def cancelled(self) -> bool:
+        return not self._front.is_open(self._number)

@@ -13,7 +13,7 @@ from typing import Protocol
 from google.rpc import status_pb2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One unary call.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor, descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -18,8 +19,8 @@ SERVICE = f"{PACKAGE}.ServerReflection"
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     """Serve reflection of the named services, and of itself."""
     names = [*services, reflection.SERVICE_NAME, SERVICE]
-    pool = descriptor_pool.Default()
-    _describe_v1(pool)
+    _describe_v1(descriptor_pool.Default())
+    pool: Any = _PoolWithMethods(descriptor_pool.Default())
     reflection.enable_server_reflection(names, server, pool)
     # grpcio-reflection has v1alpha only. v1 is the same messages under another package name, so the same servicer
     # and the same serialisers answer it.
@@ -30,6 +31,23 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ServerReflectionInfo": handler})])
+
+
+class _PoolWithMethods:
+    """A pool that finds the file of a method too, as reflection.proto wants and ghz asks; protobuf's own does not."""
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> descriptor.FileDescriptor:  # noqa: N802 - protobuf's name
+        """Find the file that declares a symbol; KeyError where there is none."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
 
 
 def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:

@@ -1,0 +1,1 @@
+"""`Score`: requests read against a signature, handed to the pool, and answered."""
