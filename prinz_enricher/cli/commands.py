@@ -16,6 +16,7 @@ COMMANDS = {
     "models": "List the models that a service serves.",
     "signature": "Show what a model takes and gives.",
     "score": "Score the rows of a file.",
+    "loadtest": "Measure what a server carries.",
 }
 
 
