@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-environment test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote clean
+.PHONY: help demo test test-environment test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote bench-peers clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +77,9 @@ bench-overload: $(READY) ## What callers see at three times the load that can be
 
 bench-remote: $(READY) ## What a remote model gains over one HTTP request for each row
 	$(BIN)/python benchmarks/remote.py
+
+bench-peers: $(READY) ## Ours beside MLflow, MLServer, KServe, BentoML, LitServe and Ray Serve (ARGS=--quick, --help)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

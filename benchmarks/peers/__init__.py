@@ -1,0 +1,1 @@
+"""Our service beside its peers, under the same load: `make bench-peers`."""

@@ -1,0 +1,51 @@
+// Connections to the server, and the bytes that go over them.
+#pragma once
+
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/security/credentials.h>
+
+#include "options.h"
+
+class Channels {
+ public:
+  explicit Channels(const Options& options) {
+    for (int each = 0; each < options.connections; ++each) {
+      grpc::ChannelArguments arguments;
+      arguments.SetMaxReceiveMessageSize(-1);
+      arguments.SetMaxSendMessageSize(-1);
+      // Else all channels to one address share a connection.
+      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+      auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+      channels_.push_back(channel);
+      stubs_.push_back(std::make_unique<grpc::GenericStub>(channel));
+    }
+  }
+
+  // Whether all are connected within some seconds.
+  bool wait(int seconds) {
+    const auto limit = std::chrono::system_clock::now() + std::chrono::seconds(seconds);
+    for (auto& channel : channels_) {
+      if (!channel->WaitForConnected(limit)) return false;
+    }
+    return true;
+  }
+
+  grpc::GenericStub& operator[](std::size_t caller) { return *stubs_[caller % stubs_.size()]; }
+
+ private:
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
+};
+
+inline grpc::Slice read_payload(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) usage("the payload can't be read: " + path);
+  return grpc::Slice(std::string(std::istreambuf_iterator<char>(file), {}));
+}
