@@ -23,6 +23,10 @@ from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from prinz_enricher.signature import Signature, from_wire
 
 MAX_COALESCED_ROWS: Final = 1024
+"""Rows of a message at most, where nothing else is said."""
+
+MOST_COALESCED_ROWS: Final = 4096
+"""What that can be at most: as the contract has it for rows that are calls of their own."""
 
 _R = TypeVar("_R")
 
@@ -60,8 +64,8 @@ class Client:
         coalesce: bool = True,
         max_coalesced_rows: int = MAX_COALESCED_ROWS,
     ) -> None:
-        if max_coalesced_rows < 1:
-            raise ValueError("max_coalesced_rows is at least 1")
+        if not 1 <= max_coalesced_rows <= MOST_COALESCED_ROWS:
+            raise ValueError(f"max_coalesced_rows is from 1 to {MOST_COALESCED_ROWS}")
         self._line = _Line(connection(address, tls, token, allow_insecure_token=allow_insecure_token))
         self._timeout = timeout
         self._models = Models()

@@ -42,7 +42,9 @@ class Application:
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
         self._settings = settings
-        self._limits = Limits(settings.scoring.max_batch_rows, settings.server.max_message_bytes)
+        self._limits = Limits(
+            settings.scoring.max_batch_rows, settings.server.max_message_bytes, settings.scoring.max_shared_rows
+        )
         self._draining = False
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)

@@ -92,7 +92,7 @@ class EnricherService:
         self._handover = Handover(pool, self.target)
         self._chooser = chooser or self._handover
         self._page_key = page_key
-        self._gatherer = Gatherer(pool, self._resolve, self._targets.of)
+        self._gatherer = Gatherer(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         self._methods: dict[str, Callable[[Call], None]] = {

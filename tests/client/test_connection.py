@@ -101,6 +101,8 @@ def test_a_token_goes_nowhere_unencrypted() -> None:
 
 
 def test_messages_of_no_row() -> None:
-    """A limit below one row is refused."""
+    """A limit below one row is refused, and one beyond what the service takes."""
     with pytest.raises(ValueError, match="max_coalesced_rows"):
         Client("localhost:1", max_coalesced_rows=0)
+    with pytest.raises(ValueError, match="max_coalesced_rows"):
+        Client("localhost:1", max_coalesced_rows=4097)

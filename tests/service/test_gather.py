@@ -125,6 +125,14 @@ def test_more_calls_than_share_a_model_call_are_several_jobs() -> None:
             assert repr(scores_of(one)) == repr(score(DOUBLES, batch_of(DOUBLES, float(number))).to_pylist()[0])
 
 
+def test_a_job_has_no_more_calls_than_may_share() -> None:
+    """A smaller limit of the settings is kept to."""
+    pool = HandPool()
+    service = Service(pool, DOUBLES, shared=16)
+    handled(service, *[columns_request(row(float(number))) for number in range(40)])
+    assert [job.calls for job in pool.jobs] == [16, 16, 8]
+
+
 def test_each_call_of_a_job_as_a_job_of_its_own_answers_its_call() -> None:
     """And no other; it has the deadline of that call, and asks whether its caller has gone."""
     pool = HandPool(answers=False)

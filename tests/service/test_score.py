@@ -3,14 +3,16 @@
 import time
 
 import pyarrow as pa
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
+from prinz_enricher.errors import BatchTooLarge
 from prinz_enricher.scoring import InlinePool, Target
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.forms import Limits
+from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, Tensor, output_schema
 
 
@@ -38,3 +40,29 @@ def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:
     assert info.reason == "OUTPUT_MISMATCH"
     assert 'columns["output_0"][0]' in status.message
     assert str(2**64 - 1) not in status.message
+
+
+def test_too_many_rows_that_are_calls_of_their_own() -> None:
+    """Each may become a job, so that there is a limit of their own; the same rows together are taken."""
+    signature = Signature((Field("x", Scalar(ScalarKind.DOUBLE)),), (Field("y", Scalar(ScalarKind.DOUBLE)),))
+    target = Target("wine", "3", "http://mlflow", signature)
+    pool = InlinePool(
+        lambda _: lambda batch, _: pa.RecordBatch.from_arrays(batch.columns, schema=output_schema(signature))
+    )
+    answers: list[bytes | status_pb2.Status] = []
+    rows = MOST_INDEPENDENT + 1
+    column = value_pb2.Column(name="x", doubles=value_pb2.DoubleValues(values=[1.0] * rows))
+    request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=rows, columns=[column]))
+
+    def ask() -> None:
+        call = Call("Score", b"", time.monotonic(), None, answers.append, answers.append, lambda: False)
+        ScoreCall(call, request, target).submit(pool, Limits(10_000, 1_000_000))
+
+    ask()
+    request.independent_rows = True
+    with pytest.raises(BatchTooLarge) as raised:
+        ask()
+    assert raised.value.metadata["limit"] == str(MOST_INDEPENDENT)
+    pool.close(10.0)
+    [answer] = answers
+    assert isinstance(answer, bytes)

@@ -136,13 +136,13 @@ class Service(EnricherService):
         models: By name, the target that is served now.
     """
 
-    def __init__(self, pool: HandPool, *targets: Target) -> None:
+    def __init__(self, pool: HandPool, *targets: Target, shared: int = 1024) -> None:
         self.models = {target.name: target for target in targets}
         self._pool = pool
         self._limits = Limits(10_000, 1 << 20)
         targets_of: Any = self
         self._targets = targets_of
-        self._gatherer = Gatherer(pool, self._resolve, self.of)
+        self._gatherer = Gatherer(pool, self._resolve, self.of, shared)
 
     def _resolve(self, model: model_pb2.ModelRef) -> Any:
         if not model.name:

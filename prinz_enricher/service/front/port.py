@@ -22,8 +22,8 @@ class Call:
         request: The request message, serialised.
         arrived: When it came in, by `time.monotonic()`.
         deadline: When its answer is of no more use, by `time.monotonic()`; None for no limit.
-        respond: Answers with a serialised response message. Exactly one of `respond` and `fail` is called, once, from
-            any thread; neither blocks nor raises, and both do nothing once the caller has gone.
+        respond: Answers with a serialised response message. The first answer counts, by `respond` or `fail`, from any
+            thread; neither blocks nor raises, and both do nothing once there was one or the caller has gone.
         fail: Answers with an error.
         cancelled: Tells whether the caller has gone.
     """

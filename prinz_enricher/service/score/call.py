@@ -14,6 +14,7 @@ from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
+    BatchTooLarge,
     DeadlineExceeded,
     EnricherError,
     InternalError,
@@ -25,7 +26,7 @@ from prinz_enricher.errors import (
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.score.apart import independent
-from prinz_enricher.service.score.forms import Limits, read_rows, rows_told, write_rows
+from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits, read_rows, rows_told, write_rows
 from prinz_enricher.service.score.large_response import serialize_with_output
 from prinz_enricher.service.score.telling import tell_refusal, timing, unwritable
 from prinz_enricher.service.status import to_status
@@ -82,6 +83,8 @@ class ScoreCall:
         if outputs is None or params is None or rows is None:
             raise faults.error()
         self._outputs = outputs
+        if request.independent_rows and rows.num_rows > MOST_INDEPENDENT:
+            raise BatchTooLarge(rows.num_rows, MOST_INDEPENDENT)
         if self._call.deadline is not None and time.monotonic() >= self._call.deadline:
             raise DeadlineExceeded("queue")
         job = Job(self._target, rows, params, self._call.deadline, self._done, self._call.cancelled)

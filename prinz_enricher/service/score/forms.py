@@ -14,6 +14,9 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidRequest
 from prinz_enricher.signature import Field, Signature
 
+MOST_INDEPENDENT = 4096
+"""Rows of a request that are calls of their own: where a version's calls are not scored together, each is a job."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -22,10 +25,12 @@ class Limits:
     Attributes:
         rows: Rows.
         bytes: Bytes of an Arrow stream once it is decompressed, since a small one can become a very large one.
+        shared: Rows of several callers in one model call.
     """
 
     rows: int
     bytes: int
+    shared: int = 1024
 
 
 def rows_told(request: pb.ScoreRequest, form: str | None) -> int:

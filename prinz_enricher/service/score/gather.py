@@ -81,6 +81,7 @@ class Gatherer:
         pool: Where groups are scored.
         resolve: Gives the version that a reference means now; raises EnricherError.
         target_of: Gives what the pool needs to know of it; likewise.
+        most: Rows of several callers in one model call at most.
     """
 
     def __init__(
@@ -88,10 +89,12 @@ class Gatherer:
         pool: WorkerPool,
         resolve: Callable[[model_pb2.ModelRef], CatalogVersion],
         target_of: Callable[[CatalogVersion], Target],
+        most: int = MOST,
     ) -> None:
         self._pool = pool
         self._resolve = resolve
         self._target_of = target_of
+        self._most = min(most, MOST)
         self._templates = Templates()
 
     def take(self, calls: Sequence[Call]) -> _Alone:
@@ -192,7 +195,7 @@ class Gatherer:
         if layout.one_row is None:
             _leave(some, alone)
             return
-        for places, deadline in _by_deadline(some.calls):
+        for places, deadline in _by_deadline(some.calls, self._most):
             self._send(asked, layout, some.at(places), deadline, alone)
 
     def _send(self, asked: Asked, layout: Layout, some: _Alike, deadline: float | None, alone: _Alone) -> None:
@@ -267,15 +270,15 @@ def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None
     return row
 
 
-def _by_deadline(calls: Sequence[Call]) -> Iterable[tuple[Sequence[int], float | None]]:
-    """Give the places of calls with about the same deadline, and the first of their deadlines."""
+def _by_deadline(calls: Sequence[Call], most: int) -> Iterable[tuple[Sequence[int], float | None]]:
+    """Give the places of at most so many calls with about the same deadline, and the first of their deadlines."""
     spans: dict[int | None, list[int]] = {}
     for place, call in enumerate(calls):
         span = None if call.deadline is None else int(call.deadline / TOGETHER)
         spans.setdefault(span, []).append(place)
     for places in spans.values():
-        for start in range(0, len(places), MOST):
-            some = places[start : start + MOST]
+        for start in range(0, len(places), most):
+            some = places[start : start + most]
             deadlines = [deadline for place in some if (deadline := calls[place].deadline) is not None]
             yield some, min(deadlines, default=None)
 
