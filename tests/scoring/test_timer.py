@@ -61,3 +61,22 @@ def test_an_alarm_that_fails_does_not_stop_the_others(timer: Timer) -> None:
     timer.at(time.monotonic(), fail)
     timer.at(time.monotonic(), rung.set)
     assert rung.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("far", [3.6e11, float("inf")])
+def test_an_alarm_beyond_what_a_lock_can_wait_for_keeps_others_ringing(
+    timer: Timer, far: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller may name any deadline; the one whose alarm is the earliest must not end the thread."""
+    rung, waits = threading.Event(), threading.Event()
+    wait = timer._changed.wait
+
+    def noted(seconds: float | None = None) -> bool:
+        waits.set()
+        return wait(seconds)
+
+    monkeypatch.setattr(timer._changed, "wait", noted)
+    timer.at(time.monotonic() + far, lambda: None)
+    assert waits.wait(PATIENCE)
+    timer.at(time.monotonic() + 0.02, rung.set)
+    assert rung.wait(PATIENCE)

@@ -14,6 +14,9 @@ log = structlog.get_logger(__name__)
 
 _FEWEST_TO_COMPACT = 1024
 
+_LONGEST_WAIT = 3600.0
+"""Seconds that are waited in one go. A caller may name a deadline that is further away than a lock can wait for."""
+
 
 class Alarm:
     """Something to call at a time."""
@@ -85,7 +88,8 @@ class Timer:
         while True:
             with self._changed:
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                    left = self._heap[0][0] - time.monotonic() if self._heap else _LONGEST_WAIT
+                    self._changed.wait(min(left, _LONGEST_WAIT))
                 if self._closed:
                     return
                 alarm = heapq.heappop(self._heap)[2]

@@ -32,6 +32,9 @@ from prinz_enricher.service.status import to_status
 TOGETHER = 0.005
 """Seconds: calls are in one group whose deadlines are in the same span of this length, and the first of them counts."""
 
+_FAR = 1e12
+"""A deadline that is never reached."""
+
 MOST = 256
 """Calls of a group at most: so many still share a model call with others."""
 
@@ -274,7 +277,7 @@ def _by_deadline(calls: Sequence[Call], most: int) -> Iterable[tuple[Sequence[in
     """Give the places of at most so many calls with about the same deadline, and the first of their deadlines."""
     spans: dict[int | None, list[int]] = {}
     for place, call in enumerate(calls):
-        span = None if call.deadline is None else int(call.deadline / TOGETHER)
+        span = None if call.deadline is None else int(min(call.deadline, _FAR) / TOGETHER)
         spans.setdefault(span, []).append(place)
     for places in spans.values():
         for start in range(0, len(places), most):
