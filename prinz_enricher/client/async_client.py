@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from prinz_enricher.client.client import MAX_COALESCED_ROWS, MOST_COALESCED_ROWS
+from prinz_enricher.client.client import MAX_COALESCED_ROWS, check_coalesced_rows
 from prinz_enricher.client.connection import SERVICE, connection
 from prinz_enricher.client.credentials import Tls, TokenSource
 from prinz_enricher.client.errors import ServiceError, service_error, too_late, was_closed
@@ -41,12 +41,12 @@ class AsyncClient:
         tls: Tls | None = None,
         token: TokenSource | None = None,
         allow_insecure_token: bool = False,
+        retry: bool = True,
         coalesce: bool = True,
         max_coalesced_rows: int = MAX_COALESCED_ROWS,
     ) -> None:
-        if not 1 <= max_coalesced_rows <= MOST_COALESCED_ROWS:
-            raise ValueError(f"max_coalesced_rows is from 1 to {MOST_COALESCED_ROWS}")
-        made_of = connection(address, tls, token, allow_insecure_token=allow_insecure_token)
+        check_coalesced_rows(max_coalesced_rows)
+        made_of = connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
         options = list(made_of.options)
         self._channel = (
             grpc.aio.secure_channel(made_of.target, made_of.credentials, options)

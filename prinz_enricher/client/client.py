@@ -31,6 +31,12 @@ MOST_COALESCED_ROWS: Final = 4096
 _R = TypeVar("_R")
 
 
+def check_coalesced_rows(rows: int) -> None:
+    """Raise ValueError where messages can't be limited to so many rows."""
+    if not 1 <= rows <= MOST_COALESCED_ROWS:
+        raise ValueError(f"max_coalesced_rows is from 1 to {MOST_COALESCED_ROWS}")
+
+
 class Client:
     """Discovers, describes and scores models; safe for threads.
 
@@ -45,6 +51,7 @@ class Client:
         token: Sent with each call as `authorization: Bearer …`: the token, the path of its file, which is read again
             once it changes, or a function that gives it for each message, and so is to be quick.
         allow_insecure_token: Whether the token may go unencrypted to another machine.
+        retry: Whether calls that fail with UNAVAILABLE are tried again.
         coalesce: Whether single rows that several threads score at the same time travel together.
         max_coalesced_rows: How many of them at most.
 
@@ -61,12 +68,12 @@ class Client:
         tls: Tls | None = None,
         token: TokenSource | None = None,
         allow_insecure_token: bool = False,
+        retry: bool = True,
         coalesce: bool = True,
         max_coalesced_rows: int = MAX_COALESCED_ROWS,
     ) -> None:
-        if not 1 <= max_coalesced_rows <= MOST_COALESCED_ROWS:
-            raise ValueError(f"max_coalesced_rows is from 1 to {MOST_COALESCED_ROWS}")
-        self._line = _Line(connection(address, tls, token, allow_insecure_token=allow_insecure_token))
+        check_coalesced_rows(max_coalesced_rows)
+        self._line = _Line(connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry))
         self._timeout = timeout
         self._models = Models()
         self._asking = threading.Lock()

@@ -82,7 +82,12 @@ class Connection:
 
 
 def connection(
-    address: str | Sequence[str], tls: Tls | None, token: TokenSource | None, *, allow_insecure_token: bool
+    address: str | Sequence[str],
+    tls: Tls | None,
+    token: TokenSource | None,
+    *,
+    allow_insecure_token: bool,
+    retry: bool,
 ) -> Connection:
     """Say how a service is reached.
 
@@ -91,6 +96,7 @@ def connection(
         tls: How it is encrypted; None means not at all.
         token: What is sent to show who calls.
         allow_insecure_token: Whether the token may go unencrypted to another machine.
+        retry: Whether calls that fail with UNAVAILABLE are tried again.
 
     Raises:
         ValueError: There is no address, one of several is not `HOST:PORT` or has a name that nobody knows, or the
@@ -106,7 +112,7 @@ def connection(
             raise ValueError(
                 f"the token would go to {', '.join(far)} unencrypted: give tls=Tls(), or allow_insecure_token=True"
             )
-    options = list(_OPTIONS)
+    options = [*_OPTIONS, ("grpc.enable_retries", int(retry))]
     if len(addresses) == 1:
         target = addresses[0]
     else:

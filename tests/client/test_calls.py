@@ -212,6 +212,16 @@ def test_who_is_on_the_way_has_his_own_deadline(stand_in: StandIn, callers: Call
     assert stand_in.rows() == [1, 3]
 
 
+def test_retries_can_be_turned_off(stand_in: StandIn) -> None:
+    """A call is then made once, and says what the service says."""
+    with Client(stand_in.address, retry=False) as client:
+        stand_in.refuse = lambda _: grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(ServiceError) as raised:
+            client.score("twice", {"x": 1.0})
+    assert raised.value.code is grpc.StatusCode.UNAVAILABLE
+    assert len(stand_in.requests) == 1
+
+
 def test_what_is_unavailable_is_tried_again(stand_in: StandIn) -> None:
     """A call is answered where a later attempt is; the caller sees nothing of the others."""
     stand_in.refuse = lambda _: grpc.StatusCode.UNAVAILABLE if len(stand_in.requests) < 3 else None

@@ -10,7 +10,7 @@ from prinz_enricher.client.connection import Connection, connection, is_loopback
 
 def made(address: str | list[str], tls: Tls | None = None) -> Connection:
     """Make a connection without a token."""
-    return connection(address, tls, None, allow_insecure_token=False)
+    return connection(address, tls, None, allow_insecure_token=False, retry=True)
 
 
 @pytest.mark.parametrize(

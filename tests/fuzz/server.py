@@ -9,15 +9,16 @@ import faulthandler
 import logging
 import resource
 import sys
-from types import SimpleNamespace
 from typing import Any, cast
 
 import click
 
-from prinz_enricher.catalog import CatalogVersion, Snapshot, Union
+from prinz_enricher.catalog import CatalogVersion, Snapshot
 from prinz_enricher.catalog.policy import DEFAULT_POLICY
+from prinz_enricher.catalog.publisher import Listener, Watch
 from prinz_enricher.cli.footprint import take_memory_from_libc
 from prinz_enricher.cli.purity import keep_out
+from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.scoring.workers.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
@@ -45,11 +46,15 @@ class StillCatalog:
         """Return what there is, by its revision."""
         return self._content if revision == self._content.revision else None
 
-    def member_of(self, _: CatalogVersion) -> SimpleNamespace:
+    def url_of(self, version: CatalogVersion) -> str:
         """Return the one registry there is."""
-        return SimpleNamespace(url=REGISTRY)
+        return REGISTRY
 
-    def unknown(self, _: str) -> None:
+    def watch(self, token: str, listener: Listener) -> Watch:
+        """Refuse: nothing changes, and nobody asks here."""
+        raise RegistryUnavailable(REGISTRY, "nothing is watched here", 1.0)
+
+    def unknown(self, name: str) -> None:
         """Nothing is: all is known."""
 
     def want(self, version: CatalogVersion) -> None:
@@ -73,7 +78,7 @@ def main() -> None:
     logging.getLogger("prinz_enricher.scoring.workers.inline").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
     service = EnricherService(
-        cast("Union", StillCatalog(snapshot())),
+        StillCatalog(snapshot()),
         pool,
         default_policy=DEFAULT_POLICY,
         limits=Limits(MAX_ROWS, 128 * 1024 * 1024),

@@ -23,6 +23,7 @@ SIGNATURE = Signature((Field("x", DOUBLE),), (Field("y", DOUBLE),))
 TARGET = Target("twice", "1", "http://registry", SIGNATURE)
 WAIT = 30.0
 held = threading.Event()
+waiting = threading.Event()
 
 
 def twice(batch: pa.RecordBatch, _: Mapping[str, object]) -> pa.RecordBatch:
@@ -31,6 +32,7 @@ def twice(batch: pa.RecordBatch, _: Mapping[str, object]) -> pa.RecordBatch:
     if any(value < 0 for value in values):
         raise ValueError("negative")
     if 1000.0 in values:
+        waiting.set()
         assert held.wait(WAIT)
     return pa.record_batch([pa.array([2 * value for value in values])], schema=output_schema(SIGNATURE))
 
@@ -62,6 +64,7 @@ class Caller:
 def inline(*, batching: bool = True) -> InlinePool:
     """Make the pool of the main process."""
     held.clear()
+    waiting.clear()
     return InlinePool(lambda _: twice, batching=batching)
 
 
@@ -157,6 +160,8 @@ def test_callers_that_have_gone_are_told_of() -> None:
         busy, gone, other = Caller(), Caller(), Caller()
         try:
             sides.pool.submit(busy.job(1000.0))
+            # Or both would be taken together, once the worker is loaded.
+            assert waiting.wait(WAIT)
             sides.pool.submit(gone.job(1.0))
             gone.gone = True
             wait_until(lambda: any(taken.gone for taken in list(sides.server._open.values())))
