@@ -20,6 +20,10 @@ _NAP: Final = 0.1
 _BEHIND: Final = 8
 """Calls that an open loop which is behind its plan begins at once, before it lets answers in."""
 
+_OVERDUE_NS: Final = 50_000_000
+"""How long after the end an open loop still begins what was planned before it: a timer rings a little late, and the
+last call of a step would be lost to that."""
+
 _CUT_SECONDS: Final = 1.0
 """How long answers may take that are on their way when the run is ended."""
 
@@ -137,7 +141,7 @@ class StepRun:
             now = time.monotonic_ns()
             if self._stopped.is_set() and now < moment:
                 return
-            if now >= self._end or len(self._calls) >= self._most:
+            if now >= self._end + _OVERDUE_NS or len(self._calls) >= self._most:
                 self._tally.unsent += self._begin <= moment < self._end
                 behind += 1
                 if now < self._end and behind % _BEHIND == 0:
