@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,11 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.errors import InternalError, MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.errors import InternalError, Overloaded, ShuttingDown
 from prinz_enricher.service.front.admission import Admission
-from prinz_enricher.service.front.port import Call, CallHandler, FrontError, Source, SourceOpener
+from prinz_enricher.service.front.arrivals import Arrivals
+from prinz_enricher.service.front.port import CallHandler, FrontError, Source, SourceOpener
 from prinz_enricher.service.front.reflection import add_reflection
 from prinz_enricher.service.front.score_stream import ScoreStream
+from prinz_enricher.service.front.unary_calls import UnaryCalls
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
@@ -60,7 +61,6 @@ class GrpcioFront:
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._admission = Admission(max_calls)
-        self._arrived: list[Call] = []
         self._streams: set[asyncio.Event] = set()
         self._score_streams: set[ScoreStream] = set()
         self._idle = asyncio.Event()
@@ -107,6 +107,8 @@ class GrpcioFront:
         self._loop.close()
 
     async def _start(self) -> int:
+        self._arrivals = Arrivals(self._handler)
+        self._unary_calls = UnaryCalls(self._admission, self._arrivals, max_message_bytes=self._max_message_bytes)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
@@ -174,44 +176,11 @@ class GrpcioFront:
 
     def _unary(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            arrived = time.monotonic()
-            remaining: float | None = context.time_remaining()
-            answer: asyncio.Future[bytes | status_pb2.Status] = self._loop.create_future()
-            refusal = self._admission.enter(answer)
-            if refusal is not None:
-                return await _abort(context, refusal)
-
-            def settle(result: bytes | status_pb2.Status) -> None:
-                if not answer.done():
-                    answer.set_result(result)
-
-            def answer_with(result: bytes | status_pb2.Status) -> None:
-                # The loop is closed once the front has drained; the caller has gone by then.
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(settle, result)
-
-            call = Call(
-                method=method,
-                request=request,
-                arrived=arrived,
-                deadline=None if remaining is None else arrived + remaining,
-                respond=answer_with,
-                fail=answer_with,
-                cancelled=answer.cancelled,
-            )
             try:
-                self._handler([call])
-                result = await answer
+                answer = await self._unary_calls.serve(method, request, context)
             finally:
-                # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
-                answer.cancel()
-                self._admission.leave(answer)
                 self._note_idle()
-            if not isinstance(result, bytes):
-                return await _abort(context, result)
-            if len(result) > self._max_message_bytes:
-                return await _abort(context, to_status(MessageTooLarge("answer", len(result), self._max_message_bytes)))
-            return result
+            return answer if isinstance(answer, bytes) else await _abort(context, answer)
 
         return serve
 
@@ -266,7 +235,7 @@ class GrpcioFront:
         stream = ScoreStream(
             context,
             self._admission,
-            self._hand_over,
+            self._arrivals,
             max_message_bytes=self._max_message_bytes,
             patience=self._patience,
         )
@@ -285,16 +254,6 @@ class GrpcioFront:
         if len(self._streams) + len(self._score_streams) >= self._max_calls:
             return to_status(Overloaded(f"{self._max_calls} streams are open"))
         return None
-
-    def _hand_over(self, call: Call) -> None:
-        """Hand a message of a stream over, together with all others that are there."""
-        if not self._arrived:
-            self._loop.call_soon(self._hand_over_all)
-        self._arrived.append(call)
-
-    def _hand_over_all(self) -> None:
-        calls, self._arrived = self._arrived, []
-        self._handler(calls)
 
     def _note_idle(self) -> None:
         if not (self._admission.in_flight or self._score_streams):

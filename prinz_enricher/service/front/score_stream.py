@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -19,6 +18,7 @@ from google.rpc import status_pb2
 
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.service.front.admission import Admission
+from prinz_enricher.service.front.arrivals import Arrivals
 from prinz_enricher.service.front.port import Call
 from prinz_enricher.service.front.score_message import read_message, write_response, write_status
 from prinz_enricher.service.status import to_status
@@ -37,7 +37,7 @@ class ScoreStream:
     Args:
         context: The stream.
         admission: Lets its messages in.
-        hand_over: Takes each as a call.
+        arrivals: Takes each as a call.
         max_message_bytes: Bytes of an answer at most.
         patience: Seconds that an answer may wait for the caller to read.
     """
@@ -46,7 +46,7 @@ class ScoreStream:
         self,
         context: grpc.aio.ServicerContext[bytes, bytes],
         admission: Admission,
-        hand_over: Callable[[Call], None],
+        arrivals: Arrivals,
         *,
         max_message_bytes: int,
         patience: float,
@@ -54,7 +54,7 @@ class ScoreStream:
         self.max_message_bytes = max_message_bytes
         self._context = context
         self._admission = admission
-        self._hand_over = hand_over
+        self._arrivals = arrivals
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
@@ -144,7 +144,7 @@ class ScoreStream:
             self._held += message.size
         refusal = self._admission.enter(message) if fault is None else to_status(fault)
         if refusal is None:
-            self._hand_over(message)
+            self._arrivals.add(message)
         else:
             message.fail(refusal)
 
