@@ -167,6 +167,19 @@ def test_the_dense_form_is_held_against_columns(results: Results) -> None:
     assert target(results, "one-row call").verdict == "met"
 
 
+def test_absolute_targets_are_told_as_ratios_too(results: Results) -> None:
+    """A machine of half the speed may take twice as long, and no longer; it may do half as much, and no less."""
+    results.rows["echo-aio"].loads = {"single_64": figure(3_569.0), "single_1": figure(1_000.0, p50=0.32)}
+    results.rows["ours"].loads["single_1"] = figure(1_000.0, p50=0.79)
+    results.ours["coalesced_256"] = figure(14_900.0)
+
+    assert target(results, "1 caller: p50 below 0.4 ms").verdict == "**MISSED**"
+    slow, quick = (target(results, f"the same beside an echo of {what}") for what in ("0.16 ms", "7,138/s"))
+
+    assert (slow.verdict, slow.ours, slow.against) == ("met", "0.79 ms, 2.47 x", "grpc.aio echo: 0.32 ms")
+    assert (quick.verdict, quick.ours) == ("**MISSED**", "14,900 rows/s, 4.17 x")
+
+
 def test_a_peer_that_was_not_run_is_listed_with_why(results: Results) -> None:
     """It has a row with as many cells as the others, in which the reason breaks no table."""
     lines = single_rows(results).splitlines()
