@@ -67,7 +67,7 @@ def test_what_comes_during_a_hand_over_is_not_lost() -> None:
             if len(sizes) < 3:
                 arrivals.add(_call())
 
-        arrivals = Arrivals(handle)
+        arrivals = Arrivals(handle, 1000)
         arrivals.add(_call())
         await _until(lambda: len(sizes) == 3)
         return sizes
@@ -75,9 +75,23 @@ def test_what_comes_during_a_hand_over_is_not_lost() -> None:
     assert asyncio.run(run()) == [1, 1, 1]
 
 
-def _arrivals() -> tuple[Arrivals, list[int]]:
+def test_no_more_wait_than_may() -> None:
+    """Calls that wait count as in flight: as many as may wait are handed over at once, and those after them as well."""
+
+    async def run() -> tuple[list[int], list[int]]:
+        arrivals, sizes = _arrivals(most=3)
+        for _ in range(7):
+            arrivals.add(_call())
+        at_once = list(sizes)
+        await _until(lambda: sum(sizes) == 7)
+        return at_once, sizes
+
+    assert asyncio.run(run()) == ([3, 3], [3, 3, 1])
+
+
+def _arrivals(most: int = 1000) -> tuple[Arrivals, list[int]]:
     sizes: list[int] = []
-    return Arrivals(lambda calls: sizes.append(len(calls))), sizes
+    return Arrivals(lambda calls: sizes.append(len(calls)), most), sizes
 
 
 async def _until(reached: Callable[[], bool]) -> None:

@@ -25,12 +25,16 @@ class Arrivals:
 
     Args:
         handler: Takes the calls.
+        most: Calls that may wait here; with these the hand-over is at once. They count as in flight, so a front keeps
+            this well below what it lets in.
     """
 
-    def __init__(self, handler: CallHandler) -> None:
+    def __init__(self, handler: CallHandler, most: int) -> None:
         self._handler = handler
+        self._most = most
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Call] = []
+        self._turning = False
         self._seen = 0
         self._quiet = 0
         self._until = 0.0
@@ -38,19 +42,28 @@ class Arrivals:
     def add(self, call: Call) -> None:
         """Take a call that was let in."""
         self._waiting.append(call)
-        if len(self._waiting) == 1:
+        if len(self._waiting) >= self._most:
+            self._hand_over()
+        elif len(self._waiting) == 1:
             self._seen = 0
             self._until = self._loop.time() + PATIENCE
-            self._loop.call_soon(self._turn)
+            if not self._turning:
+                self._turning = True
+                self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         if len(self._waiting) > self._seen:
             self._seen, self._quiet = len(self._waiting), 0
         self._quiet += 1
-        if self._quiet <= QUIET_TURNS and self._loop.time() < self._until:
+        if self._waiting and self._quiet <= QUIET_TURNS and self._loop.time() < self._until:
             # The thread that polls may have this very core to run on.
             os.sched_yield()
             self._loop.call_soon(self._turn)
             return
+        self._turning = False
+        if self._waiting:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         calls, self._waiting = self._waiting, []
         self._handler(calls)

@@ -29,6 +29,9 @@ SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
 LINGER = 0.5
 """Seconds that new calls are still told to go elsewhere, once those in flight have ended."""
 
+MOST_WAITING = 256
+"""Calls that wait for their hand-over at most: as many as go together further on."""
+
 PATIENCE = 60.0
 """Seconds after which the caller of a stream that does not read is cut off."""
 
@@ -107,7 +110,7 @@ class GrpcioFront:
         self._loop.close()
 
     async def _start(self) -> int:
-        self._arrivals = Arrivals(self._handler)
+        self._arrivals = Arrivals(self._handler, max(1, min(MOST_WAITING, self._max_calls // 4)))
         self._unary_calls = UnaryCalls(self._admission, self._arrivals, max_message_bytes=self._max_message_bytes)
         self._server = grpc.aio.server(
             options=[
