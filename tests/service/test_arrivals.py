@@ -1,8 +1,11 @@
 """Calls that an event loop takes in one by one."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
+
+import pytest
 
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.front.arrivals import PATIENCE, Arrivals
@@ -73,6 +76,19 @@ def test_what_comes_during_a_hand_over_is_not_lost() -> None:
         return sizes
 
     assert asyncio.run(run()) == [1, 1, 1]
+
+
+def test_a_system_without_sched_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a thread can't give way, calls are handed over all the same."""
+    monkeypatch.delattr(os, "sched_yield")
+
+    async def run() -> list[int]:
+        arrivals, sizes = _arrivals()
+        arrivals.add(_call())
+        await _until(lambda: bool(sizes))
+        return sizes
+
+    assert asyncio.run(run()) == [1]
 
 
 def test_no_more_wait_than_may() -> None:

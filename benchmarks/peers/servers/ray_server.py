@@ -24,12 +24,13 @@ subprocess.run(
 sys.path.insert(0, str(_FOLDER))
 os.environ["PYTHONPATH"] = str(_FOLDER)
 
-import mlflow  # noqa: E402 - after the generated code is there
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
-from ray.serve.config import HTTPOptions, gRPCOptions  # noqa: E402
+# All of these after the generated code is there.
+import mlflow  # noqa: E402 - see above
+import numpy as np  # noqa: E402 - see above
+import pandas as pd  # noqa: E402 - see above
+import ray  # noqa: E402 - see above
+from ray import serve  # noqa: E402 - see above
+from ray.serve.config import HTTPOptions, gRPCOptions  # noqa: E402 - see above
 from rows_pb2 import Rows, Scores  # noqa: E402
 
 MODELS = Path(sys.argv[1])

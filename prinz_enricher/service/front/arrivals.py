@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Final
 
 from prinz_enricher.service.front.port import Call, CallHandler
@@ -33,6 +34,8 @@ class Arrivals:
         self._handler = handler
         self._most = most
         self._loop = asyncio.get_running_loop()
+        # Not every system has it.
+        self._give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
         self._waiting: list[Call] = []
         self._turning = False
         self._seen = 0
@@ -57,7 +60,7 @@ class Arrivals:
         self._quiet += 1
         if self._waiting and self._quiet <= QUIET_TURNS and self._loop.time() < self._until:
             # The thread that polls may have this very core to run on.
-            os.sched_yield()
+            self._give_way()
             self._loop.call_soon(self._turn)
             return
         self._turning = False

@@ -48,8 +48,6 @@ class UnaryCalls:
         deadline = None if remaining is None else arrived + remaining
         try:
             self._arrivals.add(_UnaryCall(self, answer, method, request, arrived, deadline))
-            # Here for long, and only the call's reader needs it.
-            del request
             result = await answer
         finally:
             # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
@@ -71,11 +69,11 @@ class UnaryCalls:
 
     def _settle_all(self) -> None:
         self._told = False
-        with contextlib.suppress(IndexError):
-            while True:
-                answer, result = self._answers.popleft()
-                if not answer.done():
-                    answer.set_result(result)
+        # Nobody else takes from it.
+        while self._answers:
+            answer, result = self._answers.popleft()
+            if not answer.done():
+                answer.set_result(result)
 
 
 class _UnaryCall(Call):
