@@ -26,6 +26,7 @@ from benchmarks.peers.processes import NotStarted, pinned
 from benchmarks.peers.protocols import Prinz, mlflow_json
 from benchmarks.peers.results import Results, Row
 from benchmarks.peers.roster import PEERS, Peer, Place
+from benchmarks.peers.scaling import scale
 from benchmarks.peers.tables import report
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.registry import PrivateServer
@@ -69,6 +70,7 @@ class Bench:
                 self._models = make(registry.url, self._folder / "models")
             if "ours" in self._options.only:
                 Ours(self.results, registry.url, self._place, self._generator, self._options.idle, tell).run()
+                scale(self.results, registry.url, self._place, self._generator, tell)
             for peer in PEERS:
                 if peer.name in self._options.only:
                     self._peer(peer)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from functools import partial
 
 import grpc
-import numpy as np
 
 from benchmarks.peers.call import NotThere, Refused, WrongScores, call, compare, wait_until_it_scores
 from benchmarks.peers.figure import Figure
 from benchmarks.peers.generator import Expectation, Generator, LoadFailed
-from benchmarks.peers.loads import SINGLE, SINGLE_64, Load
+from benchmarks.peers.loads import SINGLE, SINGLE_1, SINGLE_64, Load
 from benchmarks.peers.measure import describe, failed, measure, one
 from benchmarks.peers.models import NAMES
-from benchmarks.peers.processes import NotStarted, Server, cpu_seconds, free_port, tree
+from benchmarks.peers.processes import NotStarted, Server, cpu_seconds, tree
 from benchmarks.peers.protocols import Prinz
 from benchmarks.peers.results import Results, Row
 from benchmarks.peers.roster import Place, Running
+from benchmarks.peers.service import service
+from benchmarks.peers.turns import Echo, Take, by_turns, echo
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
 STREAM = "/prinz.enricher.v1.EnricherService/ScoreStream"
@@ -32,35 +30,7 @@ COALESCED_CALLERS = 256
 OPEN_SHARE = 0.7
 MILLION = 1_000_000
 CHUNK_ROWS = 100_000
-HEAVY = Load("heavy", "100 trees, 1,000 rows, 8 callers", "forest", 8, 1_000)
-HEAVY_WARM_SECONDS = 4.0
 SETTLE_SECONDS = 2.0
-
-
-@contextlib.contextmanager
-def service(place: Place, registry: str, front: Literal["native", "grpcio"], **variables: str) -> Iterator[Running]:
-    """Run `prinz-enricher serve` until the end of the block, with settings as they are by default.
-
-    Args:
-        place: Where it runs.
-        registry: URL of the MLflow server with the models.
-        front: What speaks gRPC.
-        variables: More environment variables.
-    """
-    port = free_port()
-    # Its workers' environment is its own here; uv's cache stays where it is for whatever it has to build.
-    uv_cache = os.environ.get("UV_CACHE_DIR", str(Path("~/.cache/uv").expanduser()))
-    environment = {
-        "XDG_CACHE_HOME": str(place.folder / "cache"),
-        "UV_CACHE_DIR": uv_cache,
-        "PRINZ_SERVER__FRONT": front,
-    }
-    command = [
-        *(sys.executable, "-m", "prinz_enricher.cli", "serve", "--registry", registry),
-        *("--port", str(port), "--log-format", "json"),
-    ]
-    with place.server(command, variables=environment | variables) as server:
-        yield Running((server,), dict.fromkeys(NAMES, f"127.0.0.1:{port}"))
 
 
 @dataclass(frozen=True)
@@ -97,8 +67,6 @@ class Ours:
             except (NotStarted, WrongScores, grpc.RpcError) as error:
                 row.why_not = str(error)
                 self.tell(f"  not run: {error}")
-        for workers in (1, 2):
-            self._heavy(workers)
 
     def _native(self, row: Row) -> None:
         place = self.place(False)
@@ -109,13 +77,15 @@ class Ours:
             self._idle(server)
             measure(row, _form, running, place.models, self.generator, self.tell)
             dense = self._dense(place, running)
-            self._stream(place, address, "stream_columns", Prinz("columns"))
             self._stream(place, address, "stream_dense", dense)
-            self._coalesced(place, address)
             self._million(place, address)
-            self._open_loop(place, address, row)
-            self._front_cost(place, server, address, "columns", Prinz("columns"))
-            self._front_cost(place, server, address, "dense", dense)
+            with echo(self.place(False)) as beside:
+                for load in (SINGLE_1, SINGLE_64):
+                    self._beside(beside, load, load.name, partial(self._single, place, address, load))
+                self._beside(beside, SINGLE_64, "coalesced_256", partial(self._coalesced, place, address))
+                self._beside(beside, SINGLE_64, "stream_columns", self._streamed(place, address, Prinz("columns")))
+                self._open_loop(place, address, beside)
+            self._front_cost(place, server, address, {"columns": Prinz("columns"), "dense": dense})
 
     def _grpcio(self, row: Row) -> None:
         place = self.place(False)
@@ -125,6 +95,20 @@ class Ours:
                     running.servers[0], Prinz("columns"), running.addresses[model], place.models, model
                 )
             measure(row, _form, running, place.models, self.generator, self.tell)
+            with echo(self.place(False)) as beside:
+                address = running.addresses["wine"]
+                self._beside(beside, SINGLE_64, "grpcio_64", partial(self._single, place, address, SINGLE_64))
+
+    def _beside(self, beside: Echo, load: Load, name: str, take: Take) -> None:
+        """Measure ours and the echo, the latter under a load of single rows, by turns."""
+        found = by_turns({"echo": beside.take(load), "ours": take}, self.generator)
+        self.results.ours[name], self.results.echo[name] = found["ours"], found["echo"]
+        if not found["ours"].sound:
+            self.results.why_not[name] = found["ours"].error
+        self.tell(f"  {name:<18} {describe(found['ours'])}; the echo: {describe(found['echo'])}")
+
+    def _single(self, place: Place, address: str, load: Load, generator: Generator) -> Figure:
+        return one(Prinz("columns"), address, place.models, load, generator)
 
     def _dense(self, place: Place, running: Running) -> Prinz:
         """Measure the dense form as a row of its own; return how it is asked for."""
@@ -143,27 +127,23 @@ class Ours:
         row.memory_mb = None
         return dense
 
-    def _stream(self, place: Place, address: str, name: str, asks: Prinz) -> None:
-        """Measure messages of 100 rows on streams."""
+    def _streamed(self, place: Place, address: str, asks: Prinz) -> Take:
+        """Give the load of messages of 100 rows on streams."""
         request = asks.request("wine", place.models.rows("wine", STREAM_ROWS))
         message = pb.ScoreStreamRequest(request=request).SerializeToString()
         flags = ["--stream", "--window", str(WINDOW), "--sequence-field", "1", "--error-field", "3"]
-        self._keep(
-            name,
-            lambda: self.generator.grpc(
-                address, STREAM, message, STREAM_ROWS, callers=STREAMS, expected=_first(place), more=flags
-            ),
-            STREAM_ROWS,
+        return lambda generator: generator.grpc(
+            address, STREAM, message, STREAM_ROWS, callers=STREAMS, expected=_first(place), more=flags
         )
 
-    def _coalesced(self, place: Place, address: str) -> None:
+    def _stream(self, place: Place, address: str, name: str, asks: Prinz) -> None:
+        take = self._streamed(place, address, asks)
+        self._keep(name, lambda: take(self.generator), STREAM_ROWS)
+
+    def _coalesced(self, place: Place, address: str, generator: Generator) -> Figure:
         row = place.models.rows("wine", 1).iloc[0].to_dict()
         number = float(place.models.expected("wine", 1)[0])
-        self._keep(
-            "coalesced_256",
-            lambda: self.generator.coalesced(address, NAMES["wine"], row, COALESCED_CALLERS, number),
-            1,
-        )
+        return generator.coalesced(address, NAMES["wine"], row, COALESCED_CALLERS, number)
 
     def _million(self, place: Place, address: str) -> None:
         """Measure a million rows in one request of record batches; where that is refused, in ten requests."""
@@ -183,31 +163,50 @@ class Ours:
             return
         self.results.numbers["million_seconds"] = time.perf_counter() - began
 
-    def _open_loop(self, place: Place, address: str, row: Row) -> None:
-        most = row.figure(SINGLE_64.name)
-        if most is None:
-            self.results.why_not["open_loop"] = "the maximum is not known"
-            return
-        rate = OPEN_SHARE * most.calls_per_second
-        flags = ["--rate", f"{rate:.1f}", "--connections", "4"]
-        self._keep(
-            "open_loop", lambda: one(Prinz("columns"), address, place.models, SINGLE_64, self.generator, flags), 1
-        )
-        self.results.numbers["open_loop_rate"] = rate
+    def _open_loop(self, place: Place, address: str, beside: Echo) -> None:
+        """Measure an open loop at a share of the maximum, which each time is measured just before it."""
+        rates: list[float] = []
 
-    def _front_cost(self, place: Place, server: Server, address: str, form: str, asks: Prinz) -> None:
-        """Measure the CPU time of front and workers for one call, under 64 callers."""
-        exact = replace(self.generator, runs=1, warm=0.0)
-        workers = tree(server.pid)
-        before = cpu_seconds(server.pid), sum(map(cpu_seconds, workers))
-        figure = one(asks, address, place.models, SINGLE_64, exact)
-        if not figure.sound:
-            self.results.why_not[f"front_us_{form}"] = figure.error
+        def closed(generator: Generator) -> Figure:
+            figure = self._single(place, address, SINGLE_64, generator)
+            rates.append(OPEN_SHARE * figure.calls_per_second)
+            return figure
+
+        def opened(generator: Generator) -> Figure:
+            flags = ["--rate", f"{rates[-1]:.1f}", "--connections", "4"]
+            return one(Prinz("columns"), address, place.models, SINGLE_64, generator, flags)
+
+        takes = {"echo": beside.take(SINGLE_1), "closed": closed, "open": opened}
+        found = by_turns(takes, self.generator)
+        if not found["closed"].sound:
+            self.results.why_not["open_loop"] = f"the maximum is not known: {found['closed'].error}"
             return
-        calls = figure.calls_per_second * exact.seconds
-        spent = np.subtract((cpu_seconds(server.pid), sum(map(cpu_seconds, workers))), before) / calls * 1e6
-        self.results.numbers[f"front_us_{form}"], self.results.numbers[f"workers_us_{form}"] = map(float, spent)
-        self.tell(f"  {form}: {spent[0]:.1f} us of the front and {spent[1]:.1f} us of workers for a call")
+        self.results.ours["open_loop"], self.results.echo["open_loop"] = found["open"], found["echo"]
+        if not found["open"].sound:
+            self.results.why_not["open_loop"] = found["open"].error
+        self.results.numbers["open_loop_rate"] = statistics.median_low(rates)
+        self.tell(f"  {'open_loop':<18} {describe(found['open'])}; the echo: {describe(found['echo'])}")
+
+    def _front_cost(self, place: Place, server: Server, address: str, forms: Mapping[str, Prinz]) -> None:
+        """Measure the CPU time of front and workers for one call of each form, under 64 callers, by turns."""
+        exact = replace(self.generator, runs=1, warm=0.0)
+        spent: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+        for _ in range(self.generator.runs):
+            for form, asks in forms.items():
+                workers = tree(server.pid)
+                before = cpu_seconds(server.pid), sum(map(cpu_seconds, workers))
+                figure = one(asks, address, place.models, SINGLE_64, exact)
+                if not figure.sound:
+                    self.results.why_not[f"front_us_{form}"] = figure.error
+                    return
+                each = 1e6 / (figure.calls_per_second * exact.seconds)
+                after = cpu_seconds(server.pid), sum(map(cpu_seconds, workers))
+                spent[form].append(((after[0] - before[0]) * each, (after[1] - before[1]) * each))
+        for form, found in spent.items():
+            for name, values in zip(("front", "workers"), zip(*found, strict=True), strict=True):
+                self.results.numbers[f"{name}_us_{form}"] = statistics.median(values)
+            front, others = (self.results.numbers[f"{name}_us_{form}"] for name in ("front", "workers"))
+            self.tell(f"  {form}: {front:.1f} us of the front and {others:.1f} us of workers for a call")
 
     def _idle(self, server: Server) -> None:
         time.sleep(SETTLE_SECONDS)
@@ -217,21 +216,6 @@ class Ours:
         share = (sum(map(cpu_seconds, everybody)) - before) / self.idle_seconds
         self.results.numbers["idle_share"] = share
         self.tell(f"  idle: {share:.2%} of a core over {self.idle_seconds:.0f} s")
-
-    def _heavy(self, workers: int) -> None:
-        """Measure the forest with so many workers, on all cores: two can't gain on one core."""
-        name = f"heavy_{workers}"
-        self.tell(f"ours, 100 trees, {workers} worker{'s' * (workers > 1)}, on all cores")
-        place = self.place(True)
-        generator = replace(self.generator, cores=place.cores, warm=max(self.generator.warm, HEAVY_WARM_SECONDS))
-        try:
-            with service(place, self.registry, "native", PRINZ_SCORING__REPLICAS=str(workers)) as running:
-                address = running.addresses["forest"]
-                wait_until_it_scores(running.servers[0], Prinz("arrow"), address, place.models, "forest")
-                self._keep(name, lambda: one(Prinz("arrow"), address, place.models, HEAVY, generator), HEAVY.rows)
-        except (NotStarted, WrongScores) as error:
-            self.results.why_not[name] = str(error)
-            self.tell(f"  not run: {error}")
 
     def _keep(self, name: str, take: Callable[[], Figure], rows: int) -> None:
         try:

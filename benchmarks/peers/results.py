@@ -48,6 +48,7 @@ class Results:
         arguments: How it was run.
         rows: The servers by name.
         ours: Further figures of ours by name.
+        echo: What a bare grpc.aio echo gave by turns with these, by the same names.
         numbers: Further numbers of ours by name: shares and microseconds.
         why_not: Why some of these are not there.
         limits: Of the generator, against the C++ echo, or nginx where the name ends in `_http`.
@@ -57,6 +58,7 @@ class Results:
     arguments: dict[str, Any]
     rows: dict[str, Row] = field(default_factory=dict)
     ours: dict[str, Figure] = field(default_factory=dict)
+    echo: dict[str, Figure] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     why_not: dict[str, str] = field(default_factory=dict)
     limits: dict[str, Figure] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Results:
                 for name, row in self.rows.items()
             },
             "ours": {name: figure.to_json() for name, figure in self.ours.items()},
+            "echo": {name: figure.to_json() for name, figure in self.echo.items()},
             "numbers": self.numbers,
             "why_not": self.why_not,
             "limits": {name: figure.to_json() for name, figure in self.limits.items()},
@@ -103,7 +106,7 @@ class Results:
         """Return what was kept."""
         told = json.loads(file.read_text(encoding="utf-8"))
         rows = {name: Row(**{**row, "loads": _figures(row["loads"])}) for name, row in told["rows"].items()}
-        figures = {key: _figures(told[key]) for key in ("ours", "limits")}
+        figures = {key: _figures(told.get(key, {})) for key in ("ours", "echo", "limits")}
         return cls(**{**told, "rows": rows, **figures})
 
 

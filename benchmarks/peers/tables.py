@@ -23,6 +23,8 @@ OURS = {
     "open_loop": "open loop, Poisson arrivals at 70 % of the maximum",
     "heavy_1": "100 trees, 1,000-row requests, one worker on two cores",
     "heavy_2": "100 trees, 1,000-row requests, two workers on two cores",
+    "processes_1": "64 callers, one front process, sharing two cores with the generator",
+    "processes_2": "64 callers, two front processes (`--processes 2`), likewise",
 }
 
 
@@ -170,7 +172,7 @@ def _most(results: Results, limit: str) -> tuple[str, Figure] | None:
         if row.kind != "limit" and (figure := row.figure(load)) and (figure.generator == "wrk") is http
     ]
     if not http and (own := results.ours.get(load)) and own.sound:
-        found.append((OURS.get(load, load), own))
+        found.append((OURS.get(load, "ours, native front"), own))
     return max(found, key=lambda one: one[1].calls_per_second, default=None)
 
 

@@ -8,9 +8,6 @@ from benchmarks.peers.figure import Figure
 from benchmarks.peers.loads import BATCH_100K, SINGLE_1, SINGLE_64
 from benchmarks.peers.results import Results
 
-GRPCIO_ECHO = "echo-aio"
-"""The echo of the kind that our grpcio front is."""
-
 ECHO_CALLS, ECHO_P50 = 7_138, 0.16
 """Calls/s at 64 callers, and ms at one, of a bare grpc.aio echo on the machine for which targets in absolute figures
 were set. Another machine is quicker or slower: beside its own echo they are ratios."""
@@ -45,21 +42,22 @@ def decide(results: Results) -> list[Target]:
 
 def _single_rows(results: Results) -> list[Target]:
     many, one = results.figure("ours", SINGLE_64.name), results.figure("ours", SINGLE_1.name)
-    behind = results.figure("ours-grpcio", SINGLE_64.name)
-    echo = _named("grpc.aio echo", results.figure("echo-aio", SINGLE_64.name))
-    kin = _named("echo of its kind", results.figure(GRPCIO_ECHO, SINGLE_64.name))
+    many_beside, one_beside = _sound(results, SINGLE_64.name), _sound(results, SINGLE_1.name)
+    behind = _sound(results, "grpcio_64")
+    echo = _named("grpc.aio echo", _echo(results, SINGLE_64.name))
+    kin = _named("echo of its kind", _echo(results, "grpcio_64"))
     batching = results.best(SINGLE_64.name, batching=True)
     quickest = results.best(SINGLE_1.name, by_latency=True)
     open_loop = _sound(results, "open_loop")
     return [
         _times("64 callers, one row each: 13 x the best peer that batches", many, batching, 13),
-        _times("64 callers: 2.5 x a bare grpc.aio echo", many, echo, 2.5),
+        _times("64 callers: 2.5 x a bare grpc.aio echo", many_beside, echo, 2.5),
         _times("64 callers, grpcio front: 0.5 x a bare Python echo of its kind", behind, kin, 0.5),
         _below("1 caller: p50 below 0.4 ms", one.p50_ms if one else None, 0.4, "ms"),
-        _as_slow("the same beside an echo of 0.16 ms", one.p50_ms if one else None, 0.4, results),
+        _as_slow("1 caller", one_beside.p50_ms if one_beside else None, 0.4, _echo(results, SINGLE_1.name)),
         _quicker("1 caller: p50 below a quarter of the best peer's", one, quickest, 0.25),
         _below("open loop at 70 % of the maximum: p99 below 4 ms", open_loop.p99_ms if open_loop else None, 4, "ms"),
-        _as_slow("the same beside an echo of 0.16 ms", open_loop.p99_ms if open_loop else None, 4, results),
+        _as_slow("open loop", open_loop.p99_ms if open_loop else None, 4, _echo(results, "open_loop")),
     ]
 
 
@@ -71,9 +69,9 @@ def _many_rows(results: Results) -> list[Target]:
     two_workers = _sound(results, "heavy_2")
     return [
         _rate("256 coalesced callers in one client process: 30,000 rows/s", coalesced, 30_000),
-        _as_quick("the same beside an echo of 7,138/s", coalesced, 30_000, results),
+        _as_quick("coalesced", coalesced, 30_000, _echo(results, "coalesced_256")),
         _rate("messages of 100 rows on a stream: 200,000 rows/s", stream, 200_000),
-        _as_quick("the same beside an echo of 7,138/s", stream, 200_000, results),
+        _as_quick("stream", stream, 200_000, _echo(results, "stream_columns")),
         _times("one request of 100,000 rows: 4 x the best peer's rows/s", large, best, 4),
         _times("one request of 100,000 rows: 100 x MLflow's JSON", large, mlflow, 100),
         _million(results),
@@ -89,6 +87,12 @@ def _costs(results: Results) -> list[Target]:
 
 def _sound(results: Results, name: str) -> Figure | None:
     figure = results.ours.get(name)
+    return figure if figure and figure.sound else None
+
+
+def _echo(results: Results, name: str) -> Figure | None:
+    """Give what the echo did by turns with a figure of ours."""
+    figure = results.echo.get(name)
     return figure if figure and figure.sound else None
 
 
@@ -128,22 +132,20 @@ def _below(wanted: str, value: float | None, most: float, unit: str) -> Target:
     )
 
 
-def _as_slow(wanted: str, value: float | None, most: float, results: Results) -> Target:
-    """Hold a time against the echo's of the same run, as it was set against another machine's."""
-    echo = results.figure(GRPCIO_ECHO, SINGLE_1.name)
+def _as_slow(what: str, value: float | None, most: float, echo: Figure | None) -> Target:
+    """Hold a time against the echo's, taken by turns with it, as it was set against another machine's."""
     own, times = (f"{value:.2f} ms" if value is not None else "-"), most / ECHO_P50
-    wanted = f"{wanted}: below {times:.3g} x its p50"
+    wanted = f"{what}: below {times:.3g} x the p50 of an echo beside it"
     if value is None or echo is None:
         return Target(wanted, own, "-", None)
     ratio = value / echo.p50_ms
     return Target(wanted, f"{own}, {ratio:.2f} x", f"grpc.aio echo: {echo.p50_ms:.2f} ms", ratio < times)
 
 
-def _as_quick(wanted: str, ours: Figure | None, least: float, results: Results) -> Target:
-    """Hold a rate against the echo's of the same run, as it was set against another machine's."""
+def _as_quick(what: str, ours: Figure | None, least: float, echo: Figure | None) -> Target:
+    """Hold a rate against the echo's, taken by turns with it, as it was set against another machine's."""
     times = least / ECHO_CALLS
-    echo = _named("grpc.aio echo", results.figure(GRPCIO_ECHO, SINGLE_64.name))
-    return _times(f"{wanted}: {times:.3g} x its calls/s", ours, echo, times)
+    return _times(f"{what}: {times:.3g} x the calls/s of an echo beside it", ours, _named("grpc.aio echo", echo), times)
 
 
 def _million(results: Results) -> Target:
