@@ -1,7 +1,6 @@
 """The frames that the front and a worker send each other over a Unix socket.
 
-A frame is a fixed header, a JSON object (`meta`) and bytes (`body`). A record batch travels as Arrow IPC in the body;
-its schema is put before it only when it is another one than the batch before had on the same socket.
+A frame is a fixed header, a JSON object (`meta`) and bytes (`body`). A record batch travels in the body (`batches`).
 
 A body goes through the socket where the other side waits for it. Where it computes instead, and so a large body would
 have to wait for it, the body goes in sealed memory, whose descriptor comes with the header. That costs more, for pages
@@ -34,8 +33,6 @@ from .parameters import decode_value, encode_value
 from .shared_memory import ONE_DESCRIPTOR, SHARED_FROM, descriptors_in, drop, mapped_memory, sealed_memory
 
 __all__ = [
-    "BatchReader",
-    "BatchWriter",
     "Frame",
     "FrameError",
     "FrameSocket",
@@ -51,14 +48,8 @@ _HEADER = struct.Struct("<4sBB2xQIIQ")
 """Magic, kind, 1 where the body is in shared memory, id, length of meta, length of the schema part of the body, length
 of the body."""
 
-_ALIGNMENT = 8
-"""An Arrow IPC message has its buffers at multiples of this from its start."""
-
 _MOST_PARTS = 512
 """Below the least IOV_MAX that a system may have (1024)."""
-
-_LARGE = 256 * 1024
-"""Bytes of a batch from which copying it costs more than handing over each of its buffers."""
 
 
 # As plain numbers: with Python's own flags each of these takes longer than the call that they are for.
@@ -66,6 +57,11 @@ _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _CTRUNC = int(socket.MSG_CTRUNC)
 _NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+
+
+# Made once: json's own functions make a new one, or look for the encoding, each time.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 class Kind(IntEnum):
@@ -162,7 +158,7 @@ class FrameSocket:
             FrameTooLarge: The frame is larger than the limits; nothing was sent.
             OSError: The other side has gone.
         """
-        text = json.dumps(meta, separators=(",", ":")).encode()
+        text = _encode(meta).encode()
         views = [view for view in (memoryview(part).cast("B") for part in body) if len(view)]
         size = sum(map(len, views))
         if len(text) > self._limits.meta or size > self._limits.body:
@@ -238,7 +234,7 @@ class FrameSocket:
             body = pa.allocate_buffer(size)
             self._fill([memoryview(text), memoryview(body).cast("B")])
         try:
-            meta = json.loads(text)
+            meta = _decode(text.decode())
         except (ValueError, RecursionError):
             raise FrameError("a frame's meta is no JSON") from None
         if not isinstance(meta, dict):
@@ -293,78 +289,3 @@ class FrameSocket:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(null, self._sock.fileno(), inheritable=False)
         os.close(null)
-
-
-class _Parts(list[pa.Buffer | bytes]):
-    """A file whose content is what was written to it, part by part and without a copy."""
-
-    closed = False
-
-    def write(self, part: pa.Buffer | bytes) -> int:
-        """Keep a part."""
-        self.append(part)
-        return len(part)
-
-    def flush(self) -> None:
-        """Do nothing, as pyarrow calls it."""
-
-
-class BatchWriter:
-    """Turns record batches into bodies, and knows which schema the other side has already.
-
-    The buffers of a large batch are parts of the body as they are: no byte of them is copied on the way to the socket.
-    """
-
-    def __init__(self) -> None:
-        self._schema: pa.Schema | None = None
-
-    def parts(self, batch: pa.RecordBatch) -> tuple[list[pa.Buffer | bytes], int]:
-        """Give a batch as the parts of a body, and how many bytes of them are the schema (0: as before).
-
-        The batch must be sent: the next one relies on its schema.
-        """
-        schema = batch.schema
-        message = _message(batch)
-        if self._schema is not None and (schema is self._schema or schema.equals(self._schema, check_metadata=True)):
-            return message, 0
-        head = schema.serialize()
-        self._schema = schema
-        return [head, bytes(-head.size % _ALIGNMENT), *message], head.size
-
-
-def _message(batch: pa.RecordBatch) -> list[pa.Buffer | bytes]:
-    """Give a batch as the parts of an Arrow IPC message: the same bytes as `batch.serialize()`."""
-    if batch.nbytes < _LARGE:
-        return [batch.serialize()]
-    parts = _Parts()
-    writer = pa.ipc.new_stream(parts, batch.schema)
-    writer.write_batch(batch.slice(0, 0))
-    # The schema and an empty batch, which the other side has no use for.
-    parts.clear()
-    writer.write_batch(batch)
-    return list(parts)
-
-
-class BatchReader:
-    """Turns bodies back into record batches that use the body's memory."""
-
-    def __init__(self) -> None:
-        self._schema: pa.Schema | None = None
-
-    def read(self, frame: Frame) -> pa.RecordBatch:
-        """Read the batch of a frame.
-
-        Raises:
-            FrameError: The body holds no record batch, or its schema was never sent.
-        """
-        start = frame.schema_size + (-frame.schema_size % _ALIGNMENT)
-        try:
-            if frame.schema_size:
-                self._schema = pa.ipc.read_schema(frame.body.slice(0, frame.schema_size))
-            if self._schema is None or start > frame.body.size:
-                raise FrameError("a batch came without its schema")
-            batch = pa.ipc.read_record_batch(frame.body.slice(start), self._schema)
-            batch.validate(full=True)
-        except (pa.ArrowException, OSError, EOFError, ValueError) as exc:
-            raise FrameError(f"a frame holds no record batch ({type(exc).__name__})") from exc
-        return batch

@@ -34,6 +34,7 @@ class LoadedModel:
     Attributes:
         path: `array`, `short` or `full`.
         why: Why it is that path.
+        outputs: The schema of the scores.
         batching: Whether rows of several callers may share a call; set by `warm`.
         batching_why: Why that is so.
     """
@@ -60,6 +61,8 @@ class LoadedModel:
         declared_out = signature.outputs if signature is not None else None
         if declared_in is not None and len(declared_in.inputs) != len(inputs):
             raise ValueError("the signature of the downloaded model is not the one that the registry shows")
+        self._all_doubles = all(type == pa.float64() for type in inputs.types)
+        self.outputs = outputs
         self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
         named = declared_out is not None and declared_out.has_input_names()
         self._outputs = OutputReader(outputs, named=named, required=_required(declared_out) if named else ())
@@ -86,6 +89,24 @@ class LoadedModel:
             BaseException: Whatever the model raises.
         """
         return self._outputs.read(self.predict(batch, params), batch.num_rows)
+
+    @property
+    def takes_array(self) -> bool:
+        """Whether rows of doubles may be scored as an array."""
+        return self.path == "array" and self._all_doubles
+
+    def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
+        """Score rows as `score` does, without Arrow; only where `takes_array`.
+
+        Args:
+            rows: An array of shape (rows, columns) that is the model's to change, each column in one piece.
+            params: Of the call.
+
+        Returns:
+            An array of one double for each row, where that is all that is declared and that came; else a record batch.
+        """
+        result = self._call(self._predict, rows, params)
+        return result if self._outputs.is_bare(result, len(rows)) else self._outputs.read(result, len(rows))
 
     def predict(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Any:
         """Give what the model returns for some rows."""

@@ -35,6 +35,17 @@ class OutputReader:
         self._named = named
         self._required = frozenset(required)
         self._single = len(schema) == 1
+        self._one_double = schema.types == [pa.float64()]
+
+    def is_bare(self, result: object, rows: int) -> bool:
+        """Tell whether a result is the very values of the only output: an array of a double for each row."""
+        return (
+            self._one_double
+            # Not of another kind, such as one with a mask.
+            and type(result) is np.ndarray
+            and result.dtype == np.float64
+            and result.shape == (rows,)
+        )
 
     def read(self, result: object, rows: int) -> pa.RecordBatch:
         """Read a result.

@@ -17,8 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from .batches import BatchReader, BatchWriter
 from .faults import FrameTooLarge, OutputDiffers, WorkerFault
-from .frames import BatchReader, BatchWriter, Frame, FrameError, FrameSocket, Kind, decode_value
+from .frames import Frame, FrameError, FrameSocket, Kind, decode_value
 from .sandbox import Confinement, Policy, confine
 
 _LONGEST_REASON = 400
@@ -161,13 +162,17 @@ def _sentence(exc: BaseException) -> str:
 
 def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -> _Answer:
     """Score the batch of a frame."""
-    batch = reader.read(frame)
+    array = reader.array(frame) if model.takes_array else None
+    batch = reader.read(frame) if array is None else None
     try:
         params = decode_value(frame.meta["params"]) if "params" in frame.meta else None
         began = time.monotonic()
-        scores = model.score(batch, params)
+        scores = model.score(batch, params) if array is None else model.score_array(array, params)
         compute = time.monotonic() - began
-        parts, schema_size = writer.parts(scores)
+        if isinstance(scores, pa.RecordBatch):
+            parts, schema_size = writer.parts(scores)
+        else:
+            parts, schema_size = writer.parts_of_doubles(scores, model.outputs)
     except WorkerFault as exc:
         return _Answer(Kind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)})
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes

@@ -16,7 +16,8 @@ from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.service.score.large_request import parse_score_request
 from prinz_enricher.service.score.large_response import serialize_with_output
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from prinz_enricher.worker.frames import BatchReader, BatchWriter, Frame, Kind
+from prinz_enricher.worker.batches import BatchReader, BatchWriter
+from prinz_enricher.worker.frames import Frame, Kind
 from tests.support.large_requests import check, varint
 
 TEXT = st.text(max_size=5)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from prinz_enricher.worker.frames import BatchReader, BatchWriter, Frame, FrameSocket, Kind
+from prinz_enricher.worker.batches import BatchReader, BatchWriter
+from prinz_enricher.worker.frames import Frame, FrameSocket, Kind
 
 PATIENCE = 60.0
 """Seconds after which what should have come counts as lost."""

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.worker.frames import BatchReader, BatchWriter, Kind
+from prinz_enricher.worker.batches import BatchReader, BatchWriter
+from prinz_enricher.worker.frames import Kind
 from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model
 
 POLICY: dict[str, Any] = {"memory": 1 << 30, "file": 1 << 20, "open_files": 128, "network": False}

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.worker import frames
-from prinz_enricher.worker.frames import BatchReader, BatchWriter, Frame, FrameError, FrameSocket, Kind, Limits
+from prinz_enricher.worker.batches import BatchReader, BatchWriter
+from prinz_enricher.worker.frames import Frame, FrameError, FrameSocket, Kind, Limits
 from prinz_enricher.worker.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this platform has no sealed memory")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.worker.frames import (
-    BatchReader,
-    BatchWriter,
-    Frame,
-    FrameError,
-    FrameSocket,
-    Kind,
-    Limits,
-    decode_value,
-    encode_value,
-)
+from prinz_enricher.worker.batches import BatchReader, BatchWriter, has_at_most
+from prinz_enricher.worker.frames import Frame, FrameError, FrameSocket, Kind, Limits, decode_value, encode_value
 
 HEADER = struct.Struct("<4sB3xQIIQ")
 
@@ -187,6 +179,113 @@ def test_sliced_batches_travel_as_their_slice() -> None:
     )
     back, _ = travel(BatchWriter(), BatchReader(), batch.slice(1, 2))
     assert back.to_pylist() == batch.slice(1, 2).to_pylist()
+
+
+def bits(rows: int, columns: int) -> st.SearchStrategy[np.ndarray[Any, Any]]:
+    """Doubles of any bits: NaN of every kind among them."""
+    return st.binary(min_size=8 * rows * columns, max_size=8 * rows * columns).map(
+        lambda data: np.frombuffer(data, np.float64).reshape(rows, columns)
+    )
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 4))
+def test_doubles_are_read_without_arrow_as_arrow_reads_them(data: st.DataObject, rows: int, columns: int) -> None:
+    """Once a batch of as many rows was read: the same bits, in an array of its own that the model may change."""
+    writer, reader = BatchWriter(), BatchReader()
+    names = [str(place) for place in range(columns)]
+    arrays: list[Any] = []
+    batches = []
+    for _ in range(3):
+        values = data.draw(bits(rows, columns))
+        batches.append(pa.RecordBatch.from_arrays([pa.array(column) for column in values.T], names=names))
+        with pair() as (sender, receiver, _):
+            parts, schema_size = writer.parts(batches[-1])
+            sender.send(Kind.SCORE, {}, body=parts, schema_size=schema_size)
+            frame = receiver.receive()
+        assert frame is not None
+        arrays.append(reader.array(frame))
+        assert reader.read(frame).serialize().equals(batches[-1].serialize())
+    assert arrays[0] is None
+    for array, batch in zip(arrays[1:], batches[1:], strict=True):
+        wanted = batch.to_tensor(row_major=False).to_numpy()
+        assert (array.tobytes("F"), array.shape, array.strides) == (
+            wanted.tobytes("F"),
+            wanted.shape,
+            wanted.strides,
+        )
+        array[:] = 1.0
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pa.RecordBatch.from_arrays([pa.array([1.0, None])], names=["a"]),
+        pa.RecordBatch.from_arrays([pa.array([1.0, 2.0]), pa.array([1, 2])], names=["a", "b"]),
+        pa.RecordBatch.from_arrays([pa.array([1.0, 2.0], pa.float32())], names=["a"]),
+        pa.RecordBatch.from_arrays([pa.array([], pa.float64())], names=["a"]),
+        pa.RecordBatch.from_arrays([pa.array(["one", "two"])], names=["a"]),
+    ],
+    ids=["a null", "whole numbers too", "shorter floats", "no rows", "text"],
+)
+def test_other_batches_are_never_read_without_arrow(batch: pa.RecordBatch) -> None:
+    """However often they come."""
+    writer, reader = BatchWriter(), BatchReader()
+    for _ in range(3):
+        _, frame = travel(writer, reader, batch)
+        assert reader.array(frame) is None
+
+
+def test_a_schema_that_changes_is_learnt_anew() -> None:
+    """Messages of other columns have the same metadata where these are of the same type and as many."""
+    writer, reader = BatchWriter(), BatchReader()
+    for names in (["a"], ["b"], ["a"]):
+        batch = pa.RecordBatch.from_arrays([pa.array([1.0, 2.0])], names=names)
+        back, first = travel(writer, reader, batch)
+        assert reader.array(first) is None
+        assert back.schema.names == names
+        _, second = travel(writer, reader, batch)
+        assert reader.array(second).tolist() == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize("cut", [slice(0, -8), slice(0, 8), slice(0, 3), slice(8, None)])
+def test_a_message_that_lies_about_its_size_is_an_error(cut: slice) -> None:
+    """Metadata that are known do not stand for values that are not there."""
+    writer, reader = BatchWriter(), BatchReader()
+    batch = pa.RecordBatch.from_arrays([pa.array([1.0, 2.0]), pa.array([3.0, 4.0])], names=["a", "b"])
+    travel(writer, reader, batch)
+    _, frame = travel(writer, reader, batch)
+    lie = frame._replace(body=pa.py_buffer(frame.body.to_pybytes()[cut]))
+    assert reader.array(lie) is None
+    with pytest.raises(FrameError):
+        reader.read(lie)
+
+
+@given(st.data(), st.lists(st.integers(0, 4), min_size=1, max_size=5))
+def test_one_column_of_doubles_is_written_as_arrow_writes_it(data: st.DataObject, sizes: list[int]) -> None:
+    """The same bytes, and the schema before the first of them alone; other batches may come between."""
+    writer, plain = BatchWriter(), BatchWriter()
+    schema = pa.schema([pa.field("score", pa.float64(), nullable=data.draw(st.booleans()))])
+    for rows in sizes:
+        values = data.draw(bits(rows, 1))[:, 0]
+        batch = pa.RecordBatch.from_arrays([pa.array(values)], schema=schema)
+        if data.draw(st.booleans()):
+            other = pa.RecordBatch.from_arrays([pa.array([1])], names=["other"])
+            assert joined(writer.parts(other)) == joined(plain.parts(other))
+        assert joined(writer.parts_of_doubles(values, schema)) == joined(plain.parts(batch))
+
+
+def test_a_slice_has_the_bytes_of_its_rows_alone() -> None:
+    """A row of a large batch is small, though it shares its memory; and a large one is large."""
+    batch = pa.RecordBatch.from_arrays([pa.array(np.zeros(1000))], names=["a"])
+    assert has_at_most(batch.slice(3, 1), 8)
+    assert has_at_most(batch, 8000)
+    assert not has_at_most(batch, 7999)
+    assert not has_at_most(batch.slice(3, 2), 15)
+
+
+def joined(told: tuple[list[pa.Buffer | bytes], int]) -> tuple[bytes, int]:
+    """Give a body in one piece."""
+    return b"".join(bytes(memoryview(part)) for part in told[0]), told[1]
 
 
 @given(st.binary(max_size=400), st.integers(0, 400))

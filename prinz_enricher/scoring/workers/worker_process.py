@@ -25,9 +25,8 @@ from prinz_enricher.scoring.workers.child import Child, poll, poller_of
 from prinz_enricher.scoring.workers.folder import PrivateFolder
 from prinz_enricher.scoring.workers.provision import Provide, Provisions
 from prinz_enricher.signature.arrow import input_schema, output_schema
+from prinz_enricher.worker.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.worker.frames import (
-    BatchReader,
-    BatchWriter,
     Frame,
     FrameError,
     FrameSocket,
@@ -229,7 +228,7 @@ class WorkerProcess:
         One that waits would block here while the process blocks on its own large answer, for ever.
         """
         behind = bool(self._given)
-        if behind and batch.nbytes > _MOST_AHEAD:
+        if behind and not has_at_most(batch, _MOST_AHEAD):
             return False
         meta: dict[str, object] = {"correlation": correlation}
         if params:

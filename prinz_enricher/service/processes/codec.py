@@ -12,7 +12,8 @@ from prinz_enricher.errors import Code, EnricherError, Violation
 from prinz_enricher.scoring import Job, Scores
 from prinz_enricher.service.processes.frames import Frame
 from prinz_enricher.worker import frames as worker_frames
-from prinz_enricher.worker.frames import BatchReader, FrameError, decode_value, encode_value
+from prinz_enricher.worker.batches import BatchReader
+from prinz_enricher.worker.frames import FrameError, decode_value, encode_value
 
 Key = tuple[str, str, str, str]
 """What tells a target from others (`Target.key`)."""

@@ -16,6 +16,7 @@ from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
 from prinz_enricher.service.processes.codec import Key, write_job
 from prinz_enricher.service.processes.frames import Kind
 from prinz_enricher.service.processes.sender import Sender
+from prinz_enricher.worker.batches import has_at_most
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -130,7 +131,7 @@ class SharedPool:
         self._statuses = known | dict(statuses)
 
     def _tell(self, done: Callable[[Scores | EnricherError], None], outcome: Scores | EnricherError) -> None:
-        if isinstance(outcome, Scores) and outcome.batch.nbytes >= LARGE_BATCH:
+        if isinstance(outcome, Scores) and not has_at_most(outcome.batch, LARGE_BATCH):
             # Once the pool is closed, the callers have been told already.
             with contextlib.suppress(RuntimeError):
                 self._large.submit(done, outcome)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from prinz_enricher.service.processes.frames import HEADER, MAGIC, Kind
-from prinz_enricher.worker.frames import BatchWriter
+from prinz_enricher.worker.batches import BatchWriter
 
 _MOST_PARTS = 512
 """Below the least IOV_MAX that a system may have (1024)."""
