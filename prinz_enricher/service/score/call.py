@@ -12,7 +12,6 @@ import structlog
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
     BatchTooLarge,
     DeadlineExceeded,
@@ -27,8 +26,8 @@ from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.score.apart import independent
 from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits, read_rows, rows_told, write_rows
-from prinz_enricher.service.score.large_response import serialize_with_output
-from prinz_enricher.service.score.telling import tell_refusal, timing, unwritable
+from prinz_enricher.service.score.large_response import with_output
+from prinz_enricher.service.score.telling import tell, tell_refusal, unwritable
 from prinz_enricher.service.status import to_status
 from prinz_enricher.signature import Field
 
@@ -109,17 +108,15 @@ class ScoreCall:
         self._call.fail(to_status(error))
 
     def _response(self, scores: Scores) -> bytes:
-        response = pb.ScoreResponse(
-            model=model_pb2.ModelRef(name=self._target.name, version=self._target.version),
-            request_id=self._request.request_id,
-            timing=timing(scores, time.monotonic() - self._call.arrived),
-        )
+        told = tell(self._target, scores, time.monotonic() - self._call.arrived)
+        if self._request.request_id:
+            told += pb.ScoreResponse(request_id=self._request.request_id).SerializeToString()
         wanted = scores.batch.select([field.name for field in self._outputs])
         try:
             form, parts = write_rows(wanted, self._outputs, self._form)
         except InvalidInput as error:
             raise unwritable(self._target, error) from None
-        return serialize_with_output(response, form, parts)
+        return with_output(told, form, parts)
 
 
 class _Faults:

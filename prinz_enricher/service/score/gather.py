@@ -275,6 +275,9 @@ def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None
 
 def _by_deadline(calls: Sequence[Call], most: int) -> Iterable[tuple[Sequence[int], float | None]]:
     """Give the places of at most so many calls with about the same deadline, and the first of their deadlines."""
+    if len(calls) == 1:
+        yield (0,), calls[0].deadline
+        return
     spans: dict[int | None, list[int]] = {}
     for place, call in enumerate(calls):
         span = None if call.deadline is None else int(min(call.deadline, _FAR) / TOGETHER)

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import structlog
 
-from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InternalError, InvalidInput
 from prinz_enricher.scoring import Job, Scores, Target
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.score.answers import write_answers
-from prinz_enricher.service.score.telling import tell_refusal, timing, unwritable
+from prinz_enricher.service.score.telling import tell, tell_refusal, unwritable
 from prinz_enricher.service.status import to_status
 from prinz_enricher.signature import Field
 
@@ -119,11 +117,8 @@ class Group:
     def _answers(self, scores: Scores) -> list[bytes]:
         asked = self._asked
         target = asked.target
-        common = pb.ScoreResponse(
-            model=model_pb2.ModelRef(name=target.name, version=target.version),
-            # They came together.
-            timing=timing(scores, time.monotonic() - self._calls[0].arrived),
-        ).SerializeToString()
+        # They came together.
+        common = tell(target, scores, time.monotonic() - self._calls[0].arrived)
         wanted = scores.batch
         if len(asked.outputs) != wanted.num_columns or asked.outputs is not target.signature.outputs:
             wanted = wanted.select([field.name for field in asked.outputs])
