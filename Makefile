@@ -22,8 +22,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Train sample models, serve them, and say how to call them (ARGS=--once: score each and end)
 	$(BIN)/prinz-enricher demo $(ARGS)
 
-test: $(READY) lint ## Pass the linters and every test (ARGS go to pytest)
-	$(BIN)/pytest --ignore tests/environment $(ARGS)
+# Two processes, each of which has its own servers; what a file's tests share stays in one of them.
+test: $(READY) lint ## Pass the linters and every test, two at a time (ARGS go to pytest instead, and it runs one)
+	$(BIN)/pytest --ignore tests/environment $(or $(ARGS),--numprocesses 2 --dist loadfile)
 
 test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
 	$(BIN)/pytest --durations 0 tests/environment $(ARGS)

@@ -62,6 +62,8 @@ def typed_model(service: Service) -> str:
     limit = time.monotonic() + 30
     stub = service.stub()
     while time.monotonic() < limit:
-        if stub.ListModels(enricher_service_pb2.ListModelsRequest(filter='name = "typed"')).models:
+        found = stub.ListModels(enricher_service_pb2.ListModelsRequest(filter='name = "typed"')).models
+        # The catalog may be of the moment between the two steps of a registration.
+        if found and found[0].versions:
             return "typed"
     raise AssertionError("a new model was not found")

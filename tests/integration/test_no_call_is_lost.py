@@ -18,10 +18,13 @@ from tests.support.deadline import wait_until
 from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
+from tests.support.serve_process import serve
 from tests.support.worker_processes import workers_of
 
 CALLERS = 64
 TIMES = 20
+CALLERS_OF_ALL = 24
+TIMES_OF_ALL = 6
 
 REGISTER = """
 import sys
@@ -78,16 +81,17 @@ def steady(
 class Callers:
     """Threads that score without pause, and what came of it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, address: str, callers: int = CALLERS) -> None:
+        self._callers = callers
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
         self._stop = threading.Event()
-        self._service = service
+        self._address = address
 
     def call(self, caller: int) -> None:
         """Score one row after the other until told to stop."""
         chance = random.Random(caller)  # noqa: S311 - no secret
-        with Client(self._service.address, timeout=LONG) as client:
+        with Client(self._address, timeout=LONG) as client:
             while not self._stop.is_set():
                 x = chance.uniform(-1e6, 1e6)
                 try:
@@ -103,8 +107,8 @@ class Callers:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Have them score while the test does something."""
-        with ThreadPoolExecutor(CALLERS) as threads:
-            calls = [threads.submit(self.call, caller) for caller in range(CALLERS)]
+        with ThreadPoolExecutor(self._callers) as threads:
+            calls = [threads.submit(self.call, caller) for caller in range(self._callers)]
             try:
                 yield
             finally:
@@ -115,7 +119,8 @@ class Callers:
     def more(self, version: str | None = None) -> None:
         """Wait for more answers, of a version if one is given."""
         before = self._count(version)
-        wait_until(lambda: bool(self.faults) or self._count(version) > before + CALLERS)
+        # A version that is loaded on the way shares the cores with all of them.
+        wait_until(lambda: bool(self.faults) or self._count(version) > before + self._callers, 90)
 
     def _count(self, version: str | None) -> int:
         return self.answers[version] if version is not None else self.answers.total()
@@ -124,7 +129,7 @@ class Callers:
 @pytest.mark.timeout(400)
 def test_workers_are_killed(steady: Service, strangers: set[int]) -> None:
     """Twenty times a worker is killed in the middle of its work: no call fails, and every answer is exact."""
-    callers = Callers(steady)
+    callers = Callers(steady.address)
     chance = random.Random(0)  # noqa: S311 - no secret
     killed: set[int] = set()
     with callers.calling():
@@ -142,12 +147,34 @@ def test_workers_are_killed(steady: Service, strangers: set[int]) -> None:
 @pytest.mark.timeout(400)
 def test_an_alias_moves(steady: Service, scratch_registry: RegistryWriter) -> None:
     """Twenty times an alias moves between two versions: no call fails, no answer is of a version that never was it."""
-    callers = Callers(steady)
+    callers = Callers(steady.address)
     with callers.calling():
         callers.more("1")
         for move in range(TIMES):
             number = "2" if move % 2 == 0 else "1"
             scratch_registry.set_alias("steady", "live", number)
             callers.more(number)
+    assert callers.faults == []
+    assert set(callers.answers) == {"1", "2"}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("steady")
+def test_an_alias_moves_for_all_processes(scratch_registry: RegistryWriter) -> None:
+    """The same where three processes share the port and the workers: what one of them is told, all are."""
+    scratch_registry.set_alias("steady", "live", "1")
+    flags = ["--registry", scratch_registry.url, "--processes", "3", "--preload", "steady"]
+    variables = {"PRINZ_REGISTRY__REFRESH_INTERVAL": "0.5", "PRINZ_REGISTRY__INCLUDE": "steady"}
+    with serve(*flags, variables=variables) as front:
+        with Client(front.address, timeout=LONG) as client:
+            client.score("steady@live", [{"x": 1.0}])
+        callers = Callers(front.address, CALLERS_OF_ALL)
+        with callers.calling():
+            callers.more("1")
+            for move in range(TIMES_OF_ALL):
+                number = "2" if move % 2 == 0 else "1"
+                scratch_registry.set_alias("steady", "live", number)
+                callers.more(number)
+        assert front.end() == 0
     assert callers.faults == []
     assert set(callers.answers) == {"1", "2"}

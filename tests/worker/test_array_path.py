@@ -208,6 +208,7 @@ def test_scikit_learn_s_own_get_the_array_and_answer_the_same_bits(
     model = PLAIN[name]().fit(inputs, CLASSES if name in CLASSIFIERS else TARGET)
     saved = save(model, inputs)
     assert saved.loaded.path == "array", saved.loaded.why
+    assert saved.loaded.takes_array is named, "of doubles alone"
     given = [some_rows(1 + seed % 5, seed, dtype) for seed in range(15)]
     capfd.readouterr()
     with warnings.catch_warnings(record=True) as told:
@@ -222,30 +223,14 @@ def test_scikit_learn_s_own_get_the_array_and_answer_the_same_bits(
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_rows_that_never_were_a_batch_are_scored_the_same(save: Callable[..., Saved], name: str) -> None:
-    """The same bits as from a batch, or the same exception; of a double for each row no batch is made at all."""
-    classes = name in CLASSIFIERS
-    model = PLAIN[name]().fit(FRAME.copy(), CLASSES if classes else TARGET)
+    """The same bits as from a batch, or the same exception."""
+    model = PLAIN[name]().fit(FRAME.copy(), CLASSES if name in CLASSIFIERS else TARGET)
     saved = save(model, FRAME)
-    assert saved.loaded.takes_array
     for seed in range(15):
         values = some_rows(1 + seed % 5, seed, np.float64)
-
-        def of_array(values: Any = values) -> Any:
-            scores = saved.loaded.score_array(np.asfortranarray(values.copy()), None)
-            assert isinstance(scores, pa.RecordBatch) is classes
-            return scores.column(0).to_numpy() if classes else scores
-
-        def of_batch(values: Any = values) -> Any:
-            return saved.loaded.score(saved.batch(values), None).column(0).to_numpy()
-
-        assert outcome_of(of_array) == outcome_of(of_batch)
-
-
-def test_floats_of_another_width_are_no_rows_of_doubles(save: Callable[..., Saved]) -> None:
-    """Their model is given an array, by way of a batch."""
-    inputs = ARRAY.astype(np.float32)
-    saved = save(PLAIN["linear"]().fit(inputs, TARGET), inputs)
-    assert (saved.loaded.path, saved.loaded.takes_array) == ("array", False)
+        array = outcome_of(partial(saved.loaded.score_array, np.asfortranarray(values.copy()), None))
+        batch = outcome_of(partial(saved.loaded.score, saved.batch(values), None))
+        assert array == batch
 
 
 def test_the_worker_s_own_filter_silences_the_comparison_of_names(save: Callable[..., Saved]) -> None:
