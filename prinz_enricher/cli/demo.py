@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from prinz_enricher.cli.connection import connect
-from prinz_enricher.cli.tables import console, print_models, print_scores, print_signature
+from prinz_enricher.cli.tables import print_models, print_scores, print_signature
 from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
@@ -39,6 +40,8 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
 """A row for each sample model."""
 
 LOAD_SECONDS = 120.0
+
+console = Console()
 
 
 @click.command("demo", short_help="Train sample models, serve them, and say how to call them.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -11,11 +12,13 @@ from rich.text import Text
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, Signature, Tensor, Type
 
-console = Console()
+_UNFOLDED = 10_000
+"""Characters of a line where it is not for a terminal."""
 
 
 def print_models(models: Iterable[model_pb2.Model]) -> None:
     """Print one line for each version."""
+    console = _console()
     table = _table("Model", "Version", "Aliases", "State", "Flavors", "Remarks")
     for model in models:
         for version in model.versions:
@@ -41,7 +44,9 @@ def _remarks(version: model_pb2.ModelVersion) -> str:
 
 def print_signature(name: str, version: str, signature: Signature) -> None:
     """Print inputs, outputs and parameters."""
-    table = _table("", "Name", "Type", "Required", title=f"{name}, version {version}")
+    console = _console()
+    _print_title(console, f"{name}, version {version}")
+    table = _table("", "Name", "Type", "Required")
     for kind, fields in (("input", signature.inputs), ("output", signature.outputs)):
         for field in fields:
             table.add_row(*_plain(kind, field.name, type_text(field.type), "yes" if field.required else "no"))
@@ -54,7 +59,9 @@ def print_signature(name: str, version: str, signature: Signature) -> None:
 
 def print_scores(title: str, row: Mapping[str, object], scores: Mapping[str, object]) -> None:
     """Print a row and its scores, a line for each value."""
-    table = _table("", "Name", "Value", title=title)
+    console = _console()
+    _print_title(console, title)
+    table = _table("", "Name", "Value")
     for kind, values in (("input", row), ("output", scores)):
         for name, value in values.items():
             table.add_row(*_plain(kind, name, repr(value)))
@@ -80,9 +87,19 @@ def type_text(type_: Type) -> str:
             return "any"
 
 
-def _table(*columns: str, title: str = "") -> Table:
-    if title:
-        console.print(title, soft_wrap=True, markup=False, highlight=False)
+def _console() -> Console:
+    """Return where to print: as wide as the terminal, or as wide as need be where a file or a program takes it."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNFOLDED
+    return console
+
+
+def _print_title(console: Console, title: str) -> None:
+    console.print(title, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(*columns: str) -> Table:
     table = Table()
     for column in columns:
         table.add_column(Text(column), overflow="fold")
