@@ -33,6 +33,9 @@ _TEXT_SIZES: Final = (16, 128)
 _MOST_SIZES: Final = 512
 """Numbers of rows whose metadata are kept."""
 
+_MOST_BYTES: Final = 2 << 20
+"""Bytes of metadata that are kept: those of thousands of columns have some 100 KB each."""
+
 
 def has_pattern(schema: pa.Schema) -> bool:
     """Tell whether a schema has columns, of fixed width or text alone, and of different names."""
@@ -111,6 +114,7 @@ class DoubleRows:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._metadata: dict[int, bytes] = {}
+        self._bytes = 0
 
     def batch(self, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
         """Make a batch of values of shape (rows, columns); nothing is shared with them."""
@@ -120,8 +124,9 @@ class DoubleRows:
             zeros = pa.RecordBatch.from_arrays([pa.array(np.zeros(rows))] * width, schema=self._schema)
             written = zeros.serialize().to_pybytes()
             metadata = written[: len(written) - 8 * rows * width]
-            if len(self._metadata) < _MOST_SIZES:
+            if len(self._metadata) < _MOST_SIZES and self._bytes + len(metadata) <= _MOST_BYTES:
                 self._metadata[rows] = metadata
+                self._bytes += len(metadata)
         # The columns, one after the other.
         body = values.tobytes() if rows == 1 else np.ascontiguousarray(values.T).tobytes()
         return pa.ipc.read_record_batch(pa.py_buffer(metadata + body), self._schema)

@@ -26,7 +26,9 @@ def has_at_most(batch: pa.RecordBatch, size: int) -> bool:
     What Arrow reckons exactly, the bytes of a slice among them, costs more than to write a small batch: of eleven
     columns 24 µs. Its buffers as a whole are told in half a one, and are never less.
     """
-    return bool(batch.get_total_buffer_size() <= size or batch.nbytes <= size)
+    # Before version 7 Arrow had but one of the two, the quick one.
+    whole = getattr(batch, "get_total_buffer_size", None)
+    return bool((whole is not None and whole() <= size) or batch.nbytes <= size)
 
 
 class _Parts(list[pa.Buffer | bytes]):

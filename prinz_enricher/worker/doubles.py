@@ -20,17 +20,21 @@ _DOUBLE: Final = 8
 _MOST_SHAPES: Final = 512
 """Numbers of rows that are remembered of a schema."""
 
+_MOST_BYTES: Final = 2 << 20
+"""Bytes of metadata that are remembered of a schema: those of thousands of columns have some 100 KB each."""
+
 
 class DoublesReader:
     """Remembers which metadata are those of doubles alone, of the batches that Arrow has read and found sound."""
 
     def __init__(self) -> None:
         self._shapes: dict[bytes, tuple[int, int]] = {}
+        self._bytes = 0
         self._learns = False
 
     def begin(self, schema: pa.Schema) -> None:
         """Forget what was of another schema."""
-        self._shapes = {}
+        self._shapes, self._bytes = {}, 0
         self._learns = len(schema) > 0 and all(type == pa.float64() for type in schema.types)
 
     def learn(self, message: pa.Buffer, batch: pa.RecordBatch) -> None:
@@ -44,7 +48,7 @@ class DoublesReader:
             return
         head = _head(message)
         rows, width = batch.num_rows, batch.num_columns
-        if message.size != len(head) + _DOUBLE * rows * width:
+        if message.size != len(head) + _DOUBLE * rows * width or self._bytes + len(head) > _MOST_BYTES:
             return
         start = message.address + len(head)
         for place, column in enumerate(batch.columns):
@@ -53,6 +57,7 @@ class DoublesReader:
             if validity is not None or column.offset or values.address != at:
                 return
         self._shapes[head] = width, rows
+        self._bytes += len(head)
 
     def knows(self, message: pa.Buffer) -> bool:
         """Tell whether a message has metadata that were learnt, and as many values as these say."""

@@ -235,6 +235,23 @@ def test_other_batches_are_never_read_without_arrow(batch: pa.RecordBatch) -> No
         assert reader.array(frame) is None
 
 
+def test_wide_batches_are_remembered_within_bounds() -> None:
+    """Metadata of many columns take much memory: those that there is no room for are read by Arrow, each time."""
+    writer, reader = BatchWriter(), BatchReader()
+    remembered = []
+    for rows in range(1, 13):
+        values = np.full((rows, 5000), float(rows))
+        batch = pa.RecordBatch.from_arrays([pa.array(one) for one in values.T], names=[str(i) for i in range(5000)])
+        for _ in range(2):
+            body, schema_size = joined(writer.parts(batch))
+            frame = Frame(Kind.SCORE, 1, {}, pa.py_buffer(body), schema_size)
+            assert reader.read(frame).num_rows == rows
+        array = reader.array(frame)
+        remembered.append(array is not None)
+        assert array is None or (array == rows).all()
+    assert 1 < sum(remembered) < len(remembered)
+
+
 def test_a_schema_that_changes_is_learnt_anew() -> None:
     """Messages of other columns have the same metadata where these are of the same type and as many."""
     writer, reader = BatchWriter(), BatchReader()
