@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from benchmarks.peers.call import WrongScores, wait_until_it_scores
+from benchmarks.peers.figure import Figure
 from benchmarks.peers.generator import Generator
 from benchmarks.peers.loads import SINGLE_64, Load
 from benchmarks.peers.measure import describe, one
@@ -63,20 +64,20 @@ def scale(
     for what in SCALINGS:
         tell(f"ours, {what.name}: one and two on all cores")
         try:
-            _one(what, results, registry, place, generator, tell)
+            found = _measured(what, registry, place, generator)
         except (NotStarted, WrongScores) as error:
             results.why_not |= {f"{what.name}_{number}": str(error) for number in (1, 2)}
             tell(f"  not run: {error}")
+            continue
+        results.ours |= found
+        for name, figure in found.items():
+            if not figure.sound:
+                results.why_not[name] = figure.error
+            tell(f"  {name:<18} {describe(figure)}")
 
 
-def _one(
-    what: Scaling,
-    results: Results,
-    registry: str,
-    place: Callable[[bool], Place],
-    generator: Generator,
-    tell: Callable[[str], None],
-) -> None:
+def _measured(what: Scaling, registry: str, place: Callable[[bool], Place], generator: Generator) -> dict[str, Figure]:
+    """Run both services, and put them under the load by turns; gives their figures by name."""
     takes: dict[str, Take] = {}
     with contextlib.ExitStack() as stack:
         for number in (1, 2):
@@ -86,11 +87,7 @@ def _one(
             wait_until_it_scores(running.servers[0], what.asks, address, where.models, what.load.model)
             takes[f"{what.name}_{number}"] = _take(what, address, where)
         shared = replace(generator, cores=where.cores, warm=max(generator.warm, LEAST_WARM_SECONDS))
-        for name, figure in by_turns(takes, shared).items():
-            results.ours[name] = figure
-            if not figure.sound:
-                results.why_not[name] = figure.error
-            tell(f"  {name:<18} {describe(figure)}")
+        return by_turns(takes, shared)
 
 
 def _take(what: Scaling, address: str, place: Place) -> Take:

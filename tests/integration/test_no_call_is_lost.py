@@ -116,6 +116,17 @@ class Callers:
             for call in calls:
                 call.result()
 
+    def see_moves(self, registry: RegistryWriter, times: int) -> None:
+        """Move the alias between two versions, each time once there are answers of the one before."""
+        with self.calling():
+            self.more("1")
+            for move in range(times):
+                number = "2" if move % 2 == 0 else "1"
+                registry.set_alias("steady", "live", number)
+                self.more(number)
+        assert self.faults == []
+        assert set(self.answers) == {"1", "2"}
+
     def more(self, version: str | None = None) -> None:
         """Wait for more answers, of a version if one is given."""
         before = self._count(version)
@@ -147,15 +158,7 @@ def test_workers_are_killed(steady: Service, strangers: set[int]) -> None:
 @pytest.mark.timeout(400)
 def test_an_alias_moves(steady: Service, scratch_registry: RegistryWriter) -> None:
     """Twenty times an alias moves between two versions: no call fails, no answer is of a version that never was it."""
-    callers = Callers(steady.address)
-    with callers.calling():
-        callers.more("1")
-        for move in range(TIMES):
-            number = "2" if move % 2 == 0 else "1"
-            scratch_registry.set_alias("steady", "live", number)
-            callers.more(number)
-    assert callers.faults == []
-    assert set(callers.answers) == {"1", "2"}
+    Callers(steady.address).see_moves(scratch_registry, TIMES)
 
 
 @pytest.mark.timeout(400)
@@ -168,13 +171,5 @@ def test_an_alias_moves_for_all_processes(scratch_registry: RegistryWriter) -> N
     with serve(*flags, variables=variables) as front:
         with Client(front.address, timeout=LONG) as client:
             client.score("steady@live", [{"x": 1.0}])
-        callers = Callers(front.address, CALLERS_OF_ALL)
-        with callers.calling():
-            callers.more("1")
-            for move in range(TIMES_OF_ALL):
-                number = "2" if move % 2 == 0 else "1"
-                scratch_registry.set_alias("steady", "live", number)
-                callers.more(number)
+        Callers(front.address, CALLERS_OF_ALL).see_moves(scratch_registry, TIMES_OF_ALL)
         assert front.end() == 0
-    assert callers.faults == []
-    assert set(callers.answers) == {"1", "2"}
