@@ -117,7 +117,7 @@ class Uv:
             options.append("--offline")
         try:
             ended = run_program(
-                [uv_binary(), *arguments, *options],
+                [*_aside(), uv_binary(), *arguments, *options],
                 self._variables,
                 place.parent,
                 what="uv",
@@ -133,6 +133,12 @@ class Uv:
             passing = _FULL in text or (bool(_UNREACHABLE.search(text)) and _NO_SOLUTION not in text)
             raise BuildFailed(reason(ended.said) or f"uv ended with exit code {ended.code}", may_pass=passing)
         return ended.output.decode("utf-8", "replace")
+
+
+def _aside() -> list[str]:
+    """Give what makes a program run on the processors that others leave: calls have deadlines."""
+    nice = shutil.which("nice")
+    return [nice, "-n", "10"] if nice else []
 
 
 def uv_binary() -> str:

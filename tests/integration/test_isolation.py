@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import mlflow.version
 import pytest
 import uv
@@ -120,5 +121,6 @@ def test_other_versions_of_a_library(client: Client) -> None:
                 scores = client.score(name, rows)
                 break
             except ServiceError as error:
-                assert error.reason == "MODEL_LOADING", error  # noqa: PT017 - it may take longer than a call
+                # It may take longer than a call; where all processors are taken, the caller's own clock may be first.
+                assert error.reason == "MODEL_LOADING" or error.code is grpc.StatusCode.DEADLINE_EXCEEDED, error  # noqa: PT017
         assert [row["output_0"] for row in scores.to_rows()] == [0, 1]

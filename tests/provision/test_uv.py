@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from prinz_enricher.provision.uv import Uv, UvSettings, reason
@@ -63,3 +66,13 @@ def test_the_index_without_its_password() -> None:
     """The one that is set goes before uv's own; both are told without credentials."""
     assert Uv(SETTINGS, {}).index == ""
     assert Uv(SETTINGS, {"UV_DEFAULT_INDEX": "https://a:b@one/simple"}).index == "https://one/simple"
+
+
+def test_it_leaves_the_processors_to_whoever_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes every processor for a minute; calls of other models go first."""
+    script = tmp_path / "uv"
+    script.write_text("#!/bin/sh\nnice\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("prinz_enricher.provision.uv.uv_binary", lambda: str(script))
+    told = Uv(SETTINGS, os.environ).installed(tmp_path / "venv", lambda: False)
+    assert told == [str(min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))]
