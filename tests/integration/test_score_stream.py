@@ -32,6 +32,7 @@ FRAUD = "MLF-FraudDetection-3"
 REGISTER = """
 import sys
 import mlflow
+import pandas
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
@@ -39,6 +40,8 @@ mlflow.set_tracking_uri(sys.argv[1])
 mlflow.pyfunc.log_model(
     name="sleepy", python_model="sleepy.py", registered_model_name="sleepy", pip_requirements=["mlflow"],
     signature=ModelSignature(Schema([ColSpec("double", "seconds")]), Schema([ColSpec("double", "slept")])),
+    # Rows that are made up from the signature would have it sleep for half a minute before it is loaded.
+    input_example=pandas.DataFrame({"seconds": [0.0, 0.0]}),
 )
 for name in ("hurried", "awake"):
     mlflow.MlflowClient().copy_model_version("models:/sleepy/1", name)
