@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-environment test-nightly lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-overload bench-remote bench-peers clean
+.PHONY: help demo test test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-peers clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,9 @@ test-environment: $(READY) ## The tests of the whole environment, on ports of it
 
 test-nightly: $(READY) ## The property tests of the columnar core with over a million random values
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/batch tests/signature tests/worker/test_worker_frames.py
+
+test-nussknacker: $(READY) ## Build the modules for the JVM with Maven, and test them against real services (ARGS go to mvn)
+	$(BIN)/python -m tests.nussknacker $(ARGS)
 
 lint: $(READY) ## Format, lint, types, the direction of imports, the contract
 	$(BIN)/ruff format --check .
@@ -72,6 +75,9 @@ bench-catalog: $(READY) ## What a registry of 20,000 versions costs, and how qui
 
 bench-loading: $(READY) ## How long a version takes until it scores, and where the time goes
 	$(BIN)/python benchmarks/loading.py
+
+bench-nussknacker: $(READY) ## How many events a second a JVM gets scored
+	$(BIN)/python benchmarks/nussknacker.py
 
 bench-overload: $(READY) ## What callers see at three times the load that can be carried
 	$(BIN)/python benchmarks/overload.py

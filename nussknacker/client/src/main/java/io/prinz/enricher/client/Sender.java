@@ -1,0 +1,113 @@
+package io.prinz.enricher.client;
+
+import io.grpc.CallOptions;
+import io.grpc.MethodDescriptor;
+import io.grpc.stub.ClientCalls;
+import io.grpc.stub.StreamObserver;
+import java.time.Duration;
+import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Sends requests; again, within the deadline, where the service is away or says when to come back. Never blocks.
+ */
+final class Sender {
+  private static final long FIRST_PAUSE = TimeUnit.MILLISECONDS.toNanos(50);
+  private static final long LONGEST_PAUSE = TimeUnit.SECONDS.toNanos(1);
+  private static final long LEAST_LEFT = TimeUnit.MILLISECONDS.toNanos(1);
+
+  private final Channels channels;
+  private final ScheduledExecutorService timer;
+
+  Sender(Channels channels, ScheduledExecutorService timer) {
+    this.channels = channels;
+    this.timer = timer;
+  }
+
+  /** What becomes of a request; exactly one of them, once, and never in a thread of the network. */
+  interface Outcome<R> {
+    void answered(R response);
+
+    void failed(EnricherException error);
+  }
+
+  /**
+   * Sends a request.
+   *
+   * @param deadline by {@code System.nanoTime()}
+   */
+  <Q, R> void send(MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome) {
+    attempt(method, request, deadline, outcome, 0);
+  }
+
+  private <Q, R> void attempt(
+      MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier) {
+    CallOptions options =
+        CallOptions.DEFAULT.withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS);
+    ClientCalls.asyncUnaryCall(
+        channels.next().newCall(method, options),
+        request,
+        new StreamObserver<R>() {
+          private R response;
+
+          @Override
+          public void onNext(R value) {
+            response = value;
+          }
+
+          @Override
+          public void onError(Throwable failure) {
+            EnricherException error = Errors.of(failure);
+            if (!again(method, request, deadline, outcome, earlier, error)) {
+              outcome.failed(error);
+            }
+          }
+
+          @Override
+          public void onCompleted() {
+            outcome.answered(response);
+          }
+        });
+  }
+
+  private <Q, R> boolean again(
+      MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier, EnricherException error) {
+    if (!Errors.mayPass(error)) {
+      return false;
+    }
+    long pause = pause(earlier, error);
+    if (deadline - System.nanoTime() - pause < LEAST_LEFT) {
+      return false;
+    }
+    try {
+      timer.schedule(
+          () -> {
+            if (Errors.isTransport(error)) {
+              channels.reconnect();
+            }
+            attempt(method, request, deadline, outcome, earlier + 1);
+          },
+          pause,
+          TimeUnit.NANOSECONDS);
+      return true;
+    } catch (RejectedExecutionException closed) {
+      return false;
+    }
+  }
+
+  private long pause(int earlier, EnricherException error) {
+    Duration told = error.retryAfter();
+    if (told != null) {
+      return told.toNanos();
+    }
+    if (Errors.isTransport(error) && earlier + 1 < channels.size()) {
+      // Another address is there to be tried.
+      return 0;
+    }
+    long pause = Math.min(LONGEST_PAUSE, FIRST_PAUSE << Math.min(earlier, 10));
+    // Clients that failed together are not to come back together.
+    return pause / 2 + ThreadLocalRandom.current().nextLong(pause / 2 + 1);
+  }
+}

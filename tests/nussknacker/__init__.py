@@ -1,0 +1,1 @@
+"""The modules for the JVM, built and tested against real services."""

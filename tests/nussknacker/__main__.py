@@ -1,0 +1,108 @@
+"""Builds the modules for the JVM and runs their tests against real services: `make test-nussknacker`.
+
+The tests start `prinz-enricher serve` themselves, stop it and start it again; here they get a registry with models, and
+what Python tells that they compare with.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from prinz_enricher.batch.number import decimal_double
+from prinz_enricher.registry import PrivateServer, lifeline
+from tests.support.certificates import Authority
+from tests.support.own_service import register
+from tests.support.touchy import register_touchy
+
+ROOT = Path(__file__).resolve().parents[2]
+DECIMALS = 4000
+"""Doubles by chance whose decimals are told; each power of two comes as well."""
+
+_MOVING = """
+import sys
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+mlflow.set_tracking_uri(sys.argv[1])
+
+class Times(mlflow.pyfunc.PythonModel):
+    def __init__(self, factor, column):
+        self.factor, self.column = factor, column
+
+    def predict(self, context, model_input, params=None):
+        return model_input[self.column] * self.factor
+
+for factor, column in ((2, "n"), (3, "n"), (3, "m")):
+    signature = ModelSignature(Schema([ColSpec("long", column)]), Schema([ColSpec("long", "product")]))
+    mlflow.pyfunc.log_model(
+        name="times", python_model=Times(factor, column), signature=signature, pip_requirements=["mlflow"],
+        registered_model_name="moving",
+    )
+mlflow.MlflowClient().set_registered_model_alias("moving", "champion", "1")
+"""
+
+
+def decimals() -> Iterator[str]:
+    """Yield decimals, each with the bits of the double that the service takes for it, or `refused`."""
+    chance = random.Random(7)  # noqa: S311 - no secret
+    doubles = [2.0**power for power in range(-1074, 1024)]
+    doubles += [struct.unpack("<d", chance.randbytes(8))[0] for _ in range(DECIMALS)]
+    # Between two decimals of 17 digits.
+    doubles += [chance.randrange(1 << 52, 1 << 53) / 8 for _ in range(DECIMALS)]
+    for double in doubles:
+        if abs(double) < float("inf"):
+            shortest = Decimal(repr(double))
+            finer = shortest + Decimal(10) ** (shortest.adjusted() - chance.choice((14, 16, 17, 20)))
+            for decimal in (shortest, Decimal(double), finer):
+                taken = decimal_double(decimal)
+                yield f"{decimal:E} {'refused' if taken is None else struct.pack('>d', taken).hex()}"
+
+
+def main() -> int:
+    """Run `mvn verify` with a registry beside it; give its exit code."""
+    maven = shutil.which("mvn")
+    if maven is None:
+        sys.exit("Maven and a JDK are needed; on Debian: apt-get install maven openjdk-17-jdk-headless")
+    with tempfile.TemporaryDirectory(prefix="prinz-nussknacker-") as name:
+        folder = Path(name)
+        (folder / "decimals").write_text("\n".join(decimals()), encoding="ascii")
+        authority = Authority(folder)
+        authority.sign("server")
+        authority.sign("client")
+        with PrivateServer(f"sqlite:///{folder / 'mlflow.db'}", log_file=folder / "mlflow.log") as registry:
+            variables = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PRINZ_"))}
+            training = [sys.executable, "-m", "samples.train", "--registry", registry.url]
+            subprocess.run(training, cwd=ROOT, env=variables, check=True, timeout=300)
+            register_touchy(registry.url, folder)
+            register(registry.url, _MOVING, folder)
+            build = [maven, "--batch-mode", "--no-transfer-progress", "--file", str(ROOT / "nussknacker"), "verify"]
+            # It ends with this process, and with it what it started.
+            with subprocess.Popen(
+                [sys.executable, "-P", "-S", lifeline.__file__, "5", *build, *sys.argv[1:]],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                env={
+                    **variables,
+                    "PRINZ_TEST_REGISTRY": registry.url,
+                    "PRINZ_TEST_PYTHON": sys.executable,
+                    "PRINZ_TEST_LIFELINE": str(lifeline.__file__),
+                    "PRINZ_TEST_DECIMALS": str(folder / "decimals"),
+                    "PRINZ_TEST_CERTIFICATES": str(folder),
+                    "XDG_CACHE_HOME": str(folder / "cache"),
+                },
+            ) as maven_run:
+                return maven_run.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
