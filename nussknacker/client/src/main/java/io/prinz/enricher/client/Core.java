@@ -93,6 +93,7 @@ final class Core {
     lanes.values().forEach(Lane::close);
     channels.close();
     timer.shutdownNow();
+    sender.close();
     boolean interrupted = false;
     try {
       channels.awaitEnd(END_NANOS);

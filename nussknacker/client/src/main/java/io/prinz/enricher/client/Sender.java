@@ -5,6 +5,8 @@ import io.grpc.MethodDescriptor;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ThreadLocalRandom;
@@ -20,6 +22,7 @@ final class Sender {
 
   private final Channels channels;
   private final ScheduledExecutorService timer;
+  private final Set<Retry<?, ?>> retries = ConcurrentHashMap.newKeySet();
 
   Sender(Channels channels, ScheduledExecutorService timer) {
     this.channels = channels;
@@ -81,19 +84,22 @@ final class Sender {
     if (deadline - System.nanoTime() - pause < LEAST_LEFT) {
       return false;
     }
+    Retry<Q, R> retry = new Retry<>(method, request, deadline, outcome, earlier + 1, Errors.isTransport(error));
+    retries.add(retry);
     try {
-      timer.schedule(
-          () -> {
-            if (Errors.isTransport(error)) {
-              channels.reconnect();
-            }
-            attempt(method, request, deadline, outcome, earlier + 1);
-          },
-          pause,
-          TimeUnit.NANOSECONDS);
-      return true;
+      timer.schedule(retry, pause, TimeUnit.NANOSECONDS);
     } catch (RejectedExecutionException closed) {
-      return false;
+      return !retries.remove(retry);
+    }
+    return true;
+  }
+
+  /** Fails what waits to be sent again; to be called once the timer was stopped. */
+  void close() {
+    for (Retry<?, ?> retry : retries) {
+      if (retries.remove(retry)) {
+        retry.outcome.failed(EnricherException.closed());
+      }
     }
   }
 
@@ -109,5 +115,36 @@ final class Sender {
     long pause = Math.min(LONGEST_PAUSE, FIRST_PAUSE << Math.min(earlier, 10));
     // Clients that failed together are not to come back together.
     return pause / 2 + ThreadLocalRandom.current().nextLong(pause / 2 + 1);
+  }
+
+  /** A request that is sent again after a pause. */
+  private final class Retry<Q, R> implements Runnable {
+    private final MethodDescriptor<Q, R> method;
+    private final Q request;
+    private final long deadline;
+    private final Outcome<R> outcome;
+    private final int earlier;
+    private final boolean reconnects;
+
+    Retry(
+        MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier, boolean reconnects) {
+      this.method = method;
+      this.request = request;
+      this.deadline = deadline;
+      this.outcome = outcome;
+      this.earlier = earlier;
+      this.reconnects = reconnects;
+    }
+
+    @Override
+    public void run() {
+      if (!retries.remove(this)) {
+        return;
+      }
+      if (reconnects) {
+        channels.reconnect();
+      }
+      attempt(method, request, deadline, outcome, earlier);
+    }
   }
 }

@@ -271,6 +271,20 @@ class CoalescingTest {
         .collect(Collectors.toSet());
   }
 
+  /** Who waits for a service that is away learns that the client was closed, and does not wait for ever. */
+  @Test
+  void closeEndsTheWaiting() throws Exception {
+    service.close();
+    CompletableFuture<EnricherException> listing =
+        CompletableFuture.supplyAsync(() -> assertThrows(EnricherException.class, () -> client.models(LONG)), engine);
+    CompletableFuture<Map<String, Object>> asked = ask(scorer(LONG), 0, 1).get(0);
+    assertThrows(java.util.concurrent.TimeoutException.class, () -> asked.get(300, TimeUnit.MILLISECONDS));
+    client.close();
+    assertEquals("CANCELLED", failure(asked).code());
+    EnricherException told = listing.get(20, TimeUnit.SECONDS);
+    assertTrue(Set.of("CANCELLED", "UNAVAILABLE").contains(told.code()), told.getMessage());
+  }
+
   /** A row that does not fit is refused without a message; a cancelled call is not sent any more. */
   @Test
   void whatNeedNotTravelDoesNot() throws Exception {

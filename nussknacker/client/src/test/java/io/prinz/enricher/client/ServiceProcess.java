@@ -17,7 +17,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 
 /** The real service as a process of its own, on a port of its own; ends with this JVM. */
-final class ServiceProcess implements AutoCloseable {
+public final class ServiceProcess implements AutoCloseable {
   private final Process process;
   private final int port;
   private final List<String> log = new ArrayList<>();
@@ -25,7 +25,7 @@ final class ServiceProcess implements AutoCloseable {
   private final Thread reader;
 
   /** Starts it, and waits until it serves the models of these names, loaded; an asterisk stands for any text. */
-  ServiceProcess(int port, String preload) throws IOException, InterruptedException {
+  public ServiceProcess(int port, String preload) throws IOException, InterruptedException {
     this.port = port;
     String python = variable("PRINZ_TEST_PYTHON");
     ProcessBuilder builder =
@@ -44,11 +44,12 @@ final class ServiceProcess implements AutoCloseable {
     }
   }
 
-  static String registry() {
+  /** The registry's URL. */
+  public static String registry() {
     return variable("PRINZ_TEST_REGISTRY");
   }
 
-  static String variable(String name) {
+  private static String variable(String name) {
     String value = System.getenv(name);
     if (value == null) {
       throw new IllegalStateException(name + " is not set; run make test-nussknacker");
@@ -57,14 +58,14 @@ final class ServiceProcess implements AutoCloseable {
   }
 
   /** Finds a port that nobody listens on. */
-  static int freePort() throws IOException {
+  public static int freePort() throws IOException {
     try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
       return socket.getLocalPort();
     }
   }
 
   /** Has an alias of the registry point to a version. */
-  static void moveAlias(String model, String alias, String version) throws IOException, InterruptedException {
+  public static void moveAlias(String model, String alias, String version) throws IOException, InterruptedException {
     String body = String.format("{\"name\": \"%s\", \"alias\": \"%s\", \"version\": \"%s\"}", model, alias, version);
     HttpRequest request =
         HttpRequest.newBuilder(URI.create(registry() + "/api/2.0/mlflow/registered-models/alias"))
@@ -78,7 +79,8 @@ final class ServiceProcess implements AutoCloseable {
     }
   }
 
-  String address() {
+  /** Where it listens. */
+  public String address() {
     return "127.0.0.1:" + port;
   }
 
@@ -117,7 +119,7 @@ final class ServiceProcess implements AutoCloseable {
   }
 
   /** A row of the model that answers with what it saw, in the classes that the other rows are compared with. */
-  static Map<String, Object> seen(String text) {
+  public static Map<String, Object> seen(String text) {
     Map<String, Object> row = new java.util.HashMap<>();
     row.put("a double", 0.1);
     row.put("a long", (1L << 53) + 1);
