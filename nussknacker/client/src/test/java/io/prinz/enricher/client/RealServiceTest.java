@@ -217,6 +217,8 @@ class RealServiceTest {
   @Test
   void anAliasMoves() throws Exception {
     ModelReference champion = ModelReference.ofAlias("moving", "champion");
+    ServiceProcess.moveAlias("moving", "champion", "1");
+    awaitSignature(champion, "n");
     Scorer scorer = scorer(client, champion, LONG);
     assertEquals(8L, scorer.score(Map.of("n", 4), engine).get(60, TimeUnit.SECONDS).get("product"));
     ServiceProcess.moveAlias("moving", "champion", "2");
@@ -238,6 +240,13 @@ class RealServiceTest {
     assertEquals("SIGNATURE_CHANGED", error == null ? "none" : error.reason());
     Signature changed = client.signature(champion, LONG);
     assertEquals("m", changed.getInputs(0).getName());
+  }
+
+  private static void awaitSignature(ModelReference model, String input) throws EnricherException {
+    long limit = System.nanoTime() + LONG.toNanos();
+    while (!client.signature(model, LONG).getInputs(0).getName().equals(input) && System.nanoTime() < limit) {
+      Thread.onSpinWait();
+    }
   }
 
   /** What is not there is said, by name. */
