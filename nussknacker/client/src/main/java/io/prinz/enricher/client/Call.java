@@ -5,6 +5,7 @@ import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /** A caller, and its row. */
 final class Call {
@@ -14,6 +15,7 @@ final class Call {
 
   private final Executor executor;
   private final CompletableFuture<Map<String, Object>> future = new CompletableFuture<>();
+  private final AtomicBoolean decided = new AtomicBoolean();
 
   Call(Row row, long deadline, Executor executor) {
     this.row = row;
@@ -27,7 +29,7 @@ final class Call {
 
   /** Whether no answer is of use: there was one, the time was up, or the caller cancelled. */
   boolean isOver() {
-    return future.isDone();
+    return decided.get() || future.isDone();
   }
 
   void answer(Map<String, Object> outputs) {
@@ -39,6 +41,10 @@ final class Call {
   }
 
   private void onExecutor(Runnable completion) {
+    // What was told first counts, whichever the executor comes to first.
+    if (!decided.compareAndSet(false, true)) {
+      return;
+    }
     try {
       executor.execute(completion);
     } catch (RejectedExecutionException shutDown) {

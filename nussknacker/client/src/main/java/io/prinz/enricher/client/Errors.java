@@ -64,6 +64,11 @@ final class Errors {
     return error.code().equals("UNAVAILABLE") && error.reason().isEmpty();
   }
 
+  /** Tells whether the time was up before the service said anything. */
+  static boolean isTooLate(EnricherException error) {
+    return error.code().equals("DEADLINE_EXCEEDED") && error.reason().isEmpty();
+  }
+
   /** Tells whether a message of several callers may have failed for what one of them sent, or for their number. */
   static boolean mayBeOneRows(EnricherException error) {
     // Without a reason RESOURCE_EXHAUSTED is gRPC's own: the message is too large.

@@ -140,7 +140,9 @@ final class Lane {
     synchronized (this) {
       long now = System.nanoTime();
       waiting.removeIf(call -> isLate(call, now, late));
-      underway.forEach(message -> message.calls.forEach(call -> isLate(call, now, late)));
+      // What carries the message has its deadline too, and knows better why there is no answer.
+      long then = now - 2 * PATIENCE;
+      underway.forEach(message -> message.calls.forEach(call -> isLate(call, then, late)));
       alone.removeIf(call -> isLate(call, now, late));
       next = take();
       watched = (!underway.isEmpty() || !alone.isEmpty()) && watch();

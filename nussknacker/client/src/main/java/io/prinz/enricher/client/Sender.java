@@ -42,11 +42,16 @@ final class Sender {
    * @param deadline by {@code System.nanoTime()}
    */
   <Q, R> void send(MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome) {
-    attempt(method, request, deadline, outcome, 0);
+    attempt(method, request, deadline, outcome, 0, null);
   }
 
   private <Q, R> void attempt(
-      MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier) {
+      MethodDescriptor<Q, R> method,
+      Q request,
+      long deadline,
+      Outcome<R> outcome,
+      int earlier,
+      EnricherException before) {
     CallOptions options =
         CallOptions.DEFAULT.withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS);
     ClientCalls.asyncUnaryCall(
@@ -64,7 +69,8 @@ final class Sender {
           public void onError(Throwable failure) {
             EnricherException error = Errors.of(failure);
             if (!again(method, request, deadline, outcome, earlier, error)) {
-              outcome.failed(error);
+              // That the time was up while it was tried again says less than why it was.
+              outcome.failed(before != null && Errors.isTooLate(error) ? before : error);
             }
           }
 
@@ -84,7 +90,7 @@ final class Sender {
     if (deadline - System.nanoTime() - pause < LEAST_LEFT) {
       return false;
     }
-    Retry<Q, R> retry = new Retry<>(method, request, deadline, outcome, earlier + 1, Errors.isTransport(error));
+    Retry<Q, R> retry = new Retry<>(method, request, deadline, outcome, earlier + 1, error);
     retries.add(retry);
     try {
       timer.schedule(retry, pause, TimeUnit.NANOSECONDS);
@@ -124,16 +130,21 @@ final class Sender {
     private final long deadline;
     private final Outcome<R> outcome;
     private final int earlier;
-    private final boolean reconnects;
+    private final EnricherException before;
 
     Retry(
-        MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier, boolean reconnects) {
+        MethodDescriptor<Q, R> method,
+        Q request,
+        long deadline,
+        Outcome<R> outcome,
+        int earlier,
+        EnricherException before) {
       this.method = method;
       this.request = request;
       this.deadline = deadline;
       this.outcome = outcome;
       this.earlier = earlier;
-      this.reconnects = reconnects;
+      this.before = before;
     }
 
     @Override
@@ -141,10 +152,10 @@ final class Sender {
       if (!retries.remove(this)) {
         return;
       }
-      if (reconnects) {
+      if (Errors.isTransport(before)) {
         channels.reconnect();
       }
-      attempt(method, request, deadline, outcome, earlier);
+      attempt(method, request, deadline, outcome, earlier, before);
     }
   }
 }

@@ -89,7 +89,7 @@ final case class Definitions(models: List[ModelDefinition], fault: String) {
 object Definitions {
   val Key = "definitions"
 
-  private val ListTimeout = Duration.ofSeconds(20)
+  private val ListTimeout = Duration.ofSeconds(10)
 
   // By connection and patterns: what was read last, for the time in which a service is away.
   private val last = new java.util.concurrent.ConcurrentHashMap[(String, List[String], Int), Config]()
@@ -99,14 +99,16 @@ object Definitions {
     val key = (settings.connection, settings.models, settings.versions)
     try {
       val client = new EnricherClient(settings.connect())
-      val read =
-        try write(client.models(ListTimeout).asScala.toList.filter(model => settings.shows(model.getName)), settings.versions)
+      val models =
+        try client.models(ListTimeout).asScala.toList
         finally client.close()
+      val read = write(models.filter(model => settings.shows(model.getName)), settings.versions)
       last.put(key, read)
       read
     } catch {
       case away: EnricherException =>
-        Option(last.get(key)).getOrElse(ConfigFactory.empty().withValue("fault", ConfigValueFactory.fromAnyRef(away.getMessage)))
+        val fault = ConfigValueFactory.fromAnyRef(away.getMessage)
+        Option(last.get(key)).getOrElse(ConfigFactory.empty().withValue("fault", fault))
     }
   }
 
@@ -114,21 +116,21 @@ object Definitions {
     val signatures = new java.util.HashMap[String, String]()
     val written = models.map { model =>
       val named = model.getAliasesMap.asScala.values.toSet + model.getDefaultVersion
-      val (kept, others) =
-        model.getVersionsList.asScala.toList.filter(_.hasSignature).partition(version => named(version.getVersion))
-      val shown  = (kept ++ others.take(most)).map(_.getVersion).toSet
-      val digest = new java.util.ArrayList[java.util.Map[String, String]]()
-      model.getVersionsList.asScala.filter(version => version.hasSignature && shown(version.getVersion)).foreach { version =>
+      val signed         = model.getVersionsList.asScala.toList.filter(_.hasSignature)
+      val (kept, others) = signed.partition(version => named(version.getVersion))
+      val shown          = (kept ++ others.take(most)).map(_.getVersion).toSet
+      val versions       = new java.util.ArrayList[java.util.Map[String, String]]()
+      signed.filter(version => shown(version.getVersion)).foreach { version =>
         val signature = version.getSignature.toBuilder.clearInputArrowSchema().clearOutputArrowSchema().build()
         // What a digest does not tell, such as descriptions, is the first one's.
         signatures.putIfAbsent(signature.getDigest, Base64.getEncoder.encodeToString(signature.toByteArray))
-        digest.add(java.util.Map.of("version", version.getVersion, "signature", signature.getDigest))
+        versions.add(java.util.Map.of("version", version.getVersion, "signature", signature.getDigest))
       }
       java.util.Map.of[String, AnyRef](
         "name", model.getName,
         "default", model.getDefaultVersion,
         "aliases", entries(model.getAliasesMap.asScala.toMap),
-        "versions", digest
+        "versions", versions
       )
     }
     ConfigFactory
@@ -154,7 +156,11 @@ object Definitions {
       ModelDefinition(
         name = model.getString("name"),
         default = model.getString("default"),
-        aliases = model.getConfigList("aliases").asScala.map(one => one.getString("alias") -> one.getString("version")).toMap,
+        aliases = model
+          .getConfigList("aliases")
+          .asScala
+          .map(one => one.getString("alias") -> one.getString("version"))
+          .toMap,
         versions = model
           .getConfigList("versions")
           .asScala

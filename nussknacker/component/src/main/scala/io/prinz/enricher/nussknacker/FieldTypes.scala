@@ -23,8 +23,8 @@ object FieldTypes {
   /** What may be given to the model. Where the designer would refuse what the client takes, such as other instants or a
     * record without its optional fields, it is told less, and the client checks each event.
     *
-    * Numbers are of no class of their own: for the class of an expression the engine converts a value to it, and cuts off
-    * the fraction of a decimal without a word. As it comes, the client takes it exactly or not at all.
+    * Numbers are of no class of their own: the engine converts a value to the class of its field, and cuts off the
+    * fraction of a decimal without a word. As it comes, the client takes it exactly or not at all.
     */
   def input(of: Type): TypingResult = of.getKindCase match {
     case Type.KindCase.SCALAR =>

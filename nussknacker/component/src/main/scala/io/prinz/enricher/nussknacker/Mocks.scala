@@ -4,6 +4,7 @@ import com.typesafe.config.ConfigFactory
 import io.prinz.enricher.v1.{Field, ScalarType, Signature, Type}
 import io.prinz.enricher.values.{Inputs, Outputs}
 
+import java.util.Collections
 import scala.jdk.CollectionConverters._
 
 /** Outputs that no model gave, for tests of scenarios. */
@@ -17,14 +18,15 @@ object Mocks {
     *   a configured value does not fit its output
     */
   def outputs(signature: Signature, configured: Option[String]): java.util.Map[String, Object] = {
-    val chosen  = configured.fold(Map.empty[String, AnyRef])(ConfigFactory.parseString(_).root().unwrapped().asScala.toMap)
     val fields = signature.getOutputsList.asScala.toList
-    val values = chosen ++ fields.filterNot(field => chosen.contains(field.getName)).map(field => field.getName -> nothing(field.getType))
+    val chosen = configured.map(ConfigFactory.parseString(_).root().unwrapped().asScala.toMap).getOrElse(Map.empty)
+    val values = fields.map(field => field.getName -> nothing(field.getType)).toMap[String, AnyRef] ++ chosen
     // As inputs they are checked, and as outputs read in the classes that the form promised.
     val both   = Signature.newBuilder().addAllInputs(fields.asJava).addAllOutputs(fields.asJava).build()
     val inputs = new Inputs(both)
     val row    = inputs.admit(values.asJava)
-    new Outputs(both, java.util.Collections.emptyList[String]()).read(inputs.encode(row.shape, java.util.Collections.singletonList(row)), 1).get(0)
+    val batch  = inputs.encode(row.shape, Collections.singletonList(row))
+    new Outputs(both, Collections.emptyList[String]()).read(batch, 1).get(0)
   }
 
   private def nothing(of: Type): AnyRef = of.getKindCase match {
@@ -40,7 +42,8 @@ object Mocks {
     case Type.KindCase.MAP    => java.util.Map.of[String, AnyRef]()
     case Type.KindCase.RECORD =>
       of.getRecord.getFieldsList.asScala.map((field: Field) => field.getName -> nothing(field.getType)).toMap.asJava
-    case Type.KindCase.TENSOR => array(of.getTensor.getDtype, of.getTensor.getShapeList.asScala.toList.drop(1).map(_.toLong))
+    case Type.KindCase.TENSOR =>
+      array(of.getTensor.getDtype, of.getTensor.getShapeList.asScala.toList.drop(1).map(_.toLong))
     case _                    => null
   }
 
@@ -50,7 +53,7 @@ object Mocks {
     case Nil if dtype == "bytes"                    => Array.emptyByteArray
     case Nil if dtype.startsWith("datetime64")      => java.time.LocalDate.EPOCH
     case Nil                                        => Integer.valueOf(0)
-    case size :: inner => java.util.Collections.nCopies(math.max(0L, size).toInt, array(dtype, inner))
+    case size :: inner => Collections.nCopies(math.max(0L, size).toInt, array(dtype, inner))
   }
 
 }

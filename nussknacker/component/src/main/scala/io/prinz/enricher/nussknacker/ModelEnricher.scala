@@ -136,7 +136,9 @@ class ModelEnricher(settings: ProviderSettings, definitions: Definitions, only: 
 
   private def versionParameter(model: Option[ModelDefinition]): Parameter = {
     val choices = model.toList.flatMap { found =>
-      val default = found.signature(Choice.Default).map(_ => Choice.Default.text -> s"default (version ${found.default} now)")
+      val default = found.signature(Choice.Default).map { _ =>
+        Choice.Default.text -> s"default (version ${found.default} now)"
+      }
       val aliases = found.aliases.toList.sorted.collect {
         case (alias, version) if found.signature(Choice.Alias(alias)).isDefined =>
           Choice.Alias(alias).text -> s"$alias (version $version now)"
@@ -163,7 +165,8 @@ class ModelEnricher(settings: ProviderSettings, definitions: Definitions, only: 
       (FieldTypes.list(chosen.output), None)
     case Unknown => (Unknown, None)
     case other =>
-      (Unknown, Some(CustomNodeError(s"A record or a list of records is wanted; this is ${other.display}", Some(InputName))))
+      val told = s"A record or a list of records is wanted; this is ${other.display}"
+      (Unknown, Some(CustomNodeError(told, Some(InputName))))
   }
 
   override def implementation(
@@ -217,12 +220,11 @@ object ModelEnricher {
 
   private def parameters(chosen: Chosen): List[Parameter] = {
     val signature = chosen.signature
-    val inputs =
-      if (chosen.raw) List(lazily(InputName, Unknown, required = true, "A record by the names of the inputs, or a list of them"))
-      else signature.getInputsList.asScala.toList.map(field)
-    val params   = signature.getParamsList.asScala.toList.map(param)
-    val fallback = lazily(FallbackName, if (chosen.raw) Unknown else chosen.output, required = false, "Given where scoring fails")
-    inputs ++ params :+ fallback
+    val record    = lazily(InputName, Unknown, required = true, "A record by the names of the inputs, or a list")
+    val inputs    = if (chosen.raw) List(record) else signature.getInputsList.asScala.toList.map(field)
+    val params    = signature.getParamsList.asScala.toList.map(param)
+    val output    = if (chosen.raw) Unknown else chosen.output
+    inputs ++ params :+ lazily(FallbackName, output, required = false, "Given where scoring fails")
   }
 
   private def field(of: Field): Parameter = {
@@ -243,8 +245,8 @@ object ModelEnricher {
 
   private def lazily(name: ParameterName, typ: TypingResult, required: Boolean, hint: String): Parameter = {
     val parameter = if (required) Parameter(name, typ) else Parameter.optional(name, typ)
-    // Or a node that lacks the field, since the signature was another one when it was filled, would get the engine's own
-    // default for the type, such as zero, without a word.
+    // Or a node that lacks the field, since the signature was another one when it was filled, would get the engine's
+    // own default for the type, such as zero, without a word.
     parameter.copy(isLazyParameter = true, hintText = Some(hint), defaultValue = Some(Expression.spel("")))
   }
 

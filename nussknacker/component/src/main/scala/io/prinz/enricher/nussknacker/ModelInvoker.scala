@@ -2,6 +2,7 @@ package io.prinz.enricher.nussknacker
 
 import com.typesafe.scalalogging.LazyLogging
 import io.prinz.enricher.client.{EnricherException, Scorer}
+import io.prinz.enricher.values.InvalidRow
 import pl.touk.nussknacker.engine.api.exception.NonTransientException
 import pl.touk.nussknacker.engine.api.parameter.ParameterName
 import pl.touk.nussknacker.engine.api.process.ComponentUseCase
@@ -16,8 +17,12 @@ import scala.util.control.NonFatal
 import scala.util.{Failure, Success, Try}
 
 /** Scores the events of one node. */
-private[nussknacker] class ModelInvoker(enricher: ModelEnricher, settings: ProviderSettings, chosen: Chosen, params: Params)
-    extends ServiceInvoker
+private[nussknacker] class ModelInvoker(
+    enricher: ModelEnricher,
+    settings: ProviderSettings,
+    chosen: Chosen,
+    params: Params
+) extends ServiceInvoker
     with Serializable
     with LazyLogging {
 
@@ -50,9 +55,14 @@ private[nussknacker] class ModelInvoker(enricher: ModelEnricher, settings: Provi
       if (chosen.raw) value(InputName, context).orNull
       else fields(context)
     // Only tests look at it.
-    val mocked = if (useCase == ComponentUseCase.EngineRuntime || !settings.mocked) None else Some(mockOf(event))
-    collector.collect[AnyRef](event, mocked)(measured(score(event))).recoverWith { case NonFatal(failure) =>
-      Future.fromTry(instead(failure, context))
+    val mocked =
+      if (useCase == ComponentUseCase.EngineRuntime || !settings.mocked) Success(None) else mockOf(event).map(Some(_))
+    mocked match {
+      case Failure(wrong) => Future.failed(wrong)
+      case Success(mock) =>
+        collector.collect[AnyRef](event, mock)(measured(score(event))).recoverWith { case NonFatal(failure) =>
+          Future.fromTry(instead(failure, context))
+        }
     }
   }
 
@@ -79,7 +89,7 @@ private[nussknacker] class ModelInvoker(enricher: ModelEnricher, settings: Provi
       // Each is an event of its own, and they travel together.
       Future.sequence(rows.asScala.toList.map {
         case row: java.util.Map[_, _] => one(row)
-        case other                    => Future.failed(wrong(s"a list of records is wanted, and it holds ${describe(other)}"))
+        case other => Future.failed(wrong(s"a list of records is wanted, and it holds ${describe(other)}"))
       }).map(answers => new java.util.ArrayList[AnyRef](answers.asJava))
     case other => Future.failed(wrong(s"a record or a list of records is wanted; this is ${describe(other)}"))
   }
@@ -101,10 +111,13 @@ private[nussknacker] class ModelInvoker(enricher: ModelEnricher, settings: Provi
     promise.future
   }
 
-  private def mockOf(event: AnyRef): AnyRef = event match {
-    case rows: java.util.Collection[_] => new java.util.ArrayList[AnyRef](rows.asScala.map(_ => mock).asJavaCollection)
-    case _                             => mock
-  }
+  private def mockOf(event: AnyRef): Try[AnyRef] =
+    Try(mock).map { outputs =>
+      event match {
+        case rows: java.util.Collection[_] => java.util.Collections.nCopies(rows.size, outputs)
+        case _                             => outputs
+      }
+    }.recover { case wrong: InvalidRow => throw this.wrong(s"what is configured as its mock: ${wrong.getMessage}") }
 
   /** Gives the fallback for a score that there is none of. A row that does not fit is a fault of the scenario, which no
     * fallback is to hide.

@@ -14,9 +14,10 @@ class PrinzComponentProvider extends ComponentProvider {
     config.withValue(Definitions.Key, Definitions.discover(ProviderSettings.read(config)).root())
 
   override def create(config: Config, dependencies: ProcessObjectDependencies): List[ComponentDefinition] = {
-    val settings    = ProviderSettings.read(config)
+    val settings = ProviderSettings.read(config)
     val definitions =
-      if (config.hasPath(Definitions.Key)) Definitions.read(config.getConfig(Definitions.Key)) else Definitions(Nil, "they were not asked for")
+      if (config.hasPath(Definitions.Key)) Definitions.read(config.getConfig(Definitions.Key))
+      else Definitions(Nil, "they were not asked for")
     if (settings.perModel) {
       definitions.models.filter(_.signature(Choice.Default).isDefined).map { model =>
         ComponentDefinition(model.name, new ModelEnricher(settings, definitions, Some(model)))

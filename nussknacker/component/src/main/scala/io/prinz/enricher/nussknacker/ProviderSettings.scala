@@ -12,8 +12,8 @@ import scala.jdk.CollectionConverters._
   * @param name
   *   of the enricher, where it is one for all models
   * @param connection
-  *   the part of the configuration that says how the service is reached, as text: a connection itself is not serializable,
-  *   and this travels to the engine
+  *   the part of the configuration that says how the service is reached, as text: a connection itself is not
+  *   serializable, and this travels to the engine
   * @param timeout
   *   for each event
   * @param models
@@ -95,7 +95,9 @@ object ProviderSettings {
       throw new ConfigException.BadValue("timeout", "it must be more than nothing")
     }
     try settings.connect()
-    catch { case wrong: IllegalArgumentException => throw new ConfigException.BadValue("address", wrong.getMessage, wrong) }
+    catch {
+      case wrong: IllegalArgumentException => throw new ConfigException.BadValue("address", wrong.getMessage, wrong)
+    }
     settings
   }
 
