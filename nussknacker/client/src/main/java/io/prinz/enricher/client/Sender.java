@@ -1,6 +1,9 @@
 package io.prinz.enricher.client;
 
+import io.grpc.Attributes;
 import io.grpc.CallOptions;
+import io.grpc.ClientStreamTracer;
+import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.StreamObserver;
@@ -52,8 +55,11 @@ final class Sender {
       Outcome<R> outcome,
       int earlier,
       EnricherException before) {
+    Reached reached = new Reached();
     CallOptions options =
-        CallOptions.DEFAULT.withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS);
+        CallOptions.DEFAULT
+            .withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS)
+            .withStreamTracerFactory(reached);
     ClientCalls.asyncUnaryCall(
         channels.next().newCall(method, options),
         request,
@@ -69,8 +75,9 @@ final class Sender {
           public void onError(Throwable failure) {
             EnricherException error = Errors.of(failure);
             if (!again(method, request, deadline, outcome, earlier, error)) {
-              // That the time was up while it was tried again says less than why it was.
-              outcome.failed(before != null && Errors.isTooLate(error) ? before : error);
+              // That the time was up while there was no connection again says less than why there was none.
+              boolean away = before != null && !reached.service && Errors.isTooLate(error);
+              outcome.failed(away ? before : error);
             }
           }
 
@@ -121,6 +128,21 @@ final class Sender {
     long pause = Math.min(LONGEST_PAUSE, FIRST_PAUSE << Math.min(earlier, 10));
     // Clients that failed together are not to come back together.
     return pause / 2 + ThreadLocalRandom.current().nextLong(pause / 2 + 1);
+  }
+
+  /** Whether a request got as far as a connection. */
+  private static final class Reached extends ClientStreamTracer.Factory {
+    private volatile boolean service;
+
+    @Override
+    public ClientStreamTracer newClientStreamTracer(ClientStreamTracer.StreamInfo info, Metadata headers) {
+      return new ClientStreamTracer() {
+        @Override
+        public void streamCreated(Attributes transport, Metadata sent) {
+          service = true;
+        }
+      };
+    }
   }
 
   /** A request that is sent again after a pause. */

@@ -62,6 +62,12 @@ public final class Outputs {
   }
 
   private static void read(Column column, Type type, List<Map<String, Object>> rows) throws InvalidAnswer {
+    Leaf leaf = leaf(type, 1);
+    Column.ValuesCase promised = leaf == null ? Column.ValuesCase.NESTED : leaf.kind;
+    if (column.getValuesCase() != promised) {
+      throw new InvalidAnswer(
+          "the output " + column.getName() + " came as " + column.getValuesCase() + ", and " + promised + " was promised");
+    }
     List<?> values = values(column);
     if (values.size() != rows.size()) {
       throw new InvalidAnswer(
@@ -167,20 +173,28 @@ public final class Outputs {
   }
 
   /** Within a value all whole numbers travel alike; their class is that of the type. */
-  private static Object whole(long value, Type type) {
-    Leaf leaf = leaf(type);
-    return leaf != null && leaf.kind == Column.ValuesCase.INT32S ? (Object) (int) value : (Object) value;
+  private static Object whole(long value, Type type) throws InvalidAnswer {
+    Leaf leaf = leaf(type, Integer.MAX_VALUE);
+    if (leaf == null || leaf.kind != Column.ValuesCase.INT32S) {
+      return value;
+    }
+    if (value != (int) value) {
+      throw new InvalidAnswer("a whole number came that is outside the range of " + leaf.name);
+    }
+    return (int) value;
   }
 
   private static boolean isSingle(Type type) {
-    Leaf leaf = leaf(type);
+    Leaf leaf = leaf(type, Integer.MAX_VALUE);
     return leaf != null && leaf.kind == Column.ValuesCase.FLOATS;
   }
 
-  private static Leaf leaf(Type type) {
+  /** Gives the leaf of single values, or of the elements of a tensor of so many dimensions at most; else null. */
+  private static Leaf leaf(Type type, int dimensions) {
     if (type.hasScalar()) {
       return Leaf.of(type.getScalar());
     }
-    return type.hasTensor() ? Leaf.ofDtype(type.getTensor().getDtype()) : null;
+    boolean tensor = type.hasTensor() && type.getTensor().getShapeCount() <= dimensions;
+    return tensor ? Leaf.ofDtype(type.getTensor().getDtype()) : null;
   }
 }

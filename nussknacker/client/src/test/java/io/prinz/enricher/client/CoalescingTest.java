@@ -163,6 +163,15 @@ class CoalescingTest {
     }
   }
 
+  /** A service that was away for a moment, and then too slow, is told as too slow. */
+  @Test
+  void slowAfterAMomentAway() throws Exception {
+    CompletableFuture<Map<String, Object>> asked = ask(scorer(Duration.ofMillis(500)), 3, 4).get(0);
+    service.next().refuse(Status.Code.UNAVAILABLE, "SHUTTING_DOWN", 5);
+    service.next();
+    assertEquals("DEADLINE_EXCEEDED", failure(asked).code());
+  }
+
   /** Where the service says to come back after the deadline, its reason is told at once. */
   @Test
   void noWaitingForWhatComesTooLate() throws Exception {

@@ -11,8 +11,17 @@ import com.google.gson.JsonParser;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.CodedOutputStream;
 import com.google.protobuf.MessageLite;
+import io.prinz.enricher.v1.Column;
 import io.prinz.enricher.v1.ColumnBatch;
+import io.prinz.enricher.v1.Field;
+import io.prinz.enricher.v1.Int64Values;
+import io.prinz.enricher.v1.ListType;
+import io.prinz.enricher.v1.ListValue;
+import io.prinz.enricher.v1.NestedValues;
+import io.prinz.enricher.v1.ScalarType;
 import io.prinz.enricher.v1.Signature;
+import io.prinz.enricher.v1.Type;
+import io.prinz.enricher.v1.Value;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.math.BigDecimal;
@@ -151,6 +160,25 @@ class GoldenVectorsTest {
     Outputs outputs = new Outputs(back, List.of());
     assertThrows(InvalidAnswer.class, () -> outputs.read(batch, (int) batch.getNumRows() + 1));
     assertThrows(InvalidAnswer.class, () -> outputs.read(batch.toBuilder().clearColumns().build(), 2));
+  }
+
+  /** Values of another class than the signature promised, or beyond it, are no answer either, and are not cut off. */
+  @Test
+  void anAnswerOfOtherTypesIsRefused() throws Exception {
+    Type integer = Type.newBuilder().setScalar(ScalarType.SCALAR_TYPE_INTEGER).build();
+    Type integers = Type.newBuilder().setList(ListType.newBuilder().setItems(integer)).build();
+    Column.Builder longs = Column.newBuilder().setName("x").setInt64S(Int64Values.newBuilder().addValues(1L << 40));
+    assertThrows(InvalidAnswer.class, () -> read(integer, longs));
+    Value large = Value.newBuilder().setInt64Value(1L << 40).build();
+    Value list = Value.newBuilder().setListValue(ListValue.newBuilder().addValues(large)).build();
+    Column.Builder nested = Column.newBuilder().setName("x").setNested(NestedValues.newBuilder().addValues(list));
+    assertThrows(InvalidAnswer.class, () -> read(integers, nested));
+  }
+
+  private static Object read(Type type, Column.Builder column) throws InvalidAnswer {
+    Field output = Field.newBuilder().setName("x").setType(type).build();
+    ColumnBatch batch = ColumnBatch.newBuilder().setNumRows(1).addColumns(column).build();
+    return new Outputs(Signature.newBuilder().addOutputs(output).build(), List.of()).read(batch, 1).get(0).get("x");
   }
 
   private static Map<String, Object> row(Object value) {
