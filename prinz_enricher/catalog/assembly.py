@@ -140,6 +140,7 @@ def _version(
     if version.status != READY:
         told = f": {version.status_message}" if version.status_message else ""
         fault, pending = f"is {version.status} in the registry{told}", False
+    wishes = read_wishes(version.tags, model_tags)
     return CatalogVersion(
         name=version.name,
         version=version.version,
@@ -152,10 +153,10 @@ def _version(
         source=version.source,
         created_ms=version.created_ms,
         updated_ms=version.updated_ms,
-        signature=file.signature,
+        signature=file.observed if wishes.observed and file.observed is not None else file.signature,
         fault=fault,
         pending=pending,
-        wishes=read_wishes(version.tags, model_tags),
+        wishes=wishes,
         loader=file.loader,
     )
 

@@ -252,6 +252,20 @@ class Catalog:
             self._files.want(version.name, version.version)
             self._wake.set()
 
+    def observe(self, name: str, version: str, outputs: str) -> None:
+        """Have a version served with the outputs that it was seen to give; never blocks.
+
+        Args:
+            name: Of its model, in the registry.
+            version: Its number.
+            outputs: MLflow's JSON of a schema.
+
+        Raises:
+            SignatureError: They can't be read.
+        """
+        self._files.observe(name, version, outputs)
+        self._wake.set()
+
     def refresh(self) -> Snapshot:
         """Look at the registry now, and at all MLmodel files that are due.
 

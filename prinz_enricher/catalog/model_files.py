@@ -21,7 +21,7 @@ from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable
 from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
-from prinz_enricher.signature.mlflow_json import read_signature
+from prinz_enricher.signature.mlflow_json import read_signature, with_outputs
 from prinz_enricher.signature.types import Origin, SignatureError
 
 MAX_UNREACHABLE = 8
@@ -68,7 +68,7 @@ class _Known:
 class ModelFiles:
     """Reads MLmodel files and keeps what they hold, by name, number and source of the version.
 
-    One thread reads; any may call `want`.
+    One thread reads; any may call `want` and `observe`.
     """
 
     def __init__(
@@ -97,6 +97,9 @@ class ModelFiles:
         self._wanted: set[VersionKey] = set()
         # What is the same in many versions is there once.
         self._shared: weakref.WeakValueDictionary[bytes, ModelFile] = weakref.WeakValueDictionary()
+        # By the version: its file, and the same with the outputs that were observed.
+        self._observed: dict[VersionKey, tuple[ModelFile, ModelFile]] = {}
+        self._news = False
 
     def adopt(
         self, versions: Iterable[ModelVersion], files: Mapping[VersionKey, ModelFile]
@@ -120,10 +123,27 @@ class ModelFiles:
         """Have the file of a version read before others, because a call waits for it."""
         self._wanted.add((name, version))
 
+    def observe(self, name: str, version: str, outputs: str) -> None:
+        """Take note of the outputs that a version was seen to give, until its file changes.
+
+        Args:
+            name: Of its model.
+            version: Its number.
+            outputs: MLflow's JSON of a schema.
+
+        Raises:
+            SignatureError: They can't be read.
+        """
+        known = next((one for key, one in self._known.items() if key[:2] == (name, version)), None)
+        if known is not None and known.file.signature is not None:
+            seen = replace(known.file, observed=with_outputs(known.file.signature, outputs))
+            self._observed[name, version] = (known.file, seen)
+            self._news = True
+
     @property
     def behind(self) -> bool:
-        """Whether there is something to read before the next look at the registry."""
-        return bool(self._to_do or self._wanted)
+        """Whether there is something to read, or to tell, before the next look at the registry."""
+        return bool(self._to_do or self._wanted or self._news)
 
     @property
     def settled(self) -> Mapping[VersionKey, ModelFile]:
@@ -178,7 +198,14 @@ class ModelFiles:
         return self._contents()
 
     def _contents(self) -> Mapping[VersionKey, ModelFile]:
-        return {key[:2]: known.file for key, known in self._known.items()}
+        self._news = False
+        contents = {key[:2]: known.file for key, known in self._known.items()}
+        for key, (file, seen) in list(self._observed.items()):
+            if contents.get(key) is file:
+                contents[key] = seen
+            else:
+                del self._observed[key]
+        return contents
 
     def _due(self, first: Collection[VersionKey], now: float) -> list[_Key]:
         """Return what to look at again: what is in doubt, and what was not looked at for longest."""

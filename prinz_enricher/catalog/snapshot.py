@@ -22,6 +22,7 @@ class ModelFile:
         fault: What is amiss; empty where all is well.
         pending: Whether the file was not read yet, or not for a passing reason.
         loader: The module that loads the model; empty where none is named.
+        observed: Its signature with the outputs that the model was seen to give; None where none were.
     """
 
     signature: Signature | None
@@ -29,6 +30,7 @@ class ModelFile:
     fault: str = ""
     pending: bool = False
     loader: str = ""
+    observed: Signature | None = None
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -38,7 +40,8 @@ class ModelFile:
             # The digest writes the parameters without the order that their defaults happen to have in memory.
             fields = (self.signature.inputs, self.signature.outputs)
             told = (self.signature.digest, self.signature.origin.value, fields)
-        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending, self.loader)).encode()).digest()
+        seen = None if self.observed is None else self.observed.digest
+        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending, self.loader, seen)).encode()).digest()
 
 
 NO_FILE = ModelFile(None)

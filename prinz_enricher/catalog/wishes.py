@@ -17,6 +17,9 @@ PRELOAD_TAG = "prinz.preload"
 ROUTE_TAG = "prinz.route"
 """`local`, or `remote:` and the name of an endpoint of the settings: where it is scored."""
 
+OUTPUTS_TAG = "prinz.outputs"
+"""`observed`: where a model's answers are not what it declares, the outputs that were observed are served."""
+
 MOST_REPLICAS = 64
 """A registry can lie; the limit of all workers holds besides."""
 
@@ -30,12 +33,14 @@ class Wishes:
         replicas: The number of workers; 0 where that is not said.
         preload: Whether it is to be loaded from the start.
         route: Where it is to be scored, as its owner wrote it; empty where that is not said.
+        observed: Whether outputs that were observed may take the place of those declared.
     """
 
     batching: str = ""
     replicas: int = 0
     preload: bool = False
     route: str = ""
+    observed: bool = False
 
 
 NO_WISHES = Wishes()
@@ -51,6 +56,8 @@ def read_wishes(version_tags: Mapping[str, str], model_tags: Mapping[str, str]) 
         next(filter(None, (_replicas(tags) for tags in (version_tags, model_tags))), 0),
         wants_preload(version_tags),
         next(filter(None, (tags.get(ROUTE_TAG, "").strip() for tags in (version_tags, model_tags))), ""),
+        next(filter(None, (tags.get(OUTPUTS_TAG, "").strip() for tags in (version_tags, model_tags))), "")
+        == "observed",
     )
     return NO_WISHES if wishes == NO_WISHES else wishes
 

@@ -27,6 +27,10 @@ class ScoringSettings(Section):
     )
     max_batch_rows: int = Field(1_000_000, ge=1, description="rows of a request at most")
     max_queue_rows: int = Field(2_000_000, ge=1, description="rows waiting for one version at most")
+    allow_observed_outputs: bool = Field(
+        False,
+        description="whether the tag prinz.outputs = observed has the outputs served that a model was seen to give",
+    )
     batching: Literal["auto", "exact", "off"] = Field(
         "auto",
         description="whether rows of several callers share model calls: `auto`, where each was shown to get its own "

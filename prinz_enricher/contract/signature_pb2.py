@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from prinz_enricher.contract import value_pb2 as prinz_dot_enricher_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!prinz/enricher/v1/signature.proto\x12\x11prinz.enricher.v1\x1a\x1dprinz/enricher/v1/value.proto\"\xe8\x02\n\tSignature\x12(\n\x06inputs\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\x12)\n\x07outputs\x18\x02 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\x12(\n\x06params\x18\x03 \x03(\x0b\x32\x18.prinz.enricher.v1.Param\x12\x33\n\x06origin\x18\x04 \x01(\x0e\x32#.prinz.enricher.v1.Signature.Origin\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x1a\n\x12input_arrow_schema\x18\x06 \x01(\x0c\x12\x1b\n\x13output_arrow_schema\x18\x07 \x01(\x0c\"^\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x13\n\x0fORIGIN_DECLARED\x10\x01\x12\x13\n\x0fORIGIN_INFERRED\x10\x02\x12\x12\n\x0eORIGIN_MISSING\x10\x03\"c\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xa4\x02\n\x04Type\x12/\n\x06scalar\x18\x01 \x01(\x0e\x32\x1d.prinz.enricher.v1.ScalarTypeH\x00\x12+\n\x04list\x18\x02 \x01(\x0b\x32\x1b.prinz.enricher.v1.ListTypeH\x00\x12)\n\x03map\x18\x03 \x01(\x0b\x32\x1a.prinz.enricher.v1.MapTypeH\x00\x12/\n\x06record\x18\x04 \x01(\x0b\x32\x1d.prinz.enricher.v1.RecordTypeH\x00\x12/\n\x06tensor\x18\x05 \x01(\x0b\x32\x1d.prinz.enricher.v1.TensorTypeH\x00\x12)\n\x03\x61ny\x18\x06 \x01(\x0b\x32\x1a.prinz.enricher.v1.AnyTypeH\x00\x42\x06\n\x04kind\"2\n\x08ListType\x12&\n\x05items\x18\x01 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\"2\n\x07MapType\x12\'\n\x06values\x18\x01 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\"6\n\nRecordType\x12(\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\"*\n\nTensorType\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\"\t\n\x07\x41nyType\"|\n\x05Param\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\x12/\n\rdefault_value\x18\x03 \x01(\x0b\x32\x18.prinz.enricher.v1.Value\x12\r\n\x05shape\x18\x04 \x03(\x03*\xea\x01\n\nScalarType\x12\x1b\n\x17SCALAR_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13SCALAR_TYPE_BOOLEAN\x10\x01\x12\x17\n\x13SCALAR_TYPE_INTEGER\x10\x02\x12\x14\n\x10SCALAR_TYPE_LONG\x10\x03\x12\x15\n\x11SCALAR_TYPE_FLOAT\x10\x04\x12\x16\n\x12SCALAR_TYPE_DOUBLE\x10\x05\x12\x16\n\x12SCALAR_TYPE_STRING\x10\x06\x12\x16\n\x12SCALAR_TYPE_BINARY\x10\x07\x12\x18\n\x14SCALAR_TYPE_DATETIME\x10\x08\x42(\n\x14io.prinz.enricher.v1B\x0eSignatureProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!prinz/enricher/v1/signature.proto\x12\x11prinz.enricher.v1\x1a\x1dprinz/enricher/v1/value.proto\"\xfd\x02\n\tSignature\x12(\n\x06inputs\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\x12)\n\x07outputs\x18\x02 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\x12(\n\x06params\x18\x03 \x03(\x0b\x32\x18.prinz.enricher.v1.Param\x12\x33\n\x06origin\x18\x04 \x01(\x0e\x32#.prinz.enricher.v1.Signature.Origin\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x1a\n\x12input_arrow_schema\x18\x06 \x01(\x0c\x12\x1b\n\x13output_arrow_schema\x18\x07 \x01(\x0c\"s\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x13\n\x0fORIGIN_DECLARED\x10\x01\x12\x13\n\x0fORIGIN_INFERRED\x10\x02\x12\x12\n\x0eORIGIN_MISSING\x10\x03\x12\x13\n\x0fORIGIN_OBSERVED\x10\x04\"c\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xa4\x02\n\x04Type\x12/\n\x06scalar\x18\x01 \x01(\x0e\x32\x1d.prinz.enricher.v1.ScalarTypeH\x00\x12+\n\x04list\x18\x02 \x01(\x0b\x32\x1b.prinz.enricher.v1.ListTypeH\x00\x12)\n\x03map\x18\x03 \x01(\x0b\x32\x1a.prinz.enricher.v1.MapTypeH\x00\x12/\n\x06record\x18\x04 \x01(\x0b\x32\x1d.prinz.enricher.v1.RecordTypeH\x00\x12/\n\x06tensor\x18\x05 \x01(\x0b\x32\x1d.prinz.enricher.v1.TensorTypeH\x00\x12)\n\x03\x61ny\x18\x06 \x01(\x0b\x32\x1a.prinz.enricher.v1.AnyTypeH\x00\x42\x06\n\x04kind\"2\n\x08ListType\x12&\n\x05items\x18\x01 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\"2\n\x07MapType\x12\'\n\x06values\x18\x01 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\"6\n\nRecordType\x12(\n\x06\x66ields\x18\x01 \x03(\x0b\x32\x18.prinz.enricher.v1.Field\"*\n\nTensorType\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\"\t\n\x07\x41nyType\"|\n\x05Param\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0b\x32\x17.prinz.enricher.v1.Type\x12/\n\rdefault_value\x18\x03 \x01(\x0b\x32\x18.prinz.enricher.v1.Value\x12\r\n\x05shape\x18\x04 \x03(\x03*\xea\x01\n\nScalarType\x12\x1b\n\x17SCALAR_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13SCALAR_TYPE_BOOLEAN\x10\x01\x12\x17\n\x13SCALAR_TYPE_INTEGER\x10\x02\x12\x14\n\x10SCALAR_TYPE_LONG\x10\x03\x12\x15\n\x11SCALAR_TYPE_FLOAT\x10\x04\x12\x16\n\x12SCALAR_TYPE_DOUBLE\x10\x05\x12\x16\n\x12SCALAR_TYPE_STRING\x10\x06\x12\x16\n\x12SCALAR_TYPE_BINARY\x10\x07\x12\x18\n\x14SCALAR_TYPE_DATETIME\x10\x08\x42(\n\x14io.prinz.enricher.v1B\x0eSignatureProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'prinz.enricher.v1.signature
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.prinz.enricher.v1B\016SignatureProtoP\001'
-  _globals['_SCALARTYPE']._serialized_start=1188
-  _globals['_SCALARTYPE']._serialized_end=1422
+  _globals['_SCALARTYPE']._serialized_start=1209
+  _globals['_SCALARTYPE']._serialized_end=1443
   _globals['_SIGNATURE']._serialized_start=88
-  _globals['_SIGNATURE']._serialized_end=448
+  _globals['_SIGNATURE']._serialized_end=469
   _globals['_SIGNATURE_ORIGIN']._serialized_start=354
-  _globals['_SIGNATURE_ORIGIN']._serialized_end=448
-  _globals['_FIELD']._serialized_start=450
-  _globals['_FIELD']._serialized_end=549
-  _globals['_TYPE']._serialized_start=552
-  _globals['_TYPE']._serialized_end=844
-  _globals['_LISTTYPE']._serialized_start=846
-  _globals['_LISTTYPE']._serialized_end=896
-  _globals['_MAPTYPE']._serialized_start=898
-  _globals['_MAPTYPE']._serialized_end=948
-  _globals['_RECORDTYPE']._serialized_start=950
-  _globals['_RECORDTYPE']._serialized_end=1004
-  _globals['_TENSORTYPE']._serialized_start=1006
-  _globals['_TENSORTYPE']._serialized_end=1048
-  _globals['_ANYTYPE']._serialized_start=1050
-  _globals['_ANYTYPE']._serialized_end=1059
-  _globals['_PARAM']._serialized_start=1061
-  _globals['_PARAM']._serialized_end=1185
+  _globals['_SIGNATURE_ORIGIN']._serialized_end=469
+  _globals['_FIELD']._serialized_start=471
+  _globals['_FIELD']._serialized_end=570
+  _globals['_TYPE']._serialized_start=573
+  _globals['_TYPE']._serialized_end=865
+  _globals['_LISTTYPE']._serialized_start=867
+  _globals['_LISTTYPE']._serialized_end=917
+  _globals['_MAPTYPE']._serialized_start=919
+  _globals['_MAPTYPE']._serialized_end=969
+  _globals['_RECORDTYPE']._serialized_start=971
+  _globals['_RECORDTYPE']._serialized_end=1025
+  _globals['_TENSORTYPE']._serialized_start=1027
+  _globals['_TENSORTYPE']._serialized_end=1069
+  _globals['_ANYTYPE']._serialized_start=1071
+  _globals['_ANYTYPE']._serialized_end=1080
+  _globals['_PARAM']._serialized_start=1082
+  _globals['_PARAM']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

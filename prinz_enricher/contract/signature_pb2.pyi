@@ -37,10 +37,12 @@ class Signature(_message.Message):
         ORIGIN_DECLARED: _ClassVar[Signature.Origin]
         ORIGIN_INFERRED: _ClassVar[Signature.Origin]
         ORIGIN_MISSING: _ClassVar[Signature.Origin]
+        ORIGIN_OBSERVED: _ClassVar[Signature.Origin]
     ORIGIN_UNSPECIFIED: Signature.Origin
     ORIGIN_DECLARED: Signature.Origin
     ORIGIN_INFERRED: Signature.Origin
     ORIGIN_MISSING: Signature.Origin
+    ORIGIN_OBSERVED: Signature.Origin
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]

@@ -32,6 +32,7 @@ class Target:
         fingerprint: Tells its files from those of another version that once had the same name and number.
         aliases: Those that point to it.
         route: The model server that scores it, by the name of its endpoint; empty for workers here.
+        observe: Whether outputs that its model is observed to give may take the place of those declared.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Target:
     fingerprint: str = ""
     aliases: tuple[str, ...] = field(default=(), compare=False)
     route: str = ""
+    observe: bool = field(default=False, compare=False)
 
     @property
     def registered_name(self) -> str:

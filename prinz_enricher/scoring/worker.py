@@ -35,6 +35,18 @@ class LoaderRefused(LoadFailed):
     """The model would be loaded by code that the operator has not allowed; the message is the loader's name."""
 
 
+class OutputsObserved(LoadFailed):
+    """The model gives other outputs than it declares, and they may be served in their place.
+
+    Attributes:
+        outputs: What it gives, as MLflow's JSON of a schema.
+    """
+
+    def __init__(self, why: str, outputs: str) -> None:
+        super().__init__(why)
+        self.outputs = outputs
+
+
 class WorkerDied(Exception):
     """The worker has ended without being asked to; the message says how."""
 
@@ -48,11 +60,13 @@ class Loaded:
         batching: Whether rows of several callers may share a model call: the model was shown to give each row the
             same answer alone and among others.
         seconds: Where the time went: `fetch`, `environment`, `import`, `load`, `warm` and the like.
+        note: What people should know of how it is served; may be empty.
     """
 
     path: str
     batching: bool
     seconds: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 class Answer(NamedTuple):

@@ -84,6 +84,7 @@ class Application:
                 default_policy=self._settings.scoring.default_version,
                 limits=self._limits,
                 allowed_loaders=self._settings.workers.allowed_loaders,
+                allow_observed=self._settings.scoring.allow_observed_outputs,
                 routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
             )
             port = self._start_front()

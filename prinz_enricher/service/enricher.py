@@ -67,6 +67,7 @@ class EnricherService:
         default_policy: The policies that say which version is meant where a call names none.
         limits: What a request may have at most.
         allowed_loaders: Which modules may load a model, by patterns of their names.
+        allow_observed: Whether outputs that were observed may be served where a tag says so.
         routes: Where versions are scored.
         chooser: Which version serves an alias; decided here by default.
         page_key: Signs page tokens; processes that share their callers share it.
@@ -80,6 +81,7 @@ class EnricherService:
         default_policy: Sequence[str],
         limits: Limits,
         allowed_loaders: Sequence[str] = ("*",),
+        allow_observed: bool = False,
         routes: Routes | None = None,
         chooser: Chooser | None = None,
         page_key: bytes = PROCESS_KEY,
@@ -88,7 +90,7 @@ class EnricherService:
         self._pool = pool
         self._policy = tuple(default_policy)
         self._limits = limits
-        self._targets = Targets(catalog, allowed_loaders, routes or Routes({}))
+        self._targets = Targets(catalog, allowed_loaders, routes or Routes({}), allow_observed=allow_observed)
         self._handover = Handover(pool, self.target)
         self._chooser = chooser or self._handover
         self._page_key = page_key

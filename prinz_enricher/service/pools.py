@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prinz_enricher.config import EndpointSettings, Settings
 from prinz_enricher.registry import open_access
-from prinz_enricher.scoring import PoolSettings, ProcessPool, WorkerPool, WorkerSettings
+from prinz_enricher.scoring import PoolSettings, ProcessPool, Target, WorkerPool, WorkerSettings
 from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.service.provisioner import Places, Provisioner
 
@@ -37,10 +37,14 @@ def open_pool(settings: Settings, places: Places, on_change: Callable[[], object
             early=workers.environment != "isolated",
         ),
         on_change=on_change,
+        on_observed=places.observed,
     )
     if not settings.endpoints:
         return local
-    remote = {name: _remote(name, endpoint, limits, on_change) for name, endpoint in settings.endpoints.items()}
+    remote = {
+        name: _remote(name, endpoint, limits, on_change, places.observed)
+        for name, endpoint in settings.endpoints.items()
+    }
     return RoutingPool({LOCAL: local, **remote})
 
 
@@ -60,7 +64,13 @@ def _limits(settings: Settings) -> PoolSettings:
     )
 
 
-def _remote(name: str, settings: EndpointSettings, limits: PoolSettings, on_change: Callable[[], object]) -> WorkerPool:
+def _remote(
+    name: str,
+    settings: EndpointSettings,
+    limits: PoolSettings,
+    on_change: Callable[[], object],
+    on_observed: Callable[[Target, str], object],
+) -> WorkerPool:
     # A service without endpoints does not bring in what they need.
     from prinz_enricher.scoring.remote.endpoint import Endpoint
     from prinz_enricher.scoring.remote.remote_pool import RemotePool
@@ -87,4 +97,5 @@ def _remote(name: str, settings: EndpointSettings, limits: PoolSettings, on_chan
         max_rows=settings.max_rows,
         max_bytes=settings.max_bytes,
         on_change=on_change,
+        on_observed=on_observed,
     )

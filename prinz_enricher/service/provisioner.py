@@ -28,6 +28,9 @@ class Places(Protocol):
         The last is the same for as long as the registry is the same, wherever it listens.
         """
 
+    def observed(self, target: Target, outputs: str) -> None:
+        """Have a target's version served with the outputs that it was seen to give, in MLflow's JSON of a schema."""
+
     def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
 

@@ -27,6 +27,7 @@ from prinz_enricher.registry import (
     store_folder,
 )
 from prinz_enricher.scoring import FetchFailed, LoadFailed, Target
+from prinz_enricher.signature import SignatureError
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -85,6 +86,14 @@ class Registries:
         """
         opened = self._opened[target.registry_name]
         return opened.access.tracking_uri, target.registered_name, target.version, opened.origin
+
+    def observed(self, target: Target, outputs: str) -> None:
+        """Have a target's version served with the outputs that it was seen to give, in MLflow's JSON of a schema."""
+        member = next(one for one in self.catalog.members if one.name == target.registry_name)
+        try:
+            member.catalog.observe(target.registered_name, target.version, outputs)
+        except SignatureError as error:
+            log.warning("outputs can't be served", model=target.name, version=target.version, why=str(error))
 
     def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.

@@ -12,7 +12,7 @@ from prinz_enricher.scoring import Status, Target, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
 from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.views import state_of
-from prinz_enricher.signature import Signature
+from prinz_enricher.signature import Origin, Signature
 
 _MOST_KNOWN = 4096
 """Versions whose targets are remembered; those of an older snapshot are among them, until all are forgotten."""
@@ -25,12 +25,16 @@ class Targets:
         catalog: Which models there are.
         allowed_loaders: Which modules may load a model, by patterns of their names.
         routes: Where versions are scored.
+        allow_observed: Whether outputs that were observed may be served where a tag says so.
     """
 
-    def __init__(self, catalog: CatalogView, allowed_loaders: Sequence[str], routes: Routes) -> None:
+    def __init__(
+        self, catalog: CatalogView, allowed_loaders: Sequence[str], routes: Routes, *, allow_observed: bool = False
+    ) -> None:
         self._catalog = catalog
         self._allowed_loaders = tuple(allowed_loaders)
         self._routes = routes
+        self._allow_observed = allow_observed
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
         self._known: dict[int, tuple[CatalogVersion, Target]] = {}
 
@@ -110,4 +114,5 @@ class Targets:
             fingerprint=f"{version.created_ms} {version.source}",
             aliases=version.aliases,
             route=endpoint,
+            observe=self._allow_observed and version.wishes.observed and signature.origin is not Origin.OBSERVED,
         )

@@ -67,6 +67,20 @@ def read_signature(mlmodel: Mapping[str, object]) -> Signature:
     return Signature(inputs, outputs, params, Origin.MISSING if missing else Origin.DECLARED)
 
 
+def with_outputs(signature: Signature, outputs: str) -> Signature:
+    """Return a signature with the outputs that a model was observed to give.
+
+    Args:
+        signature: As it is declared.
+        outputs: MLflow's JSON of a schema.
+
+    Raises:
+        SignatureError: They can't be read.
+    """
+    fields = _fields(_entries({"outputs": outputs}, "outputs"), "output") or _UNDECLARED_OUTPUTS
+    return Signature(signature.inputs, fields, signature.params, Origin.OBSERVED)
+
+
 _UNDECLARED_OUTPUTS: Final = (Field("output_0", AnyValue()),)
 
 

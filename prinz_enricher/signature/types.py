@@ -113,6 +113,7 @@ class Origin(StrEnum):
     DECLARED = "declared"
     INFERRED = "inferred"
     MISSING = "missing"
+    OBSERVED = "observed"
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ _ORIGINS: Final = {
     Origin.DECLARED: pb.Signature.ORIGIN_DECLARED,
     Origin.INFERRED: pb.Signature.ORIGIN_INFERRED,
     Origin.MISSING: pb.Signature.ORIGIN_MISSING,
+    Origin.OBSERVED: pb.Signature.ORIGIN_OBSERVED,
 }
 _ORIGIN_NUMBERS: Final = {number: origin for origin, number in _ORIGINS.items()}
 

@@ -1,19 +1,21 @@
-"""Whether a model may be given the rows of several callers at once.
+"""Whether a model may be given the rows of several callers at once, or several rows at all.
 
-It must give each row the answer that it gives it alone.
-
-Some published models read only the first row, or take a mean over all of them. Such a model is found here by scoring
-sample rows alone, together, and together the other way round.
+It must give each row the answer that it gives it alone. Some published models read only the first row, or take a mean
+over all of them, or sort them. Such a model is found here by scoring sample rows alone, together, and together the
+other way round.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from .faults import OutputDiffers
 
 _MOST_ROWS = 8
 
@@ -24,16 +26,35 @@ in another order for one row than for many (BLAS), which no caller can tell from
 Score = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 
-def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> tuple[bool, str]:
-    """Tell whether rows of several callers may share a call.
+class RowsExchanged(Exception):
+    """The model gives rows the answers of other rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Which rows may be in one call of a model.
+
+    Attributes:
+        shared: Whether those of several callers may.
+        single: Whether each row must be in a call of its own: what a row gets among others depends on its place.
+        why: Why that is so.
+    """
+
+    shared: bool
+    single: bool
+    why: str
+
+
+def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> Sharing:
+    """Tell which rows may be in one call.
 
     Args:
         score: Gives the outputs of rows.
         samples: Rows to try.
         exact: Whether every bit must be the same; else floats may differ as rounding differs.
 
-    Returns:
-        Whether they may, and why.
+    Raises:
+        RowsExchanged: The model answers the right rows in the wrong order.
     """
     why = "there are no two sample rows to show it with"
     for rows in _trials(samples):
@@ -42,19 +63,52 @@ def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -
         except Exception as exc:  # noqa: BLE001 - a model raises what it likes
             why = f"the model raises {type(exc).__name__} on sample rows"
             continue
-        order = list(reversed(range(rows.num_rows)))
-        for places, batch in ((range(rows.num_rows), rows), (order, rows.take(pa.array(order)))):
-            try:
-                together = score(batch)
-            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-                return False, f"the model raises {type(exc).__name__} on several rows"
-            for i, place in enumerate(places):
-                if not _same(together.slice(i, 1), alone[place], exact=exact):
-                    return False, "the model gives a row another answer among others than alone"
-        return True, f"shown on {rows.num_rows} sample rows"
+        try:
+            together = _apart(score(rows))
+            # Back in the order of the others.
+            reversed_ = _apart(score(rows.take(pa.array(range(rows.num_rows)[::-1]))))[::-1]
+        except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+            why = (
+                str(exc) if isinstance(exc, OutputDiffers) else f"the model raises {type(exc).__name__} on several rows"
+            )
+            return Sharing(shared=False, single=True, why=why)
+        if _all_same(together, alone, exact=exact) and _all_same(reversed_, alone, exact=exact):
+            return Sharing(shared=True, single=False, why=f"shown on {rows.num_rows} sample rows")
+        if not _all_same([score(rows.slice(i, 1)) for i in range(rows.num_rows)], alone, exact=exact):
+            why = "the model gives the same row another answer each time"
+            return Sharing(shared=False, single=False, why=why)
+        if _is_exchange(together, alone) or _is_exchange(reversed_, alone):
+            raise RowsExchanged(
+                "it gives rows the answers of other rows: they come back in another order; return them in the order"
+                " of the input, or with its index"
+            )
+        # Where its place does not matter, its company does: that is what the author means by several rows.
+        by_place = not _all_same(together, reversed_, exact=exact)
+        why = f"the model gives a row another answer among others than alone{', by its place' if by_place else ''}"
+        return Sharing(shared=False, single=by_place, why=why)
     if not _trials(samples):
         _warm(score, samples)
-    return False, why
+    return Sharing(shared=False, single=False, why=why)
+
+
+def _apart(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    return [batch.slice(i, 1) for i in range(batch.num_rows)]
+
+
+def _all_same(some: list[pa.RecordBatch], others: list[pa.RecordBatch], *, exact: bool) -> bool:
+    return all(_same(one, other, exact=exact) for one, other in zip(some, others, strict=True))
+
+
+def _is_exchange(together: list[pa.RecordBatch], alone: list[pa.RecordBatch]) -> bool:
+    """Tell whether rows that differ from what they are alone have one another's answers."""
+    moved = [i for i, (one, own) in enumerate(zip(together, alone, strict=True)) if not _same(one, own, exact=False)]
+    left = list(moved)
+    for i in moved:
+        found = next((j for j in left if _same(together[i], alone[j], exact=False)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return bool(moved)
 
 
 def _warm(score: Score, samples: Sequence[pa.RecordBatch]) -> None:
@@ -70,16 +124,15 @@ def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
     trials = []
     for batch in samples:
         rows = batch.slice(0, _MOST_ROWS)
-        varied = _varied(rows)
-        if varied is not None:
-            trials.append(pa.Table.from_batches([rows, varied]).combine_chunks().to_batches()[0])
+        if (more := with_variations(rows)) is not rows:
+            trials.append(more)
         if rows.num_rows > 1:
             trials.append(rows)
     return trials
 
 
-def _varied(rows: pa.RecordBatch) -> pa.RecordBatch | None:
-    """Give rows with other numbers than some have; None where there are no numbers."""
+def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows, and after them each with other numbers; the rows themselves where there are no numbers."""
     changed = False
     arrays = []
     for array in rows.columns:
@@ -94,7 +147,10 @@ def _varied(rows: pa.RecordBatch) -> pa.RecordBatch | None:
             changed = True
         else:
             arrays.append(array)
-    return pa.RecordBatch.from_arrays(arrays, schema=rows.schema) if changed else None
+    if not changed:
+        return rows
+    varied = pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
+    return pa.Table.from_batches([rows, varied]).combine_chunks().to_batches()[0]
 
 
 def _same(one: pa.RecordBatch, other: pa.RecordBatch, *, exact: bool) -> bool:

@@ -27,3 +27,7 @@ class OutputDiffers(WorkerFault):
     """The model's answer is not what its signature declares."""
 
     kind = "output_mismatch"
+
+
+class ValueMissing(OutputDiffers):
+    """The answer lacks a value, or an answer, that a row must have: other rows may have one."""

@@ -6,19 +6,20 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from .arrays import takes_array
-from .batching import may_share
+from .batching import RowsExchanged, may_share
 from .faults import InvalidRows
+from .forms import Form, bare, form_of_example, shaped, undeclared_form
 from .frame import InputBuilder
 from .made_rows import made_batch
 from .results import OutputReader
-from .samples import example_batch
+from .samples import example_batch, input_example
+from .trial import Sample, UnfitModel, check_answers
 
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
 
@@ -36,16 +37,21 @@ class LoadedModel:
         why: Why it is that path.
         outputs: The schema of the scores.
         batching: Whether rows of several callers may share a call; set by `warm`.
+        single: Whether each row is scored by a call of its own, also those of one caller.
         batching_why: Why that is so.
     """
 
-    def __init__(self, folder: str, inputs: pa.Schema, outputs: pa.Schema) -> None:
+    def __init__(
+        self, folder: str, inputs: pa.Schema, outputs: pa.Schema, observed: tuple[bool, Sequence[str]] | None = None
+    ) -> None:
         """Load a model.
 
         Args:
             folder: The local folder with its MLmodel file.
             inputs: The schema of the batches.
             outputs: The schema of the scores.
+            observed: Where the outputs are not the declared ones but those that were observed: whether they have
+                names, and which of them every row has.
 
         Raises:
             Exception: Whatever its loader raises.
@@ -62,24 +68,63 @@ class LoadedModel:
         if declared_in is not None and len(declared_in.inputs) != len(inputs):
             raise ValueError("the signature of the downloaded model is not the one that the registry shows")
         self._all_doubles = all(type == pa.float64() for type in inputs.types)
+        self._fields = {field.name: field for field in inputs}
         self.outputs = outputs
         self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
-        named = declared_out is not None and declared_out.has_input_names()
-        self._outputs = OutputReader(outputs, named=named, required=_required(declared_out) if named else ())
+        if observed is None:
+            named = declared_out is not None and declared_out.has_input_names()
+            observed = named, _required(declared_out) if named else ()
+        self._outputs = OutputReader(outputs, named=observed[0], required=observed[1])
         self._hinted = _tells(metadata, "_is_signature_from_type_hint")
         self._params_schema = signature.params if signature is not None else None
+        self._example = input_example(self._pyfunc, folder)
+        self._form = Form.FRAME
         self.path, self.why = "full", "not proven"
-        self.batching, self.batching_why = False, "not tried"
+        self.batching, self.single, self.batching_why = False, False, "not tried"
         self._predict: _Predict = self._pyfunc.predict
         self._build: Callable[[pa.RecordBatch], Any] = self._inputs.build
+        self._samples = self._find_samples(declared_in, inputs)
+        with self._outputs.trying():
+            self._choose_path(declared_in, inputs)
+
+    def _choose_path(self, declared: Any, inputs: pa.Schema) -> None:
+        """Find out in what form the model takes its rows, and the shortest way to call it."""
+        metadata = self._pyfunc.metadata
+        example = self._example and form_of_example(*self._example)
         if self._hinted:
             self.why = "the signature comes from type hints"
-        elif self._inputs.takes_arrays or declared_in is None:
+        elif declared is None:
+            loader = metadata.flavors["python_function"].get("loader_module", "")
+            self._form = undeclared_form(loader, example)
+            self.why = "MLflow's own checks are cheap for it"
+        elif self._inputs.takes_arrays:
             self.why = "MLflow's own checks are cheap for it"
         elif _tells(metadata, "_is_type_hint_from_example"):
             self.why = "MLflow converts the input to the form of the example"
+        elif example not in (None, Form.FRAME) and self._prefers(example):
+            self._form = example
         else:
-            self._prove(folder, declared_in, inputs)
+            self._prove(declared, inputs)
+        if self._form is not Form.FRAME:
+            self.path, self.why = "short", f"it takes {self._form.value}, as its input example"
+            self._predict = self._short_path()
+            self._build = lambda batch: shaped(self._form, batch, self._fields)
+        self.single = self._form.single
+
+    def _prefers(self, form: Form) -> bool:
+        """Whether the model answers its example as declared in the example's form, and otherwise as a DataFrame."""
+        predict = self._short_path()
+        for sample in self._samples:
+            rows = sample.rows.slice(0, 1)
+            try:
+                own = self._outputs.read(predict(shaped(form, rows, self._fields), None), 1)
+            except Exception:  # noqa: BLE001 - a model raises what it likes
+                return False
+            try:
+                return not same_bits(own, self._outputs.read(self._pyfunc.predict(self._inputs.build(rows)), 1))
+            except Exception:  # noqa: BLE001 - a model raises what it likes
+                return True
+        return False
 
     def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         """Score one or more rows.
@@ -88,12 +133,15 @@ class LoadedModel:
             WorkerFault: The rows can't be held, or the answer is not what is declared.
             BaseException: Whatever the model raises.
         """
+        if self.single and batch.num_rows > 1:
+            parts = [self.score(batch.slice(place, 1), params) for place in range(batch.num_rows)]
+            return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
         return self._outputs.read(self.predict(batch, params), batch.num_rows)
 
     @property
     def takes_array(self) -> bool:
         """Whether rows of doubles may be scored as an array."""
-        return self.path == "array" and self._all_doubles
+        return self.path == "array" and self._all_doubles and not self.single
 
     def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
         """Score rows as `score` does, without Arrow; only where `takes_array`.
@@ -112,27 +160,52 @@ class LoadedModel:
         """Give what the model returns for some rows."""
         return self._call(self._predict, self._input(batch), params)
 
-    def warm(
-        self, folder: str, inputs: pa.Schema, params: dict[str, Any] | None = None, *, exact: bool = False
-    ) -> None:
-        """Predict, so that the first caller does not pay for what the model does lazily, and try sharing a call.
+    def warm(self, params: dict[str, Any] | None = None, *, exact: bool = False) -> None:
+        """Predict, so that the first caller does not pay for what the model does lazily, and see how it may be served.
 
         Args:
-            folder: The local folder with its MLmodel file.
-            inputs: The schema of the batches.
             params: The parameters' defaults.
             exact: Whether each row's answer must be the same to the bit, alone and among others.
+
+        Raises:
+            UnfitModel: Its answers are not what it declares, or belong to other rows, or it fails on its own example.
         """
-        signature = self._pyfunc.metadata.signature
-        samples = self._samples(folder, signature.inputs if signature is not None else None, inputs)
-        self.batching, self.batching_why = may_share(lambda rows: self.score(rows, params), samples, exact=exact)
+
+        def score(rows: pa.RecordBatch) -> pa.RecordBatch:
+            return self.score(rows, params)
+
+        with self._outputs.trying():
+            check_answers(score, self._samples)
+            if self.single:
+                self.batching_why = f"it takes {self._form.value}"
+                return
+            try:
+                sharing = may_share(score, [sample.rows for sample in self._samples], exact=exact)
+            except RowsExchanged as exc:
+                raise UnfitModel(str(exc)) from exc
+        self.batching, self.single, self.batching_why = sharing.shared, sharing.single, sharing.why
+        self._outputs.trusts_places = sharing.shared
+
+    def observe(self, rows: pa.RecordBatch, params: dict[str, Any] | None) -> str | None:
+        """Return the outputs that the model gives for some rows, as MLflow infers them: the JSON of a schema.
+
+        Returns:
+            None where MLflow can't infer them.
+        """
+        from mlflow.models import infer_signature
+
+        try:
+            outputs = infer_signature(model_output=self.predict(rows, params)).outputs
+        except Exception:  # noqa: BLE001 - of what it does not know it raises this and that
+            return None
+        return None if outputs is None else str(outputs.to_json())
 
     def _input(self, batch: pa.RecordBatch) -> Any:
         if self._hinted:
             # A model with type hints takes a list with the values of its one column.
-            return [_bare(value) for value in self._inputs.values(batch)]
+            return [bare(value) for value in self._inputs.values(batch)]
         data = self._build(batch)
-        if self.path == "full" and not self._inputs.takes_arrays:
+        if self.path == "full" and self._form is Form.FRAME and not self._inputs.takes_arrays:
             self._inputs.check_guesses(data)
         return data
 
@@ -147,26 +220,23 @@ class LoadedModel:
                 raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
             raise
 
-    def _prove(self, folder: str, declared: Any, inputs: pa.Schema) -> None:
+    def _prove(self, declared: Any, inputs: pa.Schema) -> None:
         """Take the shortest path that gives the same bits as the full one on sample rows."""
-        samples = self._samples(folder, declared, inputs)
         shorter: list[tuple[str, _Predict, Callable[[pa.RecordBatch], Any]]] = []
         estimator = takes_array(self._pyfunc, inputs, _names(declared) or range(len(inputs)))
         if estimator is not None:
             shorter.append(("array", lambda data, _: estimator.predict(data), self._inputs.array))
         shorter.append(("short", self._short_path(), self._inputs.build))
         for name, predict, build in shorter:
-            proven, self.why = self._same_as_full(name, predict, build, samples)
+            proven, self.why = self._same_as_full(name, predict, build)
             if proven:
                 self.path, self._predict, self._build = name, predict, build
                 return
 
-    def _same_as_full(
-        self, name: str, predict: _Predict, build: Callable[[pa.RecordBatch], Any], samples: list[pa.RecordBatch]
-    ) -> tuple[bool, str]:
+    def _same_as_full(self, name: str, predict: _Predict, build: Callable[[pa.RecordBatch], Any]) -> tuple[bool, str]:
         """Tell whether a path gives the same bits as the full one, and why."""
         why = "not proven"
-        for batch in samples:
+        for batch in (sample.rows for sample in self._samples):
             try:
                 full_answer = self._outputs.read(self._pyfunc.predict(self._inputs.build(batch)), batch.num_rows)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
@@ -176,23 +246,26 @@ class LoadedModel:
                 answer = self._outputs.read(predict(build(batch), None), batch.num_rows)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
                 return False, f"the {name} path raises {type(exc).__name__} on sample rows"
-            if answer.serialize().equals(full_answer.serialize()):
+            if same_bits(answer, full_answer):
                 return True, "proven on sample rows"
             return False, f"the {name} path gives other answers on sample rows"
         return False, why
 
-    def _samples(self, folder: str, declared: Any, inputs: pa.Schema) -> list[pa.RecordBatch]:
+    def _find_samples(self, declared: Any, inputs: pa.Schema) -> list[Sample]:
+        """Return rows to try the model with, its example first."""
         samples = []
-        if declared is not None:
+        if self._example is not None:
             try:
-                samples.append(example_batch(self._pyfunc, folder, declared, inputs))
+                rows = example_batch(self._example[1], declared, inputs)
+                samples += [Sample(rows, True)] if rows is not None and rows.num_rows else []
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
                 _say(f"the input example can't be used ({type(exc).__name__})")
         try:
-            samples.append(made_batch(inputs))
+            made = made_batch(inputs)
+            samples += [Sample(made, False)] if made is not None else []
         except (TypeError, ValueError, pa.ArrowException) as exc:
             _say(f"no rows can be made for the signature ({type(exc).__name__})")
-        return [batch for batch in samples if batch is not None and batch.num_rows]
+        return samples
 
     def _short_path(self) -> _Predict:
         implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
@@ -239,15 +312,9 @@ def _names(declared: Any) -> list[str | int] | None:
     return list(declared.input_names())
 
 
-def _bare(value: Any) -> Any:
-    """Give a numpy scalar as Python's own, which is what strict type hints accept."""
-    if isinstance(value, dict):
-        return {name: _bare(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_bare(one) for one in value]
-    if isinstance(value, pd.Timestamp):
-        return value.to_pydatetime()
-    return value.tolist() if hasattr(value, "tolist") else value
+def same_bits(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
+    """Tell whether two batches are the same, to the bit."""
+    return bool(one.serialize().equals(other.serialize()))
 
 
 def _say(what: str) -> None:

@@ -8,24 +8,28 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .faults import OutputDiffers
+from .faults import OutputDiffers, ValueMissing
 from .fields import is_any, is_nested, tensor_type
 
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}
 """Up to where a float type holds every integer."""
+
+_MOST_DIGITS = 20
+"""Of the whole numbers of 64 bits."""
 
 
 def output_column(values: Any, field: pa.Field) -> pa.Array:
     """Convert the values of one output.
 
     Args:
-        values: An ndarray, Series, list or tuple with one entry for each row.
+        values: An ndarray, list or tuple with one entry for each row.
         field: The declared output.
 
     Raises:
@@ -33,9 +37,7 @@ def output_column(values: Any, field: pa.Field) -> pa.Array:
     """
     kind = field.type
     if is_any(field):
-        return pa.array([_json(value, field.name) for value in _entries(values, field.name)], kind)
-    if isinstance(values, pd.Series):
-        values = _of_series(values)
+        return pa.array([_json(value, field.name) for value in _entries(values)], kind)
     if isinstance(values, np.ndarray) and values.dtype != object:
         if not is_nested(kind):
             if values.ndim != 1:
@@ -44,19 +46,19 @@ def output_column(values: Any, field: pa.Field) -> pa.Array:
         if tensor_type(field) is not None and (array := _fixed_size_lists(values, kind, field)) is not None:
             return array
     convert = _converter(kind, field)
-    return pa.array([convert(value) for value in _entries(values, field.name)], kind)
+    if is_nested(kind):
+        return pa.array([convert(value) for value in _entries(values)], kind)
+    return pa.array([convert(_row_of_one(value)) for value in _entries(values)], kind)
 
 
-def _entries(values: Any, name: str) -> list[Any]:
+def _entries(values: Any) -> list[Any]:
     if isinstance(values, np.ndarray):
         return list(values) if values.dtype == object or values.ndim > 1 else values.tolist()
-    if isinstance(values, list | tuple | pd.Series):
-        return list(values)
-    raise OutputDiffers(f'"{name}" is a {type(values).__name__}, where one value a row is declared')
+    return list(values)
 
 
-def _of_series(series: Any) -> Any:
-    """Give a Series as a bare array; one of pandas' own types with nulls as objects."""
+def series_values(series: Any) -> Any:
+    """Return a Series as a bare array; one of pandas' own types with nulls as objects."""
     if isinstance(series.dtype, np.dtype):
         return series.to_numpy()
     if isinstance(series.dtype, pd.CategoricalDtype):
@@ -92,7 +94,7 @@ def _integers(values: np.ndarray[Any, Any], kind: pa.DataType, field: pa.Field) 
     if values.dtype.kind == "f":
         missing = np.isnan(values)
         if missing.any() and not field.nullable:
-            raise OutputDiffers(f'"{field.name}" has a NaN, where a whole number is declared')
+            raise ValueMissing(f'"{field.name}" has a NaN, where a whole number is declared')
         whole = values[~missing]
         if not (np.isfinite(whole).all() and (whole == np.trunc(whole)).all()):
             raise OutputDiffers(f'"{field.name}" has a number that is not whole, where {kind} is declared')
@@ -129,7 +131,7 @@ def _times(values: np.ndarray[Any, Any], kind: pa.DataType, field: pa.Field) -> 
     if (lost & ~np.isnat(values)).any():
         raise OutputDiffers(f'"{field.name}" has a time that {kind} can\'t hold exactly')
     if np.isnat(values).any() and not field.nullable:
-        raise OutputDiffers(f'"{field.name}" has a time that is missing')
+        raise ValueMissing(f'"{field.name}" has a time that is missing')
     return pa.array(held, kind)
 
 
@@ -180,7 +182,7 @@ def _converter(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
                 return math.nan
             if field.nullable or pa.types.is_string(kind):
                 return None
-            raise OutputDiffers(f'"{field.name}" has a value that is missing')
+            raise ValueMissing(f'"{field.name}" has a value that is missing')
         if isinstance(value, float) and math.isnan(value) and field.nullable and not pa.types.is_floating(kind):
             # pandas writes NaN for what is missing in a column of objects.
             return None
@@ -249,23 +251,27 @@ def _is_bare(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 0
 
 
-def _is_of_one(value: Any) -> bool:
-    """Whether a value is a list or array that holds one value, which is no list."""
-    if isinstance(value, np.ndarray):
-        return value.ndim <= 1 and value.size == 1
-    held = isinstance(value, list | tuple) and len(value) == 1
-    return held and (_is_bare(value[0]) or not isinstance(value[0], list | tuple | np.ndarray))
+def _bare(value: Any) -> Any:
+    """Return the value of an array without dimensions."""
+    return value[()] if _is_bare(value) else value
+
+
+def _row_of_one(value: Any) -> Any:
+    """Return the only output of a row that is a list of its outputs."""
+    if isinstance(value, list | tuple | np.ndarray) and not _is_bare(value) and len(value) == 1:
+        return value[0]
+    return value
 
 
 def _scalar(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
-    while _is_of_one(value):
-        # A row that is a list of its one output.
-        value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value[0]
+    value = _bare(value)
     boolean = isinstance(value, bool | np.bool_)
     if pa.types.is_boolean(kind):
         if boolean:
             return bool(value)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        if isinstance(value, Decimal):
+            return _of_decimal(value, kind, field)
         if isinstance(value, int | float | np.integer | np.floating) and not boolean:
             return _of_numpy(_one(value, field), kind, field)[0].as_py()
     elif pa.types.is_string(kind):
@@ -276,6 +282,19 @@ def _scalar(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
     raise _not_a(type(value).__name__, field)
 
 
+def _of_decimal(value: Decimal, kind: pa.DataType, field: pa.Field) -> Any:
+    """Return a decimal as a number of another type that is the very same, or whose shortest decimal it is."""
+    if value.is_nan():
+        return _of_numpy(np.array([math.nan]), kind, field)[0].as_py()
+    if pa.types.is_floating(kind):
+        double = float(value)
+        if value.is_infinite() or Decimal(repr(double)) == value or Decimal(double) == value:
+            return _of_numpy(np.array([double]), kind, field)[0].as_py()
+    elif value.is_finite() and value == value.to_integral_value() and value.adjusted() < _MOST_DIGITS:
+        return _of_numpy(_one(int(value), field), kind, field)[0].as_py()
+    raise OutputDiffers(f'"{field.name}" has a decimal that {kind} can\'t hold exactly')
+
+
 def _one(value: Any, field: pa.Field) -> np.ndarray[Any, Any]:
     array = np.array([value])
     if array.dtype.kind not in "iuf":
@@ -284,6 +303,7 @@ def _one(value: Any, field: pa.Field) -> np.ndarray[Any, Any]:
 
 
 def _time(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
+    value = _bare(value)
     if isinstance(value, np.datetime64):
         held = _times(np.array([value]), kind, field)
     elif isinstance(value, datetime):
@@ -321,6 +341,10 @@ def _jsonable(value: Any) -> Any:
     for types, form in _JSON_FORMS:
         if isinstance(value, types):
             return form(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        number = int(value) if value == value.to_integral_value() else float(value)
+        if isinstance(number, int) or Decimal(repr(number)) == value:
+            return number
     if hasattr(value, "model_dump"):
         return value.model_dump()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -333,7 +357,7 @@ _JSON_FORMS: list[tuple[Any, Callable[[Any], Any]]] = [
     (np.integer, int),
     # Not numpy's longer floats: Python's can't hold them.
     ((np.float16, np.float32, np.float64), float),
-    (np.datetime64, lambda value: pd.Timestamp(value).isoformat()),
+    (np.datetime64, lambda value: None if np.isnat(value) else pd.Timestamp(value).isoformat()),
     ((datetime, date), lambda value: value.isoformat()),
     ((bytes, bytearray), lambda value: base64.b64encode(value).decode()),
     (np.ndarray, lambda value: list(value) if value.ndim else value.item()),

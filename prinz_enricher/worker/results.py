@@ -1,27 +1,35 @@
 """What a model returned as a record batch of its declared outputs, or the reason why it is not that.
 
-First the result is taken apart into one column for each output (here), then each column is converted to its Arrow type
-without changing a value (`outputs`).
+Whatever library a result is of, it is brought to the forms that `answers` takes apart (here); then each column is
+converted to its Arrow type without changing a value (`outputs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from .answers import AnswerReader, Table
 from .faults import OutputDiffers
-from .fields import is_any, is_nested, tensor_type
-from .outputs import output_column
+from .outputs import output_column, series_values
 
-_ONE_VALUE = (str, bytes, bytearray, int, float, complex, np.generic, type(None))
+_BUILTIN = frozenset({str, bytes, bytearray, int, float, bool, complex, type(None), dict, list, tuple})
 
 
 class OutputReader:
-    """Reads what a model returns as record batches of one output schema."""
+    """Reads what a model returns as record batches of one output schema.
+
+    Attributes:
+        answers: Takes a result apart.
+        trusts_places: Whether rows are taken in their order where an index has some of them twice, as that of frames
+            of one row each that were put together; else such a result is refused.
+    """
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = ()) -> None:
         """Prepare for a schema.
@@ -29,13 +37,21 @@ class OutputReader:
         Args:
             schema: Of the declared outputs.
             named: Whether the model knows its outputs by the names of the schema; else by their position.
-            required: Outputs that no row may lack; the schema tells it of those alone for which a null is no value.
+            required: Outputs that no row may lack; the schema shows it only of those for which a null is no value.
         """
         self._schema = schema
-        self._named = named
-        self._required = frozenset(required)
-        self._single = len(schema) == 1
         self._one_double = schema.types == [pa.float64()]
+        self.answers = AnswerReader(schema, named=named, required=required)
+        self.trusts_places = False
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """Take results of sample rows, from which the model's form is learned."""
+        self.answers.learning = self.trusts_places = True
+        try:
+            yield
+        finally:
+            self.answers.learning = self.trusts_places = False
 
     def is_bare(self, result: object, rows: int) -> bool:
         """Tell whether a result is the very values of the only output: an array of a double for each row."""
@@ -60,159 +76,125 @@ class OutputReader:
         Raises:
             OutputDiffers: The result is something else than was declared; the sentence holds no data.
         """
-        columns = self._columns(_plain(result), rows)
+        columns = self.answers.columns(self._form(result, rows), rows)
         arrays = [output_column(values, field) for values, field in zip(columns, self._schema, strict=True)]
-        for array, field in zip(arrays, self._schema, strict=True):
-            if len(array) != rows:
-                raise _rows(len(array), rows, field.name)
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _columns(self, result: object, rows: int) -> Sequence[Any]:
-        """Give the values of each output."""
-        if not len(self._schema):
-            return []
-        if self._single and is_any(self._schema.field(0)) and not self._named:
-            return [_any_rows(result, rows)]
-        if isinstance(result, pd.DataFrame):
-            return self._of_frame(result)
-        if isinstance(result, Mapping):
-            return self._of_dict(result, rows)
-        if isinstance(result, np.ndarray):
-            return self._of_array(result, rows)
-        if isinstance(result, _ONE_VALUE):
-            if rows != 1:
-                raise OutputDiffers(f"one {type(result).__name__} came back for {rows} rows")
-            result = [result]
-        if isinstance(result, list | tuple) and result and not (self._single and self._takes_rows_of(result[0])):
-            if all(isinstance(row, Mapping) for row in result):
-                return [self._of_records(result, field) for field in self._schema]
-            if not self._single and all(isinstance(row, list | tuple | np.ndarray) for row in result):
-                if any(len(row) != len(self._schema) for row in result):
-                    raise OutputDiffers(f"rows of another length than the {len(self._schema)} outputs came back")
-                return list(zip(*result, strict=True))
-        if self._single and isinstance(result, list | tuple | pd.Series):
-            return [result]
-        raise OutputDiffers(f"a {type(result).__name__} came back for {len(self._schema)} outputs")
+    def _form(self, result: Any, rows: int) -> Any:
+        """Bring a result to one of the forms of `answers`."""
+        form = result if isinstance(result, pd.DataFrame) else self._plain(result, rows)
+        if isinstance(form, Mapping):
+            return {name: self._plain(values, rows) for name, values in form.items()}
+        if isinstance(form, list | tuple):
+            return form if _BUILTIN.issuperset(map(type, form)) else [self._entry(one, rows) for one in form]
+        if isinstance(form, pd.DataFrame):
+            order = self._order(form.index, rows)
+            frame = form if order is None else form.take(order)
+            columns = [series_values(frame.iloc[:, place]) for place in range(frame.shape[1])]
+            return _table(
+                [str(name) for name in frame.columns], columns, counted=isinstance(frame.columns, pd.RangeIndex)
+            )
+        if hasattr(form, "__next__"):
+            raise OutputDiffers(f"a {type(form).__name__} came back; return a list")
+        return form
 
-    def _of_records(self, records: Sequence[Mapping[Any, Any]], field: pa.Field) -> list[Any]:
-        """Give one output of rows that are dicts; an optional output may be absent."""
-        values = []
-        for record in records:
-            if field.name in record:
-                values.append(record[field.name])
-            elif field.name.isdecimal() and int(field.name) in record:
-                values.append(record[int(field.name)])
-            elif field.nullable and field.name not in self._required:
-                values.append(None)
-            else:
-                raise _missing([field.name])
-        return values
+    def _entry(self, value: Any, rows: int) -> Any:
+        """Return an entry of a list: one row, or the values of one output."""
+        if isinstance(value, pd.Series) and not pd.api.types.is_integer_dtype(value.index.dtype):
+            # A row of a frame, with the names of its columns.
+            return value.to_dict()
+        return self._plain(value, rows)
 
-    def _takes_rows_of(self, row: object) -> bool:
-        """Whether a mapping is the value of the only output, and not a row of outputs by name."""
-        field = self._schema.field(0)
-        holds_mappings = pa.types.is_struct(field.type) or pa.types.is_map(field.type) or is_any(field)
-        return holds_mappings and isinstance(row, Mapping) and not (self._named and set(row) == {field.name})
+    def _plain(self, value: Any, rows: int) -> Any:
+        """Return what other libraries give as what numpy and Python have for it."""
+        if type(value) in _BUILTIN or isinstance(value, pd.DataFrame):
+            return value
+        if isinstance(value, pd.Series):
+            order = self._order(value.index, rows)
+            return series_values(value if order is None else value.take(order))
+        if isinstance(value, pd.Index | pd.api.extensions.ExtensionArray):
+            return series_values(pd.Series(value))
+        if isinstance(value, np.ndarray):
+            return _array(value)
+        if isinstance(value, pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array):
+            return _of_arrow(value)
+        for has, convert in _LIBRARIES:
+            if hasattr(value, has) and not isinstance(value, type | np.generic):
+                return convert(value)
+        return value
 
-    def _of_frame(self, frame: Any) -> Sequence[Any]:
-        names = [str(name) for name in frame.columns]
-        if len(set(names)) != len(names):
-            raise OutputDiffers("two columns of the same name came back")
-        wanted = self._schema.names
-        if self._named and set(wanted) <= set(names):
-            return [frame.iloc[:, names.index(name)] for name in wanted]
-        # Some flavours return a frame whose columns are merely counted.
-        counted = isinstance(frame.columns, pd.RangeIndex) or names == [str(i) for i in range(len(names))]
-        if self._named and not counted:
-            raise _missing([name for name in wanted if name not in names])
-        if self._single and (len(names) != 1 or _is_listed(self._schema.field(0))):
-            return self._of_array(frame.to_numpy(), len(frame))
-        if len(names) != len(wanted):
-            raise OutputDiffers(f"{len(names)} columns came back for {len(wanted)} outputs")
-        return [frame.iloc[:, i] for i in range(len(names))]
+    def _order(self, index: Any, rows: int) -> Any:
+        """Return the places of an answer's rows in the order of the input, by the input's index; None as it is.
 
-    def _of_dict(self, result: Mapping[Any, Any], rows: int) -> Sequence[Any]:
-        named = {str(name): values for name, values in result.items()}
-        wanted = self._schema.names
-        if self._single and rows == 1 and self._takes_rows_of(result):
-            return [[result]]
-        if self._named:
-            if missing := [name for name in wanted if name not in named]:
-                raise _missing(missing)
-            chosen = [named[name] for name in wanted]
-        elif len(named) == len(wanted):
-            chosen = list(named.values())
-        else:
-            raise OutputDiffers(f"{len(named)} values came back for {len(wanted)} outputs")
-        if rows == 1:
-            # A dict of bare values is one row.
-            chosen = [[value] if isinstance(value, _ONE_VALUE) else value for value in chosen]
-        return [_plain(values) for values in chosen]
-
-    def _of_array(self, array: np.ndarray[Any, Any], rows: int) -> Sequence[Any]:
-        if array.ndim == 0:
-            array = array.reshape(1)
-        if self._single:
-            field = self._schema.field(0)
-            if array.ndim == 2 and array.shape[1] == 1 and not _is_listed(field):
-                array = array[:, 0]
-            if len(array) != rows:
-                raise _rows(len(array), rows, field.name)
-            return [array]
-        if array.ndim == 2 and array.shape[1] == len(self._schema):
-            return [array[:, i] for i in range(array.shape[1])]
-        raise OutputDiffers(f"an array of {array.ndim} dimensions came back for {len(self._schema)} outputs")
+        Raises:
+            OutputDiffers: The index is the input's, but has a row twice.
+        """
+        counts = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+        if counts or len(index) != rows or not pd.api.types.is_integer_dtype(index.dtype) or index.hasnans:
+            return None
+        labels = index.to_numpy(dtype=np.int64)
+        if labels.min() < 0 or labels.max() >= rows:
+            # An index of the model's own.
+            return None
+        order = np.argsort(labels, kind="stable")
+        if not np.array_equal(labels[order], np.arange(rows)):
+            if self.trusts_places:
+                return None
+            raise OutputDiffers("the index of the answer has a row twice and another one not at all; reset the index")
+        return order
 
 
-def _plain(result: object) -> object:
-    """Give what other libraries return as what numpy and pandas have for it."""
-    if isinstance(result, np.ndarray | pd.DataFrame | pd.Series | list | tuple | Mapping | str | bytes):
-        return result
-    if isinstance(result, pa.RecordBatch | pa.Table):
-        return result.to_pydict()
-    if hasattr(result, "toarray") and hasattr(result, "nnz"):
-        return result.toarray()
-    if isinstance(result, pd.Index | pd.api.extensions.ExtensionArray):
-        return pd.Series(result)
-    if isinstance(result, _ONE_VALUE) or not hasattr(result, "__array__"):
-        return result
-    return np.asarray(result)
+def _table(names: list[str], columns: list[Any], *, counted: bool = False) -> Table:
+    return Table(names, columns, counted or names == [str(place) for place in range(len(names))])
 
 
-def _any_rows(result: object, rows: int) -> Sequence[Any]:
-    """Give the row values of a result that may be anything."""
-    if isinstance(result, pd.DataFrame):
-        names = [str(name) for name in result.columns]
-        if len(names) == 1 and isinstance(result.columns, pd.RangeIndex):
-            return result.iloc[:, 0].tolist()
-        values = zip(*(result.iloc[:, i].tolist() for i in range(len(names))), strict=True)
-        return [dict(zip(names, row, strict=True)) for row in values] if names else [{} for _ in range(len(result))]
-    if isinstance(result, Mapping):
-        columns = {str(name): _plain(values) for name, values in result.items()}
-        listed = [v for v in columns.values() if isinstance(v, list | tuple | np.ndarray | pd.Series)]
-        if columns and len(listed) == len(columns) and all(np.ndim(v) and len(v) == rows for v in listed):
-            return [dict(zip(columns, row, strict=True)) for row in zip(*listed, strict=True)]
-        listing: Sequence[Any] = [result]
-    elif isinstance(result, np.ndarray):
-        listing = list(result) if result.ndim else [result.item()]
-    elif isinstance(result, list | tuple | pd.Series):
-        listing = list(result)
-    else:
-        listing = [result]
-    if len(listing) != rows:
-        raise _rows(len(listing), rows, "output_0")
-    return listing
+def _array(array: np.ndarray[Any, Any]) -> Any:
+    """Return an array of a special kind as a plain one: with a mask, with fields, or a matrix."""
+    if array.dtype.names is not None:
+        return _table(list(array.dtype.names), [_array(array[name]) for name in array.dtype.names])
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        held = array.data.astype(object)
+        held[np.ma.getmaskarray(array)] = None
+        return held
+    return np.asarray(array)
 
 
-def _is_listed(field: pa.Field) -> bool:
-    """Whether the values of a field are lists, so that a second dimension belongs to each value."""
-    tensor = tensor_type(field)
-    return is_nested(field.type) if tensor is None else len(tensor.shape) > 1
+def _of_arrow(value: Any) -> Any:
+    """Return a table or a column that can be read as Arrow, such as that of Polars."""
+    if isinstance(value, pa.RecordBatch):
+        value = pa.Table.from_batches([value])
+    try:
+        table = value if isinstance(value, pa.Table | pa.ChunkedArray | pa.Array) else pa.table(value)
+    except (TypeError, ValueError, pa.ArrowException):
+        # A column of its own.
+        table = pa.chunked_array(value)
+    if isinstance(table, pa.Table):
+        return _table(table.column_names, [_arrow_column(column) for column in table.columns])
+    return _arrow_column(table)
 
 
-def _rows(came: int, went: int, name: str) -> OutputDiffers:
-    return OutputDiffers(f'{came} rows came back in "{name}" for {went} rows')
+def _arrow_column(column: Any) -> Any:
+    kind = column.type
+    if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
+        return column.to_numpy()
+    return column.to_pylist()
 
 
-def _missing(names: Sequence[str]) -> OutputDiffers:
-    return OutputDiffers("it lacks the outputs " + ", ".join(f'"{name}"' for name in names[:5]))
+def _of_interchange(value: Any) -> Any:
+    from pyarrow.interchange import from_dataframe
+
+    return _of_arrow(from_dataframe(value))
+
+
+_LIBRARIES: list[tuple[str, Any]] = [
+    ("__arrow_c_stream__", _of_arrow),
+    ("__arrow_c_array__", _of_arrow),
+    ("__dataframe__", _of_interchange),
+    # scipy's matrices.
+    ("toarray", lambda value: value.toarray()),
+    ("model_dump", lambda value: value.model_dump()),
+    ("_asdict", lambda value: value._asdict()),
+    ("__dataclass_fields__", dataclasses.asdict),
+    ("__array__", lambda value: _array(np.asarray(value))),
+]
+"""What tells a kind of object, and how it becomes a table, an array, or a dict by name."""

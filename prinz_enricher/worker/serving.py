@@ -21,10 +21,16 @@ from .batches import BatchReader, BatchWriter
 from .faults import FrameTooLarge, OutputDiffers, WorkerFault
 from .frames import Frame, FrameError, FrameSocket, Kind, decode_value
 from .sandbox import Confinement, Policy, confine
+from .trial import OutputsDiffer, UnfitModel, sentence
 
 _LONGEST_REASON = 400
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
-_VERBS = {"import": "importing MLflow", "confine": "confining the worker", "load": "loading the model"}
+_VERBS = {
+    "import": "importing MLflow",
+    "confine": "confining the worker",
+    "load": "loading the model",
+    "try": "trying the model",
+}
 
 
 def serve(frames: FrameSocket) -> int:
@@ -116,22 +122,29 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _A
         stage = "load"
         inputs, outputs = _schemas(frame)
         folder = str(frame.meta["path"])
-        model = LoadedModel(folder, inputs, outputs)
+        observed: Any = frame.meta.get("observed")
+        model = LoadedModel(folder, inputs, outputs, observed)
         marks.append(time.monotonic())
         params: Any = decode_value(frame.meta["params"]) if "params" in frame.meta else None
-        model.warm(folder, inputs, params, exact=frame.meta.get("exact") is True)
+        stage = "try"
+        model.warm(params, exact=frame.meta.get("exact") is True)
         marks.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # Loading runs the model's code too: whatever it raises is the reason, and the front decides what then.
         with contextlib.suppress(Exception):
             traceback.print_exc()
-        return _Answer(Kind.FAILED, {"stage": stage, "why": f"{_VERBS[stage]} failed: {_sentence(exc)}"})
+        failed: dict[str, object] = {"stage": stage}
+        why = str(exc) if isinstance(exc, UnfitModel) else f"{_VERBS[stage]} failed: {sentence(exc)}"
+        if isinstance(exc, OutputsDiffer) and frame.meta.get("observe") is True:
+            failed["observed"] = model.observe(exc.sample.rows, params)
+        return _Answer(Kind.FAILED, {**failed, "why": _CREDENTIALS.sub("://", why)[:_LONGEST_REASON]})
     spans = [round(end - start, 4) for start, end in pairwise(marks)]
     meta = {
         "pid": os.getpid(),
         "path": model.path,
         "why": model.why,
         "batching": model.batching,
+        "single": model.single,
         "batching_why": model.batching_why,
         "python": platform.python_version(),
         "mlflow": mlflow.__version__,
@@ -148,16 +161,6 @@ def _schemas(frame: Frame) -> tuple[pa.Schema, pa.Schema]:
         raise FrameError("LOAD is without its schemas")
     first, second = frame.body.slice(0, sizes[0]), frame.body.slice(sizes[0])
     return pa.ipc.read_schema(first), pa.ipc.read_schema(second)
-
-
-def _sentence(exc: BaseException) -> str:
-    """Give an exception as one sentence without line breaks, credentials or a traceback."""
-    try:
-        first = next((line.strip() for line in str(exc).splitlines() if line.strip()), "")
-    except Exception:  # noqa: BLE001 - a model raises what it likes
-        first = ""
-    text = f"{type(exc).__name__}: {first}" if first else type(exc).__name__
-    return _CREDENTIALS.sub("://", text)[:_LONGEST_REASON]
 
 
 def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -> _Answer:

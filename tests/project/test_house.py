@@ -52,7 +52,7 @@ sys.exit(f"imported: {{found}}" if found else 0)
 
 
 def test_modules_are_short() -> None:
-    """No module is over 400 lines."""
+    """No module is over 600 lines."""
     modules = [
         path
         for folder in ("prinz_enricher", "samples", "scripts", "tests", "benchmarks")
@@ -62,7 +62,7 @@ def test_modules_are_short() -> None:
     modules += (ROOT / "nussknacker").glob("*/src/**/*.java")
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in modules}
 
-    assert {path: n for path, n in lengths.items() if n > 400} == {}
+    assert {path: n for path, n in lengths.items() if n > 600} == {}
     assert len(lengths) > 40
 
 

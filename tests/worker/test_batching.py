@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.worker.batching import may_share
+from prinz_enricher.worker.batching import RowsExchanged, Sharing, may_share
 
 Rows = Any
 
@@ -108,8 +108,8 @@ def alone_only(batch: pa.RecordBatch) -> pa.RecordBatch:
 def test_models(model: Callable[[Rows], Rows], shared: bool, exactly: bool) -> None:
     """Those that give each row its own answer may, also from a single sample row; others may not."""
     for samples in ([rows(1.5, 2.5)], [rows(3.0)], [rows(1.0, 1.0)]):
-        assert may_share(model, samples, exact=False)[0] is shared
-        assert may_share(model, samples, exact=True)[0] is exactly
+        assert may_share(model, samples, exact=False).shared is shared
+        assert may_share(model, samples, exact=True).shared is exactly
 
 
 def test_without_two_rows_nothing_is_shown() -> None:
@@ -121,9 +121,10 @@ def test_without_two_rows_nothing_is_shown() -> None:
         return scores([1.0] * batch.num_rows)
 
     one_text = pa.RecordBatch.from_arrays([pa.array(["a"])], names=["x"])
-    assert may_share(model, [one_text], exact=False) == (False, "there are no two sample rows to show it with")
+    nothing = Sharing(shared=False, single=False, why="there are no two sample rows to show it with")
+    assert may_share(model, [one_text], exact=False) == nothing
     assert asked == [1]
-    assert may_share(model, [], exact=False)[0] is False
+    assert may_share(model, [], exact=False) == nothing
 
 
 def test_rows_that_a_model_refuses_show_nothing() -> None:
@@ -134,11 +135,63 @@ def test_rows_that_a_model_refuses_show_nothing() -> None:
             raise ValueError
         return own(batch)
 
-    assert may_share(picky, [rows(1.0, 2.0), rows(10.0, 20.0)], exact=False)[0] is True
-    assert may_share(picky, [rows(1.0, 2.0)], exact=False) == (False, "the model raises ValueError on sample rows")
+    assert may_share(picky, [rows(1.0, 2.0), rows(10.0, 20.0)], exact=False).shared
+    assert may_share(picky, [rows(1.0, 2.0)], exact=False).why == "the model raises ValueError on sample rows"
 
 
 def test_whole_numbers_are_varied_within_their_type() -> None:
     """The greatest number of a type has no neighbour above it."""
     greatest = rows(2**63 - 1, kind=pa.int64())
-    assert may_share(lambda batch: scores(batch.column(0)), [greatest], exact=True)[0] is True
+    assert may_share(lambda batch: scores(batch.column(0)), [greatest], exact=True).shared
+
+
+@pytest.mark.parametrize(
+    ("model", "single"),
+    [
+        # The place of a row decides what it gets, or whether it gets anything: each row is right alone.
+        (first_row, True),
+        (place, True),
+        (alone_only, True),
+        # What a row gets depends on its company, whatever the order: what the author means by several rows.
+        (mean, False),
+        (text, False),
+        # Nothing is shown of a model that answers by chance.
+        (chance, False),
+        (own, False),
+    ],
+)
+def test_rows_go_one_by_one_where_their_place_decides(model: Callable[[Rows], Rows], single: bool) -> None:
+    """Then a request of several rows is right as well."""
+    assert may_share(model, [rows(1.5, 2.5)], exact=False).single is single
+
+
+def ascending(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Answer in the order of the values."""
+    return scores(np.sort(batch.column(0).to_numpy()) * 2.0)
+
+
+def backwards(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Answer from the last row on."""
+    return scores(batch.column(0).to_numpy()[::-1] * 2.0)
+
+
+def first_last(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Answer the first row where the last one should be, and the last one where the first one should be."""
+    values = batch.column(0).to_pylist()
+    return scores([values[-1], *values[1:-1], values[0]])
+
+
+def groups(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Answer the small ones first, then the others."""
+    values = batch.column(0).to_pylist()
+    return scores([one for one in values if one < 2] + [one for one in values if one >= 2])
+
+
+@pytest.mark.parametrize("model", [ascending, backwards, first_last, groups])
+@pytest.mark.parametrize("samples", [[rows(1.5, 2.5)], [rows(2.5, 1.5)], [rows(1.0)]])
+def test_a_model_that_gives_rows_the_answers_of_others_is_found(
+    model: Callable[[Rows], Rows], samples: list[Rows]
+) -> None:
+    """Whatever the order of the sample rows."""
+    with pytest.raises(RowsExchanged, match="in another order"):
+        may_share(model, samples, exact=False)

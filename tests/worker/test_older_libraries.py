@@ -50,7 +50,12 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 def _older(pyfunc: Any) -> SimpleNamespace:
     """Give what MLflow 2.9 has of a model: no type hints, and no example at hand."""
     of = pyfunc.metadata
-    metadata = SimpleNamespace(signature=of.signature, flavors=of.flavors, load_input_example=of.load_input_example)
+    metadata = SimpleNamespace(
+        signature=of.signature,
+        flavors=of.flavors,
+        saved_input_example_info=of.saved_input_example_info,
+        load_input_example=of.load_input_example,
+    )
     return SimpleNamespace(predict=pyfunc.predict, metadata=metadata, _model_impl=pyfunc._model_impl)
 
 

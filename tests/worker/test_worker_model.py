@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
+from prinz_enricher.signature.mlflow_json import with_outputs
 from prinz_enricher.worker.faults import InvalidRows, OutputDiffers
+from prinz_enricher.worker.forms import Form
 from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -194,19 +198,259 @@ def test_a_model_that_raises_on_made_rows_is_loaded(save: Save) -> None:
 
     saved = save("pyfunc", python_model(picky), signature=signature_of(ONE, pd.Series([1.0])))
     assert saved.loaded.path == "full"
-    saved.loaded.warm("", saved.inputs)
+    saved.loaded.warm()
     assert saved.score([100.0]) == [100.0]
     with pytest.raises(ValueError, match="too small"):
         saved.score([1.0])
 
 
-def test_an_answer_that_is_not_as_declared_is_told(save: Save) -> None:
-    """A text for a double, with the path that such a model takes."""
+def declared(*outputs: tuple[str, str | None]) -> Any:
+    """Make a signature of one double and some outputs."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    return ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec(*output) for output in outputs]))
+
+
+@pytest.mark.parametrize(
+    ("predict", "outputs", "why"),
+    [
+        (lambda frame: ["text"] * len(frame), [("double", "y")], "has values of str, where double is declared"),
+        (lambda frame: frame["x"] / 2, [("long", "y")], "a number that is not whole"),
+        (lambda frame: np.column_stack([frame["x"], 1 - frame["x"]]), [("long", None)], "has 2 dimensions"),
+        (lambda frame: frame.rename(columns={"x": "z"}), [("double", "y"), ("double", "z")], 'lacks the outputs "y"'),
+        (lambda frame: frame["x"] > 1, [("long", "y")], "has values of bool, where int64 is declared"),
+        (lambda _: [1.0, 2.0, 3.0], [("double", "y")], "3 rows came back in"),
+        (lambda frame: pd.concat([frame["x"]] * 2), [("double", "y")], "rows came back in"),
+        (lambda frame: (one for one in frame["x"]), [("double", "y")], "return a list"),
+    ],
+    ids=["text", "fractions", "probabilities", "names", "booleans", "rows", "no row", "generator"],
+)
+@pytest.mark.parametrize("example", [None, ONE], ids=["made rows", "input example"])
+def test_a_model_that_answers_otherwise_than_declared_is_refused_at_load(
+    save: Save, predict: Any, outputs: Any, why: str, example: Any
+) -> None:
+    """With the reason, what it was shown by, and what its author can do."""
     saved = save(
-        "pyfunc", python_model(lambda frame, _: ["text"] * len(frame)), signature=signature_of(ONE, pd.Series([1.0]))
+        "pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(*outputs), input_example=example
     )
+    with pytest.raises(OutputsDiffer, match=re.escape(why)) as caught:
+        saved.loaded.warm()
+    by = "rows made from its signature" if example is None else "its input example"
+    assert str(caught.value).startswith(f"its answer to {by} is not what its signature declares: ")
+    assert "prinz.outputs" in str(caught.value)
+
+
+KNOWN = {7.0: 3, 8.0: 4}
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda frame: [KNOWN.get(one) for one in frame["x"]],
+        lambda frame: frame["x"].map(KNOWN),
+        lambda frame: frame[frame["x"].isin(KNOWN)].replace(KNOWN)["x"],
+    ],
+    ids=["None", "NaN", "rows left out"],
+)
+def test_an_answer_that_is_missing_for_made_rows_says_nothing(save: Save, predict: Any) -> None:
+    """They can be nonsense to a model; of real rows, and of the author's own example, it is a mismatch."""
+    model = python_model(lambda frame, _: predict(frame))
+    saved = save("pyfunc", model, signature=declared(("long", "y")))
+    saved.loaded.warm()
+    assert saved.score([7.0, 8.0]) == [3, 4]
     with pytest.raises(OutputDiffers):
-        saved.score([1.0])
+        saved.score([7.0, 9.0])
+
+
+def test_an_answer_that_is_missing_for_the_example_is_refused_at_load(save: Save) -> None:
+    """The author chose these rows."""
+    model = python_model(lambda frame, _: frame["x"].map(KNOWN))
+    example = pd.DataFrame({"x": [7.0, 9.0]})
+    saved = save("pyfunc", model, signature=declared(("long", "y")), input_example=example)
+    with pytest.raises(OutputsDiffer, match="its input example"):
+        saved.loaded.warm()
+
+
+@pytest.mark.parametrize("values", [[9.0], [7.0, 9.0]])
+def test_a_model_that_fails_on_its_own_example_is_refused_at_load(save: Save, values: list[float]) -> None:
+    """An unknown category, say: what it raises is in the reason."""
+    known = {7.0: 3, 8.0: 4}
+    model = python_model(lambda frame, _: [known[one] for one in frame["x"]])
+    saved = save("pyfunc", model, signature=declared(("long", "y")), input_example=pd.DataFrame({"x": values}))
+    with pytest.raises(UnfitModel, match=r"it fails on its input example: KeyError: 9\.0"):
+        saved.loaded.warm()
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda frame: frame.sort_values("x")["x"].to_numpy() * 10,
+        lambda frame: frame.sort_values("x", ascending=False).reset_index(drop=True)["x"] * 10,
+        lambda frame: [10 * one for one in sorted(frame["x"])],
+        lambda frame: pd.concat([frame[frame["x"] > 1], frame[frame["x"] <= 1]])["x"].tolist(),
+    ],
+    ids=["sorted array", "sorted, index reset", "sorted list", "grouped"],
+)
+def test_a_model_that_gives_rows_the_answers_of_others_is_refused_at_load(save: Save, predict: Any) -> None:
+    """It was seen on the sample rows; nothing in its answer shows which row is which."""
+    saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")))
+    with pytest.raises(UnfitModel, match="the answers of other rows"):
+        saved.loaded.warm()
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda frame: frame.sort_values("x")["x"] * 10,
+        lambda frame: frame.sample(frac=1, random_state=1).rename(columns={"x": "y"}) * 10,
+        lambda frame: pd.concat([frame[frame["x"] > 1], frame[frame["x"] <= 1]]) * 10,
+        lambda frame: pd.concat([pd.DataFrame({"y": [one * 10]}) for one in frame["x"]]),
+        lambda frame: {"y": frame.sort_values("x")["x"] * 10},
+    ],
+    ids=["sorted Series", "shuffled frame", "grouped frame", "frames put together", "dict of a sorted Series"],
+)
+def test_a_model_whose_answer_keeps_the_index_is_shared(save: Save, predict: Any) -> None:
+    """Each row gets its own, whatever the order of the answer."""
+    saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")))
+    saved.loaded.warm()
+    assert saved.loaded.batching, saved.loaded.batching_why
+    assert saved.score([3.0, 1.0, 2.0]) == [30.0, 10.0, 20.0]
+    assert saved.score([4.0]) == [40.0]
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda frame: [frame["x"].iloc[0] * 10] * len(frame),
+        lambda frame: frame["x"].iloc[0] * 10,
+        lambda frame: {"y": float(frame["x"].iloc[0]) * 10},
+        lambda frame: np.array([frame["x"].item() * 10]),
+    ],
+    ids=["first row for all", "first row alone", "one dict", "one row or nothing"],
+)
+def test_a_model_made_for_one_row_gets_one_row_at_a_time(save: Save, predict: Any) -> None:
+    """So a request of several rows is right as well."""
+    saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")))
+    saved.loaded.warm()
+    assert (saved.loaded.batching, saved.loaded.single) == (False, True)
+    assert saved.score([3.0, 1.0, 2.0]) == [30.0, 10.0, 20.0]
+
+
+# The form of the input.
+
+
+@pytest.mark.parametrize(
+    ("predict", "example", "columns", "wanted"),
+    [
+        (lambda texts: [text[::-1] for text in texts], ["hey"], [["hey", "ab"]], ["yeh", "ba"]),
+        (lambda numbers: [number + 0.5 for number in numbers], [1.0, 2.0], [[3.0, 1.0]], [3.5, 1.5]),
+        (lambda rows: [len(row) for row in rows], [{"a": 1, "b": 2}], [[1, 2], [3, 4]], [2, 2]),
+        (lambda row: [f"{row['a']}-{row['b']}"], {"a": "x", "b": "y"}, [["u", "v"], ["w", "z"]], ["u-w", "v-z"]),
+        (lambda text: text.upper(), "hey", [["a", "b"]], ["A", "B"]),
+    ],
+    ids=["list of texts", "list of numbers", "list of dicts", "one dict", "one text"],
+)
+def test_a_model_gets_its_rows_in_the_form_of_its_example(
+    save: Save, predict: Any, example: Any, columns: list[list[Any]], wanted: list[Any]
+) -> None:
+    """As a DataFrame it would see the names of columns, or something else."""
+    model = python_model(lambda data, _: predict(data))
+    saved = save("pyfunc", model, signature=signature_of(example, predict(example)), input_example=example)
+    saved.loaded.warm()
+    assert saved.score(*columns) == wanted
+    assert saved.score(*[column[:1] for column in columns]) == wanted[:1]
+
+
+def test_a_model_that_answers_a_frame_alike_gets_the_frame(save: Save) -> None:
+    """A list as example is no reason to leave MLflow's own form where both give the same."""
+    model = python_model(lambda data, _: (pd.DataFrame(data).iloc[:, 0] * 2).tolist())
+    saved = save("pyfunc", model, signature=signature_of([1.0, 2.0], [2.0, 4.0]), input_example=[1.0, 2.0])
+    saved.loaded.warm()
+    assert saved.loaded._form is Form.FRAME
+    assert saved.score([3.0]) == [6.0]
+
+
+def unsigned(save: Save, predict: Any, **options: Any) -> Saved:
+    """Save a model without a signature."""
+    return save("pyfunc", python_model(lambda data, _: predict(data)), signature=False, **options)
+
+
+def test_a_model_without_signature_and_example_is_refused(save: Save) -> None:
+    """Nothing tells whether it takes a DataFrame."""
+    with pytest.raises(ValueError, match="no signature and no input example"):
+        unsigned(save, lambda frame: frame.sum(axis=1))
+
+
+def test_a_flavour_that_takes_frames_needs_no_signature(save: Save) -> None:
+    """MLflow documents that scikit-learn's does."""
+    frame = WINE.iloc[:, :2]
+    saved = save("sklearn", ElasticNet().fit(frame, frame.sum(axis=1)))
+    batch = pa.RecordBatch.from_pydict({name: [json.dumps(value) for value in frame[name][:3]] for name in frame})
+    got = [json.loads(text) for text in saved.loaded.score(batch, None).column(0).to_pylist()]
+    assert got == saved.pyfunc.predict(frame[:3]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("predict", "example", "batch", "wanted"),
+    [
+        (lambda texts: [len(text) for text in texts], ["ab"], {"any": ["abc", "d"]}, [3, 1]),
+        (lambda rows: [row["a"] for row in rows], [{"a": 1}], {"a": [5, 6]}, [5, 6]),
+        (lambda array: array.sum(axis=1), np.ones((2, 2)), {"v": [[1, 2], [3, 4]]}, [3, 7]),
+        (lambda row: {"answer": row["q"] * 2}, {"q": "a"}, {"q": ["b", "c"]}, [{"answer": "bb"}, {"answer": "cc"}]),
+    ],
+    ids=["list", "list of dicts", "array", "dict"],
+)
+def test_without_a_signature_the_example_tells_the_form(
+    save: Save, predict: Any, example: Any, batch: Any, wanted: list[Any]
+) -> None:
+    """Each column holds JSON; of a list or an array there is one, whatever its name."""
+    saved = unsigned(save, predict, input_example=example)
+    saved.loaded.warm()
+    rows = pa.RecordBatch.from_pydict({name: [json.dumps(value) for value in values] for name, values in batch.items()})
+    assert [json.loads(text) for text in saved.loaded.score(rows, None).column(0).to_pylist()] == wanted
+    if len(batch) == 1 and not isinstance(example, dict) and not isinstance(example[0], dict):
+        with pytest.raises(InvalidRows, match="send one column"):
+            saved.loaded.score(rows.append_column("other", rows.column(0)), None)
+
+
+# Outputs that were observed.
+
+
+@pytest.mark.parametrize(
+    ("predict", "outputs"),
+    [
+        (
+            lambda frame: frame["x"].to_numpy() / 2,
+            [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}],
+        ),
+        (lambda frame: (frame["x"] / 2).rename("half"), [{"type": "double", "name": "half", "required": True}]),
+        (
+            lambda frame: np.column_stack([frame["x"], frame["x"]]),
+            [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}],
+        ),
+        (
+            lambda frame: [{"label": "a", "p": 0.5}] * len(frame),
+            [{"type": "string", "name": "label", "required": True}, {"type": "double", "name": "p", "required": True}],
+        ),
+    ],
+    ids=["array", "named Series", "probabilities", "dicts"],
+)
+def test_what_a_model_gives_can_be_observed(save: Save, predict: Any, outputs: Any, tmp_path: Path) -> None:
+    """As MLflow would have inferred it; with that as its outputs, the model is fit."""
+    saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("long", "y")))
+    with pytest.raises(OutputsDiffer) as caught:
+        saved.loaded.warm()
+    seen = saved.loaded.observe(caught.value.sample.rows, None)
+    assert seen is not None
+    assert json.loads(seen) == outputs
+    signature = with_outputs(saved.signature, seen)
+    named = signature.outputs[0].name != "output_0"
+    again = LoadedModel(
+        str(tmp_path / "model"), saved.inputs, output_schema(signature), (named, [f.name for f in signature.outputs])
+    )
+    again.warm()
+    assert again.score(saved.batch([3.0, 1.0]), None).num_rows == 2
 
 
 def test_objects_and_arrays_reach_the_model_whole(save: Save) -> None:
@@ -229,7 +473,7 @@ def test_objects_and_arrays_reach_the_model_whole(save: Save) -> None:
 
 def test_a_model_without_signature_takes_and_gives_json(save: Save) -> None:
     """Its columns are JSON text of any names, its answer JSON text a row."""
-    saved = save("pyfunc", python_model(lambda frame, _: [{"sum": float(row.sum())} for _, row in frame.iterrows()]))
+    saved = unsigned(save, lambda frame: [{"sum": float(row.sum())} for _, row in frame.iterrows()], input_example=ONE)
     batch = pa.RecordBatch.from_arrays([pa.array(["1", "2.5"]), pa.array(["3", "4"])], names=["a", "b"])
     got = saved.loaded.score(batch, None)
     assert [json.loads(text) for text in got.column(0).to_pylist()] == [{"sum": 4.0}, {"sum": 6.5}]

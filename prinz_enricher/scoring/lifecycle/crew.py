@@ -169,7 +169,7 @@ class Crew:
             self._shown = loaded.batching
             replica.live = True
             self._used = time.monotonic()
-            self._become(WorkerState.AVAILABLE)
+            self._become(WorkerState.AVAILABLE, loaded.note)
             batching = self._batching
             if self._aborted:
                 replica.kill()

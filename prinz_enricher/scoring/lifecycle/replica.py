@@ -21,6 +21,7 @@ from prinz_enricher.scoring.worker import (
     Loaded,
     LoaderRefused,
     LoadFailed,
+    OutputsObserved,
     ServerAway,
     Worker,
     WorkerDied,
@@ -210,6 +211,8 @@ class Replica:
                 cause = Cause.SERVER
             elif isinstance(exc, LoaderRefused):
                 cause = Cause.LOADER
+            elif isinstance(exc, OutputsObserved):
+                cause = Cause.OBSERVED
             return str(exc), cause
         return f"its worker ended while loading ({ended or exc})", None
 

@@ -38,6 +38,8 @@ class Cause(Enum):
     """Likewise: the model server is away."""
     LOADER = 3
     CRASHES = 4
+    OBSERVED = 6
+    """It will be loaded anew, with the outputs that were observed."""
 
 
 class Setbacks:
@@ -113,7 +115,7 @@ class Setbacks:
                 return RegistryUnavailable(target.registry, why, retry_after)
             case Cause.SERVER:
                 return UpstreamUnavailable(target.route, why, retry_after)
-            case Cause.CRASHES:
+            case Cause.CRASHES | Cause.OBSERVED:
                 return ModelLoading(target.name, target.version, retry_after, why)
             case Cause.LOADER:
                 return LoaderNotAllowed(target.name, target.version, why)

@@ -35,15 +35,12 @@ from prinz_enricher.signature import (
     arrow_field,
 )
 from prinz_enricher.signature.value import MAX_DEPTH
+from prinz_enricher.worker.faults import OutputDiffers, ValueMissing
 
 Convert = Callable[[object], object]
 """Turns one value of JSON into one that Arrow takes for a type."""
 
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-
-
-class Differs(Exception):
-    """An answer is not what is declared; the text is a part of a sentence, without data."""
 
 
 def output_array(values: Sequence[object], field: Field) -> pa.Array:
@@ -57,7 +54,7 @@ def output_array(values: Sequence[object], field: Field) -> pa.Array:
         An array of the Arrow type of the field.
 
     Raises:
-        Differs: A value is not of the declared type, or can't be held by it unchanged.
+        OutputDiffers: A value is not of the declared type, or can't be held by it unchanged.
     """
     declared = arrow_field(field)
     if isinstance(field.type, AnyValue):
@@ -65,10 +62,17 @@ def output_array(values: Sequence[object], field: Field) -> pa.Array:
     if (array := _whole_column(values, declared.type, field.name)) is not None:
         return array
     convert = _converter(field.type, declared.type, declared.nullable, field.name)
+    if not pa.types.is_nested(declared.type):
+        values = [_row_of_one(value) for value in values]
     try:
         return pa.array([convert(value) for value in values], declared.type)
     except (pa.ArrowException, UnicodeError, OverflowError) as exc:
-        raise Differs(f'"{field.name}" has a value that Arrow can\'t hold') from exc
+        raise OutputDiffers(f'"{field.name}" has a value that Arrow can\'t hold') from exc
+
+
+def _row_of_one(value: object) -> object:
+    """Return the only output of a row that is a list of its outputs."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 # Columns of one kind of number, the fast way.
@@ -101,7 +105,7 @@ def _whole_column(values: Sequence[object], kind: pa.DataType, name: str) -> pa.
     faults = Faults()
     array = coerce_number(given, kind, str(kind), True, ColumnPlace(""), faults)
     if faults:
-        raise Differs(f'"{name}" has a value that {faults.violations[0].description}')
+        raise OutputDiffers(f'"{name}" has a value that {faults.violations[0].description}')
     return array
 
 
@@ -120,7 +124,7 @@ def _converter(type: Type, kind: pa.DataType, nullable: bool, name: str) -> Conv
                 return None
             if floating:
                 return math.nan
-            raise Differs(f'"{name}" has a value that is missing')
+            raise ValueMissing(f'"{name}" has a value that is missing')
         return present(value)
 
     return convert
@@ -146,8 +150,8 @@ def _present(type: Type, kind: pa.DataType, name: str) -> Convert:
     return _scalar(type, kind, name)
 
 
-def _not_a(value: object, wanted: str, name: str) -> Differs:
-    return Differs(f'"{name}" has a value that is {value_name(value)}, where {wanted} is declared')
+def _not_a(value: object, wanted: str, name: str) -> OutputDiffers:
+    return OutputDiffers(f'"{name}" has a value that is {value_name(value)}, where {wanted} is declared')
 
 
 def _list(element: Convert, kind: pa.DataType, name: str) -> Convert:
@@ -157,7 +161,7 @@ def _list(element: Convert, kind: pa.DataType, name: str) -> Convert:
         if not isinstance(value, list):
             raise _not_a(value, "a list", name)
         if size is not None and len(value) != size:
-            raise Differs(f'"{name}" has a list of another length than the declared {size}')
+            raise OutputDiffers(f'"{name}" has a list of another length than the declared {size}')
         return [element(one) for one in value]
 
     return convert
@@ -184,9 +188,9 @@ def _record(type: Record, kind: pa.DataType, name: str) -> Convert:
         if not isinstance(value, dict):
             raise _not_a(value, "an object", name)
         if any(one not in children for one in value):
-            raise Differs(f'"{name}" has a property that is not declared')
+            raise OutputDiffers(f'"{name}" has a property that is not declared')
         if any(one not in value and not optional for one, (_, optional) in children.items()):
-            raise Differs(f'"{name}" lacks a property that is declared')
+            raise OutputDiffers(f'"{name}" lacks a property that is declared')
         return {one: present(value.get(one)) for one, (present, _) in children.items()}
 
     return convert
@@ -210,15 +214,12 @@ def _scalar(type: Type, kind: pa.DataType, name: str) -> Convert:
         read = _of_class(str)
 
     def convert(value: object) -> object:
-        if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):
-            # A row that is a list of its one output.
-            value = value[0]
         try:
             return read(value)
         except _Other:
             raise _not_a(value, wanted, name) from None
         except _Unfit as exc:
-            raise Differs(f'"{name}" has {exc}') from None
+            raise OutputDiffers(f'"{name}" has {exc}') from None
 
     return convert
 
@@ -325,12 +326,12 @@ def _json(value: object, name: str) -> str | None:
     if value is None:
         return None
     if not _is_shallow(value, MAX_DEPTH):
-        raise Differs(f'"{name}" is nested deeper than {MAX_DEPTH} levels')
+        raise OutputDiffers(f'"{name}" is nested deeper than {MAX_DEPTH} levels')
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Differs(f'"{name}" has text that is not Unicode') from None
+        raise OutputDiffers(f'"{name}" has text that is not Unicode') from None
     return text
 
 

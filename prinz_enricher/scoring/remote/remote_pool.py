@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from prinz_enricher.registry.auth import Access
 from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.exchange import Exchange
 from prinz_enricher.scoring.remote.remote_worker import RemoteWorker, Site
@@ -39,6 +40,7 @@ class RemotePool(VersionPool):
         max_rows: int,
         max_bytes: int,
         on_change: Callable[[], object] = lambda: None,
+        on_observed: Callable[[Target, str], object] = lambda *_: None,
     ) -> None:
         """Ask nobody yet.
 
@@ -52,6 +54,7 @@ class RemotePool(VersionPool):
             max_rows: Rows of one request at most.
             max_bytes: Bytes of one request at most, about.
             on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
+            on_observed: Called with the outputs that a model was seen to give, as MLflow's JSON of a schema.
 
         Raises:
             AccessError: A certificate, or a proxy of the environment, can't be used.
@@ -70,7 +73,9 @@ class RemotePool(VersionPool):
             call_seconds=settings.max_compute,
             exact_batching=settings.batching == "exact",
         )
-        super().__init__(lambda target: RemoteWorker(target, site), _of_requests(settings, endpoint), on_change)
+        super().__init__(
+            lambda target: RemoteWorker(target, site, on_observed), _of_requests(settings, endpoint), on_change
+        )
 
     def close(self, grace: float) -> None:
         """Take no more jobs, finish those taken within `grace` seconds, and close all connections."""

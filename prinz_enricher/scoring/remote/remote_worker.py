@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import structlog
@@ -15,6 +15,8 @@ from prinz_enricher.errors import (
     EnricherError,
     InvalidInput,
     ModelError,
+    OutputMismatch,
+    UnavailableError,
     UpstreamUnavailable,
     Violation,
 )
@@ -22,13 +24,20 @@ from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.remote.conventions import ModelAddress, NoPath, paths
 from prinz_enricher.scoring.remote.errors import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from prinz_enricher.scoring.remote.exchange import Exchange
-from prinz_enricher.scoring.remote.predictions import NotPredictions, decode, decode_error
+from prinz_enricher.scoring.remote.predictions import (
+    NotPredictions,
+    answer_reader,
+    decode,
+    decode_error,
+    observed_outputs,
+)
 from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row_bytes
-from prinz_enricher.scoring.worker import Loaded, LoadFailed, ServerAway, WorkerDied
+from prinz_enricher.scoring.worker import Loaded, LoadFailed, OutputsObserved, ServerAway, WorkerDied
 from prinz_enricher.scoring.workers.in_thread import Given, InThreadWorker
 from prinz_enricher.signature import input_schema
-from prinz_enricher.worker.batching import may_share
+from prinz_enricher.worker.batching import RowsExchanged, Sharing, may_share
 from prinz_enricher.worker.made_rows import made_batch
+from prinz_enricher.worker.trial import OutputsDiffer, Sample, UnfitModel, check_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +72,19 @@ class Site:
 class RemoteWorker(InThreadWorker):
     """Scores one model version at the servers of an endpoint."""
 
-    def __init__(self, target: Target, site: Site) -> None:
+    def __init__(
+        self,
+        target: Target,
+        site: Site,
+        on_observed: Callable[[Target, str], object] = lambda *_: None,
+    ) -> None:
         """Ask nobody yet.
 
         Args:
             target: The version.
             site: The endpoint.
+            on_observed: Called with the outputs that the model gives, as MLflow's JSON of a schema, where they are not
+                those declared and may take their place.
         """
         super().__init__()
         self._target = target
@@ -76,6 +92,11 @@ class RemoteWorker(InThreadWorker):
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._path = ""
         self._parquet_works = False
+        self._answers = answer_reader(target.signature)
+        self._on_observed = on_observed
+        self._single = False
+        # The last answer, while the model is tried.
+        self._content = b""
 
     def start(self) -> Loaded:
         """Find the model, see which forms its server takes, and whether calls may share a request."""
@@ -106,25 +127,49 @@ class RemoteWorker(InThreadWorker):
             raise WorkerDied("killed") from exc
         self._path = found.path
         self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
-        batching, why = self._shares(made, params, deadline)
+        sharing = self._try(made, params, deadline)
+        self._single = sharing.single
         self._log.info(
             "a model server was found",
             endpoint=self._site.name,
             path=found.path,
             parquet=self._parquet_works,
-            batching=batching,
-            why=why,
+            batching=sharing.shared,
+            why=sharing.why,
         )
-        return Loaded(f"remote {found.path}", batching, {"probe": time.monotonic() - began})
+        note = f"rows are scored one at a time: {sharing.why}" if sharing.single else ""
+        return Loaded(f"remote {found.path}", sharing.shared, {"probe": time.monotonic() - began}, note)
 
-    def _shares(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> tuple[bool, str]:
-        """Tell whether rows of several callers may share a request, and why: as workers here are tried."""
+    def _try(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> Sharing:
+        """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
+        away = False
 
         def score(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return self.score(Given(rows, params, "", deadline))
+            nonlocal away
+            try:
+                return self.score(Given(rows, params, "", deadline))
+            except OutputMismatch as mismatch:
+                raise mismatch.__cause__ or mismatch from None
+            except (UnavailableError, DeadlineExceeded):
+                away = True
+                raise
 
-        samples = [made] if made is not None else []
-        return may_share(score, samples, exact=self._site.exact_batching)
+        samples = [] if made is None else [Sample(made, example=False)]
+        self._answers.learning = True
+        try:
+            check_answers(score, samples)
+            sharing = may_share(score, [sample.rows for sample in samples], exact=self._site.exact_batching)
+        except OutputsDiffer as exc:
+            outputs = observed_outputs(self._content) if self._target.observe else None
+            if outputs is None:
+                raise LoadFailed(str(exc)) from exc
+            self._on_observed(self._target, outputs)
+            raise OutputsObserved(str(exc), outputs) from exc
+        except (UnfitModel, RowsExchanged) as exc:
+            raise LoadFailed(str(exc)) from exc
+        finally:
+            self._answers.learning = False
+        return replace(sharing, single=sharing.single and not away)
 
     def _takes_parquet(self, sample: pa.RecordBatch, deadline: float) -> bool:
         """Ask with a sample as Parquet: a server that does not know it says so."""
@@ -149,7 +194,7 @@ class RemoteWorker(InThreadWorker):
             EnricherError: Why there are no scores.
             WorkerDied: Nobody waits for them any more.
         """
-        rows = max(1, min(self._site.max_rows, self._site.max_bytes // row_bytes(call.batch)))
+        rows = 1 if self._single else max(1, min(self._site.max_rows, self._site.max_bytes // row_bytes(call.batch)))
         if call.batch.num_rows <= rows:
             return self._ask(call, call.batch)
         parts = [call.batch.slice(start, rows) for start in range(0, call.batch.num_rows, rows)]
@@ -176,7 +221,9 @@ class RemoteWorker(InThreadWorker):
             answer = site.exchange.post(
                 self._path, body.content, body.content_type, deadline=self._end(call), cancelled=self._is_killed
             )
-            return decode(answer.content, target.name, target.version, target.signature, batch.num_rows)
+            if self._answers.learning:
+                self._content = answer.content
+            return decode(answer.content, target.name, target.version, target.signature, batch.num_rows, self._answers)
         except UpstreamFailed as failure:
             raise UpstreamUnavailable(site.name, failure.why, failure.retry_after) from failure
         except NotPredictions as exc:

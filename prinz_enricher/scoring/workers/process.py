@@ -25,6 +25,7 @@ class ProcessPool(VersionPool):
         *,
         workers: WorkerSettings | None = None,
         on_change: Callable[[], object] = lambda: None,
+        on_observed: Callable[[Target, str], object] = lambda *_: None,
     ) -> None:
         """Make a pool without workers.
 
@@ -33,6 +34,7 @@ class ProcessPool(VersionPool):
             settings: Limits and times.
             workers: What the processes may do.
             on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
+            on_observed: Called with the outputs that a model was seen to give, as MLflow's JSON of a schema.
         """
         chosen = settings or PoolSettings()
         allowed = workers or WorkerSettings()
@@ -55,6 +57,7 @@ class ProcessPool(VersionPool):
                 ),
                 early=allowed.early and target.key not in isolated,
                 on_isolated=lambda: isolated.add(target.key),
+                on_observed=on_observed,
                 exact_batching=chosen.batching == "exact",
             )
 

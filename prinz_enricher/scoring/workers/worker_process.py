@@ -20,11 +20,12 @@ import structlog
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
 from prinz_enricher.scoring.lifecycle.memory import resident
 from prinz_enricher.scoring.pool import Target
-from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, WorkerDied
+from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, OutputsObserved, WorkerDied
 from prinz_enricher.scoring.workers.child import Child, poll, poller_of
 from prinz_enricher.scoring.workers.folder import PrivateFolder
 from prinz_enricher.scoring.workers.provision import Provide, Provisions
 from prinz_enricher.signature.arrow import input_schema, output_schema
+from prinz_enricher.signature.types import Origin, Signature
 from prinz_enricher.worker.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.worker.frames import (
     Frame,
@@ -70,6 +71,7 @@ class WorkerProcess:
         confinement: Confinement | None = None,
         early: bool = True,
         on_isolated: Callable[[], object] = lambda: None,
+        on_observed: Callable[[Target, str], object] = lambda *_: None,
         exact_batching: bool = False,
     ) -> None:
         """Prepare a worker that is not started.
@@ -84,6 +86,8 @@ class WorkerProcess:
             early: Whether to start a process of this interpreter while the provisions are fetched: it imports MLflow
                 meanwhile, and is thrown away where the model turns out to need another interpreter.
             on_isolated: Called where it does.
+            on_observed: Called with the outputs that the model gives, as MLflow's JSON of a schema, where they are not
+                those declared and may take their place.
             exact_batching: Whether rows may share a call only where that changes no bit of an answer.
         """
         self._target = target
@@ -93,6 +97,7 @@ class WorkerProcess:
         self._confinement = confinement
         self._early = early
         self._on_isolated = on_isolated
+        self._on_observed = on_observed
         self._exact_batching = exact_batching
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
         self._outputs = output_schema(target.signature)
@@ -130,23 +135,32 @@ class WorkerProcess:
         ready = self._load(provisions.model)
         self._log.info("a worker is ready", **{key: ready[key] for key in sorted(ready)})
         seconds = {**provisions.seconds, **_numbers(ready.get("seconds")), "all": time.monotonic() - began}
-        return Loaded(str(ready.get("path")), ready.get("batching") is True, seconds)
+        note = f"rows are scored one at a time: {ready.get('batching_why')}" if ready.get("single") is True else ""
+        return Loaded(str(ready.get("path")), ready.get("batching") is True, seconds, note)
 
     def _load(self, model: Path) -> dict[str, Any]:
-        schemas = [input_schema(self._target.signature).serialize(), self._outputs.serialize()]
+        signature = self._target.signature
+        schemas = [input_schema(signature).serialize(), self._outputs.serialize()]
         meta: dict[str, object] = {
             "path": str(model),
             "schemas": [schema.size for schema in schemas],
             "exact": self._exact_batching,
+            "observe": self._target.observe,
         }
+        if signature.origin is Origin.OBSERVED:
+            meta["observed"] = _named_outputs(signature)
         if self._confinement is not None and self._folder is not None:
             meta["sandbox"] = {**asdict(self._confinement), "writable": [str(self._folder.path)]}
-        if self._target.signature.params:
-            meta["params"] = encode_value({param.name: param.default for param in self._target.signature.params})
+        if signature.params:
+            meta["params"] = encode_value({param.name: param.default for param in signature.params})
         self._send(Kind.LOAD, meta, body=schemas)
         frame = self._receive()
         if frame.kind is Kind.FAILED:
-            raise LoadFailed(str(frame.meta.get("why", "unknown")))
+            why = str(frame.meta.get("why", "unknown"))
+            if isinstance(outputs := frame.meta.get("observed"), str):
+                self._on_observed(self._target, outputs)
+                raise OutputsObserved(why, outputs)
+            raise LoadFailed(why)
         if frame.kind is not Kind.READY:
             raise WorkerDied("it spoke out of turn")
         return frame.meta
@@ -336,6 +350,13 @@ class WorkerProcess:
                 # A full pipe wakes as well.
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wake_write, b"\0")
+
+
+def _named_outputs(signature: Signature) -> tuple[bool, list[str]]:
+    """Return whether the outputs have names, and which of them every row has."""
+    # Outputs without names were given these when the signature was read.
+    named = any(field.name != f"output_{place}" for place, field in enumerate(signature.outputs))
+    return named, [field.name for field in signature.outputs if named and field.required]
 
 
 def _numbers(value: object) -> dict[str, float]:

@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prinz_enricher.errors import OutputMismatch
-from prinz_enricher.scoring.remote.predictions import NotPredictions, decode
+from prinz_enricher.scoring.remote.predictions import NotPredictions, answer_reader, decode
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -81,7 +81,7 @@ def test_a_bare_value_is_one_row(result: object) -> None:
         ("[]", 1, '0 rows came back in "output_0" for 1 rows'),
         ("7", 2, "one value came back for 2 rows"),
         ('{"p": [1, 2, 3]}', 2, '3 rows came back in "output_0" for 2 rows'),
-        ('{"p": {"0": 1, "1": 2}}', 2, '"output_0" is a record, where one value a row is declared'),
+        ('{"p": {"0": 1, "1": 2}}', 2, '"output_0" is an object, where one value a row is declared'),
         ('{"p": [1], "q": [1]}', 1, "2 values came back for 1 outputs"),
         ("[[1, 2]]", 1, '"output_0" has a value that is a list, where integer is declared'),
         ("[[[1]]]", 1, '"output_0" has a value that is a list, where integer is declared'),
@@ -104,18 +104,32 @@ TWO = named(label=LONG, p=DOUBLE)
 @pytest.mark.parametrize(
     "result",
     [
-        pd.DataFrame({"p": [0.5, 0.25], "extra": [0, 0], "label": [1, 2]}),
-        {"p": np.array([0.5, 0.25]), "label": [1, 2]},
-        [{"label": 1, "p": 0.5}, {"p": 0.25, "label": 2}],
-        np.array([[1.0, 0.5], [2.0, 0.25]]),
-        [(1, 0.5), (2, 0.25)],
-        pd.DataFrame([[1, 0.5], [2, 0.25]]),
+        pd.DataFrame({"p": [0.5, 0.25, 0.125], "extra": [0, 0, 0], "label": [1, 2, 3]}),
+        {"p": np.array([0.5, 0.25, 0.125]), "label": [1, 2, 3]},
+        [{"label": 1, "p": 0.5}, {"p": 0.25, "label": 2}, {"p": 0.125, "label": 3}],
+        np.array([[1.0, 0.5], [2.0, 0.25], [3.0, 0.125]]),
+        [(1, 0.5), (2, 0.25), (3, 0.125)],
+        (np.array([1, 2, 3]), np.array([0.5, 0.25, 0.125])),
+        pd.DataFrame([[1, 0.5], [2, 0.25], [3, 0.125]]),
     ],
     ids=lambda result: type(result).__name__,
 )
 def test_named_outputs_are_found_by_name_else_by_position(result: object) -> None:
     """Names decide where there are any."""
-    assert read(as_mlflow_writes(result), TWO, 2) == [[1, 2], [0.5, 0.25]]
+    assert read(as_mlflow_writes(result), TWO, 3) == [[1, 2, 3], [0.5, 0.25, 0.125]]
+
+
+def test_lists_of_as_many_rows_as_outputs_are_read_as_others_before() -> None:
+    """JSON does not tell rows from outputs; another number of rows does, and what it shows is kept."""
+    by_rows, by_outputs = "[[1, 0.5], [2, 0.25]]", "[[1, 2], [0.5, 0.25]]"
+    for square in (by_rows, by_outputs):
+        with pytest.raises(OutputMismatch, match="an entry for each row or an entry for each output"):
+            read(square, TWO, 2)
+    for first, square in (("[[7, 0.75]]", by_rows), ("[[7], [0.75]]", by_outputs)):
+        answers = answer_reader(TWO)
+        for text, rows in ((first, 1), (square, 2)):
+            batch = decode(f'{{"predictions": {text}}}'.encode(), "m", "1", TWO, rows, answers)
+        assert batch.to_pydict() == {"label": [1, 2], "p": [0.5, 0.25]}
 
 
 def test_outputs_without_names_are_found_by_position() -> None:
@@ -202,7 +216,7 @@ def test_objects_come_as_they_are_or_in_a_series() -> None:
         ({"answer": "yes"}, 1, ['{"answer": "yes"}']),
         ("text", 1, ['"text"']),
         (None, 1, [None]),
-        (np.array([[1, 2], [3, 4]]), 2, ["[1, 2]", "[3, 4]"]),
+        (np.array([[1, 2], [3, 4], [5, 6]]), 3, ["[1, 2]", "[3, 4]", "[5, 6]"]),
         ([np.float32(0.1), math.inf], 2, ["0.10000000149011612", "Infinity"]),
         (pd.Series(["a", "é"]), 2, ['"a"', '"é"']),
         (pd.DataFrame([[1.5], [2.5]]), 2, ["1.5", "2.5"]),
@@ -240,21 +254,24 @@ signatures = st.one_of(
 )
 
 
-def is_told_by_json(result: object, signature: Signature) -> bool:
+def is_told_by_json(result: object, signature: Signature, rows: int) -> bool:
     """Tell whether a worker decides by what a result holds, and not by what it is, which JSON does not tell."""
     only_lists = len(signature.outputs) == 1 and isinstance(signature.outputs[0].type, ListOf | Tensor)
     if isinstance(result, list) and any(isinstance(row, dict) for row in result):
         # As a frame, its columns are the elements of lists; and a worker makes nulls of texts that are not there.
         return not only_lists and signature != only(STRING)
     # As a frame of one column, it has lists of one element.
-    return not (isinstance(result, pd.Series) and only_lists)
+    if isinstance(result, pd.Series) and only_lists:
+        return False
+    # As lists, rows are not told from outputs where there are as many of both.
+    return not (len(signature.outputs) == rows == 2 and isinstance(result, list | np.ndarray) and len(result) == 2)
 
 
 @given(results, signatures, st.integers(1, 4))
 def test_a_worker_and_a_model_server_decide_alike(result: Any, signature: Signature, rows: int) -> None:
     """What a model returns is taken or refused, and read, as if it had been returned in a worker of our own."""
     schema = output_schema(signature)
-    assume(is_told_by_json(result, signature))
+    assume(is_told_by_json(result, signature, rows))
     try:
         here = OutputReader(schema, named=schema.names == ["p", "q"]).read(result, rows)
     except OutputDiffers:
