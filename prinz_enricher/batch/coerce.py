@@ -10,6 +10,7 @@ nearest, and only overflow is refused.
 - Boolean, string and binary take only themselves, in any encoding that Arrow has for them.
 - A null is taken where the field is optional, in text, and as a value of any type. Elements of lists and maps, and
   tensors, are always required.
+- A null of an optional property means that the record lacks it, which a struct can't tell otherwise.
 
 `element.py` is the same policy for single values.
 """
@@ -41,9 +42,9 @@ from prinz_enricher.signature import (
     Scalar,
     Tensor,
     Type,
-    arrow_field,
     arrow_type,
 )
+from prinz_enricher.signature.arrow import is_optional
 
 
 def coerce(array: pa.Array | pa.ChunkedArray, type: Type, required: bool, path: str, faults: Faults) -> pa.Array:
@@ -266,34 +267,62 @@ def _record(array: pa.Array, type: Record, required: bool, place: Place, faults:
             faults.add(PropertyPlace(place, name).whole, wanted.UNKNOWN_PROPERTY)
         elif given.count(name) > 1:
             faults.add(PropertyPlace(place, name).whole, "is there twice")
-    children = [_property(array, field, given, nulls, place, faults) for field in type.fields]
+    held = list(arrow_type(type))
+    children = [
+        _property(array, field, one, given, nulls, place, faults) for field, one in zip(type.fields, held, strict=True)
+    ]
     if any(map(_is_refused, children)):
         return _refused(array)
-    mask = None if nulls is None else pa.array(nulls)
-    fields = [arrow_field(field) for field in type.fields]
-    return pa.StructArray.from_arrays(children, fields=fields, mask=mask)
+    return pa.StructArray.from_arrays(children, fields=held, mask=None if nulls is None else pa.array(nulls))
 
 
 def _property(
     array: pa.Array,
     field: Field,
+    held: pa.Field,
     given: list[str],
     nulls: npt.NDArray[np.bool_] | None,
     place: Place,
     faults: Faults,
 ) -> pa.Array:
     inner = PropertyPlace(place, field.name)
-    if given.count(field.name) != 1:
-        if field.required and field.name not in given:
+    if given.count(field.name) == 1:
+        child = plain_array(array.field(given.index(field.name)), inner, faults)
+    elif field.required:
+        if field.name not in given:
             faults.add(inner.whole, wanted.MISSING_PROPERTY)
-            return _refused(array)
-        return _coerce(pa.nulls(len(array)), field.type, False, inner, faults)
-    child = array.field(given.index(field.name))
+        return _refused(array)
+    else:
+        child = pa.nulls(len(array))
+    if child is None:
+        return _refused(array)
+    if field.required:
+        return _coerce_present(child, field, nulls, inner, faults)
+    absent = _either(nulls, child)
+    if field.name in given and is_optional(array.type.field(given.index(field.name))):
+        # As batches hold it: what a record has as null is told apart from what it lacks.
+        child = child.flatten()[0]
+    coerced = _coerce_present(child, field, _either(absent, child), inner, faults)
+    if _is_refused(coerced):
+        return coerced
+    return pa.StructArray.from_arrays(
+        [coerced], fields=list(held.type), mask=None if absent is None else pa.array(absent)
+    )
+
+
+def _either(nulls: npt.NDArray[np.bool_] | None, array: pa.Array) -> npt.NDArray[np.bool_] | None:
+    more = null_mask(array)
+    return more if nulls is None else nulls if more is None else nulls | more
+
+
+def _coerce_present(
+    array: pa.Array, field: Field, nulls: npt.NDArray[np.bool_] | None, place: Place, faults: Faults
+) -> pa.Array:
     if nulls is None:
-        return _coerce(child, field.type, field.required, inner, faults)
+        return _coerce(array, field.type, field.required, place, faults)
     # What is under a null record is nobody's value: it is not looked at.
     present = np.flatnonzero(~nulls)
-    coerced = _coerce(child.take(pa.array(present)), field.type, field.required, _Spread(inner, present), faults)
+    coerced = _coerce(array.take(pa.array(present)), field.type, field.required, _Spread(place, present), faults)
     if _is_refused(coerced):
         return _refused(array)
     back = np.full(len(array), -1, np.int64)

@@ -20,6 +20,7 @@ from prinz_enricher.batch.faults import Faults, Step, joined, property_step, quo
 from prinz_enricher.batch.instant import NotAnInstant, parse_instant
 from prinz_enricher.batch.number import decimal_double
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Micros, Record, Scalar, ScalarKind, Tensor, Type
+from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import MAX_DEPTH, UNSET, TooDeep
 
 _WIRE_TYPES: Final = frozenset({bool, int, float, str, bytes, Micros, list, dict})
@@ -71,7 +72,8 @@ class Admission:
 
         Returns:
             What `pyarrow.array` takes for the Arrow type: a float for a floating point number (NaN for a null), an int
-            for an instant, a list of pairs for a map, JSON text for a value of any type. None for a refused value.
+            for an instant, a list of pairs for a map, JSON text for a value of any type; for a record a dict, where an
+            optional property is a dict of its value. None for a refused value.
         """
         self._path[:] = steps
         return self._admit(value, type, required)
@@ -128,13 +130,17 @@ class Admission:
             step = property_step(field.name)
             if field.name in value:
                 unknown -= 1
-                admitted[field.name] = self._step(value[field.name], field.type, field.required, step)
+                given = value[field.name]
+                if field.required:
+                    admitted[field.name] = self._step(given, field.type, True, step)
+                else:
+                    # A null stays one, also of a floating point number.
+                    held = None if _is_null(given) else self._step(given, field.type, False, step)
+                    admitted[field.name] = {VALUE: held}
             elif field.required:
                 self._path.append(step)
                 self._refuse(wanted.MISSING_PROPERTY)
                 self._path.pop()
-            else:
-                admitted[field.name] = self._step(None, field.type, False, step)
         if unknown:
             known = {field.name for field in type.fields}
             for name in value:
@@ -187,6 +193,10 @@ _VALUE_NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (list, "a list"),
     (dict, "a record"),
 )
+
+
+def _is_null(value: object) -> bool:
+    return value is None or (value.__class__ not in _WIRE_TYPES and plain(value) is None)
 
 
 def plain(value: object) -> object:

@@ -23,6 +23,7 @@ from prinz_enricher.signature import (
     Type,
     from_value,
 )
+from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import TooDeep
 
 _FLOAT_LIMIT = 3.4028235677973366e38
@@ -119,7 +120,11 @@ def to_python(value: object, type: Type) -> object:
         case MapOf(values), list():
             return {key: to_python(one, values) for key, one in value}
         case Record(fields), dict():
-            return {field.name: to_python(value[field.name], field.type) for field in fields if field.name in value}
+            return {
+                field.name: to_python(value[field.name] if field.required else value[field.name][VALUE], field.type)
+                for field in fields
+                if field.name in value
+            }
         case AnyValue(), str():
             return from_json(value)
         case _:

@@ -12,7 +12,10 @@ from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import from_json
 from prinz_enricher.batch.encoding import amplifies, sound
 from prinz_enricher.signature import Micros
-from prinz_enricher.signature.arrow import is_any
+from prinz_enricher.signature.arrow import is_any, is_optional
+
+_ABSENT: Final = object()
+"""The value of a property that a record lacks."""
 
 _PER_MICROSECOND: Final = {"s": 10**6, "ms": 10**3, "us": 1}
 
@@ -29,7 +32,8 @@ def python_values(array: pa.Array, field: pa.Field | None = None) -> list[object
         field: Its Arrow field, whose metadata tells JSON text from text.
 
     Returns:
-        A value for each row: None, bool, int, float, str, bytes, `Micros`, or a list or dict of those.
+        A value for each row: None, bool, int, float, str, bytes, `Micros`, or a list or dict of those. The dict of a
+        record that lacks an optional property is without it.
 
     Raises:
         NotPlain: Its type, or a timestamp in it, is none that the wire has; or it has lists of more nulls or empty
@@ -100,9 +104,20 @@ def _records(array: pa.Array, declared: pa.DataType) -> list[object]:
     names = [field.name for field in array.type]
     # What is under a null record is nobody's value, and need not even be readable.
     present = array.drop_null() if array.null_count else array
-    columns = [python_values(present.field(index), declared.field(index)) for index in range(len(names))]
+    columns = [_property(present.field(index), declared.field(index)) for index in range(len(names))]
     rows = iter(zip(*columns, strict=True) if columns else ((),) * len(present))
-    return [None if null else dict(zip(names, next(rows), strict=True)) for null in array.is_null().to_pylist()]
+    return [None if null else _record(names, next(rows)) for null in array.is_null().to_pylist()]
+
+
+def _property(array: pa.Array, declared: pa.Field) -> list[object]:
+    if not is_optional(declared):
+        return python_values(array, declared)
+    values = iter(python_values(array.drop_null().field(0), declared.type.field(0)))
+    return [_ABSENT if null else next(values) for null in array.is_null().to_pylist()]
+
+
+def _record(names: list[str], values: tuple[object, ...]) -> dict[str, object]:
+    return {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
 
 
 def _maps(array: pa.Array, declared: pa.DataType) -> list[object]:

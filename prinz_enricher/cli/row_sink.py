@@ -13,6 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from prinz_enricher.batch import batch_to_rows
+from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.cli.row_source import RowFileError
 
 
@@ -59,10 +60,11 @@ class RowSink:
             RowFileError: The file can't be written, or its format can't hold a column.
         """
         try:
+            plain = caller_batch(batch)
             if self._writer is None:
-                self._writer = self._open(batch.schema)
+                self._writer = self._open(plain.schema)
             if hasattr(self._writer, "write_batch"):
-                self._writer.write_batch(batch)
+                self._writer.write_batch(plain)
             else:
                 self._writer.writelines(json.dumps(row, default=str) + "\n" for row in batch_to_rows(batch))
         except (OSError, pa.ArrowException) as error:

@@ -116,8 +116,9 @@ def _parse_nested(batch: pa.RecordBatch, nested: Mapping[str, Field]) -> pa.Reco
     for name, field in nested.items():
         if name in batch.schema.names:
             values = [json.loads(text) if text else None for text in batch.column(name).to_pylist()]
-            parsed = batch_from_rows({name: values}, [field]).column(0)
-            batch = batch.set_column(batch.schema.names.index(name), name, parsed)
+            parsed = batch_from_rows({name: values}, [field])
+            place = batch.schema.names.index(name)
+            batch = batch.set_column(place, parsed.schema.field(0), parsed.column(0))
     return batch
 
 
@@ -158,7 +159,9 @@ def _from_records(rows: Sequence[object], names: Sequence[str], fields: Sequence
     typed = batch_from_rows([{k: v for k, v in row.items() if k in known} for row in records], inputs)
     arrays = dict(zip(typed.schema.names, typed.columns, strict=True))
     columns = {name: arrays[name] if name in arrays else pa.array([row.get(name) for row in records]) for name in names}
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    known_fields = {field.name: field for field in typed.schema}
+    schema = pa.schema([known_fields.get(name, pa.field(name, array.type)) for name, array in columns.items()])
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
 def _record(row: object) -> Mapping[str, object]:

@@ -11,12 +11,14 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.connection import connect, connection_options
 from prinz_enricher.cli.row_sink import RowSink
 from prinz_enricher.cli.row_source import RowFileError, RowSource, open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
 from prinz_enricher.client import Client, ModelReference
 from prinz_enricher.signature import Signature
+from prinz_enricher.signature.arrow import arrow_tells_all
 
 # Scores may go to standard output one day; progress and summary are for a person.
 console = Console(stderr=True)
@@ -59,6 +61,8 @@ def command(
 
     Columns that are no inputs of the model are kept beside its scores. Every row is scored by the same version, even
     where an alias moves meanwhile.
+
+    Objects may be without their optional properties, which is not the same as null; in Parquet a null means just that.
     """
     try:
         with connect(address, registry, timeout) as client:
@@ -101,6 +105,9 @@ def _scored(
     client: Client, model: ModelReference, signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
+    # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
+    # and no rows at all have nothing to tell.
+    in_arrow = rows.total is not None or arrow_tells_all(signature)
     with Progress(
         TextColumn("scoring"),
         BarColumn(),
@@ -114,7 +121,8 @@ def _scored(
         started = time.monotonic()
         count = 0
         for batch in _at_least_one(rows, signature):
-            scores = client.score(model, batch.select(inputs))
+            given = batch.select(inputs)
+            scores = client.score(model, batch_to_rows(given) if given.num_rows and not in_arrow else given)
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(
@@ -123,8 +131,8 @@ def _scored(
                 total=rows.total if not share else max(count, round(count / share)),
                 speed=f"{count / (time.monotonic() - started):,.0f} rows/s",
             )
-            names = [*kept, *(prefix + name for name in scores.batch.schema.names)]
-            yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.batch.columns], names=names)
+            names = [*kept, *(prefix + name for name in scores.held.schema.names)]
+            yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.held.columns], names=names)
 
 
 def _at_least_one(rows: RowSource, signature: Signature) -> Iterator[pa.RecordBatch]:

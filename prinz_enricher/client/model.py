@@ -15,9 +15,10 @@ from prinz_enricher.client.rows import Rows, is_arrow, to_batch
 from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.signature import Signature, to_value
+from prinz_enricher.signature.arrow import arrow_tells_all
 
 MANY_ROWS: Final = 256
-"""Rows from which they travel as an Arrow stream, which is quicker from there on."""
+"""Rows from which they travel as an Arrow stream, which is quicker from there on, where `arrow_tells_all`."""
 
 _COLUMNS: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["columns"].number
 _ARROW_STREAM: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["arrow_stream"].number
@@ -79,6 +80,7 @@ class Plan:
         self._records = Records(signature.inputs)
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._plain = self._form((), {}, "")
+        self._arrow_tells_all = arrow_tells_all(signature)
 
     def admit(
         self,
@@ -114,7 +116,7 @@ class Plan:
         """
         batch = to_batch(rows, self._signature)
         asked = self._asked(outputs, params or {}, request_id, independent=False)
-        if is_arrow(rows) or batch.num_rows >= MANY_ROWS:
+        if is_arrow(rows) or (batch.num_rows >= MANY_ROWS and self._arrow_tells_all):
             number, parts = _ARROW_STREAM, stream_parts(batch)
         else:
             number, parts = _COLUMNS, column_parts(batch, self._signature.inputs)

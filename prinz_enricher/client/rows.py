@@ -118,10 +118,14 @@ def _columns_of(frame: Any) -> dict[str, Any]:
 def _from_pandas(series: Any) -> Any:
     """Read a pandas.Series. What pandas has for a missing value, NaN among text too, is a null."""
     try:
-        return pa.Array.from_pandas(series)
+        array = pa.Array.from_pandas(series)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         # Of mixed types: each value is told by itself.
+        array = None
+    # So is each object, of which Arrow would not tell what it lacks.
+    if array is None or (series.dtype == object and pa.types.is_nested(array.type)):
         return [None if missing is True else value for value, missing in zip(series, _missing(series), strict=True)]
+    return array
 
 
 def _missing(series: Any) -> list[object]:

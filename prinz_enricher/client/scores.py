@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from prinz_enricher.batch import batch_to_rows, decode_columns
+from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.layout import Layout
 from prinz_enricher.client.rows import one_batch
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -45,7 +46,12 @@ class Scores:
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """The outputs, a row for each row scored."""
+        """The outputs, a row for each row scored; an optional property that an object lacks is null."""
+        return caller_batch(self.held)
+
+    @property
+    def held(self) -> pa.RecordBatch:
+        """The outputs as `output_schema` has them, which tells what an object lacks from what is null in it."""
         if self._batch is None and self._read is not None:
             self._batch = self._read.batch().slice(self._row, 1)
         return self._batch
@@ -54,7 +60,7 @@ class Scores:
         """Return the outputs as a list of records."""
         if self._read is not None:
             return [self._read.row(self._row)]
-        return batch_to_rows(self._batch)
+        return batch_to_rows(self.held)
 
     def __repr__(self) -> str:
         return f"Scores(name={self.name!r}, version={self.version!r}, batch={self.batch!r})"
@@ -116,7 +122,7 @@ def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Sc
     name, version = response.model.name, response.model.version
     values = _plain_values(response.columns, outputs, rows)
     if values is None:
-        batch = read_batch(response, outputs).batch
+        batch = read_batch(response, outputs).held
         return [Scores(name, version, batch.slice(row, 1)) for row in range(rows)]
     read = Columns(response.columns, outputs, values)
     answers = []

@@ -41,7 +41,7 @@ class CoalescedCaller(Caller):
         """Score, and return the outputs."""
         client = self._clients[number % len(self._clients)]
         try:
-            return (await client.score(self._model, self._rows[number % len(self._rows)])).batch
+            return (await client.score(self._model, self._rows[number % len(self._rows)])).held
         except ServiceError as error:
             raise CallFailedError(error.reason or error.code.name, error.message) from None
 

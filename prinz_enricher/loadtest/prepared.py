@@ -9,6 +9,7 @@ import pyarrow as pa
 from google.protobuf import duration_pb2
 
 from prinz_enricher.batch import dense_inputs, encode_columns, encode_dense, encode_stream
+from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.loadtest.errors import LoadTestError
@@ -72,7 +73,7 @@ def encode_request(batch: pa.RecordBatch, model: model_pb2.ModelRef, signature: 
         case Form.COLUMNS:
             request.columns.CopyFrom(encode_columns(batch, signature.inputs))
         case Form.ARROW:
-            request.arrow_stream = encode_stream(batch).to_pybytes()
+            request.arrow_stream = encode_stream(caller_batch(batch)).to_pybytes()
         case Form.DENSE:
             dense = (
                 encode_dense(batch) if dense_inputs(signature) and batch.num_columns == len(signature.inputs) else None

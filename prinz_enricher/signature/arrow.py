@@ -2,6 +2,11 @@
 
 What an Arrow type does not tell is in the metadata of its field, under `prinz.type`, for a reader that knows only
 Arrow: `any` is text that holds JSON, and `tensor:float32:[-1,3]` names the numpy dtype and shape of a column.
+
+A record may lack an optional property, or have it as null. A struct of Arrow can't tell the two apart, so batches hold
+an optional property as a struct of its own: null where the record lacks it, else with its value as the only child. Such
+a field has `optional` under `prinz.type`. Callers never see it: their schemas, which `caller_schema` gives, have plain
+properties.
 """
 
 from __future__ import annotations
@@ -32,6 +37,12 @@ TYPE_KEY: Final = b"prinz.type"
 
 ANY: Final = b"any"
 """The value of `TYPE_KEY` for text that holds JSON."""
+
+OPTIONAL: Final = b"optional"
+"""The value of `TYPE_KEY` for an optional property that is held with its value as the only child."""
+
+VALUE: Final = "value"
+"""The name of that child."""
 
 _SCALARS: Final[dict[ScalarKind, pa.DataType]] = {
     ScalarKind.BOOLEAN: pa.bool_(),
@@ -84,7 +95,7 @@ def dtype_arrow_type(dtype: str) -> pa.DataType | None:
 
 @lru_cache(maxsize=4096)
 def arrow_type(type: Type) -> pa.DataType:
-    """Give the Arrow type that holds a column of a type.
+    """Give the Arrow type in which batches hold a column of a type.
 
     Args:
         type: Any type of a signature.
@@ -103,7 +114,7 @@ def arrow_type(type: Type) -> pa.DataType:
         case MapOf(values):
             return pa.map_(pa.utf8(), _child("value", values))
         case Record(fields):
-            return pa.struct([arrow_field(field) for field in fields])
+            return pa.struct([_property(field) for field in fields])
         case Tensor():
             return _tensor(type)
         case AnyValue():
@@ -111,7 +122,7 @@ def arrow_type(type: Type) -> pa.DataType:
 
 
 def arrow_field(field: Field) -> pa.Field:
-    """Give the Arrow field of an input, an output or a property.
+    """Give the Arrow field of an input or an output.
 
     A required field is not nullable, save text and values of any type, for which a null is a value.
     """
@@ -141,6 +152,43 @@ def fields_schema(fields: Sequence[Field]) -> pa.Schema:
 def is_any(field: pa.Field) -> bool:
     """Tell whether an Arrow field holds JSON text."""
     return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
+
+
+def is_optional(field: pa.Field) -> bool:
+    """Tell whether an Arrow field is an optional property, held with its value as the only child."""
+    # Callers write what they like into the metadata of theirs.
+    is_told = field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
+    return is_told and pa.types.is_struct(field.type) and field.type.num_fields == 1
+
+
+def caller_schema(schema: pa.Schema) -> pa.Schema:
+    """Give the schema by which callers know batches of a schema: with plain optional properties."""
+    return pa.schema([_caller_field(field) for field in schema])
+
+
+def arrow_tells_all(signature: Signature) -> bool:
+    """Tell whether rows lose nothing in Arrow as callers have it: no object has optional properties."""
+    return all(caller_schema(schema) == schema for schema in (input_schema(signature), output_schema(signature)))
+
+
+def _caller_field(field: pa.Field) -> pa.Field:
+    kind = field.type
+    if is_optional(field):
+        return _caller_field(kind.field(0)).with_name(field.name)
+    if pa.types.is_struct(kind):
+        kind = pa.struct([_caller_field(kind.field(place)) for place in range(kind.num_fields)])
+    elif pa.types.is_list(kind):
+        kind = pa.list_(_caller_field(kind.value_field))
+    elif pa.types.is_map(kind):
+        kind = pa.map_(kind.key_field, _caller_field(kind.item_field))
+    return field.with_type(kind)
+
+
+def _property(field: Field) -> pa.Field:
+    held = arrow_field(field)
+    if field.required:
+        return held
+    return pa.field(field.name, pa.struct([held.with_name(VALUE)]), metadata={TYPE_KEY: OPTIONAL})
 
 
 def _child(name: str, type: Type) -> pa.Field:

@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from prinz_enricher.contract import signature_pb2 as pb
-from prinz_enricher.signature.arrow import dtype_arrow_type, input_schema, output_schema
+from prinz_enricher.signature.arrow import caller_schema, dtype_arrow_type, input_schema, output_schema
 from prinz_enricher.signature.types import (
     AnyValue,
     Field,
@@ -49,7 +49,8 @@ _ORIGIN_NUMBERS: Final = {number: origin for origin, number in _ORIGINS.items()}
 
 @lru_cache(maxsize=256)
 def _serialized(signature: Signature) -> tuple[bytes, bytes]:
-    return input_schema(signature).serialize().to_pybytes(), output_schema(signature).serialize().to_pybytes()
+    inputs, outputs = caller_schema(input_schema(signature)), caller_schema(output_schema(signature))
+    return inputs.serialize().to_pybytes(), outputs.serialize().to_pybytes()
 
 
 def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:

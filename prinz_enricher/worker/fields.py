@@ -9,6 +9,8 @@ import pyarrow as pa
 
 TYPE_KEY = b"prinz.type"
 ANY = b"any"
+OPTIONAL = b"optional"
+VALUE = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,11 @@ class TensorType:
 def is_any(field: pa.Field) -> bool:
     """Tell whether a field is text that holds JSON."""
     return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
+
+
+def is_optional(field: pa.Field) -> bool:
+    """Tell whether a field is an optional property: a struct of its value, null where the object lacks it."""
+    return field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
 
 
 def is_nested(kind: pa.DataType) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import OutputDiffers, ValueMissing
-from .fields import is_any, is_nested, tensor_type
+from .fields import VALUE, is_any, is_nested, is_optional, tensor_type
 
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}
 """Up to where a float type holds every integer."""
@@ -228,7 +228,10 @@ def _present(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
 
 
 def _record(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
-    children = {child.name: (_converter(child.type, child), child.nullable) for child in kind}
+    children = {}
+    for child in kind:
+        held = child.type.field(0).with_name(child.name) if is_optional(child) else child
+        children[child.name] = (_converter(held.type, held), is_optional(child))
 
     def record(value: Any) -> dict[str, Any]:
         if hasattr(value, "model_dump"):
@@ -241,7 +244,11 @@ def _record(kind: pa.DataType, field: pa.Field) -> Callable[[Any], Any]:
             raise OutputDiffers(f'"{field.name}" has a property that is not declared')
         if any(name not in value and not optional for name, (_, optional) in children.items()):
             raise OutputDiffers(f'"{field.name}" lacks a property that is declared')
-        return {name: convert(value.get(name)) for name, (convert, _) in children.items()}
+        return {
+            name: {VALUE: convert(value[name])} if optional else convert(value[name])
+            for name, (convert, optional) in children.items()
+            if name in value
+        }
 
     return record
 
@@ -319,7 +326,9 @@ def _time(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
 
 
 def _not_a(what: str, field: pa.Field) -> OutputDiffers:
-    return OutputDiffers(f'"{field.name}" has values of {what}, where {field.type} is declared')
+    # Of a nested type its kind alone.
+    kind = str(field.type).partition("<")[0]
+    return OutputDiffers(f'"{field.name}" has values of {what}, where {kind} is declared')
 
 
 # Values of any type, as JSON.

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .fields import is_any
+from .fields import is_any, is_nested
+from .outputs import output_column
 
 _MOST_ROWS = 16
 
@@ -62,7 +63,10 @@ def example_batch(example: Any, declared: Any, inputs: pa.Schema) -> pa.RecordBa
             values = [_plain(value) for value in frame[name].tolist()]
             if is_any(field):
                 values = [None if value is None else json.dumps(value) for value in values]
-            arrays.append(pa.array(values, field.type, from_pandas=True))
+            if is_nested(field.type):
+                arrays.append(output_column(values, field))
+            else:
+                arrays.append(pa.array(values, field.type, from_pandas=True))
             fields.append(field)
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
@@ -82,7 +86,7 @@ def _undeclared(example: Any) -> pa.RecordBatch | None:
 
 
 def _plain(value: Any) -> Any:
-    """Give numpy's arrays and scalars as Python's values, which Arrow takes at any depth."""
+    """Give numpy's arrays and scalars as Python's values, at any depth."""
     if isinstance(value, np.ndarray):
         return [_plain(one) for one in value.tolist()]
     if isinstance(value, dict):

@@ -15,9 +15,12 @@ import pandas as pd
 import pyarrow as pa
 
 from .faults import InvalidRows
-from .fields import is_any, is_nested
+from .fields import is_any, is_nested, is_optional
 
 NANOSECONDS = np.dtype("datetime64[ns]")
+
+_ABSENT = object()
+"""The value of a property that an object lacks."""
 
 _AS_NDARRAY = (pa.float32(), pa.int32())
 
@@ -72,11 +75,21 @@ def _scalars(column: pa.Array, kind: pa.DataType) -> list[Any]:
 def _records(column: pa.Array, kind: pa.DataType) -> list[Any]:
     names = [child.name for child in kind]
     # `flatten` puts the nulls of the struct into its children, and minds slices.
-    children = [column_values(child, kind.field(i)) for i, child in enumerate(column.flatten())]
-    rows: list[Any] = [dict(zip(names, values, strict=True)) for values in zip(*children, strict=True)]
+    children = [_property(child, kind.field(i)) for i, child in enumerate(column.flatten())]
+    rows: list[Any] = [
+        {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
+        for values in zip(*children, strict=True)
+    ]
     if not children:
         rows = [{} for _ in range(len(column))]
     return _with_nulls(column, rows)
+
+
+def _property(column: pa.Array, field: pa.Field) -> list[Any]:
+    if not is_optional(field):
+        return column_values(column, field)
+    values = column_values(column.flatten()[0], field.type.field(0))
+    return [value if there else _ABSENT for value, there in zip(values, column.is_valid().to_pylist(), strict=True)]
 
 
 def _split(column: pa.Array, keys: pa.Array, items: pa.Array, item_field: pa.Field) -> list[Any]:

@@ -54,13 +54,16 @@ def accept(value: Any, type: Type, required: bool, path: str, refused: list[str]
             return {key: accept(one, values, True, f"{path}[{quote(key)}]", refused) for key, one in value.items()}
         case Record(fields) if isinstance(value, dict):
             refused.extend(path + step(key) for key in value.keys() - {field.name for field in fields})
-            read = {}
+            read: dict[str, Any] = {}
             for field in fields:
                 inner = path + step(field.name)
-                if field.required and field.name not in value:
-                    refused.append(inner)
+                if field.name not in value:
+                    if field.required:
+                        refused.append(inner)
+                elif value[field.name] is None and not field.required:
+                    read[field.name] = None
                 else:
-                    read[field.name] = accept(value.get(field.name), field.type, field.required, inner, refused)
+                    read[field.name] = accept(value[field.name], field.type, field.required, inner, refused)
             return read
     refused.append(path)
     return None

@@ -133,7 +133,11 @@ def fitting(type: Type, required: bool) -> st.SearchStrategy[Any]:
         case MapOf(inner):
             made, free = st.dictionaries(texts, fitting(inner, True), max_size=3), False
         case Record(fields):
-            made = st.fixed_dictionaries({field.name: fitting(field.type, field.required) for field in fields})
+            parts = {field.name: (fitting(field.type, field.required), field.required) for field in fields}
+            made = st.fixed_dictionaries(
+                {name: values for name, (values, required) in parts.items() if required},
+                optional={name: values for name, (values, required) in parts.items() if not required},
+            )
             free = False
     return made if required and not free else made | st.none()
 

@@ -21,6 +21,7 @@ from prinz_enricher.batch.python_values import python_values
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Micros, read_signature, to_wire
+from prinz_enricher.signature.arrow import caller_schema
 from prinz_enricher.signature.value import fill_value
 
 PATH = Path(__file__).with_name("vectors.json")
@@ -28,6 +29,17 @@ PATH = Path(__file__).with_name("vectors.json")
 NULL = None
 INF, NAN = math.inf, math.nan
 RECORD = {"type": "object", "properties": {"a": {"type": "long"}, "b": {"type": "string", "required": False}}}
+OBJECT = {"type": "object", "properties": {"s": {"type": "string", "required": False}}}
+# By name: properties that an object may lack.
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "b": {"type": "boolean", "required": False},
+    "d": {"type": "double", "required": False},
+    "f": {"type": "float", "required": False},
+    "l": {"type": "array", "items": {"type": "long"}, "required": False},
+    "m": {"type": "map", "values": OBJECT, "required": False},
+    "o": {**OBJECT, "required": False},
+    "v": {"type": "any", "required": False},
+}
 
 
 def tensor(dtype: str, *shape: int) -> dict[str, Any]:
@@ -102,6 +114,20 @@ CASES: list[tuple[str, dict[str, Any], bool, str, list[Any]]] = [
     ("map, refused", {"type": "map", "values": {"type": "boolean"}}, True, "nested", [{"a": 1}, []]),
     ("object", RECORD, True, "nested", [{"a": 1, "b": "x"}, {"a": 2}, {"b": NULL, "a": 3}]),
     ("object, refused", RECORD, True, "nested", [{"b": "x"}, {"a": 1, "c": 1}, {"a": NULL}, {"a": 1, "b": 1}]),
+    (
+        "object, absent and null",
+        {"type": "object", "properties": OPTIONAL},
+        True,
+        "nested",
+        [{}, dict.fromkeys(OPTIONAL), {"d": 0.1, "l": [], "o": {}}, {"o": {"s": NULL}, "m": {"k": {}}, "v": NULL}],
+    ),
+    (
+        "array of objects, absent and null",
+        {"type": "array", "items": OBJECT},
+        False,
+        "nested",
+        [[{}, {"s": NULL}, {"s": "x"}], [], NULL],
+    ),
     (
         "any",
         {"type": "any"},
@@ -181,7 +207,7 @@ def vector(name: str, entry: dict[str, Any], required: bool, kind: str, rows: li
         }
     return made | {
         "accepted": True,
-        "arrow_type": str(batch.schema.field("x").type),
+        "arrow_type": str(caller_schema(batch.schema).field("x").type),
         "rows": shown(python_values(batch.column(0), batch.schema.field("x"))),
         "encoded_again": encode_columns(batch).SerializeToString(deterministic=True).hex(),
     }

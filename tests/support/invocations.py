@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
-from prinz_enricher.worker.fields import is_any, tensor_type
+from prinz_enricher.batch.python_values import python_values
+from prinz_enricher.signature import Micros
+from prinz_enricher.worker.fields import tensor_type
 
 
 def request_of(batch: pa.RecordBatch) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def request_of(batch: pa.RecordBatch) -> dict[str, Any]:
     does, and read so by the server.
     """
     columns = [
-        [_plain(value, field) for value in column.to_pylist(maps_as_pydicts="strict")]
+        [_plain(value) for value in python_values(column, field)]
         for field, column in zip(batch.schema, batch.columns, strict=True)
     ]
     if any(tensor_type(field) for field in batch.schema):
@@ -29,13 +29,11 @@ def request_of(batch: pa.RecordBatch) -> dict[str, Any]:
     return {"dataframe_split": {"columns": batch.schema.names, "data": rows}}
 
 
-def _plain(value: Any, field: pa.Field | None = None) -> Any:
-    if field is not None and is_any(field):
-        return None if value is None else _plain(json.loads(value))
+def _plain(value: Any) -> Any:
     match value:
-        case datetime():
+        case Micros():
             # The server reads all instants of a column by the format of the first.
-            return value.isoformat(timespec="microseconds")
+            return value.datetime().isoformat(timespec="microseconds")
         case bytes():
             return base64.b64encode(value).decode()
         case float() if math.isnan(value):

@@ -212,7 +212,7 @@ NESTED: list[tuple[dict[str, Any], list[Any]]] = [
         },
         [
             {"d": 1.0, "f": 0.5, "i": 3, "s": None, "tags": ["a"]},
-            {"d": 2.0, "f": 1.5, "i": 4, "s": "x", "tags": ["b", "c"]},
+            {"d": 2.0, "f": 1.5, "i": 4, "s": {"value": "x"}, "tags": ["b", "c"]},
         ],
     ),
 ]

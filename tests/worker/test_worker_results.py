@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse  # type: ignore[import-untyped] # has no stubs
 
+from prinz_enricher.signature import Field, ListOf, Record, Scalar, ScalarKind, arrow_field
 from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.results import OutputReader
 
@@ -323,21 +324,20 @@ def test_lists_records_and_maps() -> None:
     assert read(np.array([[1, 2], [3, 4]]), 2, numbers) == [[[1, 2], [3, 4]]]
     with pytest.raises(OutputDiffers):
         read([[1, 2.5]], 1, numbers)
-    record = pa.field(
-        "o",
-        pa.struct([pa.field("x", pa.float64(), nullable=False), pa.field("tags", pa.list_(pa.utf8()))]),
-        nullable=False,
-    )
+    doubles, texts = Scalar(ScalarKind.DOUBLE), ListOf(Scalar(ScalarKind.STRING))
+    record = arrow_field(Field("o", Record((Field("x", doubles), Field("tags", texts, required=False)))))
 
     @dataclasses.dataclass
     class Point:
         x: float
         tags: list[str] | None
 
-    wanted = [[{"x": 1.0, "tags": ["a"]}, {"x": 2.0, "tags": None}]]
-    assert read([{"x": 1.0, "tags": ["a"]}, {"x": np.float32(2)}], 2, record) == wanted
-    assert read([Point(1.0, ["a"]), Point(2, None)], 2, record) == wanted
-    assert read(pd.Series([{"x": 1.0, "tags": ("a",)}, {"x": 2}]), 2, record) == wanted
+    # An optional property is held as a struct of its value, which is null where the model's answer is without it.
+    first = {"x": 1.0, "tags": {"value": ["a"]}}
+    absent, null = {"x": 2.0, "tags": None}, {"x": 2.0, "tags": {"value": None}}
+    assert read([{"x": 1.0, "tags": ["a"]}, {"x": np.float32(2)}], 2, record) == [[first, absent]]
+    assert read([Point(1.0, ["a"]), Point(2, None)], 2, record) == [[first, null]]
+    assert read(pd.Series([{"x": 1.0, "tags": ("a",)}, {"x": 2}]), 2, record) == [[first, absent]]
     assert read({"x": 1.0}, 1, record) == [[{"x": 1.0, "tags": None}]]
     refused: list[Any] = [[{"tags": []}], [{"x": 1.0, "y": 1}], ["x"], [{"x": "1"}]]
     for wrong in refused:

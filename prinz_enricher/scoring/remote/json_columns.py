@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prinz_enricher.batch.number import null_mask, number_array, numbers
-from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, Tensor, Type
+from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Record, Scalar, Tensor, Type
 
 _FEW: Final = 64
 """Up to so many values Python is faster than calling Arrow."""
@@ -102,13 +102,20 @@ def _maps(array: pa.Array, type: Type) -> list[str]:
 
 def _records(array: pa.Array, type: Record) -> list[str]:
     # `flatten` minds slices, and gives null properties to null records.
-    properties = [_part(child, field.type) for child, field in zip(array.flatten(), type.fields, strict=True)]
-    names = [write_text(field.name) for field in type.fields]
-    rows = [
-        f"{{{','.join([f'{name}:{value}' for name, value in zip(names, row, strict=True)])}}}"
-        for row in zip(*properties, strict=True)
+    properties = [_property(child, field) for child, field in zip(array.flatten(), type.fields, strict=True)]
+    rows = [f"{{{','.join(filter(None, row))}}}" for row in zip(*properties, strict=True)]
+    return _or_null(rows if properties else ["{}"] * len(array), null_mask(array))
+
+
+def _property(array: pa.Array, field: Field) -> list[str]:
+    """Write a property of records with its name; as nothing where a record lacks it."""
+    name = write_text(field.name)
+    if field.required:
+        return [f"{name}:{value}" for value in _part(array, field.type)]
+    values = _part(array.flatten()[0], field.type)
+    return [
+        f"{name}:{value}" if there else "" for value, there in zip(values, array.is_valid().to_pylist(), strict=True)
     ]
-    return _or_null(rows, null_mask(array))
 
 
 def _or_null(written: list[str], nulls: npt.NDArray[np.bool_] | None) -> list[str]:

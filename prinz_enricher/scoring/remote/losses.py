@@ -93,7 +93,7 @@ def _leaves(array: pa.Array, type: Type, *, nested: bool = False, listed: bool =
             yield from _leaves(array.items.slice(first, count), values, nested=True)
         case Record(fields):
             for child, field in zip(array.flatten(), fields, strict=True):
-                yield from _leaves(child, field.type, nested=True)
+                yield from _leaves(child if field.required else child.flatten()[0], field.type, nested=True)
 
 
 def _leaf_fault(leaf: _Leaf) -> str | None:

@@ -34,6 +34,7 @@ from prinz_enricher.signature import (
     Type,
     arrow_field,
 )
+from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import MAX_DEPTH
 from prinz_enricher.worker.faults import OutputDiffers, ValueMissing
 
@@ -179,10 +180,10 @@ def _map(values: Type, kind: pa.DataType, name: str) -> Convert:
 
 
 def _record(type: Record, kind: pa.DataType, name: str) -> Convert:
-    children = {
-        field.name: (_converter(field.type, child.type, child.nullable, field.name), child.nullable)
-        for field, child in zip(type.fields, kind, strict=True)
-    }
+    children = {}
+    for field, child in zip(type.fields, kind, strict=True):
+        held = child if field.required else child.type.field(0)
+        children[field.name] = (_converter(field.type, held.type, held.nullable, field.name), not field.required)
 
     def convert(value: object) -> dict[str, object]:
         if not isinstance(value, dict):
@@ -191,7 +192,11 @@ def _record(type: Record, kind: pa.DataType, name: str) -> Convert:
             raise OutputDiffers(f'"{name}" has a property that is not declared')
         if any(one not in value and not optional for one, (_, optional) in children.items()):
             raise OutputDiffers(f'"{name}" lacks a property that is declared')
-        return {one: present(value.get(one)) for one, (present, _) in children.items()}
+        return {
+            one: {VALUE: present(value[one])} if optional else present(value[one])
+            for one, (present, optional) in children.items()
+            if one in value
+        }
 
     return convert
 

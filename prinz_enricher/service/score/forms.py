@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prinz_enricher import batch as codec
+from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.wire_parts import Part
 from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -86,7 +87,7 @@ def write_rows(wanted: pa.RecordBatch, outputs: Sequence[Field], form: str | Non
         InvalidInput: A value has no form on the wire.
     """
     if form == "arrow_stream":
-        return form, codec.stream_parts(wanted)
+        return form, codec.stream_parts(caller_batch(wanted))
     dense = codec.dense_parts(wanted) if form == "dense" else None
     return ("columns", codec.column_parts(wanted, outputs)) if dense is None else ("dense", dense)
 

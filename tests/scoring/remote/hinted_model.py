@@ -11,6 +11,7 @@ class Row(BaseModel):  # type: ignore[misc,unused-ignore]
     name: str
     numbers: list[float]
     count: int | None = None
+    promo: float | None = 0.25
 
 
 class Hinted(PythonModel):

@@ -195,10 +195,12 @@ def test_objects_come_as_they_are_or_in_a_series() -> None:
     record = Record((Field("x", DOUBLE), Field("tags", ListOf(STRING), False)))
     rows = [{"x": 1.0, "tags": ["a"]}, {"x": 2.0, "tags": None}]
     results: list[Any] = [rows, pd.Series(rows), pd.Series(rows, name="s")]
+    # An optional property is held as a struct of its value.
+    held = [[{"x": 1.0, "tags": {"value": ["a"]}}, {"x": 2.0, "tags": {"value": None}}]]
     for result in results:
-        assert read(as_mlflow_writes(result), only(record), 2) == [rows]
-        assert read(as_mlflow_writes(result), only(record, "p"), 2) == [rows]
-    assert read(json.dumps([{"p": row} for row in rows]), only(record, "p"), 2) == [rows]
+        assert read(as_mlflow_writes(result), only(record), 2) == held
+        assert read(as_mlflow_writes(result), only(record, "p"), 2) == held
+    assert read(json.dumps([{"p": row} for row in rows]), only(record, "p"), 2) == held
     assert read('{"x": 1.0}', only(record), 1) == [[{"x": 1.0, "tags": None}]]
     maps = [{"k": 1}, {"k": 2}]
     for result in [maps, pd.Series(maps)]:

@@ -282,10 +282,14 @@ def test_a_model_with_type_hints_is_scored_alike(tmp_path: Path) -> None:
     mlflow.pyfunc.save_model(path=tmp_path / "m", python_model=str(code), pip_requirements=["mlflow"])
     road = Road(tmp_path / "m", read_signature(yaml.safe_load((tmp_path / "m" / "MLmodel").read_text())))
     [field] = road.signature.inputs
-    rows = [{"name": "a", "numbers": [0.5, 1.0], "count": 2**53 + 1}, {"name": 'é"', "numbers": []}]
+    rows = [
+        {"name": "a", "numbers": [0.5, 1.0], "count": 2**53 + 1, "promo": 0.5},
+        {"name": 'é"', "numbers": []},
+        {"name": "c", "numbers": [], "promo": None},
+    ]
     batch = batch_from_rows({field.name: rows}, road.signature.inputs)
     here = road.here(batch)
-    assert len(here) == 2
+    assert ["promo=0.25" in here[1], "promo=None" in here[2]] == [True, True], here
     assert road.there(batch, choose(batch, road.signature, parquet_works=True)) == here
 
 

@@ -113,12 +113,17 @@ final class Nested {
     for (Field field : fields) {
       Path at = path.property(field.getName());
       boolean given = unknown.remove(field.getName());
-      if (!given && field.getRequired()) {
-        faults.add(at, Refused.MISSING_PROPERTY);
+      if (!given) {
+        if (field.getRequired()) {
+          faults.add(at, Refused.MISSING_PROPERTY);
+        }
         continue;
       }
       Object one = value.get(field.getName());
-      record.putFields(field.getName(), admit(one, field.getType(), field.getRequired(), at, depth + 1));
+      // A null stays one, also of a floating point number.
+      boolean isNull = one == null && !field.getRequired();
+      record.putFields(
+          field.getName(), isNull ? NULL : admit(one, field.getType(), field.getRequired(), at, depth + 1));
     }
     for (String name : unknown) {
       faults.add(path.property(name), Refused.UNKNOWN_PROPERTY);
