@@ -14,7 +14,8 @@ import click
 import pyarrow as pa
 from rich.console import Console
 
-from prinz_enricher.cli.row_source import RowFileError, open_rows
+from prinz_enricher.cli.row_faults import RowFileError
+from prinz_enricher.cli.row_source import open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
 from prinz_enricher.client import ModelReference
 from prinz_enricher.errors import InvalidInput

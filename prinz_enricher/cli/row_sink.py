@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.batch.caller import caller_batch
-from prinz_enricher.cli.row_source import RowFileError
+from prinz_enricher.cli.row_faults import RowFileError
 
 
 class RowSink:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from prinz_enricher.batch import batch_from_rows
-from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Record, Tensor, arrow_type
+from prinz_enricher.batch import Faults, batch_from_rows, conform
+from prinz_enricher.batch.caller import caller_batch
+from prinz_enricher.cli.cells import read_json
+from prinz_enricher.cli.csv_table import CsvTable
+from prinz_enricher.cli.row_faults import Places, RowFileError, refused
+from prinz_enricher.errors import InvalidInput
+from prinz_enricher.signature import Field
 
 SEPARATORS = (",", ";", "\t", "|")
-
-
-class RowFileError(Exception):
-    """A file can't be read or written; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,8 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
         raise RowFileError(f"{path}: the ending is none of {', '.join(readers)}")
     try:
         source = reader(path, fields, batch_rows, separator)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise RowFileError(f"{path}: {_one_line(error)}") from None
+    except (OSError, pa.ArrowException, ValueError, RowFileError) as error:
+        raise _named(path, error) from None
     if len(set(source.names)) < len(source.names):
         twice = next(name for name in source.names if source.names.count(name) > 1)
         raise RowFileError(f'{path}: has two columns called "{twice}"')
@@ -83,91 +82,111 @@ def find_separator(header: str, inputs: Sequence[str]) -> str:
 
 
 def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None) -> RowSource:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        header = lines.readline().rstrip("\r\n")
+    with path.open("rb") as lines:
+        header = lines.readline().decode("utf-8-sig").rstrip("\r\n")
     if not header:
-        raise RowFileError(f"{path}: has no header")
+        raise RowFileError("has no header")
     separator = separator or find_separator(header, [field.name for field in fields])
     names = next(csv.reader([header], delimiter=separator))
-    # Nested values and values of any type are written as JSON in a cell.
-    nested = {field.name: field for field in fields if isinstance(field.type, _NESTED)}
-    typed = {f.name: pa.string() if f.name in nested else _cell_type(f) for f in fields if f.name in names}
     file = pa.OSFile(str(path))
     size = max(file.size(), 1)
-    reader = pacsv.open_csv(
-        file,
-        read_options=pacsv.ReadOptions(block_size=8 << 20),
-        parse_options=pacsv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        convert_options=pacsv.ConvertOptions(column_types=typed),
-    )
-    batches = (_parse_nested(part, nested) for batch in reader for part in _parts(batch, batch_rows))
+    table = CsvTable(path, separator, names, fields)
+    batches = (part for batch in table.batches(file) for part in _parts(batch, batch_rows))
     return RowSource(names, batches, None, lambda: min(file.tell() / size, 1.0))
 
 
-_NESTED = ListOf | MapOf | Record | AnyValue | Tensor
-
-
-def _cell_type(field: Field) -> pa.DataType:
-    """Return the type that a cell is read as: text of a number is a number only where one is declared."""
-    return arrow_type(field.type)
-
-
-def _parse_nested(batch: pa.RecordBatch, nested: Mapping[str, Field]) -> pa.RecordBatch:
-    for name, field in nested.items():
-        if name in batch.schema.names:
-            values = [json.loads(text) if text else None for text in batch.column(name).to_pylist()]
-            parsed = batch_from_rows({name: values}, [field])
-            place = batch.schema.names.index(name)
-            batch = batch.set_column(place, parsed.schema.field(0), parsed.column(0))
-    return batch
-
-
-def _open_parquet(path: Path, _: Sequence[Field], batch_rows: int, __: str | None) -> RowSource:
+def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str | None) -> RowSource:
     file = pq.ParquetFile(path)
-    return RowSource(file.schema_arrow.names, file.iter_batches(batch_rows), file.metadata.num_rows, None)
+    names = file.schema_arrow.names
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        inputs = [field for field in fields if field.name in names]
+        before = 0
+        for batch in file.iter_batches(batch_rows):
+            faults = Faults()
+            fitting = conform(batch.select([field.name for field in inputs]), inputs, faults)
+            try:
+                faults.raise_any()
+            except InvalidInput as error:
+                raise refused(error, inputs, _rows_after(before)) from None
+            before += batch.num_rows
+            typed = dict(zip(fitting.schema.names, caller_batch(fitting).columns, strict=True))
+            columns = [typed.get(name, column) for name, column in zip(names, batch.columns, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, names=names)
+
+    return RowSource(names, batches(), file.metadata.num_rows, None)
 
 
 def _open_json(path: Path, fields: Sequence[Field], batch_rows: int, _: str | None) -> RowSource:
     size = max(path.stat().st_size, 1)
     lines = path.open("rb")
-    first = next((line for line in iter(lambda: lines.read(1), b"") if line.strip()), b"")
-    lines.seek(0)
-    records = (
-        iter(json.load(lines))
-        if first == b"["
-        else (json.loads(line) for line in iter(lines.readline, b"") if line.strip())
-    )
-    head = list(islice(records, batch_rows))
-    names = list(dict.fromkeys(name for row in head for name in _record(row)))
+    try:
+        first = next((line for line in iter(lambda: lines.read(1), b"") if line.strip()), b"")
+        lines.seek(0)
+        records = _array(lines.read()) if first == b"[" else _lines(iter(lines.readline, b""))
+        head = list(islice(records, batch_rows))
+    except BaseException:
+        lines.close()
+        raise
+    names = list(dict.fromkeys(name for _, row in head for name in row))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        rows = head
-        while rows:
-            yield _from_records(rows, names, fields)
-            rows = list(islice(records, batch_rows))
-        lines.close()
+        part = head
+        with lines:
+            while part:
+                yield _from_records(part, names, fields)
+                part = list(islice(records, batch_rows))
 
     return RowSource(names, batches(), None, lambda: min(lines.tell() / size, 1.0) if not lines.closed else 1.0)
 
 
-def _from_records(rows: Sequence[object], names: Sequence[str], fields: Sequence[Field]) -> pa.RecordBatch:
-    records = [_record(row) for row in rows]
-    if strange := {name for row in records for name in row} - set(names):
-        raise RowFileError(f"a later record has columns that the first ones do not have: {', '.join(sorted(strange))}")
-    inputs = [field for field in fields if field.name in names]
-    known = {field.name for field in inputs}
-    typed = batch_from_rows([{k: v for k, v in row.items() if k in known} for row in records], inputs)
+def _rows_after(before: int) -> Places:
+    return lambda rows: {row: f"row {before + row + 1}" for row in rows}
+
+
+Record = tuple[str, Mapping[str, object]]
+"""A row, and where it stands in its file."""
+
+
+def _array(text: bytes) -> Iterator[Record]:
+    for number, row in enumerate(read_json(text), 1):
+        yield _record(f"record {number}", row)
+
+
+def _lines(lines: Iterator[bytes]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            place = f"line {number}"
+            try:
+                row = read_json(line)
+            except ValueError as error:
+                raise RowFileError(f"{place}: is not JSON ({_one_line(error)})") from None
+            yield _record(place, row)
+
+
+def _record(place: str, row: object) -> Record:
+    if not isinstance(row, dict):
+        raise RowFileError(f"{place}: is not a record; expected an array of records, or a record a line")
+    return place, row
+
+
+def _from_records(part: Sequence[Record], names: Sequence[str], fields: Sequence[Field]) -> pa.RecordBatch:
+    known = set(names)
+    for place, row in part:
+        if strange := row.keys() - known:
+            raise RowFileError(f"{place}: has columns that the first records do not have: {', '.join(sorted(strange))}")
+    records = [row for _, row in part]
+    inputs = [field for field in fields if field.name in known]
+    wanted = {field.name for field in inputs}
+    try:
+        typed = batch_from_rows([{k: v for k, v in row.items() if k in wanted} for row in records], inputs)
+    except InvalidInput as error:
+        raise refused(error, fields, lambda rows: {row: part[row][0] for row in rows}) from None
     arrays = dict(zip(typed.schema.names, typed.columns, strict=True))
     columns = {name: arrays[name] if name in arrays else pa.array([row.get(name) for row in records]) for name in names}
     known_fields = {field.name: field for field in typed.schema}
     schema = pa.schema([known_fields.get(name, pa.field(name, array.type)) for name, array in columns.items()])
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
-
-
-def _record(row: object) -> Mapping[str, object]:
-    if not isinstance(row, dict):
-        raise RowFileError("is no array of records, nor a record a line")
-    return row
 
 
 def _parts(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
@@ -179,7 +198,13 @@ def _reporting(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Rec
     try:
         yield from batches
     except (OSError, pa.ArrowException, ValueError, RowFileError) as error:
-        raise RowFileError(f"{path}: {_one_line(error)}") from None
+        raise _named(path, error) from None
+
+
+def _named(path: Path, error: Exception) -> RowFileError:
+    """Put the file's name before what is wrong with it, on each line of that."""
+    lines = str(error).splitlines() if isinstance(error, RowFileError) else [_one_line(error)]
+    return RowFileError("\n".join(f"{path}: {line}" for line in lines))
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow as pa
@@ -13,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.connection import connect, connection_options
+from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_sink import RowSink
-from prinz_enricher.cli.row_source import RowFileError, RowSource, open_rows
+from prinz_enricher.cli.row_source import RowSource, open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
 from prinz_enricher.client import Client, ModelReference
 from prinz_enricher.signature import Signature
@@ -31,7 +33,8 @@ console = Console(stderr=True)
     "source",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rows to score: .csv, .parquet or .json (an array of records, or a record a line).",
+    help="Rows to score: .csv, .parquet or .json (an array of records, or a record a line). Values are taken where "
+    "nothing of them is lost; a fault names the line and the column.",
 )
 @click.option(
     "--output",
@@ -122,7 +125,13 @@ def _scored(
         count = 0
         for batch in _at_least_one(rows, signature):
             given = batch.select(inputs)
-            scores = client.score(model, batch_to_rows(given) if given.num_rows and not in_arrow else given)
+            rows_given: Any = given
+            if given.num_rows and not in_arrow:
+                rows_given = batch_to_rows(given)
+            elif not signature.inputs:
+                # In Arrow, text for a value of any type would have to be JSON.
+                rows_given = dict(zip(inputs, given.columns, strict=True))
+            scores = client.score(model, rows_given)
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(

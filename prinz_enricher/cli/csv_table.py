@@ -1,0 +1,146 @@
+"""A CSV file, read by Arrow in blocks of text; what is wrong with it is looked for line by line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from prinz_enricher.batch import Faults, batch_from_rows
+from prinz_enricher.batch.any_json import is_unicode
+from prinz_enricher.batch.faults import quoted
+from prinz_enricher.cli.cells import KeptColumn, read_cells
+from prinz_enricher.cli.row_faults import RowFileError, refused
+from prinz_enricher.errors import InvalidInput
+from prinz_enricher.signature import Field
+
+_MOST_SHOWN: Final = 40
+"""Characters of a cell that are repeated in an error."""
+
+
+class CsvTable:
+    """A CSV file with a header.
+
+    Args:
+        path: The file, in UTF-8.
+        separator: Of its cells.
+        names: Its header.
+        fields: The inputs of the model; those that are in the header are read in their types.
+    """
+
+    def __init__(self, path: Path, separator: str, names: Sequence[str], fields: Sequence[Field]) -> None:
+        self._path = path
+        self._separator = separator
+        self._names = list(names)
+        self._inputs = [field for field in fields if field.name in names]
+        self._kept: dict[str, KeptColumn] = {}
+
+    def batches(self, file: Any) -> Iterator[pa.RecordBatch]:
+        """Yield its rows in blocks.
+
+        Args:
+            file: The same file, opened.
+
+        Raises:
+            RowFileError: With the faults of a block.
+        """
+        before = 0
+        for block in self._blocks(file):
+            yield self._read(block, before)
+            before += block.num_rows
+
+    def _blocks(self, file: Any) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from pacsv.open_csv(
+                file,
+                read_options=pacsv.ReadOptions(block_size=8 << 20),
+                parse_options=pacsv.ParseOptions(delimiter=self._separator, newlines_in_values=True),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=dict.fromkeys(self._names, pa.string()),
+                    # An empty cell is a null; in quotes it is a text without characters.
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise RowFileError(self._broken_line() or " ".join(str(error).split())) from None
+
+    def _read(self, block: pa.RecordBatch, before: int) -> pa.RecordBatch:
+        faults = Faults()
+        columns = dict(zip(self._names, block.columns, strict=True))
+        try:
+            typed = {field.name: read_cells(columns[field.name], field, faults) for field in self._inputs}
+            faults.raise_any()
+            fitting = batch_from_rows(typed, self._inputs)
+        except InvalidInput as error:
+            raise refused(
+                error,
+                self._inputs,
+                lambda rows: {row: f"line {line}" for row, line in self._lines(rows, before).items()},
+                lambda name, row: _shown(columns[name][row].as_py()),
+            ) from None
+        columns |= dict(zip(fitting.schema.names, fitting.columns, strict=True))
+        for name in self._names:
+            if name not in typed:
+                columns[name] = self._keep(name, columns[name], before)
+        fields = {field.name: field for field in fitting.schema}
+        schema = pa.schema([fields.get(name, pa.field(name, columns[name].type)) for name in self._names])
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+    def _keep(self, name: str, cells: pa.Array, before: int) -> pa.Array:
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = KeptColumn(cells)
+        array, strange = kept.read(cells)
+        if array is None:
+            line = self._lines([strange], before)[strange]
+            shown = _shown(cells[strange].as_py())
+            raise RowFileError(
+                f"line {line}, column {quoted(name)}: {shown} can't be kept beside the {kept.name} of the first rows"
+            )
+        return array
+
+    # What follows reads the file once more, from its beginning.
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the records and the lines on which they begin, the header first."""
+        csv.field_size_limit(1 << 30)
+        with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter=self._separator)
+            before = 0
+            for record in reader:
+                # Arrow passes over empty lines, too.
+                if record:
+                    yield before + 1, record
+                before = reader.line_num
+
+    def _lines(self, rows: Sequence[int], before: int) -> Mapping[int, int]:
+        """Find the lines of rows, which are counted from one in the file, `before`."""
+        if not rows:
+            return {}
+        records = enumerate(islice(self._records(), 1 + before, 2 + before + max(rows)))
+        return {row: line for row, (line, _) in records if row in rows}
+
+    def _broken_line(self) -> str | None:
+        """Say what is wrong with the first line that Arrow can't read."""
+        for line, record in self._records():
+            if len(record) != len(self._names):
+                return f"line {line}: has {len(record)} cells, but the header has {len(self._names)}"
+            for name, cell in zip(self._names, record, strict=True):
+                if not is_unicode(cell):
+                    return f"line {line}, column {quoted(name)}: is not UTF-8"
+        return None
+
+
+def _shown(cell: str | None) -> str:
+    """Give the beginning of a cell, in quotes; nothing for an empty one."""
+    if cell is None:
+        return ""
+    return json.dumps(cell if len(cell) <= _MOST_SHOWN else cell[:_MOST_SHOWN] + "…", ensure_ascii=False)
