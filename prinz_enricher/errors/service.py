@@ -16,11 +16,13 @@ class ModelLoading(UnavailableError):
 
     reason = "MODEL_LOADING"
 
-    def __init__(self, name: str, version: str, retry_after: float, why: str = "") -> None:
-        told = f"is to be loaded again: {why}" if why else "is still being loaded"
+    def __init__(self, name: str, version: str, retry_after: float, why: str = "", step: str = "") -> None:
+        told = f"is to be loaded again: {why}" if why else "is still being loaded" + (f" ({step})" if step else "")
         super().__init__(
             f'Version {version} of model "{name}" {told}; try again.',
-            metadata={"model": name, "version": version} | ({"why": why} if why else {}),
+            metadata={"model": name, "version": version}
+            | ({"why": why} if why else {})
+            | ({"step": step} if step else {}),
             retry_after=retry_after,
         )
 

@@ -18,6 +18,7 @@ from prinz_enricher.provision.errors import BuildFailed
 from prinz_enricher.provision.installed import unmet
 from prinz_enricher.provision.requirements import Requirements, normalised, overridden, read_requirements
 from prinz_enricher.provision.shelf import Lease, Shelf, never
+from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
 from prinz_enricher.provision.uv import Uv, UvSettings
 
@@ -149,6 +150,7 @@ class Environments:
         by_worker = overridden(Requirements(requirements=tuple(worker)), self._overrides).requirements
 
         def fill(folder: Path) -> None:
+            tell_step("building its environment")
             with _TURNS.take(cancelled):
                 self._build(folder, minor, needed, by_worker, cancelled)
 

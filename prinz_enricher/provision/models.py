@@ -15,6 +15,7 @@ import structlog
 from prinz_enricher.provision.errors import FetchFailed
 from prinz_enricher.provision.program import Ended, run_program
 from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
+from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
 
 MOST_FETCHES = 2
@@ -96,6 +97,7 @@ class ModelCache:
         """
 
         def fill(folder: Path) -> None:
+            tell_step("downloading the model")
             with _TURNS.take(cancelled):
                 self._fetch(source, variables, folder, cancelled)
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from prinz_enricher.provision.environments import Environments
 from prinz_enricher.provision.errors import BuildFailed, Cancelled, RequirementsRefused
+from prinz_enricher.provision.steps import steps_told_to
 from prinz_enricher.provision.worker_code import worker_code
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
@@ -116,8 +117,10 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
 def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     """The sentence has uv's reason, and nothing is left behind."""
     place = model(tmp_path, "mlflow-skinny==0.0.1")
-    with pytest.raises(BuildFailed) as failed:
+    told: list[str] = []
+    with pytest.raises(BuildFailed) as failed, steps_told_to(told.append):
         environments(tmp_path).get(place)
+    assert told == ["building its environment"]
     assert "Because there is no version of mlflow-skinny==0.0.1 and you require" in str(failed.value)
     assert str(failed.value).endswith("; workers.overrides can name others")
     assert "\n" not in str(failed.value)

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from prinz_enricher.provision.errors import Cancelled, FetchFailed
 from prinz_enricher.provision.models import ModelCache, ModelSource
+from prinz_enricher.provision.steps import steps_told_to
 from prinz_enricher.provision.variables import fetch_variables
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
@@ -69,10 +70,13 @@ def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: 
     assert [line["model"] for line in logs if line["event"] == "a model was downloaded"] == ["provision once"]
     # Nothing but the model is kept: neither temporary files nor what else was downloaded.
     assert sorted(path.name for path in lease.path.parent.iterdir()) == ["model"]
-    with models.get(wanted, unwanted) as again:
+    told: list[str] = []
+    with steps_told_to(told.append), models.get(wanted, unwanted) as again:
         assert not again.fresh
-    with models.get(replace(wanted, fingerprint="two"), variables) as other:
+    assert told == []
+    with steps_told_to(told.append), models.get(replace(wanted, fingerprint="two"), variables) as other:
         assert other.fresh
+    assert told == ["downloading the model"]
 
 
 def test_a_model_that_was_changed_is_downloaded_again(scratch_registry: RegistryWriter, tmp_path: Path) -> None:

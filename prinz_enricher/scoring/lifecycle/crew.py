@@ -162,6 +162,12 @@ class Crew:
         """Tell whether a worker that was just made is still needed. Call with the lock held."""
         return not (self._nobody_waits() or self._is_surplus(replica))
 
+    def does(self, replica: Replica, step: str) -> None:
+        """Take note of what is done so that a worker can score: it is told while there is no other one that can."""
+        with self.lock:
+            if self._state is WorkerState.LOADING and not self._others_live(replica):
+                self._become(WorkerState.LOADING, step)
+
     def loaded(self, replica: Replica, loaded: Loaded, took: float) -> None:
         """Take note that a worker can score, and start those that are missing."""
         with self.lock:

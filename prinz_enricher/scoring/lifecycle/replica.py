@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, UnavailableError
+from prinz_enricher.provision.steps import steps_told_to
 from prinz_enricher.scoring.lifecycle.hand import Call, Hand
 from prinz_enricher.scoring.lifecycle.setbacks import Cause
 from prinz_enricher.scoring.lifecycle.timer import Timer
@@ -55,6 +56,9 @@ class Keeper(Protocol):
 
     def is_wanted(self, replica: Replica) -> bool:
         """Tell whether a worker that was just made is still needed; called with the lock held."""
+
+    def does(self, replica: Replica, step: str) -> None:
+        """Take note of what is done so that its worker can score."""
 
     def restarting(self, replica: Replica) -> None:
         """Take note that a worker ended to be replaced."""
@@ -185,7 +189,8 @@ class Replica:
             limit = self._timer.at(time.monotonic() + self._settings.load_timeout, worker.kill)
             began = time.monotonic()
             try:
-                loaded = worker.start()
+                with steps_told_to(lambda step: self._keeper.does(self, step)):
+                    loaded = worker.start()
             except (LoadFailed, WorkerDied) as exc:
                 took = time.monotonic() - began
                 ended = self._put_down()

@@ -244,7 +244,8 @@ class Version(Crew):
             now = time.monotonic()
             if self._state is not WorkerState.AVAILABLE and self._queue.remove(pending):
                 past = now - self._loading_since
-                answer = ModelLoading(self.target.name, self.target.version, max(1.0, _USUAL_LOADING - past))
+                retry_after = max(1.0, _USUAL_LOADING - past)
+                answer = ModelLoading(self.target.name, self.target.version, retry_after, step=self._message)
             elif now < deadline:
                 pending.alarm = self._timer.at(deadline, lambda: self._ring(pending))
             elif pending.stage is Stage.RUNNING:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import structlog
 
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
+from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.scoring.lifecycle.memory import resident
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, OutputsObserved, WorkerDied
@@ -131,7 +132,9 @@ class WorkerProcess:
             self._child.kill()
             self._let_go_of_child()
         if self._child is None:
+            tell_step("starting a worker")
             self._spawn(self._folder.path, provisions.python, provisions.code)
+        tell_step("loading the model")
         ready = self._load(provisions.model)
         self._log.info("a worker is ready", **{key: ready[key] for key in sorted(ready)})
         seconds = {**provisions.seconds, **_numbers(ready.get("seconds")), "all": time.monotonic() - began}
