@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
+import grpc
 
+from prinz_enricher.cli.loading import NEXT_STEP
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.errors import InvalidInput
 
@@ -17,7 +19,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def connection_options(function: _F) -> _F:
     """Add the options that say where the service is."""
     for option in (
-        click.option("--timeout", default=60.0, show_default=True, help="Seconds that one call may take."),
+        click.option(
+            "--timeout",
+            default=60.0,
+            show_default=True,
+            help="Seconds for a call to a loaded model.",
+        ),
         click.option("--registry", metavar="URL", help="Start a service of its own for this registry instead."),
         click.option(
             "--address",
@@ -72,7 +79,11 @@ def own_service(registry: str) -> Iterator[str]:
 
 def _explain(error: ServiceError, address: str) -> str:
     lines = [str(error)]
-    if not error.reason:
+    if error.reason == "MODEL_LOAD_FAILED":
+        lines.append(NEXT_STEP)
+    elif not error.reason and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        lines.append("  --timeout gives a call more time.")
+    elif not error.reason:
         lines.append(f"  Is the service running at {address}? --address names another one.")
     lines += [f"  {fault.field}: {fault.description}" for fault in error.violations]
     if "omitted" in error.metadata:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.connection import connect, connection_options
+from prinz_enricher.cli.loading import Patience, wait_option
 from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_sink import RowSink
 from prinz_enricher.cli.row_source import RowSource, open_rows
@@ -47,6 +48,7 @@ console = Console(stderr=True)
 @click.option("--separator", help="Separator of a CSV file; found by itself if left out.")
 @click.option("--keep-inputs", is_flag=True, help="Keep the columns that are inputs of the model too.")
 @click.option("--prefix", default="", help="Put this before the name of each output.")
+@wait_option
 @connection_options
 def command(
     model: ModelReference,
@@ -56,6 +58,7 @@ def command(
     separator: str | None,
     keep_inputs: bool,
     prefix: str,
+    wait: float,
     address: str,
     registry: str | None,
     timeout: float,
@@ -63,31 +66,33 @@ def command(
     """Score the rows of a file with a model: NAME, NAME/version or NAME@alias.
 
     Columns that are no inputs of the model are kept beside its scores. Every row is scored by the same version, even
-    where an alias moves meanwhile.
+    where an alias moves meanwhile. While the model is being loaded, the command waits, and says what is being done.
 
     Objects may be without their optional properties, which is not the same as null; in Parquet a null means just that.
     """
     try:
         with connect(address, registry, timeout) as client:
-            resolved, signature = client.signature(model)
+            patience = Patience(client, model, wait, _tell)
+            resolved, signature = patience.call(lambda: client.signature(model))
             rows = open_rows(source, signature.inputs, batch_rows, separator)
             kept = kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
             started = time.monotonic()
             with RowSink(target) as sink:
                 count = 0
-                for scored in _scored(client, resolved, signature, rows, kept, prefix):
+                for scored in _scored(client, Patience(client, resolved, wait, _tell), signature, rows, kept, prefix):
                     sink.write(scored)
                     count += scored.num_rows
     except RowFileError as error:
         raise click.ClickException(str(error)) from None
     seconds = time.monotonic() - started
-    console.print(
+    _tell(
         f"{count:,} rows scored by {resolved.name}/{resolved.version} in {seconds:.2f} s "
-        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}"
     )
+
+
+def _tell(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
@@ -105,7 +110,7 @@ def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_in
 
 
 def _scored(
-    client: Client, model: ModelReference, signature: Signature, rows: RowSource, kept: list[str], prefix: str
+    client: Client, patience: Patience, signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
@@ -131,7 +136,7 @@ def _scored(
             elif not signature.inputs:
                 # In Arrow, text for a value of any type would have to be JSON.
                 rows_given = dict(zip(inputs, given.columns, strict=True))
-            scores = client.score(model, rows_given)
+            scores = patience.call(lambda given=rows_given: client.score(patience.model, given))  # type: ignore[misc]
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(

@@ -108,4 +108,9 @@ def _table(*columns: str) -> Table:
 
 def _plain(*cells: str) -> list[Text]:
     """Return cells in which nothing of a registry's text is taken for markup or for control of the terminal."""
-    return [Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)) for cell in cells]
+    return [Text(printable(cell)) for cell in cells]
+
+
+def printable(text: str) -> str:
+    """Return text of a registry without what would control the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

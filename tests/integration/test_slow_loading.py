@@ -1,0 +1,143 @@
+"""The client commands while a model is being loaded, or where it can't be."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prinz_enricher.cli.commands import group
+from prinz_enricher.client import Client
+from tests.support.deadline import wait_until
+from tests.support.own_service import own_service, register
+from tests.support.registry_writer import RegistryWriter
+from tests.support.running_service import Service
+
+REGISTER = """
+import sys
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+mlflow.set_tracking_uri(sys.argv[1])
+
+class Gated(mlflow.pyfunc.PythonModel):
+    def __init__(self, gate):
+        self.gate = gate
+
+    def load_context(self, context):
+        import os, time
+        if not self.gate:
+            raise RuntimeError("its weights are gone")
+        while not os.path.exists(self.gate):
+            time.sleep(0.01)
+
+    def predict(self, context, model_input, params=None):
+        return model_input["x"] * 2
+
+for name, gate in (("slow", sys.argv[2]), ("later", sys.argv[3]), ("broken", "")):
+    mlflow.pyfunc.log_model(
+        name="m", python_model=Gated(gate), registered_model_name=name, pip_requirements=["mlflow"],
+        signature=ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec("double", "y")])),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files for which two models wait while they are loaded."""
+    folder = tmp_path_factory.mktemp("gates")
+    return {name: folder / name for name in ("slow", "later")}
+
+
+@pytest.fixture(scope="module")
+def gated(
+    scratch_registry: RegistryWriter, gates: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with these models, of which none is loaded."""
+    folder = tmp_path_factory.mktemp("gated")
+    register(scratch_registry.url, REGISTER, folder, *map(str, gates.values()))
+    with own_service(scratch_registry.url, cache={"folder": str(folder / "cache")}) as service:
+        yield service
+
+
+def arguments(service: Service, folder: Path, model: str, *more: str) -> list[str]:
+    """Return what scores a file of two rows."""
+    (folder / "rows.csv").write_text("x\n1\n2\n")
+    files = ("--input", str(folder / "rows.csv"), "--output", str(folder / "scored.json"))
+    return ["score", model, *files, "--address", service.address, *more]
+
+
+def test_score_waits_until_the_model_is_loaded(gated: Service, gates: dict[str, Path], tmp_path: Path) -> None:
+    """It waits longer than a call may take, says each step once, in plain lines, and then scores."""
+    log = tmp_path / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prinz_enricher.cli", *arguments(gated, tmp_path, "slow", "--timeout", "0.7")],
+            stderr=stderr,
+        )
+    try:
+        wait_until(lambda: "slow/1: loading the model" in log.read_text())
+        gates["slow"].touch()
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+    lines = log.read_text().splitlines()
+    assert lines[-1].startswith("2 rows scored by slow/1")
+    assert lines.count("slow/1: loading the model") == 1
+    scored = (tmp_path / "scored.json").read_text().splitlines()
+    assert [json.loads(line) for line in scored] == [{"y": 2.0}, {"y": 4.0}]
+
+
+def test_score_ends_when_its_patience_does(gated: Service, tmp_path: Path) -> None:
+    """`--wait` limits it; what is being done then, and what gives it more, is told."""
+    result = CliRunner().invoke(group, arguments(gated, tmp_path, "later", "--wait", "2", "--timeout", "30"))
+    assert result.exit_code == 1
+    assert "later/1: " in result.output
+    assert "It was not loaded in time; --wait gives it more" in result.output
+    assert "Is the service running" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_ctrl_c_ends_the_waiting(gated: Service, tmp_path: Path) -> None:
+    """At once, with the exit code of an interrupted command, and without an output."""
+    log = tmp_path / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prinz_enricher.cli", *arguments(gated, tmp_path, "later")], stderr=stderr
+        )
+    try:
+        wait_until(lambda: "later/1: " in log.read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+    assert not (tmp_path / "scored.json").exists()
+
+
+def test_a_model_that_can_not_be_loaded_ends_it_at_once(gated: Service, tmp_path: Path) -> None:
+    """With the reason and what to do next; `models` shows the reason whole."""
+    result = CliRunner().invoke(group, arguments(gated, tmp_path, "broken", "--timeout", "60"))
+    assert result.exit_code == 1
+    assert "its weights are gone" in result.output
+    assert "Name another version" in result.output
+    listed = CliRunner().invoke(group, ["models", "--address", gated.address]).output
+    with Client(gated.address) as client:
+        (version,) = next(client.list_models('name = "broken"')).versions
+    assert "its weights are gone" in version.state_message
+    assert version.state_message in listed
+
+
+def test_a_service_that_is_not_there(unused_tcp_port: int, tmp_path: Path) -> None:
+    """It is told as that, without waiting."""
+    (tmp_path / "rows.csv").write_text("x\n1\n")
+    files = ("--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "o.json"))
+    result = CliRunner().invoke(group, ["score", "any", *files, "--address", f"127.0.0.1:{unused_tcp_port}"])
+    assert result.exit_code == 1
+    assert "Is the service running" in result.output
