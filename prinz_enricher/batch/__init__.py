@@ -7,7 +7,7 @@ from prinz_enricher.batch.dense import decode_dense, dense_inputs, dense_outputs
 from prinz_enricher.batch.encode import encode_columns
 from prinz_enricher.batch.faults import Faults
 from prinz_enricher.batch.outputs import select_outputs
-from prinz_enricher.batch.params import decode_params
+from prinz_enricher.batch.params import decode_params, encode_params
 from prinz_enricher.batch.rows import batch_from_rows, batch_to_rows
 from prinz_enricher.batch.wire_parts import column_parts, dense_parts
 
@@ -27,6 +27,7 @@ __all__ = [
     "dense_parts",
     "encode_columns",
     "encode_dense",
+    "encode_params",
     "encode_stream",
     "select_outputs",
     "stream_parts",

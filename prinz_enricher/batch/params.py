@@ -1,14 +1,15 @@
-"""The parameters of a call: checked against a signature, with its defaults filled in."""
+"""The parameters of a call: checked against a signature as they leave and as they come, with its defaults filled in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import from_json
-from prinz_enricher.batch.element import Admission, value_name
-from prinz_enricher.batch.faults import Faults, quoted
+from prinz_enricher.batch.element import Admission, Refused, plain_tree, value_name
+from prinz_enricher.batch.faults import Faults, property_step, quoted
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import (
     AnyValue,
@@ -22,12 +23,17 @@ from prinz_enricher.signature import (
     Signature,
     Type,
     from_value,
+    to_value,
 )
 from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import TooDeep
 
 _FLOAT_LIMIT = 3.4028235677973366e38
 """The least double that overflows as float32 when rounded to the nearest."""
+
+
+_TAKES_NULL: Final = frozenset({ScalarKind.FLOAT, ScalarKind.DOUBLE, ScalarKind.STRING})
+"""The types for which `Admission` takes a null, since a column does."""
 
 
 def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -> dict[str, object]:
@@ -44,30 +50,63 @@ def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -
         those, or a dict for an object; None where that is the default.
 
     Raises:
-        InvalidInput: With every fault, such as `params["temperature"]`.
+        InvalidInput: With every fault, such as `params["temperature"]`. A null is one, unless it is the default.
     """
     faults = Faults()
-    values = {}
-    for param in signature.params:
-        given = params.get(param.name) if param.name in params else None
-        values[param.name] = param.default if given is None else _decode(given, param, faults)
-    known = {param.name for param in signature.params}
+    given: dict[str, object] = {}
     for name in params:
-        if name not in known:
-            faults.add(f"params[{quoted(name)}]", "is no parameter of this model")
+        try:
+            given[name] = from_value(params[name])
+        except TooDeep as exc:
+            faults.add(_path(name), str(exc))
+    admitted = _admit_all(given, signature, faults)
+    return {param.name: admitted.get(param.name, param.default) for param in signature.params}
+
+
+def encode_params(params: Mapping[str, object], signature: Signature) -> dict[str, value_pb2.Value]:
+    """Write the parameters of a call, checked by the same policy as in `decode_params`.
+
+    Args:
+        params: Python values by name, as rows have them: also numpy's scalars and arrays, decimals, dates.
+        signature: Of the model.
+
+    Returns:
+        Those that are given, as they travel.
+
+    Raises:
+        InvalidInput: With every fault, such as `params["temperature"]`.
+    """
+    admitted = _admit_all({str(name): value for name, value in params.items()}, signature, Faults())
+    return {name: to_value(value) for name, value in admitted.items()}
+
+
+def _admit_all(given: Mapping[str, object], signature: Signature, faults: Faults) -> dict[str, object]:
+    by_name = {param.name: param for param in signature.params}
+    admitted = {}
+    for name, value in given.items():
+        if name in by_name:
+            admitted[name] = _admit(value, by_name[name], faults)
+        else:
+            faults.add(_path(name), "is no parameter of this model")
     faults.raise_any()
-    return values
+    return admitted
 
 
-def _decode(given: value_pb2.Value, param: Param, faults: Faults) -> object:
-    path = f"params[{quoted(param.name)}]"
+def _path(name: str) -> str:
+    return f"params[{quoted(name)}]"
+
+
+def _admit(given: object, param: Param, faults: Faults) -> object:
+    path = _path(param.name)
     try:
-        value = from_value(given)
-    except TooDeep as exc:
+        value = plain_tree(given)
+    except Refused as exc:
         faults.add(path, str(exc))
         return None
     if value is None and param.default is None:
         return None
+    for null in _nulls(value, param.type if param.shape is None else ListOf(param.type), path):
+        faults.add(null, wanted.NULL)
     admission = Admission(path, faults)
     wide = _as_python(param.type)
     if param.shape is None:
@@ -79,6 +118,28 @@ def _decode(given: value_pb2.Value, param: Param, faults: Faults) -> object:
         _checked(admission.admit(one, wide, True, index), param.type, f"{path}[{index}]", faults)
         for index, one in enumerate(value)
     ]
+
+
+def _nulls(value: object, type: Type, path: str) -> Iterator[str]:
+    """Yield the paths of the required nulls that `Admission` takes.
+
+    MLflow's `_enforce_params_schema` hands a None of any scalar type on to the model as it is. A model that declares a
+    number computes with it and fails; NaN, which pandas makes of it in a column, would be another value than was given.
+    """
+    match type, value:
+        case Scalar(kind), None if kind in _TAKES_NULL:
+            yield path
+        case ListOf(items), list():
+            for index, one in enumerate(value):
+                yield from _nulls(one, items, f"{path}[{index}]")
+        case MapOf(values), dict():
+            for key, one in value.items():
+                yield from _nulls(one, values, f"{path}[{quoted(str(key))}]")
+        case Record(fields), dict():
+            for field in fields:
+                one = value.get(field.name)
+                if one is not None or (field.required and field.name in value):
+                    yield from _nulls(one, field.type, path + property_step(field.name))
 
 
 def _as_python(type: Type) -> Type:

@@ -119,7 +119,8 @@ class AsyncClient:
         Args:
             model: Which version.
             rows: The rows, by the names of the signature's inputs, in any form that `Rows` tells.
-            params: Parameters of the prediction; those left out have their defaults.
+            params: Parameters of the prediction, of the types that values of rows have; those left out have their
+                defaults.
             outputs: Names of the outputs wanted; empty means all.
             request_id: The caller's name for the call, found again in the service's log.
             timeout: Seconds that the call may take, its retries included; None means the client's.
@@ -128,8 +129,8 @@ class AsyncClient:
             The scores: as many rows as there are in `rows`.
 
         Raises:
-            InvalidInput: Values are of types that can't be sent for this signature.
-            ValueError: A parameter is of a type that can't be sent, or `model` names none.
+            InvalidInput: Values or parameters do not fit the signature; nothing was sent.
+            ValueError: `model` names none.
         """
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         known = self._models.find(model)

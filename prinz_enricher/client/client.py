@@ -135,7 +135,8 @@ class Client:
             rows: The rows, by the names of the signature's inputs: a list of records, one record, columns of values, a
                 `pandas.DataFrame`, or an Arrow batch or table. A mapping whose every value is a column is columns, and
                 one record otherwise: see `Rows`.
-            params: Parameters of the prediction; those left out have their defaults.
+            params: Parameters of the prediction, of the types that values of rows have; those left out have their
+                defaults.
             outputs: Names of the outputs wanted; empty means all.
             request_id: The caller's name for the call, found again in the service's log.
             timeout: Seconds that the call may take, its retries included; None means the client's.
@@ -144,8 +145,8 @@ class Client:
             The scores: as many rows as there are in `rows`.
 
         Raises:
-            InvalidInput: Values are of types that can't be sent for this signature.
-            ValueError: A parameter is of a type that can't be sent, or `model` names none.
+            InvalidInput: Values or parameters do not fit the signature; nothing was sent.
+            ValueError: `model` names none.
         """
         deadline = self._deadline(timeout)
         known = self._models.find(model)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prinz_enricher.batch import column_parts, stream_parts
+from prinz_enricher.batch import column_parts, encode_params, stream_parts
 from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import prefix
 from prinz_enricher.client.record import FULL, Records, Shape
@@ -14,7 +14,7 @@ from prinz_enricher.client.reference import ModelReference
 from prinz_enricher.client.rows import Rows, is_arrow, to_batch
 from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.signature import Signature, to_value
+from prinz_enricher.signature import Signature
 from prinz_enricher.signature.arrow import arrow_tells_all
 
 MANY_ROWS: Final = 256
@@ -95,8 +95,7 @@ class Plan:
             Its form, and its values.
 
         Raises:
-            InvalidInput: With every fault.
-            ValueError: A parameter is of a type that the wire does not have.
+            InvalidInput: With every fault of the record, or of the parameters.
         """
         shape, values = self._records.admit(record)
         form = self._form(outputs, params or {}, request_id) if params or outputs or request_id else self._plain
@@ -111,8 +110,7 @@ class Plan:
             The request as it goes over the wire, and what the answer has.
 
         Raises:
-            InvalidInput: With every fault of the rows.
-            ValueError: A parameter is of a type that the wire does not have.
+            InvalidInput: With every fault of the rows, or of the parameters.
         """
         batch = to_batch(rows, self._signature)
         asked = self._asked(outputs, params or {}, request_id, independent=False)
@@ -135,7 +133,7 @@ class Plan:
             signature_digest=self._signature.digest,
             request_id=request_id,
             independent_rows=independent,
-            params={name: to_value(value) for name, value in params.items()},
+            params=encode_params(params, self._signature),
         )
         # The same parameters in another order are the same bytes.
         head = request.SerializeToString(deterministic=True)

@@ -16,12 +16,14 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, SignatureChanged
 from prinz_enricher.service.status import to_status
-from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, to_wire
+from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, to_wire
 from tests.support.deadline import wait_until
 
 NUMBER = Scalar(ScalarKind.DOUBLE)
 SIGNATURE = Signature(
-    (Field("x", NUMBER), Field("note", Scalar(ScalarKind.STRING), required=False)), (Field("y", NUMBER),)
+    (Field("x", NUMBER), Field("note", Scalar(ScalarKind.STRING), required=False)),
+    (Field("y", NUMBER),),
+    (Param("p", NUMBER, 0.0), Param("when", Scalar(ScalarKind.DATETIME), None)),
 )
 Refuse = Callable[[pb.ScoreRequest], EnricherError | grpc.StatusCode | None]
 

@@ -121,7 +121,7 @@ def test_what_a_model_can_tell_apart_does_not_share(stand_in: StandIn, callers: 
             ({"x": 2.0, "note": None}, None, ()),
             ({"x": 3.0}, None, ()),
             ({"x": 4.0, "note": "a"}, {"p": 1}, ()),
-            ({"x": 5.0, "note": "a"}, {"p": 1.0}, ()),
+            ({"x": 5.0, "note": "a"}, {"p": 2}, ()),
             ({"x": 6.0, "note": "a"}, None, ("y",)),
         )
     ]

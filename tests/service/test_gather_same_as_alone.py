@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.scoring import Target
-from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, Tensor
+from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, Tensor, to_value
 from tests.support.gathering import (
     DOUBLES,
     KINDS,
@@ -88,7 +88,7 @@ def requests_for(draw: st.DrawFn, target: Target) -> pb.ScoreRequest:
         case 1:
             request.columns.num_rows = draw(st.sampled_from([0, 2, -1]))
         case 2:
-            request.params["p"].double_value = 3.0
+            request.params["p"].CopyFrom(draw(st.sampled_from([to_value(3.0), to_value(None)])))
         case 3:
             request.independent_rows = True
         case 4:

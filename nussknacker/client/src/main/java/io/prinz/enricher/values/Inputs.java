@@ -190,7 +190,7 @@ public final class Inputs {
 
     Object admit(Object raw, Faults faults) {
       if (leaf == null) {
-        return new Nested(faults).admit(raw, field.getType(), field.getRequired(), path);
+        return new Nested(faults, true).admit(raw, field.getType(), field.getRequired(), path);
       }
       try {
         return leaf.admit(JavaValues.plain(raw), field.getRequired(), false);

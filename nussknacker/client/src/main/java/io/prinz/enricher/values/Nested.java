@@ -22,9 +22,15 @@ final class Nested {
   static final Value NULL = Value.newBuilder().setNullValue(NullValue.NULL_VALUE).build();
 
   private final Faults faults;
+  private final boolean takesNulls;
 
-  Nested(Faults faults) {
+  /**
+   * @param faults takes what is refused
+   * @param takesNulls whether required text and floating point numbers may be null, as in a column
+   */
+  Nested(Faults faults, boolean takesNulls) {
     this.faults = faults;
+    this.takesNulls = takesNulls;
   }
 
   /**
@@ -68,9 +74,12 @@ final class Nested {
     }
   }
 
-  private static Value leaf(Leaf leaf, Object value, boolean required) throws Refused {
+  private Value leaf(Leaf leaf, Object value, boolean required) throws Refused {
     if (leaf == null) {
       throw new Refused("is of a type that this client is too old for");
+    }
+    if (value == null && required && !takesNulls) {
+      throw new Refused(Refused.NULL);
     }
     return leaf.toValue(leaf.admit(value, required, true));
   }

@@ -16,7 +16,7 @@ public final class Params {
    * Checks parameters against a signature.
    *
    * @param signature of a model
-   * @param params by name; those left out have their defaults
+   * @param params by name; those left out have their defaults. A null is refused, unless it is the default
    * @return them as they travel
    * @throws InvalidRow with each of their faults
    */
@@ -32,11 +32,15 @@ public final class Params {
         faults.add(path, "is no parameter of this model");
         continue;
       }
+      if (one.getValue() == null && param.getDefaultValue().hasNullValue()) {
+        admitted.put(one.getKey(), param.getDefaultValue());
+        continue;
+      }
       Type type = param.getType();
       if (param.getShapeCount() > 0) {
         type = Type.newBuilder().setList(ListType.newBuilder().setItems(type)).build();
       }
-      admitted.put(one.getKey(), new Nested(faults).admit(one.getValue(), type, true, path));
+      admitted.put(one.getKey(), new Nested(faults, false).admit(one.getValue(), type, true, path));
     }
     faults.throwAny();
     return admitted;

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.ByteString;
+import com.google.protobuf.NullValue;
 import io.prinz.enricher.v1.AnyType;
 import io.prinz.enricher.v1.Column;
 import io.prinz.enricher.v1.Field;
@@ -306,6 +307,25 @@ class JavaValuesTest {
     assertEquals(2, admitted.get("ks").getListValue().getValuesCount());
     assertThrows(InvalidRow.class, () -> Params.admit(signature, Map.of("k", 1.5)));
     assertThrows(InvalidRow.class, () -> Params.admit(signature, Map.of("other", 1)));
+  }
+
+  /** A parameter that is null is refused by its name, whatever its type; a null that is the default is taken. */
+  @Test
+  void nullParameters() throws InvalidRow {
+    Value none = Value.newBuilder().setNullValue(NullValue.NULL_VALUE).build();
+    for (ScalarType type :
+        List.of(ScalarType.SCALAR_TYPE_DOUBLE, ScalarType.SCALAR_TYPE_LONG, ScalarType.SCALAR_TYPE_STRING)) {
+      Param.Builder param = Param.newBuilder().setName("k").setType(scalar(type));
+      Signature refuses =
+          Signature.newBuilder().addParams(param).addParams(param.clone().setName("ks").addShape(-1)).build();
+      Map<String, Object> given = new HashMap<>();
+      given.put("k", null);
+      given.put("ks", Collections.singletonList(null));
+      InvalidRow refused = assertThrows(InvalidRow.class, () -> Params.admit(refuses, given));
+      assertEquals(2, refused.violations().size(), refused.getMessage());
+      Signature takes = Signature.newBuilder().addParams(param.setDefaultValue(none)).build();
+      assertEquals(none, Params.admit(takes, Collections.singletonMap("k", null)).get("k"));
+    }
   }
 
   /** Every scalar type of the contract is known here. */
