@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -31,12 +31,14 @@ class RowSource:
         batches: Yields its rows in parts.
         total: Rows in all; None where only reading tells.
         position: Returns how much of the file has been read, from 0 to 1; None where `total` is known.
+        is_arrow: Whether its columns are Arrow's own, where text for a value of any type holds JSON.
     """
 
     names: list[str]
     batches: Iterator[pa.RecordBatch]
     total: int | None
     position: Callable[[], float] | None
+    is_arrow: bool = False
 
 
 def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None = None) -> RowSource:
@@ -68,7 +70,7 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     if len(set(source.names)) < len(source.names):
         twice = next(name for name in source.names if source.names.count(name) > 1)
         raise RowFileError(f'{path}: has two columns called "{twice}"')
-    return RowSource(source.names, _reporting(path, source.batches), source.total, source.position)
+    return replace(source, batches=_reporting(path, source.batches))
 
 
 def find_separator(header: str, inputs: Sequence[str]) -> str:
@@ -114,7 +116,7 @@ def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str 
             columns = [typed.get(name, column) for name, column in zip(names, batch.columns, strict=True)]
             yield pa.RecordBatch.from_arrays(columns, names=names)
 
-    return RowSource(names, batches(), file.metadata.num_rows, None)
+    return RowSource(names, batches(), file.metadata.num_rows, None, is_arrow=True)
 
 
 def _open_json(path: Path, fields: Sequence[Field], batch_rows: int, _: str | None) -> RowSource:

@@ -115,7 +115,7 @@ def _scored(
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
     # and no rows at all have nothing to tell.
-    in_arrow = rows.total is not None or arrow_tells_all(signature)
+    in_arrow = rows.is_arrow or arrow_tells_all(signature)
     with Progress(
         TextColumn("scoring"),
         BarColumn(),
@@ -130,13 +130,13 @@ def _scored(
         count = 0
         for batch in _at_least_one(rows, signature):
             given = batch.select(inputs)
-            rows_given: Any = given
+            as_given: Any = given
             if given.num_rows and not in_arrow:
-                rows_given = batch_to_rows(given)
-            elif not signature.inputs:
-                # In Arrow, text for a value of any type would have to be JSON.
-                rows_given = dict(zip(inputs, given.columns, strict=True))
-            scores = patience.call(lambda given=rows_given: client.score(patience.model, given))  # type: ignore[misc]
+                as_given = batch_to_rows(given)
+            elif not (signature.inputs or rows.is_arrow):
+                # For a model without a signature text is text, but in Arrow it would be JSON.
+                as_given = dict(zip(inputs, given.columns, strict=True))
+            scores = patience.call(lambda given=as_given: client.score(patience.model, given))  # type: ignore[misc]
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(

@@ -41,6 +41,14 @@ class Gated(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
         return model_input["x"] * 2
 
+class Shows(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return [repr(value) for value in model_input["x"]]
+
+mlflow.pyfunc.log_model(
+    name="m", python_model=Shows(), registered_model_name="unsigned", pip_requirements=["mlflow"]
+)
+
 for name, gate in (("slow", sys.argv[2]), ("later", sys.argv[3]), ("broken", "")):
     mlflow.pyfunc.log_model(
         name="m", python_model=Gated(gate), registered_model_name=name, pip_requirements=["mlflow"],
@@ -93,6 +101,28 @@ def test_score_waits_until_the_model_is_loaded(gated: Service, gates: dict[str, 
     assert lines.count("slow/1: loading the model") == 1
     scored = (tmp_path / "scored.json").read_text().splitlines()
     assert [json.loads(line) for line in scored] == [{"y": 2.0}, {"y": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shown"),
+    [
+        ("rows.csv", "x,n\n7,1\nseven,2\n007,3\n", ["'7'", "'seven'", "'007'"]),
+        ("rows.csv", "x,n\n7,1\n8,2\n", ["7", "8"]),
+        ("rows.json", '[{"x": "7"}, {"x": "seven"}]', ["'7'", "'seven'"]),
+    ],
+)
+def test_text_for_a_model_without_a_signature(
+    gated: Service, tmp_path: Path, name: str, content: str, shown: list[str]
+) -> None:
+    """Text is text, and no JSON, whatever it looks like; numbers are numbers."""
+    (tmp_path / name).write_text(content)
+    target = tmp_path / "o.json"
+    files = ("--input", str(tmp_path / name), "--output", str(target))
+    result = CliRunner().invoke(group, ["score", "unsigned", *files, "--address", gated.address])
+    assert result.exit_code == 0, result.output
+    # A score of any type is written as JSON.
+    scores = [json.loads(line)["output_0"] for line in target.read_text().splitlines()]
+    assert list(map(json.loads, scores)) == shown
 
 
 def test_score_ends_when_its_patience_does(gated: Service, tmp_path: Path) -> None:

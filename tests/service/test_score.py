@@ -1,19 +1,32 @@
 """One Score call between the front and the pool."""
 
+import struct
 import time
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from prinz_enricher.batch import encode_columns, encode_stream
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.errors import BatchTooLarge
+from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.scoring import InlinePool, Target
 from prinz_enricher.service.front import Call
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits
-from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, Tensor, output_schema
+from prinz_enricher.signature import (
+    Field,
+    Param,
+    Scalar,
+    ScalarKind,
+    Signature,
+    Tensor,
+    input_schema,
+    output_schema,
+    to_value,
+)
 
 
 def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:
@@ -66,3 +79,39 @@ def test_too_many_rows_that_are_calls_of_their_own() -> None:
     pool.close(10.0)
     [answer] = answers
     assert isinstance(answer, bytes)
+
+
+@pytest.mark.parametrize("form", ["columns", "arrow_stream", "dense", "independent_rows"])
+@pytest.mark.parametrize("kind", [ScalarKind.DOUBLE, ScalarKind.LONG, ScalarKind.STRING])
+def test_a_null_parameter_is_refused_in_every_form(form: str, kind: ScalarKind) -> None:
+    """It is INVALID_INPUT with its name, beside rows of any form; as the declared default it reaches the model."""
+    fields, seen = (Field("x", Scalar(ScalarKind.DOUBLE)),), []
+
+    def predict(batch: pa.RecordBatch, params: Mapping[str, object]) -> pa.RecordBatch:
+        seen.append(dict(params))
+        return pa.RecordBatch.from_arrays(batch.columns, schema=output_schema(Signature(fields, fields)))
+
+    pool = InlinePool(lambda _: predict)
+    answers: list[bytes | status_pb2.Status] = []
+    for default in ({ScalarKind.DOUBLE: 1.0, ScalarKind.LONG: 1, ScalarKind.STRING: "a"}[kind], None):
+        signature = Signature(fields, fields, (Param("k", Scalar(kind), default),))
+        request = pb.ScoreRequest(params={"k": to_value(None)}, signature_digest=signature.digest)
+        batch = pa.RecordBatch.from_arrays([pa.array([1.0])], schema=input_schema(signature))
+        if form == "arrow_stream":
+            request.arrow_stream = encode_stream(batch).to_pybytes()
+        elif form == "dense":
+            request.dense.num_rows, request.dense.values = 1, struct.pack("<d", 1.0)
+        else:
+            request.columns.CopyFrom(encode_columns(batch))
+            request.independent_rows = form == "independent_rows"
+        call = Call("Score", b"", time.monotonic(), None, answers.append, answers.append, lambda: False)
+        scoring = ScoreCall(call, request, Target("wine", "3", "http://mlflow", signature))
+        if default is None:
+            scoring.submit(pool, Limits(10, 1_000))
+        else:
+            with pytest.raises(InvalidInput) as refused:
+                scoring.submit(pool, Limits(10, 1_000))
+            assert [one.field for one in refused.value.violations] == ['params["k"]']
+    pool.close(10.0)
+    assert seen == [{"k": None}]
+    assert isinstance(answers[0], bytes)
