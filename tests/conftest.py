@@ -99,6 +99,11 @@ def hostile_server() -> Iterator[HostileServer]:
 @pytest.fixture
 def unused_tcp_port() -> int:
     """A port of loopback that nobody listens on."""
+    return find_port()
+
+
+def find_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

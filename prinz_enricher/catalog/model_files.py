@@ -258,10 +258,12 @@ class ModelFiles:
 
     def _failed(self, known: _Known, error: RegistryError) -> _Known:
         was_read = not known.file.pending
-        if error.transient:
+        # Who may not read a file any more may again, so what it held stays; one that we never could read is refused.
+        refused = known.file.signature is None and isinstance(error, RegistryRefused) and error.forbidden
+        if error.transient and not refused:
             if not known.failing:
-                _warn(known, _fault(error))
-            file = known.file if was_read else ModelFile(None, fault=_fault(error), pending=True)
+                _warn(known, _fault(error, " now"))
+            file = known.file if was_read else ModelFile(None, fault=_fault(error, " now"), pending=True)
             return replace(known, file=self._share(file), failing=True)
         file = ModelFile(None, fault=_fault(error))
         if _worse(file, known.file) and not known.doubted:
@@ -323,10 +325,11 @@ def _doubt(known: _Known, fault: str) -> _Known:
     return replace(known, place=None, read=None, doubted=True, failing=False)
 
 
-def _fault(error: RegistryError) -> str:
+def _fault(error: RegistryError, now: str = "") -> str:
     if isinstance(error, RegistryRefused) and error.missing:
-        return "has no MLmodel file where the registry says that it is"
-    return f"can't be read{' now' if error.transient else ''}: {error}"
+        told = f" ({error.error_code}: {error.words})" if error.words else ""
+        return f"has no MLmodel file where the registry says that it is{told}"
+    return f"can't be read{now}: {error}"
 
 
 def _warn(known: _Known, fault: str) -> None:

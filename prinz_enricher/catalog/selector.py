@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prinz_enricher.catalog.policy import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, VERSION_PREFIX
-from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
+from prinz_enricher.catalog.snapshot import NOT_READ, CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelLoading, ModelNotFound, VersionNotFound
 
 RETRY_SECONDS = 2.0
@@ -63,11 +63,12 @@ def scorable(version: CatalogVersion) -> CatalogVersion:
     """Return a version that can be scored.
 
     Raises:
-        ModelLoading: Its signature was not read yet.
+        ModelLoading: Its signature was not read yet, or can't be for a reason that may pass, which it tells.
         ModelLoadFailed: Its signature can't be read; a version without any signature can be scored.
     """
     if version.signature is None and version.pending:
-        raise ModelLoading(version.name, version.version, RETRY_SECONDS)
+        why = "" if version.fault == NOT_READ.fault else f"it {version.fault}"
+        raise ModelLoading(version.name, version.version, RETRY_SECONDS, why)
     if version.signature is None:
         raise ModelLoadFailed(version.name, version.version, f"it {version.fault or 'was not read yet'}.")
     return version

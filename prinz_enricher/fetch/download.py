@@ -1,8 +1,9 @@
 """`python -P -m prinz_enricher.fetch.download`: downloads one model version from its registry, and ends.
 
-It reads one line `{"registry", "name", "version", "folder", "max_bytes"}` from its standard input, and writes one:
-`{"path": …}`, the folder with the MLmodel file, relative to `folder`; or `{"error": …, "may_pass": …}`, a sentence
-without credentials and addresses, and whether the same may work later. What libraries print goes to standard error.
+It reads one line `{"registry", "name", "version", "folder", "max_bytes", "paths_from"}` from its standard input, and
+writes one: `{"path": …}`, the folder with the MLmodel file, relative to `folder`; or `{"error": …, "may_pass": …}`, a
+sentence without credentials and addresses, and whether the same may work later. Relative paths that the registry tells
+begin at the folder `paths_from`. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from prinz_enricher.fetch.place import Refused, place
 from prinz_enricher.worker.parent import die_with_parent
 
 _MEASURE_SECONDS = 0.2
@@ -56,7 +58,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
+def fetch_model(registry: str, name: str, version: str, folder: str, paths_from: str = "") -> str:
     """Download a model version.
 
     Args:
@@ -64,17 +66,19 @@ def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
         name: The registered model's name; any characters.
         version: Its version.
         folder: A folder that is made, and that the caller removes.
+        paths_from: Where a relative path that the registry tells begins; at the working directory by default.
 
     Returns:
         The path of the folder with the MLmodel file.
 
     Raises:
         RegistryUnreachable: The registry, or the store of its files, gives no answer, or not to us.
+        Refused: The version leads from one to another without an end.
         mlflow.exceptions.MlflowException: The registry refused, or has no such version.
         OSError: The disk is full.
     """
     try:
-        return _download(registry, name, version, folder)
+        return _download(registry, name, version, folder, paths_from)
     except Exception as exc:
         if _is_unauthenticated(exc):
             # A token that ended meanwhile; the next worker gets another.
@@ -85,7 +89,7 @@ def fetch_model(registry: str, name: str, version: str, folder: str) -> str:
         raise
 
 
-def _download(registry: str, name: str, version: str, folder: str) -> str:
+def _download(registry: str, name: str, version: str, folder: str, paths_from: str) -> str:
     import mlflow
 
     # Unity Catalog is a registry only; what tracks the runs of its workspace has a name of its own.
@@ -96,9 +100,7 @@ def _download(registry: str, name: str, version: str, folder: str) -> str:
         # Unity Catalog hands out credentials by the models:/ form only, and its names have no odd characters.
         uri = f"models:/{name}/{version}"
     else:
-        # The models:/ form can't name a model with "?", "@" or "%" in its name; the registry's own answer can.
-        client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=registry)
-        uri = client.get_model_version_download_uri(name, version)
+        uri = place(mlflow.MlflowClient(tracking_uri=tracking, registry_uri=registry), name, version, paths_from)
     return mlflow.artifacts.download_artifacts(
         artifact_uri=uri, dst_path=folder, tracking_uri=tracking, registry_uri=registry
     )
@@ -140,10 +142,6 @@ def _status(exc: BaseException) -> int:
     return status if isinstance(status, int) else 0
 
 
-class Refused(Exception):
-    """What was downloaded is not what a model may be; the message says why."""
-
-
 class _Answer:
     """The one line that the front gets, whoever has it first."""
 
@@ -174,7 +172,8 @@ def main() -> None:
         watch = threading.Thread(target=_watch, args=(folder, max_bytes, answer), daemon=True)
         watch.start()
         prepare_environment()
-        found = Path(fetch_model(str(asked["registry"]), str(asked["name"]), str(asked["version"]), str(folder)))
+        registry, name, version = (str(asked[key]) for key in ("registry", "name", "version"))
+        found = Path(fetch_model(registry, name, version, str(folder), str(asked.get("paths_from", ""))))
         path = checked_path(folder, found, max_bytes)
     except BaseException as exc:  # noqa: BLE001 - the clients of registries and stores raise what they like
         error, passing = told(exc)

@@ -120,6 +120,8 @@ class ModelCache:
             "version": source.version,
             "folder": str(download),
             "max_bytes": self._max_model_bytes,
+            # Where the server of a local store has the beginning of a relative path, too.
+            "paths_from": str(Path.cwd()),
         }
         try:
             ended = run_program(

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urlsplit
 
 from prinz_enricher.registry import mlmodel
 from prinz_enricher.registry.auth.access import Access
@@ -25,17 +24,13 @@ from prinz_enricher.registry.entities import (
 from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable
 from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES, read_pages
+from prinz_enricher.registry.sources import Sources
 from prinz_enricher.registry.store_reader import StoreReader
-from prinz_enricher.registry.transport import Answer, QueryParams, Transport
+from prinz_enricher.registry.transport import Answer, Transport
 from prinz_enricher.registry.unity import UnityCatalog
 
 _API = "/api/2.0/mlflow"
-_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-_GET_ARTIFACT = "/model-versions/get-artifact"
-_MLMODEL = "MLmodel"
-_PROXIED = "mlflow-artifacts"
-
-MAX_URI_BYTES = 64 * 1024
+_INTERNAL = "INTERNAL_ERROR"
 
 MODELS_PER_PAGE = 1000
 """What MLflow allows at most."""
@@ -86,6 +81,7 @@ class RegistryClient:
         )
         self._unity = UnityCatalog(self._transport) if unity else None
         self._stores = stores
+        self._sources = Sources(self._transport, stores)
         self._reads_stores = False
         self._models_per_page = models_per_page
         self._versions_per_page = versions_per_page
@@ -196,7 +192,7 @@ class RegistryClient:
             raise RegistryUnreadable(str(error)) from error
 
     def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
-        """Read the MLmodel file of a version, and no other of its files; in two requests.
+        """Read the MLmodel file of a version, and no other of its files.
 
         Returns:
             Its top-level entries.
@@ -216,19 +212,7 @@ class RegistryClient:
         """
         if self._unity is not None:
             return self._unity.mlmodel_place(version)
-        identity = {"name": version.name, "version": version.version}
-        answer = self._transport.get_json(f"{_API}/model-versions/get-download-uri", identity, max_bytes=MAX_URI_BYTES)
-        uri = answer.get("artifact_uri")
-        if not isinstance(uri, str) or not uri:
-            raise MlmodelUnreadable("the registry does not say where its files are")
-        path = self._proxied_path(uri)
-        params: QueryParams = {}
-        if path is None:
-            # S3, a folder, another host: the server gets it, with its own credentials, and hands it on.
-            path, params = _GET_ARTIFACT, {**identity, "path": _MLMODEL}
-            if self._stores is not None and self._stores.reads(uri):
-                return MlmodelPlace(path, params, uri)
-        return MlmodelPlace(path, params)
+        return self._sources.place(version.name, version.version)
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
         """Read an MLmodel file; in one request.
@@ -249,6 +233,8 @@ class RegistryClient:
         except RegistryRefused as error:
             if self._unity is not None:
                 raise self._unity.file_fault(error) from error
+            if error.missing and place.otherwise is not None:
+                return self.mlmodel_at(place.otherwise, known)
             raise
         if known and answer.content is None:
             return MlmodelFile(None, known.digest, answer.validator)
@@ -267,31 +253,15 @@ class RegistryClient:
                 return Answer(stores.read(place.store_uri), None)
         try:
             return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
-        except RegistryRefused:
+        except RegistryRefused as error:
+            if place.foreign and error.error_code == _INTERNAL:
+                # What fails of itself, such as a connection, MLflow answers without a code.
+                raise MlmodelUnreadable(
+                    f'the registry can\'t read a store such as "{place.foreign[:40]}": {error.words}'
+                ) from error
             if stores is None:
                 raise
             content = stores.read(place.store_uri)
         # A server that knows of a store and can't read it need not be asked first for the next file.
         self._reads_stores = True
         return Answer(content, None)
-
-    def _proxied_path(self, uri: str) -> str | None:
-        """Return the path of an MLmodel file that our server proxies; None where it does not.
-
-        Raises:
-            MlmodelUnreadable: The path leads out of the artifacts.
-        """
-        try:
-            parts = urlsplit(uri)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            return None
-        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
-        if parts.scheme != _PROXIED or not ours:
-            return None
-        # Cut by hand: a folder's name may hold `?` or `#`, which mean nothing here.
-        folder = uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
-        segments = [segment for segment in folder.split("/") if segment]
-        if any(segment in (".", "..") for segment in segments):
-            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
-        return "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])

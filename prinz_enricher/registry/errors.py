@@ -11,12 +11,22 @@ PrivateServerError          the private server could not be started
 AccessError                 certificates or settings of the access to a registry can't be used
 
 They stay inside `registry/` and `catalog/`; callers of the service see those of `prinz_enricher.errors`. No message
-holds credentials, or what the server said in its own words.
+holds credentials; of what the server said it holds what `registry/words.py` lets through.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
+
+_MAY_PASS = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
 
 
 class RegistryError(Exception):
@@ -38,12 +48,14 @@ class RegistryRefused(RegistryError):
     Attributes:
         status: The HTTP status.
         error_code: MLflow's own code, such as `RESOURCE_DOES_NOT_EXIST`; empty where there is none.
+        words: The first line of MLflow's own message, without addresses and credentials; empty where there is none.
     """
 
-    def __init__(self, message: str, status: int, error_code: str = "") -> None:
+    def __init__(self, message: str, status: int, error_code: str = "", words: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.error_code = error_code
+        self.words = words
 
     @property
     def missing(self) -> bool:
@@ -51,9 +63,14 @@ class RegistryRefused(RegistryError):
         return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
     @property
+    def forbidden(self) -> bool:
+        """Whether it was said that we may not have what was asked for."""
+        return self.status == HTTPStatus.FORBIDDEN
+
+    @property
     def transient(self) -> bool:
         """Whether the same request may be answered later; credentials, too, may be right again."""
-        return not self.missing and self.status != HTTPStatus.BAD_REQUEST
+        return self.status in _MAY_PASS or not 400 <= self.status < 500
 
 
 class TokenRefused(RegistryRefused):
@@ -62,6 +79,11 @@ class TokenRefused(RegistryRefused):
     @property
     def missing(self) -> bool:
         """Whether what was asked for does not exist: nobody said so."""
+        return False
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether it was said that we may not have what was asked for: nobody was asked."""
         return False
 
     @property

@@ -16,11 +16,15 @@ class MlmodelPlace:
         path: Of the request.
         params: Of its query.
         store_uri: The folder of it in a store that can be read without the server; empty where there is none.
+        foreign: The scheme of a store that only the server may have a client for; empty where it is none.
+        otherwise: Where it is if it is not here; None where it is nowhere else.
     """
 
     path: str
     params: QueryParams
     store_uri: str = ""
+    foreign: str = ""
+    otherwise: MlmodelPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""GET requests to one registry: bounded in time and size, and never led to another host."""
+"""Requests that read one registry: bounded in time and size, and never led to another host."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from prinz_enricher.registry.auth.credentials import Basic, Credentials, NoCrede
 from prinz_enricher.registry.auth.secret import GivenSecret
 from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreadable
 from prinz_enricher.registry.exchange import failures_told, open_client, read_answer, read_error
+from prinz_enricher.registry.words import read_words
 
 _MAX_VALIDATOR_CHARACTERS = 256
 
@@ -39,7 +40,7 @@ class Answer:
 
 
 class Transport:
-    """Sends GET requests below one base URL; may be used by several threads at once."""
+    """Sends requests below one base URL; may be used by several threads at once."""
 
     def __init__(
         self,
@@ -104,14 +105,17 @@ class Transport:
         Raises:
             RegistryError: There is no such answer.
         """
-        content = self.get(path, params, max_bytes=max_bytes)
-        try:
-            parsed = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise RegistryUnreadable(f"the answer to {path} is no readable JSON") from error
-        if not isinstance(parsed, dict):
-            raise RegistryUnreadable(f"the answer to {path} is no JSON object")
-        return parsed
+        return _json_object(path, self.get(path, params, max_bytes=max_bytes))
+
+    def search(self, path: str, wanted: Mapping[str, object], *, max_bytes: int) -> Mapping[str, object]:
+        """Get a JSON object from a search that MLflow has by POST only; otherwise as `get_json`.
+
+        Args:
+            path: Below the base URL, percent-encoded.
+            wanted: What is searched for, as JSON.
+            max_bytes: How long the answer may be.
+        """
+        return _json_object(path, self._ask(path, {}, None, max_bytes, wanted).content or b"")
 
     def get(self, path: str, params: QueryParams, *, max_bytes: int) -> bytes:
         """Get bytes.
@@ -140,19 +144,35 @@ class Transport:
             validator: What an earlier answer told; None to get them in any case.
             max_bytes: How long the answer may be.
         """
+        return self._ask(path, params, validator, max_bytes)
+
+    def _ask(
+        self,
+        path: str,
+        params: QueryParams,
+        validator: tuple[str, str] | None,
+        max_bytes: int,
+        body: Mapping[str, object] | None = None,
+    ) -> Answer:
         authorization = self._credentials.authorization()
         try:
-            return self._get(path, params, validator, max_bytes, authorization)
+            return self._send(path, params, validator, max_bytes, body, authorization)
         except RegistryRefused as refusal:
             if refusal.status != httpx.codes.UNAUTHORIZED:
                 raise
             another = self._credentials.refused(authorization)
             if not another:
                 raise
-        return self._get(path, params, validator, max_bytes, another)
+        return self._send(path, params, validator, max_bytes, body, another)
 
-    def _get(
-        self, path: str, params: QueryParams, validator: tuple[str, str] | None, max_bytes: int, authorization: str
+    def _send(
+        self,
+        path: str,
+        params: QueryParams,
+        validator: tuple[str, str] | None,
+        max_bytes: int,
+        body: Mapping[str, object] | None,
+        authorization: str,
     ) -> Answer:
         deadline = time.monotonic() + self._timeout
         headers = dict([validator]) if validator else {}
@@ -160,13 +180,29 @@ class Transport:
             headers["Authorization"] = authorization
         with (
             failures_told(path, self._timeout),
-            self._client.stream("GET", f"{self.url}{path}", params=dict(params), headers=headers) as response,
+            self._client.stream(
+                "GET" if body is None else "POST",
+                f"{self.url}{path}",
+                params=dict(params),
+                headers=headers,
+                json=body,
+            ) as response,
         ):
             if validator and response.status_code == httpx.codes.NOT_MODIFIED:
                 return Answer(None, validator)
             if response.status_code != httpx.codes.OK:
-                raise _refusal(path, response, read_error(response, path, deadline))
+                raise _refusal(path, response, read_error(response, path, deadline), authorization)
             return Answer(read_answer(response, path, max_bytes, deadline), _validator(response))
+
+
+def _json_object(path: str, content: bytes) -> Mapping[str, object]:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RegistryUnreadable(f"the answer to {path} is no readable JSON") from error
+    if not isinstance(parsed, dict):
+        raise RegistryUnreadable(f"the answer to {path} is no JSON object")
+    return parsed
 
 
 def _validator(response: httpx.Response) -> tuple[str, str] | None:
@@ -182,10 +218,10 @@ def _validator(response: httpx.Response) -> tuple[str, str] | None:
     return ("If-Modified-Since", modified) if age >= timedelta(seconds=2) else None
 
 
-def _refusal(path: str, response: httpx.Response, content: bytes) -> RegistryRefused:
-    """Tell of a status that is not 200, without the server's own words, which may hold anything."""
+def _refusal(path: str, response: httpx.Response, content: bytes, authorization: str) -> RegistryRefused:
+    """Tell of a status that is not 200, with what MLflow says of it."""
     status = response.status_code
-    error_code = _error_code(content)
+    error_code, words = read_words(content, authorization)
     if response.is_redirect:
         return RegistryRefused(
             f"{path} answered with a redirect (HTTP {status}), which is not followed; give the URL that it leads to",
@@ -196,15 +232,5 @@ def _refusal(path: str, response: httpx.Response, content: bytes) -> RegistryRef
         httpx.codes.FORBIDDEN: "; the credentials do not suffice, or the server does not allow our Host header",
     }.get(httpx.codes(status) if status in httpx.codes._value2member_map_ else httpx.codes.OK, "")
     code = f" {error_code}" if error_code else ""
-    return RegistryRefused(f"{path} answered with HTTP {status}{code}{hint}", status, error_code)
-
-
-def _error_code(content: bytes) -> str:
-    """Return MLflow's own code of an error; empty where there is none."""
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
-        return ""
-    code = parsed.get("error_code") if isinstance(parsed, dict) else None
-    is_code = isinstance(code, str) and len(code) < 64 and code.isascii() and code.replace("_", "").isalnum()
-    return code if isinstance(code, str) and is_code else ""
+    told = f": {words}" if words else ""
+    return RegistryRefused(f"{path} answered with HTTP {status}{code}{told}{hint}", status, error_code, words)

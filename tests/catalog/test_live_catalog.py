@@ -91,8 +91,10 @@ def test_broken_versions_are_listed_with_their_faults(
         "no-yaml": "can't be read: its MLmodel file can't be read as YAML",
         "no-type": faults["no-type"],
         "pending": "is PENDING_REGISTRATION in the registry",
-        "artifact-gone": "has no MLmodel file where the registry says that it is",
+        "artifact-gone": faults["artifact-gone"],
     }
+    gone = "has no MLmodel file where the registry says that it is (RESOURCE_DOES_NOT_EXIST: No such artifact: '"
+    assert faults["artifact-gone"].startswith(gone)
     assert "quaternion" in faults["no-type"]
     assert all(only_version(snapshot, name).signature is None for name in faults)
     assert not only_version(snapshot, "pending").ready

@@ -7,7 +7,7 @@ import pytest
 from prinz_enricher.catalog.model_files import CHECKED_EACH_TIME, ModelFiles
 from prinz_enricher.catalog.snapshot import NOT_READ, ModelFile
 from prinz_enricher.registry import RegistryClient
-from tests.support.hostile_server import Answer, HostileServer
+from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.registry_writer import mlmodel_text
 from tests.support.synthetic_registry import SyntheticRegistry
 
@@ -173,7 +173,32 @@ def test_broken_from_the_start(reader: Reader, registry: SyntheticRegistry) -> N
     registry.models["b"].versions[1].mlmodel = None
     files = reader.look()
     assert files["unread", "1"].fault == "can't be read: its MLmodel file can't be read as YAML"
-    assert files["b", "1"].fault == "has no MLmodel file where the registry says that it is"
+    assert (
+        files["b", "1"].fault
+        == "has no MLmodel file where the registry says that it is (RESOURCE_DOES_NOT_EXIST: gone)"
+    )
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 413, 422])
+@pytest.mark.parametrize("where", ["b/1", "get-download-uri"])
+def test_what_is_refused_for_good(reader: Reader, registry: SyntheticRegistry, where: str, status: int) -> None:
+    """A file, or its place, that the registry refuses is a fault with its words at once, until it is handed out."""
+    registry.override[where] = answer_json({"error_code": "NO_SUCH", "message": "Ask\nsomeone else"}, status)
+    file = reader.look()["b", "1"]
+    assert not file.pending
+    assert "NO_SUCH: Ask" in file.fault
+    assert "someone" not in file.fault
+    registry.override.clear()
+    assert reader.look()["b", "1"].fault == ""
+
+
+@pytest.mark.parametrize("status", [401, 408, 425, 429, 500, 502, 503])
+def test_what_may_be_handed_out_later(reader: Reader, registry: SyntheticRegistry, status: int) -> None:
+    """A file of a registry that fails, or does not know us now, is still to be read."""
+    registry.override["b/1"] = answer_json({"error_code": "INTERNAL_ERROR", "message": "No idea."}, status)
+    file = reader.look()["b", "1"]
+    assert file.pending
+    assert "INTERNAL_ERROR: No idea." in file.fault
 
 
 def test_deleted_versions_are_forgotten(reader: Reader, registry: SyntheticRegistry) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from prinz_enricher.fetch.download import (
-    Refused,
     RegistryUnreachable,
     checked_path,
     fetch_model,
     prepare_environment,
     told,
 )
+from prinz_enricher.fetch.place import Refused
 from prinz_enricher.provision.variables import fetch_variables
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json

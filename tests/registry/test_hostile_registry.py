@@ -51,13 +51,51 @@ def test_path_prefix_and_credentials(client: RegistryClient, hostile_server: Hos
 def test_refusals(
     client: RegistryClient, hostile_server: HostileServer, status: int, content: bytes, hint: str
 ) -> None:
-    """A status that is not 200 is told with MLflow's code, but without the server's words or our password."""
+    """A status that is not 200 is told with MLflow's code and words, but without our password."""
     hostile_server.respond = lambda _: Answer(content, status)
     with pytest.raises(RegistryRefused, match=hint) as refused:
         client.registered_models()
     assert refused.value.status == status
     assert refused.value.transient
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Invalid source: 'models:/x/1'.\nTraceback: secrets", "Invalid source: 'models:/x/1'."),
+        ("see https://user:pw@host/a?sig=1 for s3://bucket/key", "see … for …"),
+        ("of user:pw@host/a by /files?X-Amz-Signature=abc", "of … by /files…"),
+        ("Authorization: Bearer abc.def, token=xyz; my_password = 'p w' is", "… … … is"),
+        ("access_key: AKIA and Basic dXNlcg==", "… and …"),
+        ("a\x1b[31mred\x00 text", "a [31mred  text"),
+        ("ż" * 300, "ż" * 199 + "…"),
+        ("we know hunter2 and more", "we know … and more"),
+        ("", ""),
+        (["no", "text"], ""),
+    ],
+)
+def test_words_of_a_refusal(client: RegistryClient, hostile_server: HostileServer, message: object, words: str) -> None:
+    """Of MLflow's message the first line is told: printable, bounded, without addresses and credentials."""
+    hostile_server.respond = lambda _: answer_json({"error_code": "INVALID_PARAMETER_VALUE", "message": message}, 400)
+    with pytest.raises(RegistryRefused) as refused:
+        client.registered_models()
+    assert refused.value.words == words
+    assert f"INVALID_PARAMETER_VALUE{': ' if words else ''}{words}" in str(refused.value)
+    assert not refused.value.transient
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{", b'{"message": "boom"}', b'{"error_code": "no code", "message": "x"}', b"[" * 100_000],
+)
+def test_errors_that_are_not_mlflow_s(client: RegistryClient, hostile_server: HostileServer, content: bytes) -> None:
+    """What others say, such as a proxy, is not told on."""
+    hostile_server.respond = lambda _: Answer(content, 404)
+    with pytest.raises(RegistryRefused) as refused:
+        client.registered_models()
+    assert (refused.value.error_code, refused.value.words) == ("", "")
+    assert refused.value.missing
 
 
 @pytest.mark.parametrize("content", [b'{"registered_models": [', b"[]", b"\xff", b"", b"[" * 100_000])

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from prinz_enricher.registry import MlmodelUnreadable, ModelVersion, RegistryClient, RegistryError, RegistryRefused
-from tests.conftest import RunningRegistry
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
 
 ODD_NAME = "Żółć 100% & räd? #1 \"quoted\" 'single' + plus"
@@ -111,18 +110,6 @@ def test_too_large_mlmodel_is_refused(client: RegistryClient, scratch_registry: 
     version = find_version(client, "large", scratch_registry.create_version("large", content))
     with pytest.raises(MlmodelUnreadable, match="larger"):
         client.mlmodel(version)
-
-
-def test_unproxied_mlmodel_is_read_through_the_server(
-    sample_registry: RunningRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the registry names another store, its own server is asked for the file, and no other host."""
-    with RegistryClient(sample_registry.url) as client:
-        version = next(v for v in client.model_versions().items if v.name == "MLF-FraudDetection-3")
-        by_proxy = client.mlmodel(version)
-        assert client._proxied_path("s3://bucket/model") is None
-        monkeypatch.setattr(client, "_proxied_path", lambda _: None)
-        assert client.mlmodel(version) == by_proxy
 
 
 def test_no_server_is_unreachable(unused_tcp_port: int) -> None:

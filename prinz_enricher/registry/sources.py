@@ -1,0 +1,164 @@
+"""Where the MLmodel file of a version is, by what the registry says of its files, as MLflow's own client reads it.
+
+    mlflow-artifacts:/<path>       a path of our server
+    runs:/<run>/<path>             the model that the run logged by this name, else a folder of the run's artifacts
+    models:/<id>                   a logged model
+    models:/<name>/<version>       the files of another version
+    s3://…, dbfs:/…, a path, …     a store or a folder: our server reads it, or else a store's reader
+
+A registry can lie: no other host is asked, and no file of this machine is read, whatever it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import quote, urlsplit
+
+from prinz_enricher.registry.errors import MlmodelUnreadable
+from prinz_enricher.registry.mlmodel_file import MlmodelPlace
+from prinz_enricher.registry.pages import MAX_PAGE_BYTES
+from prinz_enricher.registry.store_reader import StoreReader
+from prinz_enricher.registry.transport import QueryParams, Transport
+
+MAX_REFERENCES = 10
+"""Through how many versions, each with `models:/<name>/<version>` as its source, files are looked for."""
+
+MAX_URI_BYTES = 64 * 1024
+
+_API = "/api/2.0/mlflow"
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_MLMODEL = "MLmodel"
+_PROXIED = "mlflow-artifacts"
+
+
+class Sources:
+    """Finds MLmodel files; may be used by several threads at once."""
+
+    def __init__(self, transport: Transport, stores: StoreReader | None) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            transport: To the server.
+            stores: Reads what the server knows of and does not hand out.
+        """
+        self._transport = transport
+        self._stores = stores
+
+    def place(self, name: str, version: str) -> MlmodelPlace:
+        """Ask where the MLmodel file of a version is.
+
+        Raises:
+            RegistryError: It can't be told; `RegistryRefused.missing` where the version, or what it leads to, does not
+                exist.
+            MlmodelUnreadable: It is nowhere that we would read.
+        """
+        for _ in range(MAX_REFERENCES):
+            identity = {"name": name, "version": version}
+            answer = self._transport.get_json(
+                f"{_API}/model-versions/get-download-uri", identity, max_bytes=MAX_URI_BYTES
+            )
+            uri = _text(answer, "artifact_uri")
+            if not uri:
+                raise MlmodelUnreadable("the registry does not say where its files are")
+            scheme, _, path = uri.partition(":/")
+            if scheme == "runs":
+                return self._of_run(*_head(path))
+            if scheme != "models":
+                return self._place(uri, "/model-versions/get-artifact", {**identity, "path": _MLMODEL})
+            first, second = _head(path)
+            if not second and first and "@" not in first:
+                return self._of_logged_model(self._logged_model(first), "")
+            if not (first and second.isascii() and second.isdecimal()):
+                # By alias or stage another version each time, or by a profile of another registry.
+                raise MlmodelUnreadable(f'its source "{uri[:200]}" does not name one version of this registry')
+            name, version = first, second
+        raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
+
+    def _of_run(self, run: str, path: str) -> MlmodelPlace:
+        """Find a model of a run; one that was logged goes before a folder of the same name, as with MLflow's client."""
+        answer = self._transport.get_json(f"{_API}/runs/get", {"run_id": run}, max_bytes=MAX_PAGE_BYTES)
+        folder = self._place(
+            _join(_text(answer, "run", "info", "artifact_uri"), path),
+            "/get-artifact",
+            {"run_id": run, "path": _join(path, _MLMODEL)},
+        )
+        name, inner = _head(path)
+        # Neither has quotes that MLflow would have let through.
+        if not name or "'" in name + run:
+            return folder
+        wanted = {
+            "experiment_ids": [_text(answer, "run", "info", "experiment_id")],
+            "filter": f"name = '{name}' AND source_run_id = '{run}'",
+            "max_results": 1,
+        }
+        found = self._transport.search(f"{_API}/logged-models/search", wanted, max_bytes=MAX_PAGE_BYTES).get("models")
+        if not isinstance(found, list) or not found:
+            return folder
+        return replace(self._of_logged_model(found[0], inner), otherwise=folder)
+
+    def _logged_model(self, model: str) -> object:
+        path = f"{_API}/logged-models/{quote(model, safe='')}"
+        return self._transport.get_json(path, {}, max_bytes=MAX_PAGE_BYTES).get("model")
+
+    def _of_logged_model(self, model: object, inner: str) -> MlmodelPlace:
+        name = quote(_text(model, "info", "model_id"), safe="")
+        return self._place(
+            _join(_text(model, "info", "artifact_uri"), inner),
+            f"/ajax-api/2.0/mlflow/logged-models/{name}/artifacts/files",
+            {"artifact_file_path": _join(inner, _MLMODEL)},
+        )
+
+    def _place(self, uri: str, path: str, params: QueryParams) -> MlmodelPlace:
+        """Return where the MLmodel file of a folder is handed out.
+
+        Args:
+            uri: Of the folder.
+            path: Of a request by which the server gets it with its own credentials, from S3, a folder, another host.
+            params: Of its query.
+        """
+        proxied = self._proxied_path(uri)
+        if proxied is not None:
+            return MlmodelPlace(proxied, {})
+        if StoreReader.reads(uri):
+            return MlmodelPlace(path, params, uri if self._stores is not None else "")
+        scheme, colon, _ = uri.partition(":")
+        return MlmodelPlace(path, params, foreign=scheme if colon and scheme != "file" else "")
+
+    def _proxied_path(self, uri: str) -> str | None:
+        """Return the path of an MLmodel file that our server proxies; None where it does not.
+
+        Raises:
+            MlmodelUnreadable: The path leads out of the artifacts.
+        """
+        try:
+            parts = urlsplit(uri)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
+        if parts.scheme != _PROXIED or not ours:
+            return None
+        # Cut by hand: a folder's name may hold `?` or `#`, which mean nothing here.
+        folder = uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
+        segments = [segment for segment in folder.split("/") if segment]
+        if any(segment in (".", "..") for segment in segments):
+            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
+        return "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
+
+
+def _head(path: str) -> tuple[str, str]:
+    """Cut a path after its first segment."""
+    first, _, rest = path.partition("/")
+    return first, rest.strip("/")
+
+
+def _join(folder: str, path: str) -> str:
+    return f"{folder.rstrip('/')}/{path}" if folder and path else folder or path
+
+
+def _text(answer: object, *keys: str) -> str:
+    """Return a text within JSON objects; empty where there is none."""
+    for key in keys:
+        answer = answer.get(key) if isinstance(answer, Mapping) else None
+    return answer if isinstance(answer, str) else ""
