@@ -158,6 +158,7 @@ def _version(
         pending=pending,
         wishes=wishes,
         loader=file.loader,
+        stage=version.stage,
     )
 
 
@@ -167,7 +168,7 @@ def _fingerprint(model: CatalogModel, files: tuple[ModelFile, ...]) -> bytes:
     digest = hashlib.sha256(repr((head, model.created_ms, model.updated_ms)).encode())
     for version, file in zip(model.versions, files, strict=True):
         own = (version.version, version.description, sorted(version.tags.items()), version.status)
-        rest = (version.run_id, version.source, version.created_ms, version.updated_ms, version.fault)
+        rest = (version.run_id, version.source, version.created_ms, version.updated_ms, version.fault, version.stage)
         digest.update(repr((own, rest)).encode())
         digest.update(file.fingerprint)
     return digest.digest()

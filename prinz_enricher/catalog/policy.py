@@ -1,22 +1,30 @@
 """The default policy: which version is meant where a caller names neither version nor alias.
 
     policy  = choice {"," choice}
-    choice  = "latest" | "alias:" name | "version:" number
+    choice  = "latest" | "alias:" name | "stage:" name | "version:" number
 
-The choices are tried in turn; an alias or a version that is not there leads to the next one.
+The choices are tried in turn; an alias or a version that is not there, and a stage without a READY version, lead to the
+next one. Stages are MLflow's, in any case. A version that is archived is neither the latest nor in another stage.
 """
 
 from __future__ import annotations
 
 LATEST = "latest"
 ALIAS_PREFIX = "alias:"
+STAGE_PREFIX = "stage:"
 VERSION_PREFIX = "version:"
+
+STAGES = ("None", "Staging", "Production", "Archived")
+"""MLflow's stages, all of them."""
 
 DEFAULT_TAG = "prinz.default"
 """The tag of a registered model that says its own policy."""
 
 DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
 """The policy where nobody says otherwise."""
+
+CHOICES = f'"latest", "alias:<name>", "stage:<name>" ({", ".join(STAGES)}) and "version:<number>"'
+"""What a policy may say, in words."""
 
 MAX_CHARACTERS = 1000
 """How long a policy may be."""
@@ -42,9 +50,19 @@ def parse_policy(text: str) -> tuple[str, ...]:
         raise PolicyError(f"it is longer than {MAX_CHARACTERS} characters")
     choices = tuple(choice.strip() for choice in text.split(","))
     for choice in choices:
-        number = choice.removeprefix(VERSION_PREFIX)
-        is_alias = choice.startswith(ALIAS_PREFIX) and choice != ALIAS_PREFIX
-        is_version = number != choice and number.isascii() and number.isdecimal()
-        if not (choice == LATEST or is_alias or is_version):
-            raise PolicyError(f'"{choice[:80]}" is no policy: "latest", "alias:<name>" and "version:<number>" are')
+        if not is_choice(choice):
+            raise PolicyError(f'"{choice[:80]}" is no policy: {CHOICES} are')
     return choices
+
+
+def is_choice(text: str) -> bool:
+    """Tell whether a text is a choice by the grammar of this module."""
+    kind, colon, what = text.partition(":")
+    match kind + colon:
+        case "alias:":
+            return bool(what)
+        case "stage:":
+            return what.lower() in map(str.lower, STAGES)
+        case "version:":
+            return what.isascii() and what.isdecimal()
+    return text == LATEST

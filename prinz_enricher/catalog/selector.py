@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prinz_enricher.catalog.policy import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, VERSION_PREFIX
+from prinz_enricher.catalog.policy import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, STAGE_PREFIX, VERSION_PREFIX
 from prinz_enricher.catalog.snapshot import NOT_READ, CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelLoading, ModelNotFound, VersionNotFound
 
@@ -76,9 +76,10 @@ def scorable(version: CatalogVersion) -> CatalogVersion:
 
 def _default_number(model: CatalogModel, policy: Sequence[str]) -> str | None:
     for choice in model.policy or policy:
-        if choice == LATEST:
-            if model.latest_ready is not None:
-                return model.latest_ready.version
+        if choice == LATEST or choice.startswith(STAGE_PREFIX):
+            newest = model.latest_ready if choice == LATEST else model.latest_in(choice.removeprefix(STAGE_PREFIX))
+            if newest is not None:
+                return newest.version
         elif choice.startswith(VERSION_PREFIX):
             number = str(int(choice.removeprefix(VERSION_PREFIX)))
             if number in model.by_number:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from prinz_enricher.catalog.wishes import NO_WISHES, Wishes
-from prinz_enricher.registry.entities import READY
+from prinz_enricher.registry.entities import ARCHIVED, READY
 from prinz_enricher.signature.types import Signature
 
 
@@ -74,6 +74,7 @@ class CatalogVersion:
         registered_as: Its model's name in that registry, where it is served under another; else empty.
         wishes: What its tags, or else its model's, wish of how it is served.
         loader: The module that loads it; empty where that is not known.
+        stage: Its stage, such as `Production`; empty where its registry knows no stages.
     """
 
     name: str
@@ -94,6 +95,7 @@ class CatalogVersion:
     registered_as: str = ""
     wishes: Wishes = NO_WISHES
     loader: str = ""
+    stage: str = ""
 
     @property
     def registered_name(self) -> str:
@@ -104,6 +106,11 @@ class CatalogVersion:
     def ready(self) -> bool:
         """Whether the registry offers it."""
         return self.status == READY
+
+    @property
+    def archived(self) -> bool:
+        """Whether it is in the stage of those that are out of use."""
+        return self.stage == ARCHIVED
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,12 @@ class CatalogModel:
 
     @cached_property
     def latest_ready(self) -> CatalogVersion | None:
-        """The READY version of the highest number; None where there is none."""
-        return next((version for version in self.versions if version.ready), None)
+        """The READY version of the highest number that is not archived; None where there is none."""
+        return next((version for version in self.versions if version.ready and not version.archived), None)
+
+    def latest_in(self, stage: str) -> CatalogVersion | None:
+        """Return the READY version of the highest number in a stage, in any case; None where there is none."""
+        return next((one for one in self.versions if one.ready and one.stage.lower() == stage.lower()), None)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ def _version_json(version: ModelVersion) -> dict[str, object]:
         "source": version.source,
         "creation_timestamp": version.created_ms,
         "last_updated_timestamp": version.updated_ms,
+        "current_stage": version.stage,
     }
 
 

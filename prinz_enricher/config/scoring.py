@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from prinz_enricher.catalog.policy import VERSION_PREFIX, is_choice
 from prinz_enricher.config.section import Section
 from prinz_enricher.provision.loaders import DEFAULT_LOADERS
 
@@ -14,7 +15,10 @@ class ScoringSettings(Section):
     """How models are loaded and scored."""
 
     default_version: tuple[str, ...] = Field(
-        ("alias:champion", "latest"), min_length=1, description="which version is meant where a call names none"
+        ("alias:champion", "latest"),
+        min_length=1,
+        description="which version is meant where a call names none, tried in turn: `alias:NAME`, `stage:NAME` (the "
+        "newest READY one in that stage), or `latest` (the newest READY one that is not Archived)",
     )
     preload: tuple[str, ...] = Field(
         (), description="models to load at start and to keep loaded, by name; * stands for any text"
@@ -58,8 +62,9 @@ class ScoringSettings(Section):
     @classmethod
     def _known_policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for policy in value:
-            if policy != "latest" and not (policy.startswith("alias:") and len(policy) > len("alias:")):
-                raise ValueError(f'"{policy}" is no policy: "latest" or "alias:<name>" are')
+            # A number is of one model, and so for its tag alone.
+            if not is_choice(policy) or policy.startswith(VERSION_PREFIX):
+                raise ValueError(f'"{policy}" is no policy: "latest", "alias:<name>" and "stage:<name>" are')
         return value
 
 

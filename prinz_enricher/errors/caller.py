@@ -32,7 +32,7 @@ class VersionNotFound(NotFoundError):
     reason = "VERSION_NOT_FOUND"
 
     def __init__(self, name: str, version: str) -> None:
-        which = f'version "{version}"' if version else "version that is ready"
+        which = f'version "{version}"' if version else "version that is ready and not archived"
         super().__init__(
             f'Model "{name}" has no {which}; ListModels tells which there are.',
             metadata={"model": name, "version": version},

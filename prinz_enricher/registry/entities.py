@@ -11,6 +11,9 @@ T = TypeVar("T")
 READY = "READY"
 """The status of a version that can be used."""
 
+ARCHIVED = "Archived"
+"""The stage of a version that is out of use."""
+
 _SHOWN_CHARACTERS = 80
 
 
@@ -50,6 +53,7 @@ class ModelVersion:
         source: Where the registry says that its files are.
         created_ms: When it was registered, in milliseconds since the epoch.
         updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
+        stage: `None`, `Staging`, `Production` or `Archived`; empty where the registry knows no stages.
     """
 
     name: str
@@ -62,6 +66,7 @@ class ModelVersion:
     source: str
     created_ms: int
     updated_ms: int
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ def read_model_version(entry: object) -> ModelVersion:
         source=_text(fields, "source", where),
         created_ms=_millis(fields, "creation_timestamp", where),
         updated_ms=_millis(fields, "last_updated_timestamp", where),
+        stage=_text(fields, "current_stage", where),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prinz_enricher.catalog import Catalog, CatalogModel, ChangeSet
+from prinz_enricher.catalog import Catalog, CatalogModel, ChangeSet, default_version
 from prinz_enricher.registry import RegistryClient
 from tests.support.registry_writer import RegistryWriter
 
@@ -120,6 +120,20 @@ from mlflow.types import ColSpec, Schema
 mlflow.set_tracking_uri(sys.argv[1])
 set_signature(sys.argv[2], ModelSignature(Schema([ColSpec("long", "anew")]), Schema([ColSpec("double")])))
 """
+
+
+def test_stages(watcher: Watcher) -> None:
+    """A version that goes to another stage is a change, and so is one that is archived for it."""
+    registry = watcher.registry
+    registry.set_stage(NAME, "1", "Production")
+    assert watcher.look() == [f"changed {NAME}"]
+    assert [version.stage for version in watcher.model().versions] == ["None", "Production"]
+    registry.set_stage(NAME, "2", "Archived")
+    assert watcher.look() == [f"changed {NAME}"]
+    assert default_version(watcher.model()) is watcher.model().by_number["1"]
+    registry.set_stage(NAME, "2", "Production", archive_others=True)
+    assert watcher.look() == [f"changed {NAME}"]
+    assert [version.stage for version in watcher.model().versions] == ["Production", "Archived"]
 
 
 def test_set_signature(watcher: Watcher) -> None:

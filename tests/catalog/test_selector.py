@@ -15,10 +15,15 @@ from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.signature import Signature
 
 
-def make_snapshot(aliases: dict[str, str], statuses: dict[str, str]) -> Snapshot:
+def make_snapshot(
+    aliases: dict[str, str], statuses: dict[str, str], stages: dict[str, str] | None = None, tag: str = ""
+) -> Snapshot:
     """Return a snapshot of the model `wine`, with a version for each status."""
-    model = RegisteredModel("wine", "", {}, aliases, 0, 0)
-    versions = [ModelVersion("wine", n, "", {}, status, "", "", "", 0, 0) for n, status in statuses.items()]
+    model = RegisteredModel("wine", "", {"prinz.default": tag} if tag else {}, aliases, 0, 0)
+    versions = [
+        ModelVersion("wine", n, "", {}, status, "", "", "", 0, 0, (stages or {}).get(n, "None"))
+        for n, status in statuses.items()
+    ]
     file = ModelFile(Signature((), ()))
     return assemble("http://mlflow", [model], versions, {("wine", number): file for number in statuses})
 
@@ -55,6 +60,55 @@ def test_by_default() -> None:
     assert resolve(make_snapshot({}, {"1": "READY"}), "wine").version == "1"
     with pytest.raises(VersionNotFound, match="no version that is ready"):
         resolve(SNAPSHOT, "wine", policy=("alias:nobody",))
+
+
+READY_THREE = dict.fromkeys("123", "READY")
+STAGES = {"1": "Production", "2": "Archived", "3": "Archived"}
+
+
+def test_archived_is_never_the_latest() -> None:
+    """The newest version that is not archived is the default; one that is archived can be named all the same."""
+    snapshot = make_snapshot({"old": "3"}, READY_THREE, STAGES)
+    assert resolve(snapshot, "wine").version == "1"
+    assert resolve(snapshot, "wine", version="2").version == "2"
+    assert resolve(snapshot, "wine", alias="old").version == "3"
+    assert resolve(snapshot, "wine", policy=("alias:old", "latest")).version == "3"
+    archived = make_snapshot({}, READY_THREE, dict.fromkeys("123", "Archived"))
+    assert default_version(archived.models["wine"]) is None
+    with pytest.raises(VersionNotFound, match="ready and not archived"):
+        resolve(archived, "wine")
+
+
+@pytest.mark.parametrize(
+    ("stages", "policy", "number"),
+    [
+        (STAGES, "stage:Production,latest", "1"),
+        (STAGES, "stage:production", "1"),
+        (STAGES, "stage:Archived", "3"),
+        (STAGES, "stage:Staging", None),
+        (STAGES, "stage:Staging,stage:PRODUCTION", "1"),
+        (STAGES, "stage:None,latest", "1"),
+        ({"1": "Staging", "2": "Production"}, "stage:Staging", "1"),
+        ({"1": "Staging", "2": "Production"}, "stage:None", "3"),
+        ({"1": "Production", "2": "Production"}, "alias:champion,stage:Production", "2"),
+        (dict.fromkeys("123", ""), "stage:None,latest", "3"),
+    ],
+)
+@pytest.mark.parametrize("tagged", [True, False], ids=["tag", "setting"])
+def test_by_stage(stages: dict[str, str], policy: str, number: str | None, *, tagged: bool) -> None:
+    """A stage means its newest READY version, by the policy of the service and by that of the model."""
+    snapshot = make_snapshot({}, READY_THREE, stages, policy if tagged else "")
+    choices = ("alias:nobody",) if tagged else parse_policy(policy)
+    found = default_version(snapshot.models["wine"], choices)
+    assert (None if found is None else found.version) == number
+    assert snapshot.models["wine"].fault == ""
+
+
+def test_stage_skips_what_is_not_ready() -> None:
+    """A version of a stage that is not READY is not its newest."""
+    statuses = {"1": "READY", "2": "PENDING_REGISTRATION"}
+    snapshot = make_snapshot({}, statuses, dict.fromkeys("12", "Production"))
+    assert resolve(snapshot, "wine", policy=("stage:Production",)).version == "1"
 
 
 def test_default_alias_decides_even_where_it_can_not_be_used() -> None:
@@ -107,6 +161,7 @@ def test_numbers_are_compared_as_numbers(numbers: list[int], random: Random) -> 
         (" alias:champion , latest", ("alias:champion", "latest")),
         ("version:3", ("version:3",)),
         ("alias:a:b", ("alias:a:b",)),
+        ("stage:Production, stage:none,latest", ("stage:Production", "stage:none", "latest")),
     ],
 )
 def test_policy_is_read(text: str, choices: tuple[str, ...]) -> None:
@@ -114,7 +169,23 @@ def test_policy_is_read(text: str, choices: tuple[str, ...]) -> None:
     assert parse_policy(text) == choices
 
 
-@pytest.mark.parametrize("text", ["", "newest", "alias:", "latest,", "version:", "version:x", "version:²", "a" * 2000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "newest",
+        "alias:",
+        "latest,",
+        "version:",
+        "version:x",
+        "version:²",
+        "a" * 2000,
+        "stage:",
+        "stage:Prod",
+        "stage",
+        "Production",
+    ],
+)
 def test_what_is_no_policy(text: str) -> None:
     """What can't be read is refused, with what can."""
     with pytest.raises(PolicyError):

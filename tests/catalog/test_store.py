@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,18 @@ def test_entities_come_back_exactly(
 ) -> None:
     """Whatever a registry tells of models and versions comes back."""
     model = RegisteredModel(name, text, tags, aliases, created, updated)
-    version = ModelVersion(name, "7", text, tags, text or "READY", text, text, text, created, updated)
+    version = ModelVersion(name, "7", text, tags, text or "READY", text, text, text, created, updated, text)
     reading = Reading({name: model}, {(name, "7"): version})
     assert read_lines(json.loads(json.dumps(list(write_lines(reading, {}))))) == (reading, {})
+
+
+def test_lines_of_before_stages_are_read() -> None:
+    """A list that was stored without stages is read, with versions in none."""
+    version = ModelVersion("m", "1", "", {}, "READY", "", "", "", 0, 0, "Production")
+    model = RegisteredModel("m", "", {}, {}, 0, 0)
+    (line,) = json.loads(json.dumps(list(write_lines(Reading({"m": model}, {("m", "1"): version}), {}))))
+    del line["versions"][0]["current_stage"]
+    assert read_lines([line])[0].versions["m", "1"] == replace(version, stage="")
 
 
 def test_file_is_ours_alone(store: SnapshotStore) -> None:

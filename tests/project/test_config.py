@@ -45,6 +45,8 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
         ({}, {"PRINZ_SERVER__PROT": "1"}, 'environment: unknown key "prot" in section "server"; did you mean "port"?'),
         ({"server": {"port": 65536}}, {}, "server.port: "),
         ({"scoring": {"default_version": ["newest"]}}, {}, '"newest" is no policy'),
+        ({"scoring": {"default_version": ["stage:Prod"]}}, {}, '"stage:Prod" is no policy'),
+        ({"scoring": {"default_version": ["version:1"]}}, {}, '"version:1" is no policy'),
         ({"registry": {"include": [""]}}, {}, "is no rule"),
         ({"registry": {"include": []}}, {}, "registry.include: "),
         ({}, {"PRINZ_REGISTRY__EXCLUDE": "lab-*,tag:stage"}, '"tag:stage" is no rule'),

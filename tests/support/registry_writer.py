@@ -84,6 +84,16 @@ class RegistryWriter:
         """Point an alias to a version."""
         self._post("registered-models/alias", name=name, alias=alias, version=version)
 
+    def set_stage(self, name: str, version: str, stage: str, *, archive_others: bool = False) -> None:
+        """Move a version into a stage."""
+        self._post(
+            "model-versions/transition-stage",
+            name=name,
+            version=version,
+            stage=stage,
+            archive_existing_versions=archive_others,
+        )
+
     def set_tag(self, name: str, key: str, value: str) -> None:
         """Set a tag of a model."""
         self._post("registered-models/set-tag", name=name, key=key, value=value)
