@@ -85,6 +85,8 @@ def _explain(error: ServiceError, address: str) -> str:
         lines.append("  --timeout gives a call more time.")
     elif not error.reason:
         lines.append(f"  Is the service running at {address}? --address names another one.")
+    if error.reason in ("MODEL_NOT_FOUND", "ALIAS_NOT_FOUND"):
+        lines.append("  Write NAME, NAME/version or NAME@alias; for a NAME that holds an @: a@b, a@b/3, a@b@alias.")
     lines += [f"  {fault.field}: {fault.description}" for fault in error.violations]
     if "omitted" in error.metadata:
         lines.append(f"  … and {error.metadata['omitted']} more")

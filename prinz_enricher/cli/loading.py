@@ -41,12 +41,12 @@ class Patience:
 
     Args:
         client: Asks the service.
-        model: Which version.
+        model: Which version, as the client takes it.
         seconds: How long to wait in all while it is being loaded.
         tell: Prints a line.
     """
 
-    def __init__(self, client: Client, model: ModelReference, seconds: float, tell: Callable[[str], Any]) -> None:
+    def __init__(self, client: Client, model: ModelReference | str, seconds: float, tell: Callable[[str], Any]) -> None:
         self._client = client
         self.model = model
         self._end = time.monotonic() + seconds
@@ -81,10 +81,11 @@ class Patience:
 
     def _is_loading(self) -> bool:
         """Ask whether the version is being loaded, and tell what is new; a failed or late one ends the command."""
-        version = self._version()
-        if version is None:
+        found = self._version()
+        if found is None:
             return False
-        name = printable(f"{self.model.name}/{version.version}")
+        model, version = found
+        name = printable(f"{model}/{version.version}")
         why = printable(version.state_message)
         if version.state == model_pb2.ModelVersion.STATE_FAILED:
             raise click.ClickException(f"{name} can't be served: {why}\n{NEXT_STEP}")
@@ -98,10 +99,11 @@ class Patience:
             self._tell(line)
         return True
 
-    def _version(self) -> model_pb2.ModelVersion | None:
-        named = self.model
-        quoted = named.name.replace("\\", "\\\\").replace('"', '\\"')
-        for model in self._client.list_models(f'name = "{quoted}"'):
-            wanted = named.version or (model.aliases.get(named.alias) if named.alias else model.default_version)
-            return next((version for version in model.versions if version.version == wanted), None)
+    def _version(self) -> tuple[str, model_pb2.ModelVersion] | None:
+        """Find the version in the list, with the name of its model."""
+        for named in ModelReference.candidates(self.model) if isinstance(self.model, str) else (self.model,):
+            quoted = named.name.replace("\\", "\\\\").replace('"', '\\"')
+            for model in self._client.list_models(f'name = "{quoted}"'):
+                wanted = named.version or (model.aliases.get(named.alias) if named.alias else model.default_version)
+                return next(((model.name, version) for version in model.versions if version.version == wanted), None)
         return None

@@ -130,7 +130,7 @@ def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Param
 def command(
     ctx: click.Context,
     /,
-    model: ModelReference,
+    model: str,
     concurrency: tuple[int, ...],
     rate: tuple[Rate, ...],
     json_file: Path | None,
@@ -160,7 +160,7 @@ def command(
     ladder = Ladder.of(concurrency, rate)
     try:
         target.check()
-        subject = find_subject(target, model.to_message())
+        subject = find_subject(target, ModelReference.parse(model).to_message())
         plan = Plan(target, subject, _rows(subject, arguments, source, separator), ladder, arguments)
         with (
             Watcher(len(ladder), arguments.warm_up, arguments.duration) as watcher,

@@ -19,7 +19,7 @@ from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_sink import RowSink
 from prinz_enricher.cli.row_source import RowSource, open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
-from prinz_enricher.client import Client, ModelReference
+from prinz_enricher.client import Client
 from prinz_enricher.signature import Signature
 from prinz_enricher.signature.arrow import arrow_tells_all
 
@@ -51,7 +51,7 @@ console = Console(stderr=True)
 @wait_option
 @connection_options
 def command(
-    model: ModelReference,
+    model: str,
     source: Path,
     target: Path,
     batch_rows: int,
@@ -63,7 +63,7 @@ def command(
     registry: str | None,
     timeout: float,
 ) -> None:
-    """Score the rows of a file with a model: NAME, NAME/version or NAME@alias.
+    """Score the rows of a file with a model: NAME, NAME/version or NAME@alias; a NAME may hold an @ of its own.
 
     Columns that are no inputs of the model are kept beside its scores. Every row is scored by the same version, even
     where an alias moves meanwhile. While the model is being loaded, the command waits, and says what is being done.

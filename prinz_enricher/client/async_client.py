@@ -176,10 +176,22 @@ class AsyncClient:
             self._asking.release()
 
     async def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
-        request = pb.GetSignatureRequest(model=model.reference.to_message())
+        *names, last = model.candidates
+        for name in names:
+            try:
+                return await self._signature_of(model, name, deadline)
+            except ServiceError as error:
+                if error.reason != "MODEL_NOT_FOUND":
+                    raise
+        return await self._signature_of(model, last, deadline)
+
+    async def _signature_of(
+        self, model: Model, reference: ModelReference, deadline: float
+    ) -> tuple[ModelReference, Signature]:
+        request = pb.GetSignatureRequest(model=reference.to_message())
         response = await self._ask(self._stub.GetSignature, request, deadline)
         signature = from_wire(response.signature)
-        model.plan = Plan(model.reference, signature)
+        model.plan = Plan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature
 
     async def _send(self, request: bytes, deadline: float) -> pb.ScoreResponse:

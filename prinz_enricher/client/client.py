@@ -41,7 +41,8 @@ class Client:
     """Discovers, describes and scores models; safe for threads.
 
     Every method raises `ServiceError` where the service refuses or is not there, or the client was closed. A model is
-    named by text, such as `wine`, `wine/3` or `wine@champion`, or by a `ModelReference`.
+    named by text, such as `wine`, `wine/3` or `wine@champion`, or by a `ModelReference`. A model whose name is the
+    whole text goes before an alias of another one.
 
     Args:
         address: Where the service listens, such as `localhost:50051`. All addresses that its name has are used in turn.
@@ -189,10 +190,22 @@ class Client:
             self._asking.release()
 
     def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
-        request = pb.GetSignatureRequest(model=model.reference.to_message())
+        *names, last = model.candidates
+        for name in names:
+            try:
+                return self._signature_of(model, name, deadline)
+            except ServiceError as error:
+                if error.reason != "MODEL_NOT_FOUND":
+                    raise
+        return self._signature_of(model, last, deadline)
+
+    def _signature_of(
+        self, model: Model, reference: ModelReference, deadline: float
+    ) -> tuple[ModelReference, Signature]:
+        request = pb.GetSignatureRequest(model=reference.to_message())
         response = self._line.ask(self._line.stub.GetSignature, request, deadline)
         signature = from_wire(response.signature)
-        model.plan = Plan(model.reference, signature)
+        model.plan = Plan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature
 
     def _deadline(self, timeout: float | None) -> float:

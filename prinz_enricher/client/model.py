@@ -148,14 +148,14 @@ class Model:
     """A model by one reference.
 
     Attributes:
-        reference: It.
+        candidates: What its name may mean, in turn; the first that the service knows is meant.
         plan: How it is scored; None until its signature is known.
     """
 
-    __slots__ = ("plan", "reference")
+    __slots__ = ("candidates", "plan")
 
-    def __init__(self, reference: ModelReference) -> None:
-        self.reference = reference
+    def __init__(self, candidates: tuple[ModelReference, ...]) -> None:
+        self.candidates = candidates
         self.plan: Plan | None = None
 
 
@@ -163,18 +163,18 @@ class Models:
     """The models that callers have named so far."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str | ModelReference, Model] = {}
+        self._by_name: dict[str | ModelReference | tuple[ModelReference, ...], Model] = {}
 
     def find(self, model: str | ModelReference) -> Model:
-        """Return the model that text or a reference names; both are one.
+        """Return the model that text or a reference names; where both mean the same, they are one.
 
         Raises:
             ValueError: The text names no model.
         """
         found = self._by_name.get(model)
         if found is None:
-            reference = model if isinstance(model, ModelReference) else ModelReference.parse(model)
+            candidates = (model,) if isinstance(model, ModelReference) else ModelReference.candidates(model)
             # Threads that come here together get the same one.
-            found = self._by_name.setdefault(reference, Model(reference))
+            found = self._by_name.setdefault(candidates, Model(candidates))
             self._by_name[model] = found
         return found

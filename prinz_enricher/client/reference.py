@@ -24,7 +24,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `wine`, `wine/3` or `wine@champion`.
+        """Read `wine`, `wine/3` or `wine@champion`; what follows the last `@` is an alias.
 
         Raises:
             ValueError: A part is empty.
@@ -39,6 +39,16 @@ class ModelReference:
         if not reference.name or reference.version == "" or reference.alias == "":
             raise ValueError(f'"{text}" names no model: write NAME, NAME/version or NAME@alias')
         return reference
+
+    @classmethod
+    def candidates(cls, text: str) -> tuple[Self, ...]:
+        """Read what a text may name, in turn: a model that is called so goes before an alias of another one.
+
+        Raises:
+            ValueError: A part is empty.
+        """
+        reference = cls.parse(text)
+        return (reference,) if reference.alias is None else (cls(text), reference)
 
     def to_message(self) -> model_pb2.ModelRef:
         """Return the reference in the contract's form."""

@@ -21,6 +21,20 @@ def test_forms(text: str, reference: ModelReference) -> None:
     assert ModelReference.parse(text) == reference
 
 
+@pytest.mark.parametrize(
+    ("text", "candidates"),
+    [
+        ("wine", (ModelReference("wine"),)),
+        ("a@b/3", (ModelReference("a@b", version="3"),)),
+        ("a@b", (ModelReference("a@b"), ModelReference("a", alias="b"))),
+        ("a@b@champion", (ModelReference("a@b@champion"), ModelReference("a@b", alias="champion"))),
+    ],
+)
+def test_what_a_text_may_name(text: str, candidates: tuple[ModelReference, ...]) -> None:
+    """A model of the whole name goes before an alias."""
+    assert ModelReference.candidates(text) == candidates
+
+
 @pytest.mark.parametrize("text", ["", "/3", "wine/", "@champion", "wine@"])
 def test_empty_parts(text: str) -> None:
     """A reference with an empty part is refused."""

@@ -1,12 +1,15 @@
 """The client commands against a running service."""
 
+import asyncio
 import csv
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -15,8 +18,10 @@ from click.testing import CliRunner, Result
 
 from prinz_enricher.cli.commands import group
 from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
-from prinz_enricher.client import Client
-from tests.support.running_service import Service
+from prinz_enricher.client import AsyncClient, Client, ModelReference
+from prinz_enricher.errors import InvalidInput
+from tests.support.deadline import wait_until
+from tests.support.running_service import LONG, Service
 
 WINE = "MLF-ElasticnetWineModel-1"
 FRAUD = "MLF-FraudDetection-3"
@@ -50,6 +55,64 @@ def test_signature(service: Service) -> None:
 
     assert result.exit_code == 0
     assert all(word in result.output for word in ("amount", "double", "output_0", "integer"))
+
+
+@pytest.fixture
+def names_with_at(service: Service, client: Client) -> Iterator[None]:
+    """The wine model as `at@wine`; and `at`, the fraud model, whose aliases are `wine` and `fraud`."""
+    with httpx.Client(base_url=f"{service.registry}/api/2.0/mlflow/", trust_env=False, timeout=30.0) as registry:
+
+        def post(path: str, **content: str) -> None:
+            assert registry.post(path, json=content).status_code == httpx.codes.OK
+
+        for name, model, aliases in (("at@wine", WINE, ["champion"]), ("at", FRAUD, ["wine", "fraud"])):
+            post("registered-models/create", name=name)
+            post("model-versions/create", name=name, source=f"models:/{model}/1")
+            for alias in aliases:
+                post("registered-models/alias", name=name, alias=alias, version="1")
+
+        def read() -> int:
+            models = client.list_models('name LIKE "at%"', full=True)
+            return sum(version.HasField("signature") for model in models for version in model.versions)
+
+        wait_until(lambda: read() == 2)
+        yield
+        for name in ("at@wine", "at"):
+            assert registry.request("DELETE", "registered-models/delete", json={"name": name}).is_success
+
+
+@pytest.mark.usefixtures("names_with_at")
+def test_names_with_an_at(service: Service, tmp_path: Path) -> None:
+    """A model of the whole name goes before an alias, for the commands and the clients; errors say how to write it."""
+    for text, column in (
+        ("at@wine", "alcohol"),
+        ("at@wine/1", "alcohol"),
+        ("at@wine@champion", "alcohol"),
+        ("at@fraud", "amount"),
+        ("at", "amount"),
+    ):
+        shown = run(service, "signature", text).output
+        assert column in shown, shown
+    for text in ("at@nobody", "nobody@at", "at@wine@nobody"):
+        told = run(service, "signature", text)
+        assert (told.exit_code, "a@b@alias" in told.output) == (1, True)
+    write_csv(tmp_path / "rows.csv", ",")
+    done = run(
+        service, "score", "at@wine", "--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "scored.json")
+    )
+    assert done.exit_code == 0, done.output
+    assert len((tmp_path / "scored.json").read_text().splitlines()) == len(ROWS)
+    row = dict.fromkeys(WINE_COLUMNS, 1.0)
+    with Client(service.address, timeout=LONG) as client:
+        assert client.score("at@wine", row).to_rows() == client.score("at@wine@champion", row).to_rows()
+        with pytest.raises(InvalidInput):
+            client.score(ModelReference("at", alias="wine"), [row])
+
+    async def score() -> str:
+        async with AsyncClient(service.address, timeout=LONG) as client:
+            return (await client.score("at@wine", row)).name
+
+    assert asyncio.run(score()) == "at@wine"
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
