@@ -15,6 +15,7 @@ from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import MlmodelUnreadable, RegistryRefused, RegistryUnreachable, StoreReader
 from prinz_enricher.service import Application
 from tests.support.deadline import wait_until
+from tests.support.logged_models import log_models
 from tests.support.mlflow_server import MlflowServer
 from tests.support.running_service import LONG
 from tests.support.typed_model import register_typed_model
@@ -59,6 +60,9 @@ def test_models_in_s3(s3: str, tmp_path: Path, unused_tcp_port: int, monkeypatch
     access = {**CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": s3}
     with MlflowServer(folder, unused_tcp_port, artifact_root=f"s3://{BUCKET}/root") as server:
         register_typed_model(server.url, access)
+        models = log_models(server.url, tmp_path, access)
+        models.register("run-source", f"runs:/{models.run}/deep", run_id=models.run)
+        models.register("run-folder", f"runs:/{models.run}/old", run_id=models.run)
         for name, value in access.items():
             monkeypatch.setenv(name, value)
         settings = Settings.load(
@@ -69,9 +73,10 @@ def test_models_in_s3(s3: str, tmp_path: Path, unused_tcp_port: int, monkeypatch
         try:
             assert application.ready.wait(60)
             with Client(f"127.0.0.1:{port}", timeout=LONG) as client:
-                wait_until(lambda: next(iter(client.list_models(full=True))).versions[0].HasField("signature"), 60)
+                wait_until(lambda: all(m.versions[0].HasField("signature") for m in client.list_models(full=True)), 60)
                 assert [field.name for field in client.signature("typed")[1].inputs] == ["n"]
-                assert client.score("typed", [{"n": 21}]).to_rows() == [{"output_0": 42}]
+                for name in ("typed", "run-source", "run-folder"):
+                    assert client.score(name, [{"n": 21}]).to_rows() == [{"output_0": 42}]
         finally:
             application.stop()
 
