@@ -60,6 +60,44 @@ def test_refusals(
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("source", ["runs:/r1/deep", "models:/m-1"])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "/etc",
+        "file:///etc",
+        "http://127.0.0.1:1/etc",
+        "mlflow-artifacts://127.0.0.1:1/etc",
+        "mlflow-artifacts:/a/../etc",
+    ],
+)
+def test_a_run_or_logged_model_that_lies(
+    client: RegistryClient, hostile_server: HostileServer, source: str, lie: str
+) -> None:
+    """Wherever a registry says that the files of a run or a logged model are, it is asked for them, and nobody else."""
+
+    def respond(request: Request) -> Answer:
+        if request.path.endswith("get-download-uri"):
+            return answer_json({"artifact_uri": source})
+        if request.path.endswith("runs/get"):
+            return answer_json({"run": {"info": {"artifact_uri": lie, "experiment_id": "0"}}})
+        if request.path.endswith("logged-models/search"):
+            return answer_json({})
+        if request.path.endswith("logged-models/m-1"):
+            return answer_json({"model": {"info": {"artifact_uri": lie, "model_id": "m-1"}}})
+        return Answer(b"flavors: {}")
+
+    hostile_server.respond = respond
+    if ".." in lie:
+        with pytest.raises(MlmodelUnreadable, match="outside of the artifacts"):
+            client.mlmodel(VERSION)
+        return
+    assert client.mlmodel(VERSION) == {"flavors": {}}
+    last = hostile_server.requests[-1]
+    files = ("/get-artifact", "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files")
+    assert last.path.removeprefix("/mlflow") in files
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
