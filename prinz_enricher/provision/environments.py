@@ -14,6 +14,7 @@ from typing import Literal
 
 import structlog
 
+from prinz_enricher.provision.entry import located
 from prinz_enricher.provision.errors import BuildFailed
 from prinz_enricher.provision.installed import unmet
 from prinz_enricher.provision.requirements import Requirements, normalised, overridden, read_requirements
@@ -136,9 +137,11 @@ class Environments:
                 return Environment(here, None, isolated=False, why="the service's own has what the model needs")
             more = f" and {len(lacking) - _MOST_SHOWN} more" if len(lacking) > _MOST_SHOWN else ""
             why = f"the service's own has not: {', '.join(lacking[:_MOST_SHOWN])}{more}"
-        return self._isolated(needed, why, cancelled)
+        return self._isolated(needed, why, model_folder, cancelled)
 
-    def _isolated(self, needed: Requirements, why: str, cancelled: Callable[[], bool]) -> Environment:
+    def _isolated(
+        self, needed: Requirements, why: str, model_folder: Path, cancelled: Callable[[], bool]
+    ) -> Environment:
         minor = needed.python_minor or ".".join(platform.python_version_tuple()[:2])
         if tuple(map(int, minor.split("."))) < OLDEST_PYTHON:
             oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -152,7 +155,7 @@ class Environments:
         def fill(folder: Path) -> None:
             tell_step("building its environment")
             with _TURNS.take(cancelled):
-                self._build(folder, minor, needed, by_worker, cancelled)
+                self._build(folder, minor, needed, by_worker, model_folder, cancelled)
 
         lease = self._shelf.acquire(
             self._key(minor, needed, by_worker),
@@ -182,14 +185,16 @@ class Environments:
         minor: str,
         needed: Requirements,
         by_worker: tuple[str, ...],
+        model_folder: Path,
         cancelled: Callable[[], bool],
     ) -> None:
         started = time.monotonic()
+        requirements = [located(one, model_folder) for one in (*needed.requirements, *by_worker)]
         place = folder / _VENV
         self._make_environment(place, minor, cancelled)
         arguments = []
         for option, name, listed in (
-            ("-r", "requirements.txt", (*needed.requirements, *by_worker)),
+            ("-r", "requirements.txt", requirements),
             ("-c", "constraints.txt", needed.constraints),
             ("--override", "overrides.txt", self._overrides),
         ):

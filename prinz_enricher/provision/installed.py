@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 
+from prinz_enricher.provision.entry import has_hash, parsed
 from prinz_enricher.provision.requirements import Requirements
 
 
@@ -59,17 +60,21 @@ def unmet(
     if minor is not None and minor.split(".") != here.split(".")[:2]:
         lacking.append(f"python {minor} ({here} is here)")
     for one in requirements.requirements:
-        lacking += _lacking(Requirement(one), installed)
+        lacking += _lacking(one, installed)
     for one in requirements.constraints:
-        constraint = Requirement(one)
         # It need not be there, but if it is, then in such a version.
-        if installed(constraint.name) is not None:
-            lacking += _lacking(constraint, installed)
+        if installed(parsed(one).name) is not None:
+            lacking += _lacking(one, installed)
     return tuple(dict.fromkeys(lacking))
 
 
-def _lacking(requirement: Requirement, installed: Callable[[str], Distribution | None]) -> Iterator[str]:
+def _lacking(entry: str, installed: Callable[[str], Distribution | None]) -> Iterator[str]:
+    requirement = parsed(entry)
     if not _applies(requirement):
+        return
+    if has_hash(entry):
+        # Which file an installed package came from is not known any more.
+        yield f"{requirement} (a hash is checked when it is installed)"
         return
     found = installed(requirement.name)
     if not _suits(requirement, found):

@@ -10,8 +10,9 @@ from pathlib import Path
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion
+from packaging.version import InvalidVersion, Version
 
+from prinz_enricher.provision.entry import is_wheel, parsed, shown, split_hashes, wheel, with_hashes
 from prinz_enricher.provision.errors import RequirementsRefused
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel import read_mlmodel
@@ -36,8 +37,6 @@ _INCLUDE = re.compile(
 )
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _INSTALLERS = frozenset({"pip", "setuptools", "wheel"})
-_LONGEST_SHOWN = 120
-_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,8 @@ class Requirements:
 
     Attributes:
         python: The version of Python, such as `3.11` or `3.11.7`; None where it says none.
-        requirements: PEP 508 requirements, with normalised names, sorted.
+        requirements: Entries (see `provision.entry`): PEP 508 requirements, with normalised names, each with the
+            hashes that its file must have; and wheels of the model's own files. Sorted.
         constraints: Likewise, of packages that need not be there.
     """
 
@@ -61,7 +61,7 @@ class Requirements:
 
     def names(self) -> frozenset[str]:
         """Give the normalised names of the packages that are required."""
-        return frozenset(canonicalize_name(Requirement(one).name) for one in self.requirements)
+        return frozenset(parsed(one).name for one in self.requirements)
 
 
 def read_requirements(model_folder: Path) -> Requirements:
@@ -74,7 +74,7 @@ def read_requirements(model_folder: Path) -> Requirements:
         What it needs; nothing where none of the files is there.
 
     Raises:
-        RequirementsRefused: A file can't be read, or wants code from elsewhere than the package index.
+        RequirementsRefused: A file can't be read, or wants code from elsewhere than the package index and the model.
     """
     reading = _Reading(model_folder.resolve())
     if reading.has(_PYTHON_ENV):
@@ -108,11 +108,11 @@ def normalised(text: str) -> str:
             # Some can be written that nobody can evaluate.
             requirement.marker.evaluate({"extra": ""})
     except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, RecursionError) as exc:
-        raise RequirementsRefused(f"{_shown(text)} is no requirement of a package by its name") from exc
+        raise RequirementsRefused(f"{shown(text)} is no requirement of a package by its name") from exc
     if requirement.url is not None:
-        raise RequirementsRefused(f"{_shown(text)} is a package from a URL: they come from the package index alone")
+        raise RequirementsRefused(f"{shown(text)} is a package from a URL: they come from the package index alone")
     if any(specifier.operator == "===" for specifier in requirement.specifier):
-        raise RequirementsRefused(f"{_shown(text)} compares versions as texts, which is not supported")
+        raise RequirementsRefused(f"{shown(text)} compares versions as texts, which is not supported")
     return written
 
 
@@ -126,9 +126,9 @@ def overridden(requirements: Requirements, overrides: tuple[str, ...]) -> Requir
     by_name: dict[str, list[str]] = {}
     for one in map(normalised, overrides):
         by_name.setdefault(Requirement(one).name, []).append(one)
-    kept = [one for one in requirements.requirements if Requirement(one).name not in by_name]
+    kept = [one for one in requirements.requirements if parsed(one).name not in by_name]
     instead = [one for name in requirements.names() for one in by_name.get(name, ())]
-    constraints = [one for one in requirements.constraints if Requirement(one).name not in by_name]
+    constraints = [one for one in requirements.constraints if parsed(one).name not in by_name]
     return Requirements(requirements.python, tuple(sorted({*kept, *instead})), tuple(constraints))
 
 
@@ -142,6 +142,7 @@ class _Reading:
     constraints: set[str] = field(default_factory=set)
     lines: int = 0
     files: set[tuple[Path, bool]] = field(default_factory=set)
+    hashes: dict[tuple[bool, str, Version], tuple[str, ...]] = field(default_factory=dict)
 
     def result(self) -> Requirements:
         return Requirements(self.python, tuple(sorted(self.requirements)), tuple(sorted(self.constraints)))
@@ -184,23 +185,40 @@ class _Reading:
         if text.startswith("-"):
             option = re.split(r"[\s=]", text, maxsplit=1)[0]
             raise RequirementsRefused(
-                f"{_shown(option)} in the model's {file} is not allowed: a model does not say where code comes from"
+                f"{shown(option)} in the model's {file} is not allowed: a model does not say where code comes from"
             )
         self.lines += 1
         if self.lines > MAX_LINES:
             raise RequirementsRefused(f"the model has more than {MAX_LINES} requirements")
         try:
-            (self.constraints if constraints else self.requirements).add(normalised(text))
+            (self.constraints if constraints else self.requirements).add(self._entry(text, constraints=constraints))
         except RequirementsRefused as exc:
             raise RequirementsRefused(f"in the model's {file}: {exc}") from exc
+
+    def _entry(self, line: str, *, constraints: bool) -> str:
+        text, hashes = split_hashes(line)
+        if is_wheel(text):
+            if constraints:
+                raise RequirementsRefused(f"{shown(text)} is a wheel; expected names of packages among the constraints")
+            return wheel(self.folder, text, hashes)
+        entry = with_hashes(normalised(text), hashes)
+        if hashes:
+            requirement = parsed(entry)
+            version = Version(next(iter(requirement.specifier)).version)
+            # An installer would keep the hashes of one line, and say nothing of the other's.
+            if self.hashes.setdefault((constraints, requirement.name, version), hashes) != hashes:
+                raise RequirementsRefused(
+                    f"{shown(text)} has other hashes on another line; expected all of them on each"
+                )
+        return entry
 
     def _inside(self, name: str, beside: Path) -> Path:
         try:
             path = (beside / name).resolve()
         except (OSError, ValueError, RuntimeError) as exc:
-            raise RequirementsRefused(f"{_shown(name)} is no file of the model") from exc
+            raise RequirementsRefused(f"{shown(name)} is no file of the model") from exc
         if not path.is_relative_to(self.folder):
-            raise RequirementsRefused(f"{_shown(name)} is no file of the model")
+            raise RequirementsRefused(f"{shown(name)} is no file of the model")
         return path
 
     def _bytes(self, path: Path) -> bytes:
@@ -208,9 +226,9 @@ class _Reading:
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as exc:
-            raise RequirementsRefused(f"the model's {_shown(path.name)} can't be read") from exc
+            raise RequirementsRefused(f"the model's {shown(path.name)} can't be read") from exc
         if len(content) > MAX_BYTES:
-            raise RequirementsRefused(f"the model's {_shown(path.name)} is larger than {MAX_BYTES} bytes")
+            raise RequirementsRefused(f"the model's {shown(path.name)} is larger than {MAX_BYTES} bytes")
         return content
 
 
@@ -232,7 +250,7 @@ def _texts(listed: object, file: str) -> list[str]:
         return []
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise RequirementsRefused(f"the dependencies in the model's {file} are no list of texts")
-    return [line for one in listed for line in one.splitlines()]
+    return [line for one in listed for line in _logical_lines(one)]
 
 
 def _python(value: object, file: str) -> str | None:
@@ -264,8 +282,8 @@ def _conda_pip(content: Mapping[str, object]) -> list[str]:
             continue
         name = _CONDA_NAME.match(one) if isinstance(one, str) else None
         if name is None or name[0].lower() not in {"python", *_INSTALLERS}:
-            shown = _shown(one) if isinstance(one, str) else "something"
-            raise RequirementsRefused(f"{shown} in the model's {_CONDA} is no package of pip, and can't be installed")
+            what = shown(one) if isinstance(one, str) else "something"
+            raise RequirementsRefused(f"{what} in the model's {_CONDA} is no package of pip, and can't be installed")
     return lines
 
 
@@ -276,9 +294,3 @@ def _conda_list(content: Mapping[str, object]) -> list[object]:
     if not isinstance(listed, list):
         raise RequirementsRefused(f"the dependencies in the model's {_CONDA} are no list")
     return listed
-
-
-def _shown(text: str) -> str:
-    """Give a text as it can be part of a sentence: short, in one line, without credentials."""
-    line = _CREDENTIALS.sub("://", " ".join(text.split()))
-    return f'"{line[:_LONGEST_SHOWN]}"'

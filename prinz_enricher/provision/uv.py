@@ -57,6 +57,8 @@ class Uv:
         """
         self._settings = settings
         self._variables = installer_variables(os.environ if environment is None else environment)
+        # What a model gives hashes of is checked by them, whatever else uv is used for here.
+        self._variables.pop("UV_NO_VERIFY_HASHES", None)
         if settings.index_url:
             # Not on the command line, which everyone can read.
             self._variables["UV_DEFAULT_INDEX"] = settings.index_url

@@ -26,6 +26,8 @@ HERE = {
     ),
 }
 
+HASH = f"--hash=sha256:{'0' * 64}"
+
 
 @pytest.mark.parametrize(
     ("requirement", "lacking"),
@@ -43,6 +45,9 @@ HERE = {
         ("mlflow[extras]==3.17.2", ("boto3>=1 (none is here)",)),
         ("mlflow[old]", ("numpy<2 (2.4.6 is here)",)),
         ("mlflow[unknown]", ()),
+        (f"numpy==2.4.6 {HASH}", ("numpy==2.4.6 (a hash is checked when it is installed)",)),
+        (f'numpy==1; python_version < "3" {HASH}', ()),
+        (f"wine @ wheels/wine-1.whl {HASH}", ("wine @ wheels/wine-1.whl (a hash is checked when it is installed)",)),
     ],
 )
 def test_one_requirement(requirement: str, lacking: tuple[str, ...]) -> None:
@@ -63,6 +68,8 @@ def test_constraints_of_what_is_there() -> None:
     """A package that is not there breaks no constraint."""
     needed = Requirements(constraints=("numpy<2", "scipy<2", "mlflow<4"))
     assert unmet(needed, installed=HERE.get) == ("numpy<2 (2.4.6 is here)",)
+    needed = Requirements(constraints=(f"numpy==2.4.6 {HASH}", f"scipy==2 {HASH}"))
+    assert unmet(needed, installed=HERE.get) == ("numpy==2.4.6 (a hash is checked when it is installed)",)
 
 
 def test_this_environment() -> None:

@@ -214,7 +214,15 @@ def test_many_files_are_refused(tmp_path: Path) -> None:
 
 TEXT = st.text() | st.text(alphabet="ab19.=<>~!;,[]()-rc '\"\\\n#@:/${}&*|", max_size=60)
 LINE = TEXT | st.sampled_from(
-    ["a==1", "-r requirements.txt", "-c b", "--index-url x", "a @ http://b", "b;os_name=='c'"]
+    [
+        "a==1",
+        "-r requirements.txt",
+        "-c b",
+        "--index-url x",
+        f"a==1 --hash=sha256:{'0' * 64}",
+        "a @ http://b",
+        "b;os_name=='c'",
+    ]
 )
 VALUE = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | LINE,

@@ -1,0 +1,145 @@
+"""One requirement as it is kept here: what PEP 508 says, then the hashes that the file must have.
+
+A package of the index is `numpy==2.4.6 --hash=sha256:…`, without hashes where the model gives none. A wheel of the
+model's own files is `wine @ wheels/wine-1.0-py3-none-any.whl --hash=sha256:…`: its place in the model's folder, as a
+URL writes it, and what was there, so that two models share an environment where their wheels are the same, and only
+there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from prinz_enricher.provision.errors import RequirementsRefused
+
+_HASH = " --hash="
+_WRITTEN = re.compile(r"\s+--hash(?:\s*=\s*|\s+)")
+_KNOWN = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+_WHEEL = re.compile(r"[^@;\[]+\.whl\s*([\[;].*)?")
+_LONGEST_SHOWN = 120
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+
+
+def parsed(entry: str) -> Requirement:
+    """Give an entry without its hashes."""
+    return Requirement(entry.partition(_HASH)[0])
+
+
+def has_hash(entry: str) -> bool:
+    """Tell whether only certain files will do."""
+    return _HASH in entry
+
+
+def versions(entry: str) -> SpecifierSet:
+    """Tell which versions an entry allows; a wheel has one."""
+    requirement = parsed(entry)
+    if requirement.url is None:
+        return requirement.specifier
+    return SpecifierSet(f"=={parse_wheel_filename(_file(requirement.url))[1]}")
+
+
+def split_hashes(line: str) -> tuple[str, tuple[str, ...]]:
+    """Take the hashes off a line of a file of requirements.
+
+    Returns:
+        The rest, and the hashes, sorted.
+
+    Raises:
+        RequirementsRefused: One is of another kind than pip takes, or something follows it.
+    """
+    text, *found = _WRITTEN.split(line)
+    hashes = tuple(sorted({one.strip().lower() for one in found}))
+    for one in hashes:
+        if not _KNOWN.fullmatch(one):
+            raise RequirementsRefused(
+                f"{shown(text)} has the invalid hash {shown(one)}; expected sha256:, sha384: or sha512: and its hex "
+                "digits, and nothing behind them"
+            )
+    return text, hashes
+
+
+def with_hashes(normalised: str, hashes: Sequence[str]) -> str:
+    """Make the entry of a package of the index.
+
+    Raises:
+        RequirementsRefused: There are hashes, and more than one version: an installer would pass over the hashes.
+    """
+    pins = list(Requirement(normalised).specifier)
+    if hashes and (len(pins) != 1 or pins[0].operator != "==" or pins[0].version.endswith("*")):
+        raise RequirementsRefused(
+            f"{shown(normalised)} has a hash, which belongs to one version; expected == and that version alone"
+        )
+    return "".join((normalised, *(f"{_HASH}{one}" for one in hashes)))
+
+
+def is_wheel(text: str) -> bool:
+    """Tell whether a line names a wheel by its path."""
+    return "://" not in text and _WHEEL.fullmatch(text) is not None
+
+
+def wheel(folder: Path, text: str, hashes: Sequence[str]) -> str:
+    """Make the entry of a wheel of the model's own files.
+
+    Args:
+        folder: The folder with the MLmodel file, without links in its path.
+        text: The wheel's path in it.
+        hashes: Those that its line gives.
+
+    Raises:
+        RequirementsRefused: It is elsewhere or missing, its name is invalid, or its hash is another.
+    """
+    path = PurePosixPath(text)
+    missing = f"{shown(text)} is missing in the model's folder; expected a wheel among the model's own files"
+    if path.is_absolute() or ".." in path.parts:
+        raise RequirementsRefused(missing)
+    try:
+        name = parse_wheel_filename(path.name)[0]
+        place = (folder / path).resolve()
+        if not place.is_relative_to(folder) or not place.is_file():
+            raise RequirementsRefused(missing)
+        digest = _digest(place, "sha256")
+        matches = not hashes or any(one == _digest(place, one.partition(":")[0]) for one in hashes)
+    except InvalidWheelFilename as exc:
+        raise RequirementsRefused(
+            f"{shown(text)} is invalid as the path of a wheel; expected one such as "
+            "wheels/wine-1.0-py3-none-any.whl, and nothing behind it"
+        ) from exc
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise RequirementsRefused(missing) from exc
+    if not matches:
+        raise RequirementsRefused(f"{shown(text)} has another hash than its line says")
+    return f"{name} @ {quote(path.as_posix())}{_HASH}{digest}"
+
+
+def located(entry: str, folder: Path) -> str:
+    """Write an entry as uv takes it: a wheel by its full path.
+
+    Args:
+        entry: The entry.
+        folder: The folder of a model that has it.
+    """
+    url = parsed(entry).url
+    return entry if url is None else entry.replace(url, (folder.resolve() / unquote(url)).as_uri(), 1)
+
+
+def shown(text: str) -> str:
+    """Give a text as it can be part of a sentence: short, in one line, without credentials."""
+    line = _CREDENTIALS.sub("://", " ".join(text.split()))
+    return f'"{line[:_LONGEST_SHOWN]}"'
+
+
+def _file(url: str) -> str:
+    return unquote(url).rpartition("/")[2]
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
