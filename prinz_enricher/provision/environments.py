@@ -22,15 +22,11 @@ from prinz_enricher.provision.shelf import Lease, Shelf, never
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
 from prinz_enricher.provision.uv import Uv, UvSettings
+from prinz_enricher.provision.worker_needs import with_worker_needs
 
-OLDEST_PYTHON = (3, 10)
-"""The worker's own code needs it."""
-
-WORKER_NEEDS = ("numpy", "pandas", "pyarrow")
 MOST_BUILDS = 2
 """Environments that are built at once, in one process."""
 
-_MLFLOW = "mlflow"
 _VENV = "venv"
 _INSTALLED = "installed.txt"
 _MOST_SHOWN = 3
@@ -143,22 +139,15 @@ class Environments:
         self, needed: Requirements, why: str, model_folder: Path, cancelled: Callable[[], bool]
     ) -> Environment:
         minor = needed.python_minor or ".".join(platform.python_version_tuple()[:2])
-        if tuple(map(int, minor.split("."))) < OLDEST_PYTHON:
-            oldest = ".".join(map(str, OLDEST_PYTHON))
-            raise BuildFailed(f"the model wants Python {minor}, and workers run on {oldest} or newer")
-        worker = list(WORKER_NEEDS)
-        if not needed.names() & {_MLFLOW, "mlflow-skinny"}:
-            worker.append(_MLFLOW)
-        # What is overridden stands in the place of what is needed, of a worker too.
-        by_worker = overridden(Requirements(requirements=tuple(worker)), self._overrides).requirements
+        needed = with_worker_needs(needed, minor, self._overrides)
 
         def fill(folder: Path) -> None:
             tell_step("building its environment")
             with _TURNS.take(cancelled):
-                self._build(folder, minor, needed, by_worker, model_folder, cancelled)
+                self._build(folder, minor, needed, model_folder, cancelled)
 
         lease = self._shelf.acquire(
-            self._key(minor, needed, by_worker),
+            self._key(minor, needed),
             fill,
             cancelled=cancelled,
             # A link to the interpreter that it was made from, which may have gone since.
@@ -166,13 +155,12 @@ class Environments:
         )
         return Environment(_python(lease.path), lease, isolated=True, why=why)
 
-    def _key(self, minor: str, needed: Requirements, by_worker: tuple[str, ...]) -> str:
+    def _key(self, minor: str, needed: Requirements) -> str:
         told = {
             "python": minor,
             "requirements": needed.requirements,
             "constraints": needed.constraints,
             "overrides": self._overrides,
-            "worker": by_worker,
             "source_builds": self._source_builds,
             "index": self._uv.index,
             "machine": (platform.machine(), *platform.libc_ver()),
@@ -184,17 +172,15 @@ class Environments:
         folder: Path,
         minor: str,
         needed: Requirements,
-        by_worker: tuple[str, ...],
         model_folder: Path,
         cancelled: Callable[[], bool],
     ) -> None:
         started = time.monotonic()
-        requirements = [located(one, model_folder) for one in (*needed.requirements, *by_worker)]
         place = folder / _VENV
         self._make_environment(place, minor, cancelled)
         arguments = []
         for option, name, listed in (
-            ("-r", "requirements.txt", requirements),
+            ("-r", "requirements.txt", [located(one, model_folder) for one in needed.requirements]),
             ("-c", "constraints.txt", needed.constraints),
             ("--override", "overrides.txt", self._overrides),
         ):

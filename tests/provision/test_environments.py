@@ -116,12 +116,12 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     """The sentence has uv's reason, and nothing is left behind."""
-    place = model(tmp_path, "mlflow-skinny==0.0.1")
+    place = model(tmp_path, "mlflow-skinny==99.0")
     told: list[str] = []
     with pytest.raises(BuildFailed) as failed, steps_told_to(told.append):
         environments(tmp_path).get(place)
     assert told == ["building its environment"]
-    assert "Because there is no version of mlflow-skinny==0.0.1 and you require" in str(failed.value)
+    assert "Because there is no version of mlflow-skinny==99.0 and you require" in str(failed.value)
     assert str(failed.value).endswith("; workers.overrides can name others")
     assert "\n" not in str(failed.value)
     assert not failed.value.may_pass
@@ -157,7 +157,7 @@ def test_an_index_with_a_password(
     with pytest.raises(BuildFailed):
         environments(tmp_path, index_url=url, offline=True).get(place)
     assert not hostile_server.requests
-    with pytest.raises(BuildFailed, match="never-published-anywhere was not found"):
+    with pytest.raises(BuildFailed, match="was not found in the package registry"):
         environments(tmp_path, index_url=url).get(place)
     asked = {request.path: request.headers.get("authorization") for request in hostile_server.requests}
     assert asked["/simple/never-published-anywhere/"] == "Basic dXNlcjpzZWNyZXQ="
@@ -185,6 +185,21 @@ def test_a_cancelled_build_ends(hostile_server: HostileServer, tmp_path: Path) -
         go.set()
     assert not mentioning(str(tmp_path / "environments"))
     assert not left(tmp_path)
+
+
+def test_an_mlflow_that_is_too_old_is_told_before_a_build(tmp_path: Path) -> None:
+    """In either mode that builds, and nothing is left behind; an override that replaces it wins."""
+    place = model(tmp_path, "mlflow<2", "scikit-learn==1.2")
+    for mode in ("auto", "isolated"):
+        with (
+            capture_logs() as logs,
+            pytest.raises(RequirementsRefused, match=r"no MLflow 2\.9 or newer.*: .mlflow<2.;"),
+        ):
+            environments(tmp_path, mode).get(place)
+        assert not logs
+    assert not left(tmp_path)
+    place = model(tmp_path, "mlflow<2")
+    assert not environments(tmp_path, "auto", overrides=("mlflow>=2.9",)).get(place).isolated
 
 
 def test_requirements_that_are_refused(tmp_path: Path) -> None:
