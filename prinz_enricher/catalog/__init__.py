@@ -13,10 +13,11 @@ from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapsh
 from prinz_enricher.catalog.store import SnapshotStore
 from prinz_enricher.catalog.union import Member, Union
 from prinz_enricher.catalog.view import CatalogView
-from prinz_enricher.catalog.wishes import Wishes, wants_preload
+from prinz_enricher.catalog.wishes import ENVIRONMENT_TAG, Wishes, wants_preload
 
 __all__ = [
     "DEFAULT_POLICY",
+    "ENVIRONMENT_TAG",
     "PROCESS_KEY",
     "Catalog",
     "CatalogModel",

@@ -23,6 +23,9 @@ OUTPUTS_TAG = "prinz.outputs"
 MOST_REPLICAS = 64
 """A registry can lie; the limit of all workers holds besides."""
 
+ENVIRONMENT_TAG = "prinz.environment"
+"""`current`, `isolated` or `auto`: what it runs in, where the operator lets tags say so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -34,6 +37,7 @@ class Wishes:
         preload: Whether it is to be loaded from the start.
         route: Where it is to be scored, as its owner wrote it; empty where that is not said.
         observed: Whether outputs that were observed may take the place of those declared.
+        environment: `current`, `isolated`, `auto`, or empty.
     """
 
     batching: str = ""
@@ -41,6 +45,7 @@ class Wishes:
     preload: bool = False
     route: str = ""
     observed: bool = False
+    environment: str = ""
 
 
 NO_WISHES = Wishes()
@@ -58,6 +63,7 @@ def read_wishes(version_tags: Mapping[str, str], model_tags: Mapping[str, str]) 
         next(filter(None, (tags.get(ROUTE_TAG, "").strip() for tags in (version_tags, model_tags))), ""),
         next(filter(None, (tags.get(OUTPUTS_TAG, "").strip() for tags in (version_tags, model_tags))), "")
         == "observed",
+        next(filter(None, (_environment(tags) for tags in (version_tags, model_tags))), ""),
     )
     return NO_WISHES if wishes == NO_WISHES else wishes
 
@@ -70,6 +76,11 @@ def wants_preload(tags: Mapping[str, str]) -> bool:
 def _batching(tags: Mapping[str, str]) -> str:
     told = tags.get(BATCHING_TAG, "").strip().lower()
     return told if told in ("on", "off") else ""
+
+
+def _environment(tags: Mapping[str, str]) -> str:
+    told = tags.get(ENVIRONMENT_TAG, "").strip().lower()
+    return told if told in ("current", "isolated", "auto") else ""
 
 
 def _replicas(tags: Mapping[str, str]) -> int:

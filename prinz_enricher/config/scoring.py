@@ -76,6 +76,11 @@ class WorkerSettings(Section):
         description="the Python environment of a model: `isolated`, one of its own, built from its requirements; "
         "`current`, that of the service; or `auto`, that of the service where it meets the requirements",
     )
+    allow_environment_tag: bool = Field(
+        False,
+        description="whether the tag `prinz.environment` of a version, or of its model, goes before `environment`: "
+        "with `current` a model may run on other packages than it asks for, and whoever sets tags decides that",
+    )
     allowed_loaders: tuple[str, ...] = Field(
         DEFAULT_LOADERS,
         description="what may load a model, by its `loader_module`; * stands for any text. By default MLflow's "

@@ -106,11 +106,12 @@ class Environments:
         )
         self._uv = Uv(settings)
 
-    def get(self, model_folder: Path, *, cancelled: Callable[[], bool] = never) -> Environment:
+    def get(self, model_folder: Path, *, mode: str = "", cancelled: Callable[[], bool] = never) -> Environment:
         """Get the environment of a model, and build it where it is not there; blocks.
 
         Args:
             model_folder: The folder with the MLmodel file.
+            mode: That of this model, where it is not the same as for all.
             cancelled: Asked again and again while that lasts.
 
         Returns:
@@ -122,11 +123,12 @@ class Environments:
             BuildFailed: The environment can't be built.
             ShelfFault: The folder can't be used, or the disk is full.
         """
-        if self._mode == "current":
+        chosen = mode or self._mode
+        if chosen == "current":
             return Environment(Path(sys.executable), None, isolated=False, why="workers run in the service's own")
         needed = overridden(read_requirements(model_folder), self._overrides)
         why = "workers run in environments of their own"
-        if self._mode == "auto":
+        if chosen == "auto":
             lacking = unmet(needed)
             if not lacking:
                 here = Path(sys.executable)

@@ -33,6 +33,7 @@ class Target:
         aliases: Those that point to it.
         route: The model server that scores it, by the name of its endpoint; empty for workers here.
         observe: Whether outputs that its model is observed to give may take the place of those declared.
+        environment: `current`, `isolated` or `auto` where its owner says, and may say, what it runs in; else empty.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     aliases: tuple[str, ...] = field(default=(), compare=False)
     route: str = ""
     observe: bool = field(default=False, compare=False)
+    environment: str = ""
 
     @property
     def registered_name(self) -> str:
@@ -57,7 +59,12 @@ class Target:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What tells this target from others."""
-        return (self.registry, self.name, f"{self.version} {self.fingerprint}", self.signature.digest)
+        return (
+            self.registry,
+            self.name,
+            f"{self.version} {self.fingerprint} {self.environment}",
+            self.signature.digest,
+        )
 
 
 class WorkerState(StrEnum):

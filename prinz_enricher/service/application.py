@@ -85,6 +85,7 @@ class Application:
                 limits=self._limits,
                 allowed_loaders=self._settings.workers.allowed_loaders,
                 allow_observed=self._settings.scoring.allow_observed_outputs,
+                environment_tag=self._settings.workers.allow_environment_tag,
                 routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
             )
             port = self._start_front()

@@ -68,6 +68,7 @@ class EnricherService:
         limits: What a request may have at most.
         allowed_loaders: Which modules may load a model, by patterns of their names.
         allow_observed: Whether outputs that were observed may be served where a tag says so.
+        environment_tag: Whether tags say what versions run in.
         routes: Where versions are scored.
         chooser: Which version serves an alias; decided here by default.
         page_key: Signs page tokens; processes that share their callers share it.
@@ -82,6 +83,7 @@ class EnricherService:
         limits: Limits,
         allowed_loaders: Sequence[str] = ("*",),
         allow_observed: bool = False,
+        environment_tag: bool = False,
         routes: Routes | None = None,
         chooser: Chooser | None = None,
         page_key: bytes = PROCESS_KEY,
@@ -90,7 +92,13 @@ class EnricherService:
         self._pool = pool
         self._policy = tuple(default_policy)
         self._limits = limits
-        self._targets = Targets(catalog, allowed_loaders, routes or Routes({}), allow_observed=allow_observed)
+        self._targets = Targets(
+            catalog,
+            allowed_loaders,
+            routes or Routes({}),
+            allow_observed=allow_observed,
+            environment_tag=environment_tag,
+        )
         self._handover = Handover(pool, self.target)
         self._chooser = chooser or self._handover
         self._page_key = page_key

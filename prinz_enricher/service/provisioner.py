@@ -107,7 +107,7 @@ class Provisioner:
         # What was downloaded decides, whatever the registry told of it before.
         check_loader(model.path, self._allowed)
         marks.append(time.monotonic())
-        environment = self._environments.get(model.path, cancelled=cancelled)
+        environment = self._environments.get(model.path, mode=target.environment, cancelled=cancelled)
         held.callback(environment.close)
         marks.append(time.monotonic())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from prinz_enricher.catalog import CatalogVersion, CatalogView, scorable
+from prinz_enricher.catalog import ENVIRONMENT_TAG, CatalogVersion, CatalogView, scorable
 from prinz_enricher.errors import LoaderNotAllowed, ModelLoadFailed
 from prinz_enricher.scoring import Status, Target, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
@@ -24,17 +24,25 @@ class Targets:
     Args:
         catalog: Which models there are.
         allowed_loaders: Which modules may load a model, by patterns of their names.
+        environment_tag: Whether tags say what versions run in.
         routes: Where versions are scored.
         allow_observed: Whether outputs that were observed may be served where a tag says so.
     """
 
     def __init__(
-        self, catalog: CatalogView, allowed_loaders: Sequence[str], routes: Routes, *, allow_observed: bool = False
+        self,
+        catalog: CatalogView,
+        allowed_loaders: Sequence[str],
+        routes: Routes,
+        *,
+        allow_observed: bool = False,
+        environment_tag: bool = False,
     ) -> None:
         self._catalog = catalog
         self._allowed_loaders = tuple(allowed_loaders)
         self._routes = routes
         self._allow_observed = allow_observed
+        self._environment_tag = environment_tag
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
         self._known: dict[int, tuple[CatalogVersion, Target]] = {}
 
@@ -92,7 +100,13 @@ class Targets:
         if route.fault and version.ready:
             return Status(WorkerState.FAILED, route.fault)
         told = state_of(version, status)
-        return told if route.endpoint == LOCAL else replace(told, remote=True)
+        if route.endpoint != LOCAL:
+            return replace(told, remote=True)
+        wish = version.wishes.environment
+        if not wish or self._environment_tag:
+            return told
+        ignored = f"its tag {ENVIRONMENT_TAG} = {wish} counts only with workers.allow_environment_tag"
+        return replace(told, message="; ".join(filter(None, (told.message, ignored))))
 
     def _is_refused(self, version: CatalogVersion) -> bool:
         """Tell whether a version's loader is known and not allowed here; what is downloaded is looked at again."""
@@ -115,4 +129,5 @@ class Targets:
             aliases=version.aliases,
             route=endpoint,
             observe=self._allow_observed and version.wishes.observed and signature.origin is not Origin.OBSERVED,
+            environment=version.wishes.environment if self._environment_tag and endpoint == LOCAL else "",
         )

@@ -24,6 +24,10 @@ from prinz_enricher.catalog.wishes import MOST_REPLICAS, NO_WISHES, Wishes, read
         ({"prinz.preload": "no"}, {}, NO_WISHES),
         ({"prinz.route": "remote:there"}, {"prinz.route": "local"}, Wishes(route="remote:there")),
         ({}, {"prinz.route": " local "}, Wishes(route="local")),
+        ({"prinz.environment": "current"}, {}, Wishes(environment="current")),
+        ({"prinz.environment": " Isolated"}, {"prinz.environment": "current"}, Wishes(environment="isolated")),
+        ({"prinz.environment": "conda"}, {"prinz.environment": "auto"}, Wishes(environment="auto")),
+        ({"prinz.environment": "/usr/bin/python"}, {}, NO_WISHES),
     ],
 )
 def test_wishes(version_tags: dict[str, str], model_tags: dict[str, str], wishes: Wishes) -> None:
@@ -34,5 +38,5 @@ def test_wishes(version_tags: dict[str, str], model_tags: dict[str, str], wishes
 @given(st.text(max_size=20))
 def test_any_text_is_read(text: str) -> None:
     """A registry can't break the service by a tag, nor ask for more workers than there may be."""
-    tags = {"prinz.batching": text, "prinz.replicas": text, "prinz.preload": text}
+    tags = {"prinz.batching": text, "prinz.replicas": text, "prinz.preload": text, "prinz.environment": text}
     assert 0 <= read_wishes(tags, {}).replicas <= MOST_REPLICAS

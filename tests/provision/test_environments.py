@@ -95,13 +95,19 @@ def test_a_model_that_needs_other_packages_gets_its_own(tmp_path: Path) -> None:
 
 
 def test_the_service_s_own_environment(tmp_path: Path) -> None:
-    """It is used where it has what a model needs, or where it is to be used for all."""
+    """It is used where it has what a model needs, or where it is to be used for all or for this one."""
     place = model(tmp_path, f"mlflow-skinny=={MLFLOW}", "numpy")
     found = environments(tmp_path, "auto").get(place)
     assert (found.python, found.lease, found.isolated) == (Path(sys.executable), None, False)
     found.close()
     place = model(tmp_path, "--index-url https://example.org", python="2.7")
     assert not environments(tmp_path, "current").get(place).isolated
+    for mode in ("auto", "isolated"):
+        with pytest.raises(RequirementsRefused):
+            environments(tmp_path, mode).get(place)
+        assert not environments(tmp_path, mode).get(place, mode="current").isolated
+    with pytest.raises(RequirementsRefused):
+        environments(tmp_path, "current").get(place, mode="isolated")
     assert not left(tmp_path)
 
 

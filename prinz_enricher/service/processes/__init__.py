@@ -45,6 +45,7 @@ def open_processes(
         settings.scoring.default_version,
         limits,
         settings.workers.allowed_loaders,
+        settings.workers.allow_environment_tag,
         {name: one.models for name, one in settings.endpoints.items()},
         PROCESS_KEY,
     )

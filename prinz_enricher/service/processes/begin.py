@@ -98,6 +98,7 @@ class Plan:
         policy: Which version is meant where a call names none.
         limits: What a request may have at most.
         allowed_loaders: Which modules may load a model.
+        environment_tag: Whether tags say what versions run in.
         endpoints: The patterns of the models of each endpoint, by its name.
         page_key: Signs page tokens.
     """
@@ -107,6 +108,7 @@ class Plan:
     policy: tuple[str, ...]
     limits: Limits
     allowed_loaders: tuple[str, ...]
+    environment_tag: bool
     endpoints: dict[str, tuple[str, ...]]
     page_key: bytes
 

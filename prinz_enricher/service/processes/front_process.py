@@ -77,6 +77,7 @@ class _FrontProcess:
             default_policy=plan.policy,
             limits=plan.limits,
             allowed_loaders=plan.allowed_loaders,
+            environment_tag=plan.environment_tag,
             routes=Routes(plan.endpoints),
             chooser=self._choice,
             page_key=plan.page_key,
