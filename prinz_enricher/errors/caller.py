@@ -161,14 +161,24 @@ class ModelLoadFailed(FailedPreconditionError):
         super().__init__(f'Version {version} of model "{name}" can\'t be loaded: {why}', name, version, why=why)
 
 
+FORECASTERS = ("mlflow.pmdarima", "mlflow.diviner")
+"""Loaders of models that are asked for a span of time, and answer with a row for each of its steps."""
+
+
 class LoaderNotAllowed(FailedPreconditionError):
     """The version would be loaded by code that the operator has not allowed."""
 
     reason = "LOADER_NOT_ALLOWED"
 
     def __init__(self, name: str, version: str, loader: str) -> None:
+        why = (
+            ": forecasts answer with other rows than they were given, and a service that scores row by row can't tell "
+            "which is whose. Log a python_function that answers each row with one, such as with its forecast as a list"
+            if loader in FORECASTERS
+            else "; the operator can, by workers.allowed_loaders"
+        )
         super().__init__(
-            f'Version {version} of model "{name}" needs the loader "{loader}", which this service does not allow.',
+            f'Version {version} of model "{name}" needs the loader "{loader}", which this service does not allow{why}.',
             name,
             version,
             loader=loader,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 from prinz_enricher.catalog import ENVIRONMENT_TAG, CatalogVersion, CatalogView, scorable
 from prinz_enricher.errors import LoaderNotAllowed, ModelLoadFailed
+from prinz_enricher.provision.loaders import allows
 from prinz_enricher.scoring import Status, Target, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
 from prinz_enricher.service.routes import Routes
@@ -110,7 +110,7 @@ class Targets:
 
     def _is_refused(self, version: CatalogVersion) -> bool:
         """Tell whether a version's loader is known and not allowed here; what is downloaded is looked at again."""
-        if not version.loader or any(fnmatchcase(version.loader, one) for one in self._allowed_loaders):
+        if not version.loader or allows(self._allowed_loaders, version.loader):
             return False
         # What a model server elsewhere loads is not ours to allow.
         return self._routes.of(version).endpoint == LOCAL

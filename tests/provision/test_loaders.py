@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from prinz_enricher.errors import LoaderNotAllowed
+from prinz_enricher.errors.caller import FORECASTERS
 from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
-from prinz_enricher.provision.loaders import DEFAULT_LOADERS, check_loader
+from prinz_enricher.provision.loaders import DEFAULT_LOADERS, allows, check_loader
 from tests.support.registry_writer import mlmodel_text
 
 
@@ -18,29 +20,57 @@ def model(folder: Path, loader: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("loader", DEFAULT_LOADERS)
-def test_the_defaults_are_modules_of_mlflow(tmp_path: Path, loader: str) -> None:
-    """Each of them loads models in the MLflow that is installed, and is allowed."""
-    found = importlib.util.find_spec("mlflow")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    place = Path(found.submodule_search_locations[0], *loader.split(".")[1:])
-    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    assert "_load_pyfunc" in source.read_text()
+@pytest.mark.parametrize(
+    "loader", ["mlflow.sklearn", "mlflow.prophet", "mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model", "my.own"]
+)
+def test_by_default_what_scores_rows_is_allowed(tmp_path: Path, loader: str) -> None:
+    """Flavours of MLflow, and modules of the models themselves."""
     assert check_loader(model(tmp_path, loader), DEFAULT_LOADERS) == loader
 
 
-@pytest.mark.parametrize(
-    "loader",
-    ["mlflow.spark", "mlflow.langchain", "mlflow.transformers", "os", "mlflow.sklearn.utils", "MLFLOW.sklearn"],
-)
-def test_others_are_forbidden(tmp_path: Path, loader: str) -> None:
-    """The error names the module; an operator may allow it, by a pattern too."""
+@pytest.mark.parametrize("loader", FORECASTERS)
+def test_by_default_forecasters_are_forbidden(tmp_path: Path, loader: str) -> None:
+    """The error names the module, and callers are told why; an operator who sets a list decides alone."""
     with pytest.raises(LoaderForbidden, match=f"models loaded by {loader} are not allowed") as forbidden:
         check_loader(model(tmp_path, loader), DEFAULT_LOADERS)
     assert forbidden.value.loader == loader
     assert not forbidden.value.may_pass
-    assert check_loader(tmp_path, (*DEFAULT_LOADERS, loader[:3] + "*")) == loader
+    told = LoaderNotAllowed("sales", "1", loader).message
+    assert "forecasts answer with other rows than they were given" in told
+    assert "Log a python_function" in told
+    assert "forecasts" not in LoaderNotAllowed("sales", "1", "mlflow.spark").message
+    for allowed in ("*", "mlflow.*", loader):
+        assert check_loader(tmp_path, (allowed,)) == loader
+
+
+@pytest.mark.parametrize(
+    ("allowed", "loader", "may"),
+    [
+        (("mlflow.*",), "mlflow.spark", True),
+        (("mlflow.*",), "os", False),
+        (("mlflow.*",), "MLFLOW.sklearn", False),
+        (("mlflow.*", "!mlflow.spark"), "mlflow.spark", False),
+        (("!mlflow.spark", "mlflow.*"), "mlflow.spark", False),
+        (("mlflow.*", "!mlflow.spark"), "mlflow.sparkle", True),
+        (("*", "!mlflow.p*", "mlflow.prophet"), "mlflow.prophet", False),
+        (("*", "!*"), "mlflow.sklearn", False),
+        (("!mlflow.spark",), "mlflow.sklearn", False),
+        (("*", "!"), "mlflow.sklearn", True),
+        ((), "mlflow.sklearn", False),
+    ],
+)
+def test_patterns(allowed: tuple[str, ...], loader: str, *, may: bool) -> None:
+    """What a pattern with ! matches is refused, wherever that stands; what none allows is refused as well."""
+    assert allows(allowed, loader) == may
+
+
+def test_the_loader_is_told_from_its_flavour() -> None:
+    """The names that are refused are those that MLflow writes."""
+    found = importlib.util.find_spec("mlflow")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    source = (Path(found.submodule_search_locations[0]) / "pmdarima" / "__init__.py").read_text()
+    assert 'loader_module="mlflow.pmdarima"' in source
 
 
 @pytest.mark.parametrize(
