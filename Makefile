@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-peers clean
+.PHONY: help demo test test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -84,6 +84,9 @@ bench-overload: $(READY) ## What callers see at three times the load that can be
 
 bench-remote: $(READY) ## What a remote model gains over one HTTP request for each row
 	$(BIN)/python benchmarks/remote.py
+
+bench-wide: $(READY) ## What rows of 500 columns of several types cost beside rows of doubles (ARGS=--help)
+	$(BIN)/python benchmarks/wide_rows.py $(ARGS)
 
 bench-peers: $(READY) ## Ours beside MLflow, MLServer, KServe, BentoML, LitServe and Ray Serve (ARGS=--quick, --help)
 	$(BIN)/python -m benchmarks.peers $(ARGS)

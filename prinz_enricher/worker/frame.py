@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from .blocks import block_of, frame_of, own
 from .faults import InvalidRows
 from .fields import TensorType, is_any, is_nested, tensor_type
-from .values import column_values, datetimes, json_column, objects, text_column
+from .values import column_values, json_column
 
 Names = Sequence[str | int] | None
 
@@ -39,6 +40,7 @@ class InputBuilder:
         self._tensors: dict[str, TensorType] = tensors
         self._last_names: list[str] | None = None
         self._index: Any = None
+        self._alike: list[tuple[pa.Field, list[int]]] = []
 
     @property
     def takes_arrays(self) -> bool:
@@ -110,24 +112,37 @@ class InputBuilder:
 
     def _frame(self, batch: pa.RecordBatch) -> Any:
         names = batch.schema.names
-        columns = batch.columns
-        # One block for all columns is many times cheaper than one for each, and the same to the model.
-        kinds = {column.type for column in columns}
-        if len(kinds) == 1 and kinds.pop() in (pa.float64(), pa.float32()):
-            return pd.DataFrame(_block(columns, batch.num_rows).T, columns=self._column_index(names), copy=False)
-        data = {
-            i: _pandas_column(column, self._fields[name])
-            for i, (name, column) in enumerate(zip(names, columns, strict=True))
-        }
-        frame = pd.DataFrame(data, copy=False)
-        frame.columns = self._column_index(names)
-        return frame
-
-    def _column_index(self, names: list[str]) -> Any:
         if names != self._last_names:
             self._index = pd.RangeIndex(len(names)) if self._unnamed else pd.Index([self._names[one] for one in names])
+            self._alike = _alike([self._fields[name] for name in names])
             self._last_names = names
-        return self._index
+        rows = batch.num_rows
+        blocks: list[tuple[list[int], Any]] = []
+        for field, places in self._alike:
+            if pa.types.is_floating(field.type):
+                # A null of a float column is NaN to every model.
+                of_floats = batch if len(places) == len(names) else batch.select(places)
+                blocks.append((places, self.array(of_floats).T))
+                continue
+            columns = {place: batch.column(place) for place in places}
+            blocks += [(some, block_of([columns[place] for place in some], field, rows)) for some in _by_nulls(columns)]
+        return frame_of(blocks, rows, self._index)
+
+
+def _alike(fields: Sequence[pa.Field]) -> list[tuple[pa.Field, list[int]]]:
+    """Give the places of fields that can be read together, with the first of them."""
+    alike: dict[object, tuple[pa.Field, list[int]]] = {}
+    for place, field in enumerate(fields):
+        # What is in nested values, their type alone does not tell.
+        key = place if is_nested(field.type) else (field.type, is_any(field))
+        alike.setdefault(key, (field, []))[1].append(place)
+    return list(alike.values())
+
+
+def _by_nulls(columns: Mapping[int, pa.Array]) -> list[list[int]]:
+    """Give the places of columns without nulls, and of those with some, as far as there are any."""
+    nulls = {place for place, column in columns.items() if column.null_count}
+    return [some for some in ([place for place in columns if place not in nulls], sorted(nulls)) if some]
 
 
 def _block(columns: Sequence[pa.Array], rows: int) -> np.ndarray[Any, Any]:
@@ -141,33 +156,6 @@ def _block(columns: Sequence[pa.Array], rows: int) -> np.ndarray[Any, Any]:
 
 def _parsed(column: pa.Array) -> list[Any]:
     return column_values(column, pa.field("", pa.utf8(), metadata={b"prinz.type": b"any"}))
-
-
-def _pandas_column(column: pa.Array, field: pa.Field) -> Any:
-    """Give one column with the exact dtype that MLflow's enforcement would leave it with."""
-    kind = field.type
-    if is_any(field):
-        # MLflow has pandas guess the dtype of such a column, and so its models see numbers, not objects.
-        return json_column(column_values(column, field))
-    if is_nested(kind):
-        return objects(column_values(column, field))
-    if pa.types.is_string(kind):
-        return text_column(column.to_pylist())
-    if pa.types.is_binary(kind):
-        return objects(column.to_pylist())
-    if pa.types.is_timestamp(kind):
-        return _own(datetimes(column))
-    if column.null_count and pa.types.is_boolean(kind):
-        return objects(column.to_pylist())
-    if column.null_count and pa.types.is_integer(kind):
-        # pandas' own integers with NA, such as Int64: a float would change what is above 2^53.
-        return pd.array(column.to_pylist(), dtype=str(kind).capitalize())
-    return _own(column.to_numpy(zero_copy_only=False))
-
-
-def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give an array that the model may write into, as many do; the memory of a batch can't be written."""
-    return array if array.flags.writeable else array.copy()
 
 
 def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
@@ -184,7 +172,7 @@ def _tensor(column: pa.Array, kind: TensorType, rows: int) -> Any:
         raise InvalidRows("a null is in a tensor")
     if not fixed:
         return _any_size_tensor(column, dtype)
-    array = _text_array(flat.to_pylist(), dtype) if dtype.kind in "UOS" else _own(flat.to_numpy(zero_copy_only=False))
+    array = _text_array(flat.to_pylist(), dtype) if dtype.kind in "UOS" else own(flat.to_numpy(zero_copy_only=False))
     if array.dtype != dtype and dtype.kind not in "UOS":
         cast = array.astype(dtype)
         if not np.array_equal(cast.astype(array.dtype), array, equal_nan=array.dtype.kind in "fM"):

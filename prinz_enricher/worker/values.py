@@ -7,6 +7,7 @@ would be refused as lists), dicts of numpy scalars for objects, and dicts for ma
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +48,7 @@ def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
     return _scalars(column, kind)
 
 
-def datetimes(column: pa.Array) -> np.ndarray[Any, Any]:
+def datetimes(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """Give timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls.
 
     Raises:
@@ -57,8 +58,7 @@ def datetimes(column: pa.Array) -> np.ndarray[Any, Any]:
         column = column.cast(pa.timestamp("ns"))
     except pa.ArrowInvalid as exc:
         raise InvalidRows("a datetime is before the year 1677 or after 2262, which pandas can't hold") from exc
-    nanoseconds: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
-    return nanoseconds
+    return np.asarray(column)
 
 
 def _scalars(column: pa.Array, kind: pa.DataType) -> list[Any]:
@@ -144,7 +144,7 @@ def json_column(values: list[Any]) -> Any:
     return objects(values)
 
 
-def text_column(values: list[Any]) -> Any:
+def text_column(values: Sequence[Any]) -> Any:
     """Give text as pandas itself would hold it."""
     return pd.Series(values, dtype=_TEXT)
 
