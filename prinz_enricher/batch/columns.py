@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from prinz_enricher.batch import wanted
@@ -27,6 +29,10 @@ _NUMBERS: Final[dict[str, tuple[Any, pa.DataType]]] = {
 }
 _DTYPES: Final = {kind: dtype for kind, (dtype, _) in _NUMBERS.items()} | {"bools": np.bool_}
 _TEXTS: Final[dict[str, pa.DataType]] = {"strings": pa.utf8(), "binaries": pa.binary()}
+_FLOATS: Final = frozenset({"doubles", "floats"})
+"""In which a null is NaN."""
+
+_NONE_YET: Final = object()
 
 
 def decode_columns(
@@ -83,23 +89,30 @@ def one_row_values(message: value_pb2.ColumnBatch, one_row: OneRow) -> list[obje
         one_row: Of the signature's layout.
 
     Returns:
-        The values in the signature's order; None where anything is otherwise, which is `decode_columns`' to judge.
+        The values in the signature's order, None for nulls; None where anything is otherwise, which is
+        `decode_columns`' to judge.
     """
     places = one_row.places
     columns = message.columns
     if len(columns) != len(places):
         return None
-    values: list[object] = [None] * len(places)
+    values: list[object] = [_NONE_YET] * len(places)
     for column in columns:
         found = places.get(column.name)
-        if found is None or column.validity:
+        if found is None:
             return None
         place, kind = found
         # Of another kind than is set, a column reads as empty.
         held = getattr(column, kind).values
-        if len(held) != 1 or values[place] is not None:
+        if len(held) != 1 or values[place] is not _NONE_YET:
             return None
-        values[place] = held[0]
+        validity = column.validity
+        if not validity or (len(validity) == 1 and validity[0] & 1):
+            values[place] = held[0]
+        elif len(validity) == 1 and one_row.takes_null[place]:
+            values[place] = math.nan if kind in _FLOATS else None
+        else:
+            return None
     return values
 
 
@@ -131,10 +144,11 @@ def _decode_declared(
             present.append(place)
             kind = layout.kinds[place]
             view = views.get(field.name)
-            if kind is not None and rows and not column.validity:
+            whole = not column.validity or (len(column.validity) == (rows + 7) // 8 and layout.takes_null[place])
+            if kind is not None and rows and whole:
                 held = _held(column, kind, view)
                 if len(held) == rows:
-                    arrays.append(_wire_array(kind, held, b"", rows))
+                    arrays.append(_wire_array(kind, held, column.validity, rows, nan=kind in _FLOATS))
                     continue
             arrays.append(_decode_column(column, view, field.type, field.required, rows, faults))
         elif field.required:
@@ -200,7 +214,8 @@ def _decode_column(
     return coerce(array, type, required, path, faults)
 
 
-def _wire_array(kind: str, values: Any, validity: bytes, rows: int) -> pa.Array:
+def _wire_array(kind: str, values: Any, validity: bytes, rows: int, *, nan: bool = False) -> pa.Array:
+    """Make an array of a column's values; with `nan`, NaN stands for its nulls."""
     if kind in _NUMBERS:
         dtype, arrow_type = _NUMBERS[kind]
         if isinstance(values, np.ndarray):
@@ -209,15 +224,22 @@ def _wire_array(kind: str, values: Any, validity: bytes, rows: int) -> pa.Array:
             # Of a container of protobuf's, np.array copies the memory at once; a list or an iterator goes value by
             # value.
             held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
+        if validity and nan:
+            held = np.where(_null_mask(validity, rows), dtype(np.nan), held)
+            validity = b""
         buffer = pa.py_buffer(validity) if validity else None
         return pa.Array.from_buffers(arrow_type, rows, [buffer, pa.py_buffer(held)])
-    nulls = None
-    if validity:
-        nulls = np.unpackbits(np.frombuffer(validity, np.uint8), count=rows, bitorder="little") == 0
     if kind == "bools":
-        return pa.array(np.asarray(values, np.bool_), pa.bool_(), mask=nulls)
-    texts = pa.array(list(values), _TEXTS[kind])
-    return texts if nulls is None else pa.array(list(values), _TEXTS[kind], mask=nulls)
+        bits = np.packbits(np.array(values, np.bool_), bitorder="little")
+        return pa.Array.from_buffers(
+            pa.bool_(), rows, [pa.py_buffer(validity) if validity else None, pa.py_buffer(bits)]
+        )
+    return pa.array(list(values), _TEXTS[kind], mask=_null_mask(validity, rows) if validity else None)
+
+
+def _null_mask(validity: bytes, rows: int) -> npt.NDArray[np.bool_]:
+    nulls: npt.NDArray[np.bool_] = np.unpackbits(np.frombuffer(validity, np.uint8), count=rows, bitorder="little") == 0
+    return nulls
 
 
 def _any_array(array: pa.Array, kind: str, path: str, faults: Faults) -> pa.Array:

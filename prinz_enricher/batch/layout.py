@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from prinz_enricher.batch.one_row import DoubleRows, OneRow, has_pattern
+from prinz_enricher.batch.one_row import DoubleRows, OneRow, has_pattern, takes_null
 from prinz_enricher.signature import Field, Signature, fields_schema
 from prinz_enricher.signature.arrow import is_any
 
@@ -33,6 +33,7 @@ class Layout:
         by_name: The place of each.
         kinds: The kind of wire column that holds just each one's values, so that nothing is to be checked where there
             are no nulls; None where there is none.
+        takes_null: Whether a null is taken, by the column's place; of those that `kinds` has.
         all_doubles: Whether each is a float64.
         one_row: The short way for one row; None where a column is neither of fixed width nor text.
         doubles: The short way for some rows of doubles; of use where `all_doubles`.
@@ -43,6 +44,7 @@ class Layout:
         self.schema = fields_schema(fields)
         self.by_name = {field.name: place for place, field in enumerate(fields)}
         self.kinds = [None if is_any(field) else _SAME.get(field.type) for field in self.schema]
+        self.takes_null = [takes_null(field) for field in self.schema]
         self.all_doubles = all(type == pa.float64() for type in self.schema.types)
         self.one_row = OneRow(self.schema) if has_pattern(self.schema) else None
         self.doubles = DoubleRows(self.schema)

@@ -43,27 +43,38 @@ def has_pattern(schema: pa.Schema) -> bool:
     return 0 < len(schema) == len(set(schema.names)) and plain
 
 
+def takes_null(field: pa.Field) -> bool:
+    """Tell whether a null of a column of numbers, booleans or text is taken: in tensors only of floats and text."""
+    if pa.types.is_floating(field.type) or pa.types.is_string(field.type):
+        return True
+    return bool(field.nullable and field.metadata is None)
+
+
 class OneRow:
-    """Makes batches of one row, without nulls.
+    """Makes batches of one row.
 
     Args:
         schema: For which `has_pattern` holds.
 
     Attributes:
         places: By column name: its place in the schema, and the kind of wire column that holds just its values.
+        takes_null: Whether a column may be null, by its place.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         kinds = [_FIXED[field.type][0] if field.type in _FIXED else "strings" for field in schema]
         self.places = {name: (place, kind) for place, (name, kind) in enumerate(zip(schema.names, kinds, strict=True))}
+        self.takes_null = [takes_null(field) for field in schema]
+        self._nulls = [pa.nulls(1, type) for type in schema.types]
+        self._blanks = ["" if kind == "strings" else 0 for kind in kinds]
         self._texts = [place for place, kind in enumerate(kinds) if kind == "strings"]
         self._patterns = [_Pattern(schema, size) for size in (_TEXT_SIZES if self._texts else (0,))]
         self._message = _Message(self.places) if all(kind in WIDTHS for kind in kinds) else None
         self._pad = struct.Struct("8s" * len(schema)).pack
 
     def batch(self, values: Sequence[object]) -> pa.RecordBatch | None:
-        """Make a batch of one value for each column, in the schema's order.
+        """Make a batch of one value for each column, in the schema's order; None is a null.
 
         Returns:
             The batch; None where a text is long.
@@ -71,6 +82,11 @@ class OneRow:
         Raises:
             struct.error: A value is not of its column's type.
         """
+        nulls = [place for place, value in enumerate(values) if value is None] if None in values else []
+        if nulls:
+            # What is null is told by the metadata, so such a column takes the place of one with any value.
+            batch = self.batch([self._blanks[place] if value is None else value for place, value in enumerate(values)])
+            return None if batch is None else self._with_nulls(batch, nulls)
         longest = 0
         if self._texts:
             parts: list[object] = []
@@ -99,6 +115,12 @@ class OneRow:
     def of_doubles(self, values: bytes | memoryview) -> pa.RecordBatch:
         """Make a batch of doubles alone, one for each column, from their memory."""
         return self._read(self._patterns[0].metadata + values)
+
+    def _with_nulls(self, batch: pa.RecordBatch, places: Sequence[int]) -> pa.RecordBatch:
+        columns = batch.columns
+        for place in places:
+            columns[place] = self._nulls[place]
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
     def _read(self, message: bytes) -> pa.RecordBatch:
         return pa.ipc.read_record_batch(pa.py_buffer(message), self._schema)

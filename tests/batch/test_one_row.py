@@ -77,6 +77,15 @@ def other_rows(draw: st.DrawFn) -> tuple[Signature, value_pb2.ColumnBatch]:
     return signature, value_pb2.ColumnBatch(num_rows=1, columns=columns)
 
 
+@st.composite
+def rows_with_nulls(draw: st.DrawFn) -> tuple[Signature, value_pb2.ColumnBatch]:
+    """Draw a signature, and one row whose columns say what is null, rightly or wrongly."""
+    signature, message = draw(fitting_rows())
+    for column in message.columns:
+        column.validity = draw(st.sampled_from([b"", b"\0", b"\1", b"\xfe", b"\xff", b"\0\0"]))
+    return signature, message
+
+
 def outcome(message: value_pb2.ColumnBatch, signature: Signature) -> object:
     """Give all that a caller can tell of how a row was read."""
     try:
@@ -97,7 +106,7 @@ def outcome_of_many(message: value_pb2.ColumnBatch, signature: Signature) -> obj
         layout.one_row = short
 
 
-@given(fitting_rows() | other_rows())
+@given(fitting_rows() | other_rows() | rows_with_nulls())
 def test_the_short_way_gives_what_the_long_one_gives(row: tuple[Signature, value_pb2.ColumnBatch]) -> None:
     """One row that fits, or nearly fits, is read or refused as if it were one of many."""
     signature, message = row
@@ -113,6 +122,29 @@ def test_a_row_that_fits_is_taken(row: tuple[Signature, value_pb2.ColumnBatch]) 
     sent = {one.name: getattr(one, str(one.WhichOneof("values"))).values[0] for one in message.columns}
 
     assert canonical(batch_to_rows(decode_columns(message, signature))) == canonical([sent])
+
+
+@given(rows_with_nulls())
+def test_what_is_null_is_null_in_its_column_alone(row: tuple[Signature, value_pb2.ColumnBatch]) -> None:
+    """A null of a float is NaN, of another column null, or refused where it is required; all else is as it was sent."""
+    signature, message = row
+    null = {one.name for one in message.columns if one.validity and not one.validity[0] & 1}
+    wrong = [len(one.validity) > 1 for one in message.columns]
+    wrong += [
+        field.name in null and field.required and KINDS[field.type.kind] in ("bools", "int32s", "int64s")
+        for field in signature.inputs
+        if isinstance(field.type, Scalar)
+    ]
+    sent: dict[str, object] = {}
+    for one in message.columns:
+        kind = str(one.WhichOneof("values"))
+        missing = float("nan") if kind in ("doubles", "floats") else None
+        sent[one.name] = missing if one.name in null else getattr(one, kind).values[0]
+    if any(wrong):
+        with pytest.raises(InvalidInput):
+            decode_columns(message, signature)
+    else:
+        assert canonical(batch_to_rows(decode_columns(message, signature))) == canonical([sent])
 
 
 @pytest.mark.parametrize("bits", [0x7FF8000000000000, 0x7FF0000000000001, 0xFFF8DEADBEEF0000, 1 << 63, 1])

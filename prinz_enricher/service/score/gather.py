@@ -265,7 +265,9 @@ def _same_layout(one: Layout, other: Layout) -> bool:
 def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None:
     """Read the row of a request; None where it is not as plain as that."""
     if request.WhichOneof("input") == "columns":
-        return None if layout.one_row is None else one_row_values(request.columns, layout.one_row)
+        held = None if layout.one_row is None else one_row_values(request.columns, layout.one_row)
+        # Rows with nulls share a model call with others of the same nulls alone, which the queue tells.
+        return None if held is None or None in held else held
     values = request.dense.values
     if not layout.all_doubles or len(values) != 8 * len(layout.fields):
         return None
