@@ -19,6 +19,9 @@ _ALIGNMENT = 8
 _LARGE = 256 * 1024
 """Bytes of a batch from which copying it costs more than handing over each of its buffers."""
 
+_SMALL_COLUMN = 4 * 1024
+"""Bytes of a column, on average, up to which copying it costs less than that."""
+
 
 def has_at_most(batch: pa.RecordBatch, size: int) -> bool:
     """Tell whether a batch has so many bytes at the most.
@@ -86,7 +89,7 @@ class BatchWriter:
 
 def _message(batch: pa.RecordBatch) -> list[pa.Buffer | bytes]:
     """Give a batch as the parts of an Arrow IPC message: the same bytes as `batch.serialize()`."""
-    if has_at_most(batch, _LARGE):
+    if has_at_most(batch, max(_LARGE, _SMALL_COLUMN * batch.num_columns)):
         return [batch.serialize()]
     parts = _Parts()
     writer = pa.ipc.new_stream(parts, batch.schema)
