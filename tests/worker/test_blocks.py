@@ -110,9 +110,8 @@ def test_what_a_model_writes_is_in_its_own_frame_and_column_alone(of: str, batch
     with way(of):
         frame, other = build(batch), build(batch)
     wanted = column_by_column(batch)
-    # Where pandas lends out the values themselves, and where it replaces what it has.
-    frame.iloc[0, place] = frame.iloc[-1, place]
-    wanted.iloc[0, place] = wanted.iloc[-1, place]
+    frame.iat[0, place] = frame.iat[-1, place]  # noqa: PD009 - to iloc a list is several values
+    wanted.iat[0, place] = wanted.iat[-1, place]  # noqa: PD009 - likewise
     pd.testing.assert_frame_equal(frame, wanted, check_exact=True)
     pd.testing.assert_frame_equal(other, column_by_column(batch), check_exact=True)
     frame["more"] = 1.5
