@@ -7,12 +7,13 @@ an array of pandas' own for each column where pandas has no block of its dtype: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from .faults import InvalidRows
 from .fields import is_any, is_nested
 from .values import column_values, datetimes, json_column, objects, text_column
 
@@ -32,13 +33,26 @@ _FEW_ROWS = 1000
 """Rows up to which it does: their values are copied once more."""
 
 
-def block_of(columns: Sequence[pa.Array], field: pa.Field, rows: int) -> Block:
+class NullDtypes(NamedTuple):
+    """What holds columns with nulls: `object` (None), `nullable` (pandas' own dtypes, with NA) or `float64` (NaN).
+
+    Attributes:
+        boolean: Those of booleans; by default as MLflow has it.
+        integer: Those of integers; `nullable` or `float64`.
+    """
+
+    boolean: str = "object"
+    integer: str = "nullable"
+
+
+def block_of(columns: Sequence[pa.Array], field: pa.Field, rows: int, null_dtypes: NullDtypes) -> Block:
     """Give columns with the exact dtype that MLflow's enforcement would leave them with.
 
     Args:
         columns: Of one type, but floats; with nulls all of them, or none of them.
         field: That of one of them.
         rows: Of each.
+        null_dtypes: Of columns with nulls.
 
     Returns:
         A block that the model may write into, as many do; the memory of a batch can't be written.
@@ -53,10 +67,16 @@ def block_of(columns: Sequence[pa.Array], field: pa.Field, rows: int) -> Block:
     if is_nested(kind):
         return [_bare(objects(column_values(column, field))) for column in columns]
     together = pa.chunked_array(columns)
-    if pa.types.is_integer(kind) and together.null_count:
-        # pandas' own integers with NA, such as Int64: a float would change what is above 2^53.
-        values, nulls = (own(one.to_numpy()).reshape(-1, rows) for one in (together.fill_null(0), together.is_null()))
-        return [pd.arrays.IntegerArray(*one) for one in zip(values, nulls, strict=True)]
+    if together.null_count and (pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
+        dtype = null_dtypes.boolean if pa.types.is_boolean(kind) else null_dtypes.integer
+        if dtype == "float64":
+            return _floats(together).reshape(-1, rows)
+        if dtype == "nullable":
+            # Such as Int64: a float would change what is above 2^53.
+            blank = together.fill_null(pa.scalar(0).cast(kind))
+            values, nulls = (own(one.to_numpy()).reshape(-1, rows) for one in (blank, together.is_null()))
+            array = pd.arrays.BooleanArray if pa.types.is_boolean(kind) else pd.arrays.IntegerArray
+            return [array(*one) for one in zip(values, nulls, strict=True)]
     if pa.types.is_string(kind):
         texts = _bare(text_column(together.to_numpy()))
         if not isinstance(texts, np.ndarray):
@@ -89,6 +109,15 @@ def frame_of(blocks: Sequence[tuple[Sequence[int], Block]], rows: int, names: pd
         frame = _part([columns[place] for place in range(len(names))])
     frame.columns = names
     return frame
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    try:
+        return own(column.cast(pa.float64()).to_numpy())
+    except pa.ArrowInvalid as exc:
+        raise InvalidRows(
+            "a whole number beyond 2^53 is in a column with nulls, which this model takes as doubles alone"
+        ) from exc
 
 
 def _placed(blocks: Sequence[tuple[Sequence[int], Block]]) -> list[tuple[Any, np.ndarray[Any, Any]]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .blocks import block_of, frame_of, own
+from .blocks import NullDtypes, block_of, frame_of, own
 from .faults import InvalidRows
 from .fields import TensorType, is_any, is_nested, tensor_type
 from .values import column_values, json_column
@@ -21,7 +21,11 @@ _ONE_COPY = int(pa.__version__.partition(".")[0]) >= 17
 
 
 class InputBuilder:
-    """Builds a model's input from record batches of one input schema."""
+    """Builds a model's input from record batches of one input schema.
+
+    Attributes:
+        null_dtypes: Of columns of booleans and integers with nulls; `choose_null_dtype` sets it.
+    """
 
     def __init__(self, schema: pa.Schema, names: Names, *, declared: bool = True) -> None:
         """Prepare for a schema.
@@ -31,6 +35,7 @@ class InputBuilder:
             names: The columns' names as the model knows them: text or integers; None where they have none.
             declared: False where the model has no input signature: then each column holds JSON, under any name.
         """
+        self.null_dtypes = NullDtypes()
         self._declared = declared
         self._fields = {field.name: field for field in schema}
         order = [field.name for field in schema]
@@ -125,7 +130,10 @@ class InputBuilder:
                 blocks.append((places, self.array(of_floats).T))
                 continue
             columns = {place: batch.column(place) for place in places}
-            blocks += [(some, block_of([columns[place] for place in some], field, rows)) for some in _by_nulls(columns)]
+            blocks += [
+                (some, block_of([columns[place] for place in some], field, rows, self.null_dtypes))
+                for some in _by_nulls(columns)
+            ]
         return frame_of(blocks, rows, self._index)
 
 

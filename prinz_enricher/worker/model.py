@@ -17,6 +17,7 @@ from .faults import InvalidRows
 from .forms import Form, bare, form_of_example, shaped, undeclared_form
 from .frame import InputBuilder
 from .made_rows import made_batch
+from .null_dtypes import choose_null_dtype
 from .results import OutputReader
 from .samples import example_batch, input_example
 from .trial import Sample, UnfitModel, check_answers
@@ -105,6 +106,8 @@ class LoadedModel:
             self._form = example
         else:
             self._prove(declared, inputs)
+            samples = [sample.rows for sample in self._samples]
+            choose_null_dtype(self._inputs, lambda batch: self.predict(batch, None), samples, inputs)
         if self._form is not Form.FRAME:
             self.path, self.why = "short", f"it takes {self._form.value}, as its input example"
             self._predict = self._short_path()
