@@ -84,8 +84,7 @@ class WorkerSettings(Section):
     allowed_loaders: tuple[str, ...] = Field(
         DEFAULT_LOADERS,
         description="what may load a model, by its `loader_module`; * stands for any text, and a pattern with ! before "
-        "it refuses what the others allow. By default all but forecasters, whose answers have other rows than they "
-        "were given",
+        "it refuses what the others allow. By default MLflow's flavours of models that take rows",
     )
     memory_limit: int | None = Field(
         None, ge=64 << 20, description="bytes of memory that a worker may hold; by default as many as all of them"

@@ -6,13 +6,22 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from prinz_enricher.errors.caller import FORECASTERS
 from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel import MAX_BYTES, read_mlmodel
 
-DEFAULT_LOADERS = ("*", *(f"!{one}" for one in FORECASTERS))
-"""All but those that can't score rows one by one."""
+DEFAULT_LOADERS = (
+    *("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost", "mlflow.h2o", "mlflow.statsmodels"),
+    *("mlflow.prophet", "mlflow.shap", "mlflow.spacy"),
+    *("mlflow.onnx", "mlflow.pytorch", "mlflow.tensorflow", "mlflow.keras", "mlflow.paddle"),
+    *("mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model"),
+)
+"""The flavours of MLflow 3 that score rows of a table.
+
+Not mlflow.spark, which needs a JVM and seconds for each call; not mlflow.pmdarima and mlflow.diviner, which answer a
+span of time with a row for each of its steps; not those that chat, embed or draw; nor modules of the models themselves,
+of any name.
+"""
 
 
 def allows(allowed: Sequence[str], loader: str) -> bool:

@@ -20,12 +20,29 @@ def model(folder: Path, loader: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "loader", ["mlflow.sklearn", "mlflow.prophet", "mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model", "my.own"]
-)
-def test_by_default_what_scores_rows_is_allowed(tmp_path: Path, loader: str) -> None:
-    """Flavours of MLflow, and modules of the models themselves."""
+@pytest.mark.parametrize("loader", DEFAULT_LOADERS)
+def test_the_defaults_are_modules_of_mlflow(tmp_path: Path, loader: str) -> None:
+    """Each of them loads models in the MLflow that is installed, and is allowed."""
+    found = importlib.util.find_spec("mlflow")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    place = Path(found.submodule_search_locations[0], *loader.split(".")[1:])
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    assert "_load_pyfunc" in source.read_text()
     assert check_loader(model(tmp_path, loader), DEFAULT_LOADERS) == loader
+
+
+@pytest.mark.parametrize(
+    "loader",
+    ["mlflow.spark", "mlflow.langchain", "mlflow.transformers", "os", "mlflow.sklearn.utils", "MLFLOW.sklearn"],
+)
+def test_others_are_forbidden(tmp_path: Path, loader: str) -> None:
+    """The error names the module; an operator may allow it, by a pattern too."""
+    with pytest.raises(LoaderForbidden, match=f"models loaded by {loader} are not allowed") as forbidden:
+        check_loader(model(tmp_path, loader), DEFAULT_LOADERS)
+    assert forbidden.value.loader == loader
+    assert not forbidden.value.may_pass
+    assert check_loader(tmp_path, (*DEFAULT_LOADERS, loader[:3] + "*")) == loader
 
 
 @pytest.mark.parametrize("loader", FORECASTERS)
