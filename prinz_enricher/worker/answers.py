@@ -155,6 +155,7 @@ class AnswerReader:
             values = list(by_name.values())
         else:
             self._refuse_number(len(by_name), "value")
+        values = list(map(_flat, values, self._levels))
         pairs = list(zip(values, self._levels, strict=True))
         as_row = rows == 1 and all(_fits(value, levels) for value, levels in pairs)
         as_columns = all(_is_column(value, rows) and _fits(value, levels, 1) for value, levels in pairs)
@@ -196,13 +197,10 @@ class AnswerReader:
 
     def _of_array(self, array: np.ndarray[Any, Any], rows: int) -> Sequence[Any]:
         if self._only is not None:
-            if self._levels[0] == (0, 0) and array.ndim == 2:
-                # A column, or the values of all rows as one array in another.
-                if array.shape[1] == 1:
-                    return [array[:, 0]]
-                if array.shape == (1, rows):
-                    return [array[0]]
-            return [array]
+            flat = _flat(array, self._levels[0])
+            # The values of all rows can be one array in another.
+            in_one = self._levels[0] == (0, 0) and array.shape == (1, rows)
+            return [array[0] if in_one else flat]
         if array.ndim == 2 and array.shape[1] == len(self._names):
             return [array[:, place] for place in range(array.shape[1])]
         raise OutputDiffers(f"an array of the shape {array.shape} came back for {len(self._names)} outputs")
@@ -225,6 +223,8 @@ class AnswerReader:
             # An array of the output, in a list of its own.
             alone = len(answer) == 1 and _is_column(answer[0], rows) and _fits(answer[0], levels, 1)
             return answer if alone and not (rows == 1 and _fits(answer[0], levels)) else [answer]
+        if arrays and len(answer) == len(self._names):
+            answer = list(map(_flat, answer, self._levels))
         by_rows = len(answer) == rows and all(self._is_row(entry) for entry in answer)
         by_outputs = len(answer) == len(self._names) and all(
             _is_column(entry, rows) and _fits(entry, levels, 1)
@@ -325,6 +325,12 @@ def _fits(value: Any, levels: Levels, more: int = 0) -> bool:
     """Tell whether a value can be one of the declared levels, and `more` lists around it."""
     low, high = _depth(value)
     return low <= levels[1] + more and levels[0] + more <= high
+
+
+def _flat(value: Any, levels: Levels) -> Any:
+    """Return the values of a scalar output as one dimension where an array has one column of them."""
+    is_column = isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 1
+    return value[:, 0] if is_column and levels == (0, 0) else value
 
 
 def _is_sequence(value: Any) -> bool:

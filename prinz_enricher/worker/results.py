@@ -130,7 +130,9 @@ class OutputReader:
             OutputDiffers: The index is the input's, but has a row twice.
         """
         counts = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
-        if counts or len(index) != rows or not pd.api.types.is_integer_dtype(index.dtype) or index.hasnans:
+        # That of the input has no name: one with a name is a column of the model's.
+        own = index.name is not None or not pd.api.types.is_integer_dtype(index.dtype) or index.hasnans
+        if counts or own or len(index) != rows:
             return None
         labels = index.to_numpy(dtype=np.int64)
         if labels.min() < 0 or labels.max() >= rows:
@@ -149,9 +151,12 @@ def _table(names: list[str], columns: list[Any], *, counted: bool = False) -> Ta
 
 
 def _array(array: np.ndarray[Any, Any]) -> Any:
-    """Return an array of a special kind as a plain one: with a mask, with fields, or a matrix."""
+    """Return an array of a special kind as a plain one: with a mask, with fields, of texts of any length, a matrix."""
     if array.dtype.names is not None:
         return _table(list(array.dtype.names), [_array(array[name]) for name in array.dtype.names])
+    if array.dtype.kind == "T":
+        # numpy's own texts of any length, which Arrow does not know.
+        return array.astype(object)
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         held = array.data.astype(object)
         held[np.ma.getmaskarray(array)] = None

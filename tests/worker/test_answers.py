@@ -102,7 +102,11 @@ def test_an_index_that_has_a_row_twice_is_refused_unless_the_order_was_shown(ind
         assert read(result, 3, *ONE, trusted=True) == [[1.0, 2.0, 3.0]]
 
 
-@pytest.mark.parametrize("index", [[7, 3, 5], [1, 2, 3], ["a", "b", "c"], [0.5, 1.5, 0.0], [-1, 0, 1]])
+@pytest.mark.parametrize(
+    "index",
+    [[7, 3, 5], [1, 2, 3], ["a", "b", "c"], [0.5, 1.5, 0.0], [-1, 0, 1], pd.Index([2, 0, 1], name="customer")],
+    ids=str,
+)
 def test_an_index_of_the_model_s_own_says_nothing_of_the_rows(index: list[Any]) -> None:
     """Then their order counts, as it does for MLflow."""
     assert read(pd.Series([1.0, 2.0, 3.0], index=index), 3, *ONE) == [[1.0, 2.0, 3.0]]
@@ -217,6 +221,16 @@ def test_arrays_of_rows_are_known_from_another_number_of_rows() -> None:
     reader.read([np.array([1.0, 4.0]), np.array([2.0, 5.0]), np.array([3.0, 6.0])], 3)
     square = [np.array([1.0, 4.0]), np.array([2.0, 5.0])]
     assert reader.read(square, 2).to_pydict() == {"a": [1.0, 2.0], "b": [4.0, 5.0]}
+
+
+def test_columns_of_one_are_scalars() -> None:
+    """Deep learning's outputs have two dimensions, whatever is in them."""
+    columns = [np.array([[1.0], [2.0], [3.0]]), np.array([[4.0], [5.0], [6.0]])]
+    wanted = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert read(columns, 3, *TWO) == wanted
+    assert read(dict(zip("ab", columns, strict=True)), 3, *TWO) == wanted
+    assert read([array[:2] for array in columns], 2, *TWO) == [one[:2] for one in wanted]
+    assert read([array[:1] for array in columns], 1, *TWO) == [one[:1] for one in wanted]
 
 
 def test_outputs_of_several_ranks_leave_no_doubt() -> None:
