@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from .faults import InvalidRows
 from .fields import TYPE_KEY
+from .trial import UnfitModel
 from .values import column_values
 
 
@@ -41,8 +42,8 @@ _FRAME_LOADERS = frozenset(
 """Flavours whose predict takes a DataFrame, as MLflow documents it."""
 
 _NO_FORM = (
-    "the model has no signature and no input example, so that it is not known whether it takes a DataFrame; log it with"
-    " an input example, or with a signature"
+    "it has no signature and no input example, so that it is not known whether it takes a DataFrame; log it with an"
+    " input example, or with a signature"
 )
 
 
@@ -72,13 +73,13 @@ def undeclared_form(loader: str, example: Form | None) -> Form:
         example: The form of its example; None where it has none.
 
     Raises:
-        ValueError: It is not known.
+        UnfitModel: It is not known.
     """
     if example is not None:
         return example
     if loader in _FRAME_LOADERS:
         return Form.FRAME
-    raise ValueError(_NO_FORM)
+    raise UnfitModel(_NO_FORM)
 
 
 def shaped(form: Form, batch: pa.RecordBatch, fields: dict[str, pa.Field]) -> Any:

@@ -22,6 +22,7 @@ from tests.support.running_service import Service
 REGISTER = """
 import sys
 import mlflow
+import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
@@ -46,7 +47,8 @@ class Shows(mlflow.pyfunc.PythonModel):
         return [repr(value) for value in model_input["x"]]
 
 mlflow.pyfunc.log_model(
-    name="m", python_model=Shows(), registered_model_name="unsigned", pip_requirements=["mlflow"]
+    name="m", python_model=Shows(), registered_model_name="unsigned", pip_requirements=["mlflow"],
+    signature=False, input_example=pd.DataFrame({"x": ["a"]}),
 )
 
 for name, gate in (("slow", sys.argv[2]), ("later", sys.argv[3]), ("broken", "")):
@@ -157,7 +159,7 @@ def test_a_model_that_can_not_be_loaded_ends_it_at_once(gated: Service, tmp_path
     assert result.exit_code == 1
     assert "its weights are gone" in result.output
     assert "Name another version" in result.output
-    listed = CliRunner().invoke(group, ["models", "--address", gated.address]).output
+    listed = CliRunner(env={"COLUMNS": "2000"}).invoke(group, ["models", "--address", gated.address]).output
     with Client(gated.address) as client:
         (version,) = next(client.list_models('name = "broken"')).versions
     assert "its weights are gone" in version.state_message

@@ -1,6 +1,6 @@
 """What becomes of each form in which a model can answer: the table of docs/answers.md.
 
-`python -m tests.worker.answer_matrix` writes the page anew.
+`make docs` writes the page anew.
 """
 
 from __future__ import annotations

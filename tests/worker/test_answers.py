@@ -70,7 +70,7 @@ def test_each_form_is_right_or_refused_where_nothing_was_seen_at_load(form: str,
 
 
 def test_the_page_has_the_table_as_it_is() -> None:
-    """`python -m tests.worker.answer_matrix` writes it."""
+    """`make docs` writes it."""
     text = PAGE.read_text(encoding="utf-8")
     assert page(text) == text
     assert ROWS[1] == len(OUTPUTS["two outputs"][1])

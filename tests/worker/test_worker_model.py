@@ -378,7 +378,7 @@ def unsigned(save: Save, predict: Any, **options: Any) -> Saved:
 
 def test_a_model_without_signature_and_example_is_refused(save: Save) -> None:
     """Nothing tells whether it takes a DataFrame."""
-    with pytest.raises(ValueError, match="no signature and no input example"):
+    with pytest.raises(UnfitModel, match="no signature and no input example"):
         unsigned(save, lambda frame: frame.sum(axis=1))
 
 
