@@ -85,6 +85,8 @@ class AnswerReader:
         Raises:
             OutputDiffers: It is something else than was declared, or can be read in two ways.
         """
+        if self._names and _is_none(answer, self._only):
+            raise ValueMissing("no answer came back")
         columns = self._columns(answer, rows) if self._names else []
         for values, name in zip(columns, self._names, strict=True):
             if not _is_sequence(values):
@@ -122,7 +124,7 @@ class AnswerReader:
             if table.counted and len(names) == 1:
                 return columns
             return [[dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]]
-        if self._named and set(self._names) <= set(names):
+        if set(self._names) <= set(names) and (self._named or len(self._names) == len(names)):
             return [columns[names.index(name)] for name in self._names]
         by_place = table.counted or not self._named
         if self._only is not None:
@@ -147,7 +149,7 @@ class AnswerReader:
             if rows != 1:
                 raise OutputDiffers(f"one object came back for {rows} rows")
             return [[answer]]
-        if self._named:
+        if self._named or set(by_name) == set(self._names):
             if absent := [name for name in self._names if name not in by_name]:
                 raise _missing(absent)
             values = [by_name[name] for name in self._names]
@@ -215,14 +217,21 @@ class AnswerReader:
             # To MLflow each entry of a list is a row; lists of one value each for one row are just that.
             if (arrays or rows > 1) and len(answer) == rows and all(map(_is_sequence, answer)):
                 if not all(_is_column(entry, rows) for entry in answer):
-                    self._seen["a list"] = _ROWS
+                    self._note("a list", _ROWS)
                 self._choose("a list", _ROWS, _OUTPUTS)
             return [answer]
         if self._only is not None:
             levels = self._levels[0]
             # An array of the output, in a list of its own.
             alone = len(answer) == 1 and _is_column(answer[0], rows) and _fits(answer[0], levels, 1)
-            return answer if alone and not (rows == 1 and _fits(answer[0], levels)) else [answer]
+            if rows > 1 and (alone or len(answer) == rows):
+                self._note("a list", _OUTPUTS if alone else _ROWS)
+            elif alone and _fits(answer[0], levels) and levels[1] == math.inf:
+                alone = self._choose("a list", _ROWS, _OUTPUTS) is _OUTPUTS
+            elif alone and _fits(answer[0], levels):
+                # The only output of the only row, in whatever list.
+                alone = False
+            return answer if alone else [answer]
         if arrays and len(answer) == len(self._names):
             answer = list(map(_flat, answer, self._levels))
         by_rows = len(answer) == rows and all(self._is_row(entry) for entry in answer)
@@ -236,12 +245,12 @@ class AnswerReader:
             by_rows = self._choose("a list", _ROWS, _OUTPUTS, default) is _ROWS
         elif by_rows or by_outputs:
             # The shape alone shows it, whatever the rows.
-            self._seen["a list"] = _ROWS if by_rows else _OUTPUTS
+            self._note("a list", _ROWS if by_rows else _OUTPUTS)
         elif all(map(_is_sequence, answer)):
             raise OutputDiffers(f"lists of other lengths than the {len(self._names)} outputs came back")
         else:
             raise OutputDiffers(f"single values came back for {len(self._names)} outputs")
-        return list(zip(*answer, strict=True)) if by_rows and answer else answer or [[] for _ in self._names]
+        return list(zip(*answer, strict=True)) if by_rows else answer
 
     def _is_row(self, entry: Any) -> bool:
         return _is_column(entry, len(self._names)) and all(map(_fits, entry, self._levels))
@@ -253,12 +262,16 @@ class AnswerReader:
         alike = all(list(row) == names for row in objects)
         counted = names == [str(place) for place in range(len(names))]
         if self._undeclared:
-            unnamed = self._json and alike and names == ["0"]
-            return [[row["0"] for row in objects] if unnamed else answer]
+            # A Series without a name, or objects with that key: which one shows over several rows.
+            only_key = self._json and alike and names == ["0"]
+            if self.learning and self._json:
+                self._note("a key", "0" if only_key else "others")
+            return [[row["0"] for row in objects] if only_key and self._seen.get("a key") == "0" else answer]
         if self._only is not None and self._is_value(objects):
             is_series = self._json and alike and len(names) == 1 and _is_series(objects, names[0], self._only)
             return [[row[names[0]] for row in objects] if is_series else answer]
-        if self._named and (not any(objects) or any(name in row for row in objects for name in self._names)):
+        by_name = self._named or set(names) == set(self._names)
+        if by_name and (not any(objects) or any(name in row for row in objects for name in self._names)):
             return [self._of_name(objects, name) for name in self._names]
         by_place = self._json and alike and (counted or not self._named)
         if self._only is not None and alike:
@@ -282,14 +295,31 @@ class AnswerReader:
 
     def _learn(self, what: str, reading: str) -> None:
         if self.learning:
-            self._seen.setdefault(what, reading)
+            self._note(what, reading)
+
+    def _note(self, what: str, reading: str) -> None:
+        """Keep how a form is meant; a model that shows both shows nothing."""
+        self._seen[what] = reading if self._seen.get(what, reading) == reading else ""
 
     def _choose(self, what: str, one: str, other: str, default: str = "") -> str:
         """Return how an answer that can be read in two ways is meant."""
-        chosen = self._seen.get(what) or default
+        chosen = self._seen.get(what, default)
         if not chosen:
             raise _ambiguous(what, one, other)
         return chosen
+
+    def forget(self) -> None:
+        """Forget what was seen: of a form of the model's input that was only tried."""
+        self._seen = {}
+
+
+def _is_none(answer: Any, only: pa.Field | None) -> bool:
+    """Whether nothing came back; of one output an object without keys can be a value, and so can None."""
+    if isinstance(answer, Table):
+        return not answer.columns or not any(len(column) for column in answer.columns)
+    if answer is None or isinstance(answer, Mapping):
+        return only is None and not answer
+    return _is_sequence(answer) and not len(answer)
 
 
 def _declared_levels(field: pa.Field) -> Levels:

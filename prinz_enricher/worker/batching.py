@@ -8,6 +8,8 @@ other way round.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from .faults import OutputDiffers
+from .fields import is_any, is_nested
 
 _MOST_ROWS = 8
+
+_TELLING = 3
+"""Different answers from which on it is no chance that rows have one another's."""
 
 TOLERANCE = {pa.float64(): 1e-12, pa.float32(): 1e-5, pa.float16(): 1e-2}
 """How far apart two numbers may be, relative to the greater, that are the same but for rounding: a matrix product adds
@@ -38,11 +44,20 @@ class Sharing:
         shared: Whether those of several callers may.
         single: Whether each row must be in a call of its own: what a row gets among others depends on its place.
         why: Why that is so.
+        shown: Whether it was seen; False where no rows could be tried.
     """
 
     shared: bool
     single: bool
     why: str
+    shown: bool = True
+
+    @property
+    def note(self) -> str:
+        """What people should know of it; empty where calls are shared, or nothing was seen."""
+        if self.shared or not self.shown:
+            return ""
+        return f"{'rows' if self.single else 'calls'} are scored one at a time: {self.why}"
 
 
 def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> Sharing:
@@ -57,38 +72,55 @@ def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -
         RowsExchanged: The model answers the right rows in the wrong order.
     """
     why = "there are no two sample rows to show it with"
-    for rows in _trials(samples):
-        try:
-            alone = [score(rows.slice(i, 1)) for i in range(rows.num_rows)]
-        except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-            why = f"the model raises {type(exc).__name__} on sample rows"
-            continue
-        try:
-            together = _apart(score(rows))
-            # Back in the order of the others.
-            reversed_ = _apart(score(rows.take(pa.array(range(rows.num_rows)[::-1]))))[::-1]
-        except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-            why = (
-                str(exc) if isinstance(exc, OutputDiffers) else f"the model raises {type(exc).__name__} on several rows"
-            )
-            return Sharing(shared=False, single=True, why=why)
-        if _all_same(together, alone, exact=exact) and _all_same(reversed_, alone, exact=exact):
-            return Sharing(shared=True, single=False, why=f"shown on {rows.num_rows} sample rows")
-        if not _all_same([score(rows.slice(i, 1)) for i in range(rows.num_rows)], alone, exact=exact):
-            why = "the model gives the same row another answer each time"
-            return Sharing(shared=False, single=False, why=why)
-        if _is_exchange(together, alone) or _is_exchange(reversed_, alone):
-            raise RowsExchanged(
-                "it gives rows the answers of other rows: they come back in another order; return them in the order"
-                " of the input, or with its index"
-            )
-        # Where its place does not matter, its company does: that is what the author means by several rows.
-        by_place = not _all_same(together, reversed_, exact=exact)
-        why = f"the model gives a row another answer among others than alone{', by its place' if by_place else ''}"
-        return Sharing(shared=False, single=by_place, why=why)
-    if not _trials(samples):
+    trials = _trials(samples)
+    for rows in trials:
+        sharing = _try(score, rows, exact=exact)
+        if sharing.shown and sharing.shared and sharing.why == _SAME:
+            # Rows that all get the same answer show nothing: others may.
+            other = _try(score, _unlike(rows), exact=exact)
+            return other if other.shown else sharing
+        if sharing.shown:
+            return sharing
+        why = sharing.why
+    if not trials:
         _warm(score, samples)
-    return Sharing(shared=False, single=False, why=why)
+    return Sharing(shared=False, single=False, why=why, shown=False)
+
+
+_SAME = "shown on sample rows that all get the same answer"
+
+
+def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
+    """Score rows alone, together, and together the other way round."""
+    try:
+        alone = [score(rows.slice(i, 1)) for i in range(rows.num_rows)]
+    except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+        why = f"the model raises {type(exc).__name__} on sample rows"
+        return Sharing(shared=False, single=False, why=why, shown=False)
+    try:
+        together = _apart(score(rows))
+        # Back in the order of the others.
+        reversed_ = _apart(score(rows.take(pa.array(range(rows.num_rows)[::-1]))))[::-1]
+    except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+        why = str(exc) if isinstance(exc, OutputDiffers) else f"the model raises {type(exc).__name__} on several rows"
+        return Sharing(shared=False, single=True, why=why)
+    if _all_same(together, alone, exact=exact) and _all_same(reversed_, alone, exact=exact):
+        same = all(_same(alone[0], one, exact=True) for one in alone)
+        return Sharing(shared=True, single=False, why=_SAME if same else f"shown on {rows.num_rows} sample rows")
+    if not _all_same([score(rows.slice(i, 1)) for i in range(rows.num_rows)], alone, exact=exact):
+        return Sharing(shared=False, single=False, why="the model gives the same row another answer each time")
+    moved = not (_all_same(together, alone, exact=False) and _all_same(reversed_, alone, exact=False))
+    permuted = moved and _is_permuted(together, alone) and _is_permuted(reversed_, alone)
+    # Of a few labels it may be chance.
+    if permuted and _distinct(alone) >= min(_TELLING, rows.num_rows):
+        raise RowsExchanged(
+            "it gives rows the answers of other rows: they come back in another order; return them in the order of the"
+            " input, or with its index"
+        )
+    # Where its place does not matter, its company does: that is what the author means by several rows.
+    by_place = permuted or not _all_same(together, reversed_, exact=False)
+    why = f"the model gives a row another answer among others than alone{', by its place' if by_place else ''}"
+    return Sharing(shared=False, single=by_place, why=why)
 
 
 def _apart(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -99,16 +131,19 @@ def _all_same(some: list[pa.RecordBatch], others: list[pa.RecordBatch], *, exact
     return all(_same(one, other, exact=exact) for one, other in zip(some, others, strict=True))
 
 
-def _is_exchange(together: list[pa.RecordBatch], alone: list[pa.RecordBatch]) -> bool:
-    """Tell whether rows that differ from what they are alone have one another's answers."""
-    moved = [i for i, (one, own) in enumerate(zip(together, alone, strict=True)) if not _same(one, own, exact=False)]
-    left = list(moved)
-    for i in moved:
-        found = next((j for j in left if _same(together[i], alone[j], exact=False)), None)
+def _is_permuted(together: list[pa.RecordBatch], alone: list[pa.RecordBatch]) -> bool:
+    """Tell whether rows have the answers that they have alone, or one another's."""
+    left = list(alone)
+    for one in together:
+        found = next((place for place, own in enumerate(left) if _same(one, own, exact=False)), None)
         if found is None:
             return False
-        left.remove(found)
-    return bool(moved)
+        del left[found]
+    return True
+
+
+def _distinct(answers: list[pa.RecordBatch]) -> int:
+    return sum(not any(_same(one, other, exact=False) for other in answers[:i]) for i, one in enumerate(answers))
 
 
 def _warm(score: Score, samples: Sequence[pa.RecordBatch]) -> None:
@@ -133,17 +168,26 @@ def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
 
 def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Return rows, and after them each with other numbers; the rows themselves where there are no numbers."""
+    return _followed(
+        rows, lambda values: values * 1.5 + 1.0, lambda values: np.where(values > 0, values - 1, values + 1)
+    )
+
+
+def _unlike(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows, and after them each with numbers of the other sign and another magnitude."""
+    return _followed(rows, lambda values: values * -100.0 - 1.0, lambda values: -(values // 2) - 1)
+
+
+def _followed(rows: pa.RecordBatch, floats: Callable[[Any], Any], wholes: Callable[[Any], Any]) -> pa.RecordBatch:
     changed = False
     arrays = []
     for array in rows.columns:
         if pa.types.is_floating(array.type) and array.type != pa.float16():
-            values = array.to_numpy(zero_copy_only=False)
-            arrays.append(pa.array(np.nan_to_num(values) * 1.5 + 1.0, array.type))
+            arrays.append(pa.array(floats(np.nan_to_num(array.to_numpy(zero_copy_only=False))), array.type))
             changed = True
         elif pa.types.is_integer(array.type) and not array.null_count:
             values = array.to_numpy()
-            # One step down from the greatest, so that it stays inside of its type.
-            arrays.append(pa.array(np.where(values > 0, values - 1, values + 1).astype(values.dtype), array.type))
+            arrays.append(pa.array(wholes(values).astype(values.dtype), array.type))
             changed = True
         else:
             arrays.append(array)
@@ -154,36 +198,50 @@ def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _same(one: pa.RecordBatch, other: pa.RecordBatch, *, exact: bool) -> bool:
-    return all(_same_column(a, b, exact=exact) for a, b in zip(one.columns, other.columns, strict=True))
+    if one.serialize().equals(other.serialize()):
+        return True
+    return all(
+        _alike(a[0].as_py(), b[0].as_py(), field, exact=exact)
+        for a, b, field in zip(one.columns, other.columns, one.schema, strict=True)
+    )
 
 
-def _same_column(one: pa.Array, other: pa.Array, *, exact: bool) -> bool:
-    tolerance = TOLERANCE.get(one.type)
-    if tolerance is not None and not exact:
-        return _close(one.to_numpy(zero_copy_only=False), other.to_numpy(zero_copy_only=False), tolerance)
-    if pa.types.is_fixed_size_list(one.type) or pa.types.is_list(one.type):
-        lengths = one.value_lengths() if pa.types.is_list(one.type) else None
-        if one.null_count or other.null_count or (lengths is not None and not lengths.equals(other.value_lengths())):
-            return _equal(one, other)
-        return _same_column(one.flatten(), other.flatten(), exact=exact)
-    return _equal(one, other)
+def _alike(one: Any, other: Any, field: pa.Field, *, exact: bool) -> bool:
+    """Compare two values of a type: NaN is NaN, and 0.0 is not -0.0 where every bit counts."""
+    kind = field.type
+    if one is None or other is None:
+        return one is other
+    if is_any(field):
+        return _alike_json(json.loads(one), json.loads(other), exact=exact)
+    if kind in TOLERANCE:
+        return _near(float(one), float(other), 0.0 if exact else TOLERANCE[kind])
+    if pa.types.is_struct(kind):
+        return all(_alike(one[child.name], other[child.name], child, exact=exact) for child in kind)
+    if pa.types.is_map(kind):
+        item = kind.item_field
+        return [key for key, _ in one] == [key for key, _ in other] and all(
+            _alike(a, b, item, exact=exact) for (_, a), (_, b) in zip(one, other, strict=True)
+        )
+    if is_nested(kind):
+        return len(one) == len(other) and all(
+            _alike(a, b, kind.value_field, exact=exact) for a, b in zip(one, other, strict=True)
+        )
+    return bool(one == other)
 
 
-def _equal(one: pa.Array, other: pa.Array) -> bool:
-    """Compare bit by bit: to Arrow no NaN equals another, and 0.0 equals -0.0."""
-    if one.type in TOLERANCE:
-        return one.is_null().equals(other.is_null()) and _bits(one) == _bits(other)
-    return bool(one.equals(other))
+def _alike_json(one: Any, other: Any, *, exact: bool) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return _near(one, other, 0.0 if exact else TOLERANCE[pa.float64()])
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_alike_json(a, b, exact=exact) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike_json(one[key], other[key], exact=exact) for key in one)
+    return type(one) is type(other) and one == other
 
 
-def _bits(array: pa.Array) -> bytes:
-    values: Any = array.fill_null(0.0).to_numpy(zero_copy_only=False)
-    return bytes(values.tobytes())
-
-
-def _close(one: Any, other: Any, tolerance: float) -> bool:
-    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        # Of two infinities the difference is as large as any tolerance of them.
-        near = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b)))
-    return bool(np.all(near | (a == b) | (np.isnan(a) & np.isnan(b))))
+def _near(one: float, other: float, tolerance: float) -> bool:
+    if not math.isfinite(one) or not math.isfinite(other):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    if tolerance:
+        return abs(one - other) <= tolerance * max(abs(one), abs(other))
+    return one == other and math.copysign(1.0, one) == math.copysign(1.0, other)

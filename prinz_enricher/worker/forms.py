@@ -37,7 +37,10 @@ class Form(Enum):
 
 _FRAME_LOADERS = frozenset(
     f"mlflow.{name}"
-    for name in ("sklearn", "xgboost", "lightgbm", "catboost", "statsmodels", "prophet", "onnx", "pytorch", "spark")
+    for name in (
+        *("sklearn", "xgboost", "lightgbm", "catboost", "h2o", "statsmodels", "prophet", "spark", "shap", "spacy"),
+        *("onnx", "pytorch", "tensorflow", "keras", "paddle"),
+    )
 )
 """Flavours whose predict takes a DataFrame, as MLflow documents it."""
 
@@ -82,13 +85,14 @@ def undeclared_form(loader: str, example: Form | None) -> Form:
     raise UnfitModel(_NO_FORM)
 
 
-def shaped(form: Form, batch: pa.RecordBatch, fields: dict[str, pa.Field]) -> Any:
+def shaped(form: Form, batch: pa.RecordBatch, fields: dict[str, pa.Field], like: Any = None) -> Any:
     """Return rows in a form other than a DataFrame, as Python's own values.
 
     Args:
         form: LIST, RECORDS, ARRAY, or with one row DICT or VALUE.
         batch: The rows.
         fields: The field of each declared column; a column without one holds JSON.
+        like: The example; of an array it tells the dtype, and the shape of a row.
 
     Raises:
         InvalidRows: The columns do not fit the form.
@@ -105,7 +109,28 @@ def shaped(form: Form, batch: pa.RecordBatch, fields: dict[str, pa.Field]) -> An
         raise InvalidRows(f"the model takes {form.value}, by its input example: send one column, whose values it gets")
     if form.single:
         return rows[0]
-    return np.array(rows) if form is Form.ARRAY else rows
+    return _array_like(rows, np.asarray(like)) if form is Form.ARRAY else rows
+
+
+def _array_like(rows: list[Any], like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # Texts may be longer than those of the example.
+    dtype = like.dtype.type if like.dtype.kind in "US" else like.dtype
+    try:
+        array = np.array(rows, dtype=dtype)
+    except (TypeError, ValueError, OverflowError):
+        array = np.empty(0)
+    if array.shape != (len(rows), *like.shape[1:]) or not _holds(array.tolist(), rows):
+        shape = f" of the shape {like.shape[1:]}" if like.ndim > 1 else ""
+        raise InvalidRows(f"the model takes an array, by its input example: send {like.dtype.name} values{shape} a row")
+    return array
+
+
+def _holds(held: Any, given: Any) -> bool:
+    """Tell whether an array has the values that were given, each unchanged: to Python 1 is True, and NaN is not NaN."""
+    if isinstance(given, list):
+        return isinstance(held, list) and all(map(_holds, held, given))
+    both_nan = held != held and given != given  # noqa: PLR0124 - that is what tells a NaN
+    return isinstance(held, bool) == isinstance(given, bool) and bool(held == given or both_nan)
 
 
 _JSON = pa.field("", pa.utf8(), metadata={TYPE_KEY: b"any"})

@@ -7,12 +7,13 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from .arrays import takes_array
-from .batching import RowsExchanged, may_share
+from .batching import RowsExchanged, Sharing, may_share
 from .faults import InvalidRows
 from .forms import Form, bare, form_of_example, shaped, undeclared_form
 from .frame import InputBuilder
@@ -23,6 +24,9 @@ from .samples import example_batch, input_example
 from .trial import Sample, UnfitModel, check_answers
 
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
+
+_TRIED_ROWS = 4
+"""Of a caller's request that are scored alone as well, where no sample showed what several rows are."""
 
 
 class LoadedModel:
@@ -37,9 +41,7 @@ class LoadedModel:
         path: `array`, `short` or `full`.
         why: Why it is that path.
         outputs: The schema of the scores.
-        batching: Whether rows of several callers may share a call; set by `warm`.
-        single: Whether each row is scored by a call of its own, also those of one caller.
-        batching_why: Why that is so.
+        sharing: Which rows may be in one call; set by `warm`.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class LoadedModel:
         self._example = input_example(self._pyfunc, folder)
         self._form = Form.FRAME
         self.path, self.why = "full", "not proven"
-        self.batching, self.single, self.batching_why = False, False, "not tried"
+        self.sharing = Sharing(shared=False, single=False, why="not tried", shown=False)
+        self._exact = False
         self._predict: _Predict = self._pyfunc.predict
         self._build: Callable[[pa.RecordBatch], Any] = self._inputs.build
         self._samples = self._find_samples(declared_in, inputs)
         with self._outputs.trying():
             self._choose_path(declared_in, inputs)
+        self._outputs.answers.forget()
 
     def _choose_path(self, declared: Any, inputs: pa.Schema) -> None:
         """Find out in what form the model takes its rows, and the shortest way to call it."""
@@ -102,7 +106,7 @@ class LoadedModel:
             self.why = "MLflow's own checks are cheap for it"
         elif _tells(metadata, "_is_type_hint_from_example"):
             self.why = "MLflow converts the input to the form of the example"
-        elif example not in (None, Form.FRAME) and self._prefers(example):
+        elif example is not None and self._prefers(example):
             self._form = example
         else:
             self._prove(declared, inputs)
@@ -111,23 +115,29 @@ class LoadedModel:
         if self._form is not Form.FRAME:
             self.path, self.why = "short", f"it takes {self._form.value}, as its input example"
             self._predict = self._short_path()
-            self._build = lambda batch: shaped(self._form, batch, self._fields)
-        self.single = self._form.single
+            like = self._example and self._example[1]
+            self._build = lambda batch: shaped(self._form, batch, self._fields, like)
 
     def _prefers(self, form: Form) -> bool:
-        """Whether the model answers its example as declared in the example's form, and otherwise as a DataFrame."""
+        """Whether the model answers its example as declared in the example's form, and differently as a DataFrame."""
+        example = next((sample.rows.slice(0, 1) for sample in self._samples if sample.example), None)
+        if form is Form.FRAME or example is None:
+            return False
         predict = self._short_path()
-        for sample in self._samples:
-            rows = sample.rows.slice(0, 1)
-            try:
-                own = self._outputs.read(predict(shaped(form, rows, self._fields), None), 1)
-            except Exception:  # noqa: BLE001 - a model raises what it likes
-                return False
-            try:
-                return not same_bits(own, self._outputs.read(self._pyfunc.predict(self._inputs.build(rows)), 1))
-            except Exception:  # noqa: BLE001 - a model raises what it likes
-                return True
-        return False
+
+        def in_frame() -> pa.RecordBatch:
+            return self._outputs.read(self._pyfunc.predict(self._inputs.build(example)), 1)
+
+        try:
+            own = self._outputs.read(predict(shaped(form, example, self._fields), None), 1)
+        except Exception:  # noqa: BLE001 - a model raises what it likes
+            return False
+        try:
+            framed = in_frame()
+            # One that answers by chance answers differently in any form.
+            return not same_bits(own, framed) and same_bits(framed, in_frame())
+        except Exception:  # noqa: BLE001 - a model raises what it likes
+            return True
 
     def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         """Score one or more rows.
@@ -136,15 +146,31 @@ class LoadedModel:
             WorkerFault: The rows can't be held, or the answer is not what is declared.
             BaseException: Whatever the model raises.
         """
-        if self.single and batch.num_rows > 1:
-            parts = [self.score(batch.slice(place, 1), params) for place in range(batch.num_rows)]
-            return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+        if batch.num_rows > 1:
+            if not self.sharing.shown:
+                self._try_on(batch, params)
+            if self.sharing.single or not self.sharing.shown:
+                parts = [self._score(batch.slice(place, 1), params) for place in range(batch.num_rows)]
+                return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+        return self._score(batch, params)
+
+    def _score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         return self._outputs.read(self.predict(batch, params), batch.num_rows)
+
+    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> None:
+        """See on the first rows of a caller what none of the samples showed."""
+        with self._outputs.trying():
+            try:
+                sharing = self._shares([batch.slice(0, _TRIED_ROWS)], params)
+            except RowsExchanged as exc:
+                sharing = Sharing(shared=False, single=True, why=str(exc))
+        # Who shares calls was settled when the version was loaded.
+        self.sharing = replace(sharing, shared=False)
 
     @property
     def takes_array(self) -> bool:
         """Whether rows of doubles may be scored as an array."""
-        return self.path == "array" and self._all_doubles and not self.single
+        return self.path == "array" and self._all_doubles and not self.sharing.single
 
     def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
         """Score rows as `score` does, without Arrow; only where `takes_array`.
@@ -173,21 +199,22 @@ class LoadedModel:
         Raises:
             UnfitModel: Its answers are not what it declares, or belong to other rows, or it fails on its own example.
         """
-
-        def score(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return self.score(rows, params)
-
+        self._exact = exact
+        if self._form.single:
+            why = f"it takes {self._form.value}, as its input example"
+            self.sharing = Sharing(shared=False, single=True, why=why)
         with self._outputs.trying():
-            check_answers(score, self._samples)
-            if self.single:
-                self.batching_why = f"it takes {self._form.value}"
+            check_answers(lambda rows: (self.score if self._form.single else self._score)(rows, params), self._samples)
+            if self._form.single:
                 return
             try:
-                sharing = may_share(score, [sample.rows for sample in self._samples], exact=exact)
+                self.sharing = self._shares([sample.rows for sample in self._samples], params)
             except RowsExchanged as exc:
                 raise UnfitModel(str(exc)) from exc
-        self.batching, self.single, self.batching_why = sharing.shared, sharing.single, sharing.why
-        self._outputs.trusts_places = sharing.shared
+        self._outputs.trusts_places = self.sharing.shared and self._outputs.has_doubles
+
+    def _shares(self, samples: Sequence[pa.RecordBatch], params: dict[str, Any] | None) -> Sharing:
+        return may_share(lambda rows: self._score(rows, params), samples, exact=self._exact)
 
     def observe(self, rows: pa.RecordBatch, params: dict[str, Any] | None) -> str | None:
         """Return the outputs that the model gives for some rows, as MLflow infers them: the JSON of a schema.

@@ -283,7 +283,8 @@ def _scalar(value: Any, kind: pa.DataType, field: pa.Field) -> Any:
             return _of_numpy(_one(value, field), kind, field)[0].as_py()
     elif pa.types.is_string(kind):
         if isinstance(value, str):
-            return str(value)
+            # Of an enumeration, its value.
+            return str.__str__(value)
     elif pa.types.is_binary(kind) and isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise _not_a(type(value).__name__, field)

@@ -29,6 +29,7 @@ class OutputReader:
         answers: Takes a result apart.
         trusts_places: Whether rows are taken in their order where an index has some of them twice, as that of frames
             of one row each that were put together; else such a result is refused.
+        has_doubles: Whether such an index was seen.
     """
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = ()) -> None:
@@ -42,7 +43,8 @@ class OutputReader:
         self._schema = schema
         self._one_double = schema.types == [pa.float64()]
         self.answers = AnswerReader(schema, named=named, required=required)
-        self.trusts_places = False
+        self.trusts_places = self.has_doubles = False
+        self._has_own_index = False
 
     @contextlib.contextmanager
     def trying(self) -> Iterator[None]:
@@ -86,7 +88,11 @@ class OutputReader:
         if isinstance(form, Mapping):
             return {name: self._plain(values, rows) for name, values in form.items()}
         if isinstance(form, list | tuple):
-            return form if _BUILTIN.issuperset(map(type, form)) else [self._entry(one, rows) for one in form]
+            if _BUILTIN.issuperset(map(type, form)):
+                return form
+            # Series of as many outputs as rows could be of either.
+            of_outputs = len(form) == len(self._schema) != rows
+            return [self._entry(one, rows if of_outputs else 0) for one in form]
         if isinstance(form, pd.DataFrame):
             order = self._order(form.index, rows)
             frame = form if order is None else form.take(order)
@@ -99,7 +105,7 @@ class OutputReader:
         return form
 
     def _entry(self, value: Any, rows: int) -> Any:
-        """Return an entry of a list: one row, or the values of one output."""
+        """Return an entry of a list: one row, or with the number of rows the values of one output."""
         if isinstance(value, pd.Series) and not pd.api.types.is_integer_dtype(value.index.dtype):
             # A row of a frame, with the names of its columns.
             return value.to_dict()
@@ -136,10 +142,13 @@ class OutputReader:
             return None
         labels = index.to_numpy(dtype=np.int64)
         if labels.min() < 0 or labels.max() >= rows:
-            # An index of the model's own.
+            self._has_own_index = True
+        if self._has_own_index:
+            # The model's labels are others than the input's, also where they happen to be such numbers.
             return None
         order = np.argsort(labels, kind="stable")
         if not np.array_equal(labels[order], np.arange(rows)):
+            self.has_doubles = True
             if self.trusts_places:
                 return None
             raise OutputDiffers("the index of the answer has a row twice and another one not at all; reset the index")

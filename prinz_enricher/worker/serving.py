@@ -111,7 +111,7 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _A
     stage = "import"
     try:
         if failure is not None:
-            raise failure  # noqa: TRY301 - it is told like any other
+            raise failure  # noqa: TRY301 - it is reported like any other
         import mlflow
 
         from .model import LoadedModel
@@ -143,9 +143,9 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _A
         "pid": os.getpid(),
         "path": model.path,
         "why": model.why,
-        "batching": model.batching,
-        "single": model.single,
-        "batching_why": model.batching_why,
+        "batching": model.sharing.shared,
+        "batching_why": model.sharing.why,
+        "note": model.sharing.note,
         "python": platform.python_version(),
         "mlflow": mlflow.__version__,
         "seconds": dict(zip(("import", "wait", "confine", "load", "warm"), spans, strict=True)),

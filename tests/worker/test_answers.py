@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -320,6 +321,13 @@ def test_keys_that_are_the_same_as_text_are_refused() -> None:
 # Values.
 
 
+class Label(str, Enum):  # noqa: UP042 - as models have them
+    """Labels that are texts."""
+
+    SPAM = "spam"
+    HAM = "ham"
+
+
 @pytest.mark.parametrize(
     ("result", "field", "wanted"),
     [
@@ -331,6 +339,8 @@ def test_keys_that_are_the_same_as_text_are_refused() -> None:
         ([np.float16(0.5), 2], ONE[0], [0.5, 2.0]),
         ([Decimal("0.1"), None], ANY[0], ["0.1", None]),
         (np.ma.masked_array([1.0, 99.0], mask=[False, True]), pa.field("y", pa.int64()), [1, None]),
+        ([Label.SPAM, Label.HAM], pa.field("y", pa.utf8()), ["spam", "ham"]),
+        (pd.Series([Label.SPAM, Label.HAM]), pa.field("y", pa.utf8()), ["spam", "ham"]),
     ],
 )
 def test_exact_numbers_of_another_type_are_taken(result: Any, field: pa.Field, wanted: list[Any]) -> None:

@@ -121,7 +121,7 @@ def test_without_two_rows_nothing_is_shown() -> None:
         return scores([1.0] * batch.num_rows)
 
     one_text = pa.RecordBatch.from_arrays([pa.array(["a"])], names=["x"])
-    nothing = Sharing(shared=False, single=False, why="there are no two sample rows to show it with")
+    nothing = Sharing(shared=False, single=False, why="there are no two sample rows to show it with", shown=False)
     assert may_share(model, [one_text], exact=False) == nothing
     assert asked == [1]
     assert may_share(model, [], exact=False) == nothing

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 import yaml
 from sklearn.compose import make_column_transformer
-from sklearn.linear_model import ElasticNet, LogisticRegression
+from sklearn.linear_model import ElasticNet, LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
 from prinz_enricher.signature.mlflow_json import with_outputs
+from prinz_enricher.worker.batching import Sharing
 from prinz_enricher.worker.faults import InvalidRows, OutputDiffers
 from prinz_enricher.worker.forms import Form
 from prinz_enricher.worker.model import LoadedModel
@@ -250,8 +251,14 @@ KNOWN = {7.0: 3, 8.0: 4}
         lambda frame: [KNOWN.get(one) for one in frame["x"]],
         lambda frame: frame["x"].map(KNOWN),
         lambda frame: frame[frame["x"].isin(KNOWN)].replace(KNOWN)["x"],
+        lambda frame: (
+            pd.DataFrame({"y": [KNOWN.get(one) for one in frame["x"]]})
+            if KNOWN.keys() & {*frame["x"]}
+            else pd.DataFrame()
+        ),
+        lambda frame: [KNOWN.get(one) for one in frame["x"]] if KNOWN.keys() & {*frame["x"]} else [],
     ],
-    ids=["None", "NaN", "rows left out"],
+    ids=["None", "NaN", "rows left out", "no frame", "no list"],
 )
 def test_an_answer_that_is_missing_for_made_rows_says_nothing(save: Save, predict: Any) -> None:
     """They can be nonsense to a model; of real rows, and of the author's own example, it is a mismatch."""
@@ -314,7 +321,7 @@ def test_a_model_whose_answer_keeps_the_index_is_shared(save: Save, predict: Any
     """Each row gets its own, whatever the order of the answer."""
     saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")))
     saved.loaded.warm()
-    assert saved.loaded.batching, saved.loaded.batching_why
+    assert saved.loaded.sharing.shared, saved.loaded.sharing.why
     assert saved.score([3.0, 1.0, 2.0]) == [30.0, 10.0, 20.0]
     assert saved.score([4.0]) == [40.0]
 
@@ -333,8 +340,136 @@ def test_a_model_made_for_one_row_gets_one_row_at_a_time(save: Save, predict: An
     """So a request of several rows is right as well."""
     saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")))
     saved.loaded.warm()
-    assert (saved.loaded.batching, saved.loaded.single) == (False, True)
+    assert (saved.loaded.sharing.shared, saved.loaded.sharing.single) == (False, True)
     assert saved.score([3.0, 1.0, 2.0]) == [30.0, 10.0, 20.0]
+
+
+KEYS = {"cat": 1.0, "dog": 2.0, "eel": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("predict", "keys", "wanted"),
+    [
+        (lambda frame: sorted(KEYS[one] for one in frame["k"]), ["dog", "cat", "eel"], [2.0, 1.0, 3.0]),
+        (lambda frame: [KEYS[frame["k"].iloc[0]]] * len(frame), ["dog", "cat"], [2.0, 1.0]),
+        (lambda frame: KEYS[frame["k"].item()], ["eel", "cat"], [3.0, 1.0]),
+        (lambda frame: [KEYS[one] for one in frame["k"]], ["dog", "cat"], [2.0, 1.0]),
+    ],
+    ids=["sorted", "first row for all", "one row or nothing", "each its own"],
+)
+def test_several_rows_of_a_caller_are_tried_where_no_sample_could_be(
+    save: Save, predict: Any, keys: list[str], wanted: list[float]
+) -> None:
+    """The model raises on rows that were made up, so that its first rows show what it does with several."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(Schema([ColSpec("string", "k")]), Schema([ColSpec("double", "y")]))
+    saved = save("pyfunc", python_model(lambda frame, _: predict(frame)), signature=signature)
+    saved.loaded.warm()
+    assert saved.loaded.sharing == Sharing(
+        shared=False, single=False, why="the model raises KeyError on sample rows", shown=False
+    )
+    assert saved.score(keys) == wanted
+    assert saved.score(keys[::-1]) == wanted[::-1]
+    with pytest.raises(KeyError):
+        saved.score([*keys, "fox"])
+
+
+def test_lists_of_rows_are_told_from_lists_of_outputs_by_single_rows(save: Save) -> None:
+    """Where no sample could be tried, the first request of as many rows as outputs is read right all the same."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        Schema([ColSpec("string", "k")]), Schema([ColSpec("double", "p"), ColSpec("double", "q")])
+    )
+    by_rows = python_model(lambda frame, _: [np.array([KEYS[one], -KEYS[one]]) for one in frame["k"]])
+    saved = save("pyfunc", by_rows, signature=signature)
+    saved.loaded.warm()
+    got = saved.loaded.score(saved.batch(["cat", "dog"]), None)
+    assert got.to_pydict() == {"p": [1.0, 2.0], "q": [-1.0, -2.0]}
+
+
+def test_rows_of_a_join_that_lost_one_and_doubled_another_are_refused(save: Save) -> None:
+    """The index of the answer shows it, though there are as many rows; clean keys at load do not vouch for others."""
+    lookup = pd.DataFrame({"y": [1.0, 2.0, 71.0, 72.0]}, index=[1.0, 2.0, 7.0, 7.0])
+    model = python_model(lambda frame, _: frame.join(lookup, on="x", how="inner")[["y"]])
+    saved = save("pyfunc", model, signature=declared(("double", "y")), input_example=ONE)
+    saved.loaded.warm()
+    assert saved.score([2.0, 1.0]) == [2.0, 1.0]
+    with pytest.raises(OutputDiffers, match="a row twice"):
+        saved.score([7.0, 99.0])
+
+
+def test_an_index_of_the_model_s_own_stays_one_where_it_looks_like_the_input_s(save: Save) -> None:
+    """It was seen at load that the answer's labels are no places."""
+    model = python_model(
+        lambda frame, _: pd.DataFrame({"y": frame["x"] * 10}).set_index(frame["x"].astype(int).to_numpy())
+    )
+    saved = save(
+        "pyfunc", model, signature=declared(("double", "y")), input_example=pd.DataFrame({"x": [101.0, 202.0]})
+    )
+    saved.loaded.warm()
+    assert saved.score([1.0, 0.0]) == [10.0, 0.0]
+
+
+def test_answers_that_are_all_the_same_show_nothing(save: Save) -> None:
+    """Rows of another sign and size are tried, where each sample gets the same label."""
+    model = python_model(lambda frame, _: [bool(frame["x"].iloc[0] < 0)] * len(frame))
+    saved = save("pyfunc", model, signature=declared(("boolean", "y")), input_example=ONE)
+    saved.loaded.warm()
+    assert (saved.loaded.sharing.shared, saved.loaded.sharing.single) == (False, True)
+    assert saved.score([1.0, -200.0]) == [False, True]
+
+
+def test_labels_that_rows_share_are_no_proof_of_an_exchange(save: Save) -> None:
+    """A model that compares a row with the one before is right row by row."""
+    model = python_model(lambda frame, _: (frame["x"] - frame["x"].shift(fill_value=2.0)) > 0)
+    example = pd.DataFrame({"x": [3.0, 1.0, 2.0]})
+    saved = save("pyfunc", model, signature=declared(("boolean", "y")), input_example=example)
+    saved.loaded.warm()
+    assert (saved.loaded.sharing.shared, saved.loaded.sharing.single) == (False, True)
+    assert saved.score([3.0, 1.0, 2.5]) == [True, False, True]
+
+
+def test_rounding_counts_as_the_same_in_answers_of_any_type(save: Save) -> None:
+    """Numbers that travel as JSON, and NaN in objects, are compared like others."""
+    wide = pd.DataFrame(RANDOM.normal(size=(50, 40)), columns=[f"c{place}" for place in range(40)])
+    model = LinearRegression().fit(wide, wide.sum(axis=1))
+    saved = save("sklearn", model, signature=False, input_example=wide.head(5))
+    saved.loaded.warm()
+    assert saved.loaded.sharing.shared, saved.loaded.sharing.why
+
+
+@pytest.mark.parametrize(
+    ("example", "rows", "refused"),
+    [
+        (np.array([1.5, 2.5]), [1, 0.5], [[2**53 + 1, 0.5], [True, 0.5], ["a", 0.5], [[1.0], [2.0]], [None, 1.0]]),
+        (np.array([1, 2]), [3, 4.0], [[1.5, 2], [2**70, 1], [True, 1]]),
+        (np.array(["a", "b"]), ["longer", "c"], [[1, "a"], [None, "a"]]),
+        (np.ones((2, 2)), [[1.0, 2.0], [3.0, 4.0]], [[[1.0], [2.0]], [[1.0], [2.0, 3.0]], [1.0, 2.0]]),
+    ],
+    ids=["doubles", "whole numbers", "texts", "rows of two"],
+)
+def test_an_array_holds_the_very_values_or_is_refused(
+    save: Save, example: Any, rows: list[Any], refused: list[Any]
+) -> None:
+    """It has the dtype and the shape of the example, whatever else is in the same call."""
+    saved = unsigned(
+        save, lambda array: [str(one) for one in array.reshape(len(array), -1)[:, 0]], input_example=example
+    )
+    saved.loaded.warm()
+    wanted = [str(one) for one in np.array(rows, dtype=example.dtype.type).reshape(len(rows), -1)[:, 0]]
+
+    def score(values: list[Any]) -> list[Any]:
+        batch = pa.RecordBatch.from_pydict({"any": [json.dumps(value) for value in values]})
+        return [json.loads(text) for text in saved.loaded.score(batch, None).column(0).to_pylist()]
+
+    assert score(rows) == wanted
+    for values in refused:
+        with pytest.raises(InvalidRows, match="the model takes an array"):
+            score(values)
 
 
 # The form of the input.

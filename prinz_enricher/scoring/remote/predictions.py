@@ -113,8 +113,10 @@ def observed_outputs(content: bytes) -> str | None:
     except (NotPredictions, OutputDiffers):
         return None
     if isinstance(predictions, dict):
-        lists = predictions and all(isinstance(values, list) for values in predictions.values())
-        columns = predictions if lists else {name: [value] for name, value in predictions.items()}
+        if any(isinstance(value, list) for value in predictions.values()):
+            # Of one row, or columns: nothing tells.
+            return None
+        columns = {name: [value] for name, value in predictions.items()}
     elif isinstance(predictions, list) and predictions and all(isinstance(row, dict) for row in predictions):
         columns = {name: [row.get(name) for row in predictions] for row in predictions for name in row}
     else:

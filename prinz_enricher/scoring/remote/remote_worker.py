@@ -39,6 +39,9 @@ from prinz_enricher.worker.batching import RowsExchanged, Sharing, may_share
 from prinz_enricher.worker.made_rows import made_batch
 from prinz_enricher.worker.trial import OutputsDiffer, Sample, UnfitModel, check_answers
 
+_TRIED_ROWS = 4
+"""Of a caller's request that are scored alone as well, where no sample showed what several rows are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -94,7 +97,7 @@ class RemoteWorker(InThreadWorker):
         self._parquet_works = False
         self._answers = answer_reader(target.signature)
         self._on_observed = on_observed
-        self._single = False
+        self._sharing = Sharing(shared=False, single=False, why="not tried", shown=False)
         # The last answer, while the model is tried.
         self._content = b""
 
@@ -127,8 +130,7 @@ class RemoteWorker(InThreadWorker):
             raise WorkerDied("killed") from exc
         self._path = found.path
         self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
-        sharing = self._try(made, params, deadline)
-        self._single = sharing.single
+        self._sharing = sharing = self._try(made, params, deadline)
         self._log.info(
             "a model server was found",
             endpoint=self._site.name,
@@ -137,21 +139,21 @@ class RemoteWorker(InThreadWorker):
             batching=sharing.shared,
             why=sharing.why,
         )
-        note = f"rows are scored one at a time: {sharing.why}" if sharing.single else ""
-        return Loaded(f"remote {found.path}", sharing.shared, {"probe": time.monotonic() - began}, note)
+        seconds = {"probe": time.monotonic() - began}
+        return Loaded(f"remote {found.path}", sharing.shared, seconds, sharing.note)
 
     def _try(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> Sharing:
         """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
-        away = False
+        away: Exception | None = None
 
         def score(rows: pa.RecordBatch) -> pa.RecordBatch:
             nonlocal away
             try:
-                return self.score(Given(rows, params, "", deadline))
+                return self._score(Given(rows, params, "", deadline), self._site.max_rows)
             except OutputMismatch as mismatch:
                 raise mismatch.__cause__ or mismatch from None
-            except (UnavailableError, DeadlineExceeded):
-                away = True
+            except (UnavailableError, DeadlineExceeded) as exc:
+                away = exc
                 raise
 
         samples = [] if made is None else [Sample(made, example=False)]
@@ -169,7 +171,9 @@ class RemoteWorker(InThreadWorker):
             raise LoadFailed(str(exc)) from exc
         finally:
             self._answers.learning = False
-        return replace(sharing, single=sharing.single and not away)
+        if away is not None:
+            raise ServerAway(f"the endpoint {self._site.name}: it gave no answer while the model was tried") from away
+        return sharing
 
     def _takes_parquet(self, sample: pa.RecordBatch, deadline: float) -> bool:
         """Ask with a sample as Parquet: a server that does not know it says so."""
@@ -194,7 +198,29 @@ class RemoteWorker(InThreadWorker):
             EnricherError: Why there are no scores.
             WorkerDied: Nobody waits for them any more.
         """
-        rows = 1 if self._single else max(1, min(self._site.max_rows, self._site.max_bytes // row_bytes(call.batch)))
+        if call.batch.num_rows > 1 and not self._sharing.shown:
+            self._try_on(call)
+        limit = self._site.max_rows if self._sharing.shown and not self._sharing.single else 1
+        return self._score(call, limit)
+
+    def _try_on(self, call: Given) -> None:
+        """See on the first rows of a caller what no sample showed: what becomes of several rows."""
+        self._answers.learning = True
+        try:
+            sharing = may_share(
+                lambda rows: self._score(replace(call, batch=rows), self._site.max_rows),
+                [call.batch.slice(0, _TRIED_ROWS)],
+                exact=self._site.exact_batching,
+            )
+        except RowsExchanged as exc:
+            sharing = Sharing(shared=False, single=True, why=str(exc))
+        finally:
+            self._answers.learning = False
+        # Who shares requests was settled when the model was found.
+        self._sharing = replace(sharing, shared=False)
+
+    def _score(self, call: Given, max_rows: int) -> pa.RecordBatch:
+        rows = max(1, min(max_rows, self._site.max_bytes // row_bytes(call.batch)))
         if call.batch.num_rows <= rows:
             return self._ask(call, call.batch)
         parts = [call.batch.slice(start, rows) for start in range(0, call.batch.num_rows, rows)]

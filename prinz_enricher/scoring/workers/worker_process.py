@@ -138,7 +138,7 @@ class WorkerProcess:
         ready = self._load(provisions.model)
         self._log.info("a worker is ready", **{key: ready[key] for key in sorted(ready)})
         seconds = {**provisions.seconds, **_numbers(ready.get("seconds")), "all": time.monotonic() - began}
-        note = f"rows are scored one at a time: {ready.get('batching_why')}" if ready.get("single") is True else ""
+        note = str(ready.get("note") or "")
         return Loaded(str(ready.get("path")), ready.get("batching") is True, seconds, note)
 
     def _load(self, model: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_a_bare_value_is_one_row(result: object) -> None:
     [
         ("[1]", 2, '1 rows came back in "output_0" for 2 rows'),
         ("[1, 2, 3]", 2, '3 rows came back in "output_0" for 2 rows'),
-        ("[]", 1, '0 rows came back in "output_0" for 1 rows'),
+        ("[]", 1, "no answer came back"),
         ("7", 2, "one value came back for 2 rows"),
         ('{"p": [1, 2, 3]}', 2, '3 rows came back in "output_0" for 2 rows'),
         ('{"p": {"0": 1, "1": 2}}', 2, '"output_0" is an object, where one value a row is declared'),
@@ -228,11 +228,34 @@ def test_objects_come_as_they_are_or_in_a_series() -> None:
 def test_values_of_any_type_become_the_json_that_a_worker_writes(
     result: object, rows: int, wanted: list[str | None]
 ) -> None:
-    """The same text, to the letter."""
-    assert read(as_mlflow_writes(result), only(AnyValue()), rows) == [wanted]
+    """The same text, to the letter, once the model was seen to answer so."""
+    answers = answer_reader(only(AnyValue()))
+    content = f'{{"predictions": {as_mlflow_writes(result)}}}'.encode()
+    for answers.learning in (True, False):
+        batch = decode(content, "m", "1", only(AnyValue()), rows, answers)
+    assert batch.to_pydict() == {"output_0": wanted}
     assert OutputReader(output_schema(only(AnyValue())), named=False).read(result, rows).to_pydict() == {
         "output_0": wanted
     }
+
+
+def test_objects_of_the_one_key_0_stay_objects_where_no_series_was_seen() -> None:
+    """MLflow writes a Series without a name like that; what a company of rows changes shows which one it is."""
+    signature = only(AnyValue())
+    assert read('[{"0": 0.9}, {"0": 0.8}]', signature, 2) == [['{"0": 0.9}', '{"0": 0.8}']]
+    answers = answer_reader(signature)
+    answers.learning = True
+    for text in ('[{"0": 0.9}, {"0": 0.8}]', '[{"0": 0.9}, {"1": 0.8}]'):
+        decode(f'{{"predictions": {text}}}'.encode(), "m", "1", signature, 2, answers)
+    batch = decode(b'{"predictions": [{"0": 0.9}]}', "m", "1", signature, 1, answers)
+    assert batch.to_pydict() == {"output_0": ['{"0": 0.9}']}
+
+
+def test_outputs_that_are_named_like_those_without_names_go_by_name() -> None:
+    """As TensorFlow names them."""
+    signature = named(output_0=DOUBLE, output_1=DOUBLE)
+    assert read('[{"output_1": 1.0, "output_0": 0.0}]', signature, 1) == [[0.0], [1.0]]
+    assert read('{"output_1": [1.0], "output_0": [0.0]}', signature, 1) == [[0.0], [1.0]]
 
 
 numbers = st.integers(-(2**53) - 2, 2**53 + 2) | st.integers(-3, 3) | st.floats() | st.floats(-3, 3).map(round)
