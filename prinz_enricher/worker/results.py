@@ -87,6 +87,9 @@ class OutputReader:
         form = result if isinstance(result, pd.DataFrame) else self._plain(result, rows)
         if isinstance(form, Mapping):
             return {name: self._plain(values, rows) for name, values in form.items()}
+        if isinstance(form, np.ndarray) and form.dtype == object and form.ndim == 1:
+            # A list, such as a Series of dicts.
+            form = list(form)
         if isinstance(form, list | tuple):
             if _BUILTIN.issuperset(map(type, form)):
                 return form
