@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +36,7 @@ from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row
 from prinz_enricher.scoring.worker import Loaded, LoadFailed, OutputsObserved, ServerAway, WorkerDied
 from prinz_enricher.scoring.workers.in_thread import Given, InThreadWorker
 from prinz_enricher.signature import input_schema
-from prinz_enricher.worker.batching import RowsExchanged, Sharing, may_share
+from prinz_enricher.worker.batching import RowsExchanged, Score, Sharing, may_share
 from prinz_enricher.worker.made_rows import made_batch
 from prinz_enricher.worker.trial import OutputsDiffer, Sample, UnfitModel, check_answers
 
@@ -142,25 +143,34 @@ class RemoteWorker(InThreadWorker):
         seconds = {"probe": time.monotonic() - began}
         return Loaded(f"remote {found.path}", sharing.shared, seconds, sharing.note)
 
-    def _try(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> Sharing:
-        """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
-        away: Exception | None = None
+    @contextlib.contextmanager
+    def _trying(self, call: Given) -> Iterator[tuple[Score, list[Exception]]]:
+        """Give what scores rows as a call's, while the model's form is learned, and what shows that nobody answered."""
+        away: list[Exception] = []
 
         def score(rows: pa.RecordBatch) -> pa.RecordBatch:
-            nonlocal away
             try:
-                return self._score(Given(rows, params, "", deadline), self._site.max_rows)
+                return self._score(replace(call, batch=rows), self._site.max_rows)
             except OutputMismatch as mismatch:
                 raise mismatch.__cause__ or mismatch from None
             except (UnavailableError, DeadlineExceeded) as exc:
-                away = exc
+                away.append(exc)
                 raise
 
-        samples = [] if made is None else [Sample(made, example=False)]
         self._answers.learning = True
         try:
-            check_answers(score, samples)
-            sharing = may_share(score, [sample.rows for sample in samples], exact=self._site.exact_batching)
+            yield score, away
+        finally:
+            self._answers.learning = False
+
+    def _try(self, made: pa.RecordBatch | None, params: Mapping[str, object], deadline: float) -> Sharing:
+        """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
+        samples = [] if made is None else [Sample(made, example=False)]
+        call = Given(made if made is not None else _no_rows(), params, "", deadline)
+        try:
+            with self._trying(call) as (score, away):
+                check_answers(score, samples)
+                sharing = may_share(score, [sample.rows for sample in samples], exact=self._site.exact_batching)
         except OutputsDiffer as exc:
             outputs = observed_outputs(self._content) if self._target.observe else None
             if outputs is None:
@@ -169,10 +179,9 @@ class RemoteWorker(InThreadWorker):
             raise OutputsObserved(str(exc), outputs) from exc
         except (UnfitModel, RowsExchanged) as exc:
             raise LoadFailed(str(exc)) from exc
-        finally:
-            self._answers.learning = False
-        if away is not None:
-            raise ServerAway(f"the endpoint {self._site.name}: it gave no answer while the model was tried") from away
+        if away:
+            why = f"the endpoint {self._site.name}: it gave no answer while the model was tried"
+            raise ServerAway(why) from away[0]
         return sharing
 
     def _takes_parquet(self, sample: pa.RecordBatch, deadline: float) -> bool:
@@ -205,19 +214,14 @@ class RemoteWorker(InThreadWorker):
 
     def _try_on(self, call: Given) -> None:
         """See on the first rows of a caller what no sample showed: what becomes of several rows."""
-        self._answers.learning = True
-        try:
-            sharing = may_share(
-                lambda rows: self._score(replace(call, batch=rows), self._site.max_rows),
-                [call.batch.slice(0, _TRIED_ROWS)],
-                exact=self._site.exact_batching,
-            )
-        except RowsExchanged as exc:
-            sharing = Sharing(shared=False, single=True, why=str(exc))
-        finally:
-            self._answers.learning = False
-        # Who shares requests was settled when the model was found.
-        self._sharing = replace(sharing, shared=False)
+        with self._trying(call) as (score, away):
+            try:
+                sharing = may_share(score, [call.batch.slice(0, _TRIED_ROWS)], exact=self._site.exact_batching)
+            except RowsExchanged as exc:
+                sharing = Sharing(shared=False, single=True, why=str(exc))
+        if not away:
+            # Who shares requests was settled when the model was found.
+            self._sharing = replace(sharing, shared=False)
 
     def _score(self, call: Given, max_rows: int) -> pa.RecordBatch:
         rows = max(1, min(max_rows, self._site.max_bytes // row_bytes(call.batch)))
