@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -70,6 +71,8 @@ def read_signature(mlmodel: Mapping[str, object]) -> Signature:
 def with_outputs(signature: Signature, outputs: str) -> Signature:
     """Return a signature with the outputs that a model was observed to give.
 
+    Outputs without names keep those declared, where there are as many; arrays of one value a row are scalars.
+
     Args:
         signature: As it is declared.
         outputs: MLflow's JSON of a schema.
@@ -77,8 +80,28 @@ def with_outputs(signature: Signature, outputs: str) -> Signature:
     Raises:
         SignatureError: They can't be read.
     """
-    fields = _fields(_entries({"outputs": outputs}, "outputs"), "output") or _UNDECLARED_OUTPUTS
-    return Signature(signature.inputs, fields, signature.params, Origin.OBSERVED)
+    entries = _entries({"outputs": outputs}, "outputs")
+    fields = _fields(entries, "output") or _UNDECLARED_OUTPUTS
+    if len(fields) == len(signature.outputs) and all(entry.get("name") is None for entry in entries):
+        fields = tuple(
+            replace(field, name=declared.name) for field, declared in zip(fields, signature.outputs, strict=True)
+        )
+    return Signature(signature.inputs, tuple(map(_as_scalar, fields)), signature.params, Origin.OBSERVED)
+
+
+def _as_scalar(field: Field) -> Field:
+    kind = _DTYPES.get(field.type.dtype) if isinstance(field.type, Tensor) and len(field.type.shape) == 1 else None
+    return field if kind is None else replace(field, type=Scalar(kind))
+
+
+_DTYPES: Final = {
+    "bool": ScalarKind.BOOLEAN,
+    "int32": ScalarKind.INTEGER,
+    "int64": ScalarKind.LONG,
+    "float32": ScalarKind.FLOAT,
+    "float64": ScalarKind.DOUBLE,
+    "str": ScalarKind.STRING,
+}
 
 
 _UNDECLARED_OUTPUTS: Final = (Field("output_0", AnyValue()),)

@@ -47,6 +47,7 @@ from prinz_enricher.signature import (
     to_wire,
 )
 from prinz_enricher.signature.arrow import caller_schema
+from prinz_enricher.signature.mlflow_json import with_outputs
 
 D = DataType
 SCALARS = Schema([ColSpec(kind, f"c_{kind.name}", required=index % 2 == 0) for index, kind in enumerate(D)])
@@ -312,3 +313,33 @@ def test_optional_defaults_keep_their_python_types() -> None:
     read = read_signature({"signature": {"params": params}}).params
     assert [param.default for param in read] == [1.0, datetime(2026, 11, 23, 1, 2, 3)]
     assert isinstance(read[0].default, float)
+
+
+@pytest.mark.parametrize(
+    ("observed", "outputs"),
+    [
+        ([{"type": "double"}], (Field("y", Scalar(ScalarKind.DOUBLE)),)),
+        ([{"type": "string", "name": "label"}], (Field("label", Scalar(ScalarKind.STRING)),)),
+        (
+            [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}],
+            (Field("y", Scalar(ScalarKind.DOUBLE)),),
+        ),
+        (
+            [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}],
+            (Field("y", Tensor("float64", (-1, 2))),),
+        ),
+        (
+            [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1]}}],
+            (Field("y", Tensor("uint8", (-1,))),),
+        ),
+        (
+            [{"type": "double"}, {"type": "long"}],
+            (Field("output_0", Scalar(ScalarKind.DOUBLE)), Field("output_1", Scalar(ScalarKind.LONG))),
+        ),
+    ],
+)
+def test_observed_outputs_take_the_place_of_the_declared(observed: object, outputs: tuple[Field, ...]) -> None:
+    """With the declared name where the answer has none; inputs and parameters stay."""
+    x = Field("x", Scalar(ScalarKind.DOUBLE))
+    declared = Signature((x,), (Field("y", Scalar(ScalarKind.LONG)),))
+    assert with_outputs(declared, json.dumps(observed)) == Signature((x,), outputs, (), Origin.OBSERVED)
