@@ -2,8 +2,8 @@
 
 It reads one line `{"registry", "name", "version", "folder", "max_bytes", "paths_from"}` from its standard input, and
 writes one: `{"path": …}`, the folder with the MLmodel file, relative to `folder`; or `{"error": …, "may_pass": …}`, a
-sentence without credentials and addresses, and whether the same may work later. Relative paths that the registry tells
-begin at the folder `paths_from`. What libraries print goes to standard error.
+sentence, in which the front hides addresses and credentials, and whether the same may work later. Relative paths that
+the registry tells begin at the folder `paths_from`. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ from prinz_enricher.fetch.place import Refused, place
 from prinz_enricher.worker.parent import die_with_parent
 
 _MEASURE_SECONDS = 0.2
-_LONGEST_REASON = 400
+_LONGEST_REASON = 10_000
 _LONGEST_LINE = 1 << 20
-
-_ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*:/+\S*|\bhost='[^']*'|\burl: \S+|\?\S+")
-"""What a message may name of the network; a store's signatures are in queries."""
 
 _PASSING = re.compile(
     r"ConnectionError|Connection (refused|reset|aborted)|RemoteDisconnected|IncompleteRead|Max retries|[Tt]imed? ?out"
@@ -206,7 +203,7 @@ def checked_path(folder: Path, found: Path, max_bytes: int) -> str:
 
 
 def told(exc: BaseException) -> tuple[str, bool]:
-    """Tell an exception to the front: in one sentence without addresses, and whether it may pass."""
+    """Tell an exception to the front: in one sentence, and whether it may pass."""
     if isinstance(exc, RegistryUnreachable | Refused):
         return str(exc), isinstance(exc, RegistryUnreachable)
     text = str(exc)
@@ -224,7 +221,7 @@ def told(exc: BaseException) -> tuple[str, bool]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # MLflow tells with a heading what became of each file.
     sentence = " ".join(lines[:3]) if lines and lines[0].startswith("The following failures") else " ".join(lines[:1])
-    return _ADDRESS.sub("…", f"{type(exc).__name__}: {sentence}")[:_LONGEST_REASON], False
+    return f"{type(exc).__name__}: {sentence}"[:_LONGEST_REASON], False
 
 
 def _limit_files(max_bytes: int) -> None:

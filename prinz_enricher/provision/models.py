@@ -17,6 +17,7 @@ from prinz_enricher.provision.program import Ended, run_program
 from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
+from prinz_enricher.registry.words import hidden
 
 MOST_FETCHES = 2
 """Downloads at once, in one process."""
@@ -153,6 +154,6 @@ def _path(ended: Ended) -> str:
     if isinstance(answer, dict) and isinstance(answer.get("path"), str):
         return str(answer["path"])
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-        raise FetchFailed(f"the download failed: {answer['error']}", may_pass=answer.get("may_pass") is True)
+        raise FetchFailed(f"the download failed: {hidden(answer['error'])}", may_pass=answer.get("may_pass") is True)
     how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
     raise FetchFailed(f"the process that downloads models ended without an answer ({how})", may_pass=True)

@@ -275,13 +275,11 @@ def test_what_was_downloaded_is_checked(tmp_path: Path) -> None:
             "the store of its files needs the Python package boto3, which is not installed",
             False,
         ),
-        (ValueError("see https://user:secret@host/a?token=b now\nor later"), "ValueError: see … now", False),
-        (ValueError("in https://host/a?token=b\nor /a?X-Signature=c"), "ValueError: in …", False),
-        (ValueError("url: /a?X-Signature=c, and so on"), "ValueError: … and so on", False),
+        (ValueError("one line\nand another"), "ValueError: one line", False),
         (ValueError("Max retries exceeded with url: /a?X-Signature=c"), GONE, True),
         (ValueError(""), "ValueError: ", False),
     ],
 )
 def test_what_is_told_of_an_error(error: Exception, sentence: str, *, passing: bool) -> None:
-    """One sentence, without addresses."""
+    """One sentence."""
     assert told(error) == (sentence, passing)

@@ -175,6 +175,14 @@ def test_credentials_stay_with_the_download(hostile_server: HostileServer, tmp_p
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_secrets_in_the_words_of_a_registry_stay_there(hostile_server: HostileServer, tmp_path: Path) -> None:
+    """What the process tells of its failure is told on without addresses and what looks like a secret."""
+    said = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no user:hunter2@host with sig=hunter2"}'
+    hostile_server.respond = lambda _: Answer(said, 400)
+    with pytest.raises(FetchFailed, match=r"INVALID_PARAMETER_VALUE: no … with …$"):
+        cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), variables)
+
+
 def test_a_registry_that_listens_elsewhere_is_the_same() -> None:
     """Where it is known to be; else its address tells it from others."""
     one = ModelSource("http://127.0.0.1:1", "any", "1", "x", "store")
