@@ -9,21 +9,31 @@ there.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
-from packaging.requirements import Requirement
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion
 
 from prinz_enricher.provision.errors import RequirementsRefused
+
+MAX_METADATA_BYTES = 1_000_000
+"""How long the METADATA of a wheel may be."""
 
 _HASH = " --hash="
 _WRITTEN = re.compile(r"\s+--hash(?:\s*=\s*|\s+)")
 _KNOWN = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 _WHEEL = re.compile(r"[^@;\[]+\.whl\s*([\[;].*)?")
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA", re.IGNORECASE)
+_REQUIRES = re.compile(r"^Requires-Dist[ \t]*:(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
 _LONGEST_SHOWN = 120
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
@@ -31,6 +41,28 @@ _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 def parsed(entry: str) -> Requirement:
     """Give an entry without its hashes."""
     return Requirement(entry.partition(_HASH)[0])
+
+
+def normalised(text: str) -> str:
+    """Give a requirement in the one way that it is written here.
+
+    Raises:
+        RequirementsRefused: It is none, or one of a URL.
+    """
+    try:
+        requirement = Requirement(text)
+        requirement.name = canonicalize_name(requirement.name)
+        written = str(requirement)
+        if requirement.marker is not None:
+            # Some can be written that nobody can evaluate.
+            requirement.marker.evaluate({"extra": ""})
+    except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, RecursionError) as exc:
+        raise RequirementsRefused(f"{shown(text)} is no requirement of a package by its name") from exc
+    if requirement.url is not None:
+        raise RequirementsRefused(f"{shown(text)} is a package from a URL: they come from the package index alone")
+    if any(specifier.operator == "===" for specifier in requirement.specifier):
+        raise RequirementsRefused(f"{shown(text)} compares versions as texts, which is not supported")
+    return written
 
 
 def has_hash(entry: str) -> bool:
@@ -43,7 +75,7 @@ def versions(entry: str) -> SpecifierSet:
     requirement = parsed(entry)
     if requirement.url is None:
         return requirement.specifier
-    return SpecifierSet(f"=={parse_wheel_filename(_file(requirement.url))[1]}")
+    return SpecifierSet(f"=={parse_wheel_filename(unquote(requirement.url).rpartition('/')[2])[1]}")
 
 
 def split_hashes(line: str) -> tuple[str, tuple[str, ...]]:
@@ -94,7 +126,8 @@ def wheel(folder: Path, text: str, hashes: Sequence[str]) -> str:
         hashes: Those that its line gives.
 
     Raises:
-        RequirementsRefused: It is elsewhere or missing, its name is invalid, or its hash is another.
+        RequirementsRefused: It is elsewhere or missing, its name is invalid, its hash is another, or it is itself what
+            no wheel of the index may be: broken, or in need of a package from a URL.
     """
     path = PurePosixPath(text)
     missing = f"{shown(text)} is missing in the model's folder; expected a wheel among the model's own files"
@@ -116,6 +149,15 @@ def wheel(folder: Path, text: str, hashes: Sequence[str]) -> str:
         raise RequirementsRefused(missing) from exc
     if not matches:
         raise RequirementsRefused(f"{shown(text)} has another hash than its line says")
+    try:
+        for one in _required_by(place):
+            normalised(one)
+    except RequirementsRefused as exc:
+        raise RequirementsRefused(f"the wheel {shown(text)} requires what is not allowed: {exc}") from exc
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as exc:
+        raise RequirementsRefused(
+            f"{shown(text)} can't be read; expected a wheel with one METADATA of at most {MAX_METADATA_BYTES} bytes"
+        ) from exc
     return f"{name} @ {quote(path.as_posix())}{_HASH}{digest}"
 
 
@@ -136,8 +178,16 @@ def shown(text: str) -> str:
     return f'"{line[:_LONGEST_SHOWN]}"'
 
 
-def _file(url: str) -> str:
-    return unquote(url).rpartition("/")[2]
+def _required_by(wheel: Path) -> Iterator[str]:
+    """Give the requirements in the metadata of a wheel: an installer would get packages from their URLs."""
+    with zipfile.ZipFile(wheel) as archive:
+        (found,) = [one for one in archive.infolist() if _METADATA.fullmatch(one.filename)]
+        with archive.open(found) as file:
+            content = file.read(MAX_METADATA_BYTES + 1)
+    if len(content) > MAX_METADATA_BYTES:
+        raise ValueError
+    # In the description too: where that begins installers do not all see alike.
+    return (" ".join(one[1].split()) for one in _REQUIRES.finditer(content.decode()))
 
 
 def _digest(path: Path, algorithm: str) -> str:

@@ -14,10 +14,10 @@ from typing import Literal
 
 import structlog
 
-from prinz_enricher.provision.entry import located
+from prinz_enricher.provision.entry import located, normalised
 from prinz_enricher.provision.errors import BuildFailed
 from prinz_enricher.provision.installed import unmet
-from prinz_enricher.provision.requirements import Requirements, normalised, overridden, read_requirements
+from prinz_enricher.provision.requirements import Requirements, overridden, read_requirements
 from prinz_enricher.provision.shelf import Lease, Shelf, never
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.requirements import Requirement
+from packaging.version import Version
 
-from prinz_enricher.provision.entry import is_wheel, parsed, shown, split_hashes, wheel, with_hashes
+from prinz_enricher.provision.entry import is_wheel, normalised, parsed, shown, split_hashes, wheel, with_hashes
 from prinz_enricher.provision.errors import RequirementsRefused
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel import read_mlmodel
@@ -92,28 +90,6 @@ def read_requirements(model_folder: Path) -> Requirements:
         for line in _conda_pip(content):
             reading.line(line, _CONDA)
     return reading.result()
-
-
-def normalised(text: str) -> str:
-    """Give a requirement in the one way that it is written here.
-
-    Raises:
-        RequirementsRefused: It is none, or one of a URL.
-    """
-    try:
-        requirement = Requirement(text)
-        requirement.name = canonicalize_name(requirement.name)
-        written = str(requirement)
-        if requirement.marker is not None:
-            # Some can be written that nobody can evaluate.
-            requirement.marker.evaluate({"extra": ""})
-    except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, RecursionError) as exc:
-        raise RequirementsRefused(f"{shown(text)} is no requirement of a package by its name") from exc
-    if requirement.url is not None:
-        raise RequirementsRefused(f"{shown(text)} is a package from a URL: they come from the package index alone")
-    if any(specifier.operator == "===" for specifier in requirement.specifier):
-        raise RequirementsRefused(f"{shown(text)} compares versions as texts, which is not supported")
-    return written
 
 
 def overridden(requirements: Requirements, overrides: tuple[str, ...]) -> Requirements:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,70 @@ def test_wheels_that_are_refused(tmp_path: Path, line: str, told: str) -> None:
         read(folder, requirements_txt=line.format(folder=folder) if "{folder}" in line else line)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ("Requires-Dist: evil @ http://user:pw@127.0.0.1:9/evil-1.0.whl\n", '"evil @ http://127.0.0.1:9/evil-1.0.whl"'),
+        ("Requires-Dist: numpy\nRequires-Dist: evil @ git+http://127.0.0.1:9/evil\n", '"evil @ git+http://127'),
+        ("requires-dist : evil@file:///etc/evil ; extra == 'x'\n", '"evil@file:///etc/evil'),
+        ("Requires-Dist: evil\r\n\t@ https://127.0.0.1:9/e\r\n", '"evil @ https://127'),
+        ("no field\nRequires-Dist: evil @ ssh://127.0.0.1:9/e\n", '"evil @ ssh://127'),
+        ("\nRequires-Dist: evil @ ftp://127.0.0.1:9/e\n", '"evil @ ftp://127'),
+        ("Requires-Dist: ../evil-1.0-py3-none-any.whl\n", "is no requirement"),
+    ],
+)
+def test_a_wheel_that_requires_a_url(tmp_path: Path, metadata: str, told: str) -> None:
+    """It is refused with its name and the requirement, as a requirement of the model itself would be."""
+    write_wheel(tmp_path, "a", "1.0", metadata=metadata)
+    with pytest.raises(RequirementsRefused, match=r'wheel "a-1\.0-py3-none-any\.whl" requires what is not') as refused:
+        read(tmp_path, requirements_txt="a-1.0-py3-none-any.whl")
+    assert told in str(refused.value)
+    assert "pw" not in str(refused.value)
+
+
+def test_a_wheel_that_requires_packages(tmp_path: Path) -> None:
+    """By their names it may, with extras, markers and versions in parentheses."""
+    names = ("b", "c[x]>=1,<2", "d (>=1.0)", "e ; python_version > '3'")
+    write_wheel(tmp_path, "a", "1.0", metadata="".join(f"Requires-Dist: {one}\n" for one in names) + "\nWords: é @ x\n")
+    assert len(read(tmp_path, requirements_txt="a-1.0-py3-none-any.whl").requirements) == 1
+
+
+def _bomb(archive: zipfile.ZipFile) -> None:
+    archive.writestr("a-1.0.dist-info/METADATA", bytes(1 << 26), zipfile.ZIP_DEFLATED)
+
+
+def _two(archive: zipfile.ZipFile) -> None:
+    archive.writestr("a-1.0.dist-info/METADATA", "")
+    archive.writestr("A-1.0.dist-info/metadata", "Requires-Dist: evil @ http://127.0.0.1:9/e")
+
+
+def _none(archive: zipfile.ZipFile) -> None:
+    archive.writestr("x/a-1.0.dist-info/METADATA", "")
+
+
+def _no_text(archive: zipfile.ZipFile) -> None:
+    archive.writestr("a-1.0.dist-info/METADATA", b"\xff")
+
+
+@pytest.mark.parametrize("write", [_bomb, _two, _none, _no_text])
+def test_a_wheel_whose_metadata_can_not_be_read(tmp_path: Path, write: Callable[[zipfile.ZipFile], None]) -> None:
+    """A bomb is not unpacked; what two installers could read in two ways is refused."""
+    with zipfile.ZipFile(tmp_path / "a-1.0-py3-none-any.whl", "w") as archive:
+        write(archive)
+    with pytest.raises(RequirementsRefused, match="can't be read; expected a wheel"):
+        read(tmp_path, requirements_txt="a-1.0-py3-none-any.whl")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60, 200, -1, -22, -40])
+def test_a_broken_wheel_is_refused(tmp_path: Path, cut: int) -> None:
+    """Wherever it breaks off, or no zip at all."""
+    write_wheel(tmp_path, "a", "1.0")
+    place = tmp_path / "a-1.0-py3-none-any.whl"
+    place.write_bytes(place.read_bytes()[:cut])
+    with pytest.raises(RequirementsRefused, match="can't be read; expected a wheel"):
+        read(tmp_path, requirements_txt=place.name)
 
 
 def test_overrides_replace_hashes_and_wheels(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 
-def write_wheel(folder: Path, name: str, version: str, *, code: str = "") -> str:
+def write_wheel(folder: Path, name: str, version: str, *, code: str = "", metadata: str = "") -> str:
     """Write a wheel with one module; returns the SHA-256 of its file.
 
     Args:
@@ -15,13 +15,14 @@ def write_wheel(folder: Path, name: str, version: str, *, code: str = "") -> str
         name: The name of the package, and of its module.
         version: Its version.
         code: What the module says.
+        metadata: More lines of its METADATA.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
     about = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": code,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/RECORD": "",
     }
