@@ -49,7 +49,8 @@ def _section(name: str, kind: type[Section]) -> str:
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
-        rows.append(f"| `{key}` | `{default!r}` | {field.description} |".replace("'", '"'))
+        shown = repr(default).replace("'", '"')
+        rows.append(f"| `{key}` | `{shown}` | {field.description} |")
     return "\n".join(rows) + "\n"
 
 

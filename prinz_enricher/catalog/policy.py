@@ -23,7 +23,7 @@ DEFAULT_TAG = "prinz.default"
 DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
 """The policy where nobody says otherwise."""
 
-CHOICES = f'"latest", "alias:<name>", "stage:<name>" ({", ".join(STAGES)}) and "version:<number>"'
+CHOICES = f'"latest", "alias:<name>", "stage:<name>" ({", ".join(STAGES)}) or "version:<number>"'
 """What a policy may say, in words."""
 
 MAX_CHARACTERS = 1000
@@ -51,7 +51,7 @@ def parse_policy(text: str) -> tuple[str, ...]:
     choices = tuple(choice.strip() for choice in text.split(","))
     for choice in choices:
         if not is_choice(choice):
-            raise PolicyError(f'"{choice[:80]}" is no policy: {CHOICES} are')
+            raise PolicyError(f'invalid version policy "{choice[:80]}"; expected {CHOICES}')
     return choices
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
@@ -64,8 +65,13 @@ class ScoringSettings(Section):
         for policy in value:
             # A number is of one model, and so for its tag alone.
             if not is_choice(policy) or policy.startswith(VERSION_PREFIX):
-                raise ValueError(f'"{policy}" is no policy: "latest", "alias:<name>" and "stage:<name>" are')
+                raise ValueError(
+                    f'invalid version policy "{policy}"; expected "latest", "alias:<name>" or "stage:<name>"'
+                )
         return value
+
+
+_LOADERS = re.compile(r"\s*(!?)\s*([^\s!]\S*)\s*")
 
 
 class WorkerSettings(Section):
@@ -114,6 +120,21 @@ class WorkerSettings(Section):
         False, description="whether packages without a wheel may be built, which runs their code in the service's name"
     )
     build_timeout: float = Field(600.0, gt=0, description="seconds that building an environment may take")
+
+    @field_validator("allowed_loaders")
+    @classmethod
+    def _patterns_of_loaders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # With a blank in it, or nothing behind its "!", a pattern would let in what it is to refuse.
+        patterns = []
+        for one in value:
+            found = _LOADERS.fullmatch(one)
+            if found is None:
+                raise ValueError(
+                    f'"{one}" is invalid as a pattern of loaders; expected the name of a module, such as "mlflow.*", '
+                    "with ! before it to refuse it"
+                )
+            patterns.append(found[1] + found[2])
+        return tuple(patterns)
 
 
 class CacheSettings(Section):

@@ -172,8 +172,7 @@ class LoaderNotAllowed(FailedPreconditionError):
 
     def __init__(self, name: str, version: str, loader: str) -> None:
         why = (
-            ": forecasts answer with other rows than they were given, and a service that scores row by row can't tell "
-            "which is whose. Log a python_function that answers each row with one, such as with its forecast as a list"
+            ": a forecaster answers with rows of its own; log a python_function that answers each row with one"
             if loader in FORECASTERS
             else "; the operator can, by workers.allowed_loaders"
         )

@@ -11,7 +11,7 @@ _tell: ContextVar[Callable[[str], object]] = ContextVar("tell_step", default=lam
 
 @contextmanager
 def steps_told_to(tell: Callable[[str], object]) -> Iterator[None]:
-    """Have what this thread does in the `with` statement told by `tell`."""
+    """Report this thread's steps to `tell`."""
     token = _tell.set(tell)
     try:
         yield

@@ -28,6 +28,7 @@ from prinz_enricher.registry.sources import Sources
 from prinz_enricher.registry.store_reader import StoreReader
 from prinz_enricher.registry.transport import Answer, Transport
 from prinz_enricher.registry.unity import UnityCatalog
+from prinz_enricher.registry.words import hidden
 
 _API = "/api/2.0/mlflow"
 _INTERNAL = "INTERNAL_ERROR"
@@ -257,7 +258,7 @@ class RegistryClient:
             if place.foreign and error.error_code == _INTERNAL:
                 # What fails of itself, such as a connection, MLflow answers without a code.
                 raise MlmodelUnreadable(
-                    f'the registry can\'t read a store such as "{place.foreign[:40]}": {error.words}'
+                    f'the registry can\'t read a store such as "{hidden(place.foreign)[:40]}": {error.words}'
                 ) from error
             if stores is None:
                 raise

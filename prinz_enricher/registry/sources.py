@@ -20,6 +20,7 @@ from prinz_enricher.registry.mlmodel_file import MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES
 from prinz_enricher.registry.store_reader import StoreReader
 from prinz_enricher.registry.transport import QueryParams, Transport
+from prinz_enricher.registry.words import hidden
 
 MAX_REFERENCES = 10
 """Through how many versions, each with `models:/<name>/<version>` as its source, files are looked for."""
@@ -71,7 +72,9 @@ class Sources:
                 return self._of_logged_model(self._logged_model(first), "")
             if not (first and second.isascii() and second.isdecimal()):
                 # By alias or stage another version each time, or by a profile of another registry.
-                raise MlmodelUnreadable(f'its source "{uri[:200]}" does not name one version of this registry')
+                raise MlmodelUnreadable(
+                    f'its source "models:/{hidden(path)}" does not name one version of this registry'
+                )
             name, version = first, second
         raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.config import ConfigError, Settings
+from prinz_enricher.provision.loaders import allows
 
 
 def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
@@ -37,6 +38,14 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
     assert settings == Settings()
 
 
+def test_blanks_around_a_pattern_of_loaders() -> None:
+    """What is refused with a blank behind its ! is refused, and not let in by the pattern that allows all."""
+    settings = Settings.load({"workers": {"allowed_loaders": [" * ", "! mlflow.spark", " !\tos "]}}, environment={})
+    patterns = settings.workers.allowed_loaders
+    assert patterns == ("*", "!mlflow.spark", "!os")
+    assert [allows(patterns, loader) for loader in ("mlflow.sklearn", "mlflow.spark", "os")] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("flags", "environment", "said"),
     [
@@ -44,9 +53,13 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
         ({"server": {"prot": 1}}, {}, 'unknown key "prot" in section "server"; did you mean "port"?'),
         ({}, {"PRINZ_SERVER__PROT": "1"}, 'environment: unknown key "prot" in section "server"; did you mean "port"?'),
         ({"server": {"port": 65536}}, {}, "server.port: "),
-        ({"scoring": {"default_version": ["newest"]}}, {}, '"newest" is no policy'),
-        ({"scoring": {"default_version": ["stage:Prod"]}}, {}, '"stage:Prod" is no policy'),
-        ({"scoring": {"default_version": ["version:1"]}}, {}, '"version:1" is no policy'),
+        *(
+            ({"workers": {"allowed_loaders": ["*", pattern]}}, {}, f'"{pattern}" is invalid as a pattern of loaders')
+            for pattern in ("", "!", " ", "! ", "!!os", "!mlflow. spark")
+        ),
+        ({"scoring": {"default_version": ["newest"]}}, {}, 'invalid version policy "newest"'),
+        ({"scoring": {"default_version": ["stage:Prod"]}}, {}, 'invalid version policy "stage:Prod"'),
+        ({"scoring": {"default_version": ["version:1"]}}, {}, 'invalid version policy "version:1"'),
         ({"registry": {"include": [""]}}, {}, "is no rule"),
         ({"registry": {"include": []}}, {}, "registry.include: "),
         ({}, {"PRINZ_REGISTRY__EXCLUDE": "lab-*,tag:stage"}, '"tag:stage" is no rule'),

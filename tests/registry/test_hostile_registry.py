@@ -99,6 +99,23 @@ def test_a_run_or_logged_model_that_lies(
 
 
 @pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("models:/wine@champion", '"models:/wine@champion"'),
+        ("models://ann:hunter2@databricks/wine/1", '"models:/…"'),
+        ("models:/wine/Production?token=hunter2", '"models:/…"'),
+        ("models:/\x1b[31mred/\x00", '"models:/ [31mred/ "'),
+    ],
+)
+def test_a_source_that_is_quoted(client: RegistryClient, hostile_server: HostileServer, source: str, told: str) -> None:
+    """It is printable, and without credentials."""
+    hostile_server.respond = lambda _: answer_json({"artifact_uri": source})
+    with pytest.raises(MlmodelUnreadable) as unreadable:
+        client.mlmodel(VERSION)
+    assert f"its source {told} does not name one version" in str(unreadable.value)
+
+
+@pytest.mark.parametrize(
     ("message", "words"),
     [
         ("Invalid source: 'models:/x/1'.\nTraceback: secrets", "Invalid source: 'models:/x/1'."),

@@ -104,7 +104,7 @@ def test_own_policy_of_a_model() -> None:
     world.model = world.make({"champion": "1"}, {"prinz.default": "newest"})
     assert world.read().default_version == "1"
     assert "prinz.default" in world.told()["1"][1]
-    assert '"newest" is no policy' in world.told()["1"][1]
+    assert 'invalid version policy "newest"' in world.told()["1"][1]
     assert world.told()["2"][1] == "has a signature that can't be read"
 
 

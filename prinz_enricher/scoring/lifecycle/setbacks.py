@@ -35,7 +35,7 @@ class Cause(Enum):
     FETCH = 2
     """It may pass by itself: the registry is away."""
     SERVER = 5
-    """Likewise: the model server is away."""
+    """It may pass by itself: the model server is away."""
     LOADER = 3
     CRASHES = 4
     OBSERVED = 6

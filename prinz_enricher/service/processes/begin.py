@@ -92,6 +92,9 @@ class CatalogChange:
 class Plan:
     """What is the same for all front processes, for as long as they run.
 
+    `scoring.allow_observed_outputs` is not among it: it counts where a version is loaded, which the main process does
+    by a target of its own; a front process names it by its key.
+
     Attributes:
         server: Where and how to listen, the port that the main process listens on included.
         logging: What to log.

@@ -96,6 +96,14 @@ def test_jobs(params: dict[str, object], deadline: float | None, calls: int) -> 
     assert (asked.deadline, asked.calls) == (deadline, calls)
 
 
+def test_the_main_process_decides_what_is_observed() -> None:
+    """A target is named by its key, which tells nothing of observed outputs: a front process need not know of them."""
+    there, here = (Target("m", "1", "http://r", Signature((), ()), observe=observe) for observe in (True, False))
+    assert there.key == here.key
+    jobs = [write_job(Job(one, None, {}, None, lambda _: None)) for one in (there, here)]
+    assert jobs[0] == jobs[1]
+
+
 @given(st.floats(0, 1e9), st.floats(0, 1e9), st.integers(0, 2**40))
 def test_scores(queue: float, compute: float, rows: int) -> None:
     """Scores have the same times on the other side."""
