@@ -1,9 +1,9 @@
 """`python -P -m prinz_enricher.fetch.download`: downloads one model version from its registry, and ends.
 
-It reads one line `{"registry", "name", "version", "folder", "max_bytes", "paths_from"}` from its standard input, and
-writes one: `{"path": …}`, the folder with the MLmodel file, relative to `folder`; or `{"error": …, "may_pass": …}`, a
-sentence, in which the front hides addresses and credentials, and whether the same may work later. Relative paths that
-the registry tells begin at the folder `paths_from`. What libraries print goes to standard error.
+It reads one line `{"registry", "uri", "folder", "max_bytes"}` from its standard input, and writes one: `{"path": …}`,
+the folder with the MLmodel file, relative to `folder`; or `{"error": …, "may_pass": …}`, a sentence, in which the front
+hides addresses and credentials, and whether the same may work later. The front has looked where `uri` leads to. What
+libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from prinz_enricher.fetch.place import Refused, place
 from prinz_enricher.worker.parent import die_with_parent
 
 _MEASURE_SECONDS = 0.2
@@ -43,6 +42,10 @@ _DEFAULTS = {
 }
 
 
+class Refused(Exception):
+    """What a registry offers is not what a model may be; the message says why."""
+
+
 class RegistryUnreachable(Exception):
     """The registry, or the store of its files, gives no answer, or not to us; it may later."""
 
@@ -55,27 +58,24 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def fetch_model(registry: str, name: str, version: str, folder: str, paths_from: str = "") -> str:
+def fetch_model(registry: str, uri: str, folder: str) -> str:
     """Download a model version.
 
     Args:
         registry: The registry's tracking URI.
-        name: The registered model's name; any characters.
-        version: Its version.
+        uri: Of the folder with its files.
         folder: A folder that is made, and that the caller removes.
-        paths_from: Where a relative path that the registry tells begins; at the working directory by default.
 
     Returns:
         The path of the folder with the MLmodel file.
 
     Raises:
         RegistryUnreachable: The registry, or the store of its files, gives no answer, or not to us.
-        Refused: The version leads from one to another without an end.
         mlflow.exceptions.MlflowException: The registry refused, or has no such version.
         OSError: The disk is full.
     """
     try:
-        return _download(registry, name, version, folder, paths_from)
+        return _download(registry, uri, folder)
     except Exception as exc:
         if _is_unauthenticated(exc):
             # A token that ended meanwhile; the next worker gets another.
@@ -86,18 +86,13 @@ def fetch_model(registry: str, name: str, version: str, folder: str, paths_from:
         raise
 
 
-def _download(registry: str, name: str, version: str, folder: str, paths_from: str) -> str:
+def _download(registry: str, uri: str, folder: str) -> str:
     import mlflow
 
     # Unity Catalog is a registry only; what tracks the runs of its workspace has a name of its own.
     tracking = "databricks" if registry.startswith("databricks-uc") else registry
     mlflow.set_tracking_uri(tracking)
     mlflow.set_registry_uri(registry)
-    if registry.startswith(("databricks", "uc:")):
-        # Unity Catalog hands out credentials by the models:/ form only, and its names have no odd characters.
-        uri = f"models:/{name}/{version}"
-    else:
-        uri = place(mlflow.MlflowClient(tracking_uri=tracking, registry_uri=registry), name, version, paths_from)
     return mlflow.artifacts.download_artifacts(
         artifact_uri=uri, dst_path=folder, tracking_uri=tracking, registry_uri=registry
     )
@@ -169,8 +164,7 @@ def main() -> None:
         watch = threading.Thread(target=_watch, args=(folder, max_bytes, answer), daemon=True)
         watch.start()
         prepare_environment()
-        registry, name, version = (str(asked[key]) for key in ("registry", "name", "version"))
-        found = Path(fetch_model(registry, name, version, str(folder), str(asked.get("paths_from", ""))))
+        found = Path(fetch_model(str(asked["registry"]), str(asked["uri"]), str(folder)))
         path = checked_path(folder, found, max_bytes)
     except BaseException as exc:  # noqa: BLE001 - the clients of registries and stores raise what they like
         error, passing = told(exc)

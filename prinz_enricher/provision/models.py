@@ -75,6 +75,7 @@ class ModelCache:
     def get(
         self,
         source: ModelSource,
+        uri: Callable[[], str],
         variables: Callable[[Path], Mapping[str, str]],
         *,
         cancelled: Callable[[], bool] = never,
@@ -83,6 +84,8 @@ class ModelCache:
 
         Args:
             source: Which.
+            uri: Gives the URI of the folder with its files, where no other server than the registry gets credentials.
+                It is called just before `variables`; what it raises is raised.
             variables: Gives all environment variables of the process that downloads it, credentials among them. It is
                 called just before that, since a token does not live long, with the process's own temporary folder,
                 which is gone afterwards; and not at all where the model is there. What it raises is raised.
@@ -100,13 +103,14 @@ class ModelCache:
         def fill(folder: Path) -> None:
             tell_step("downloading the model")
             with _TURNS.take(cancelled):
-                self._fetch(source, variables, folder, cancelled)
+                self._fetch(source, uri(), variables, folder, cancelled)
 
         return self._shelf.acquire(source.key, fill, cancelled=cancelled, check=True).at(_MODEL)
 
     def _fetch(
         self,
         source: ModelSource,
+        uri: str,
         variables: Callable[[Path], Mapping[str, str]],
         folder: Path,
         cancelled: Callable[[], bool],
@@ -117,12 +121,9 @@ class ModelCache:
         environment = {**variables(temporary), "TMPDIR": str(temporary)}
         asked = {
             "registry": source.registry,
-            "name": source.name,
-            "version": source.version,
+            "uri": uri,
             "folder": str(download),
             "max_bytes": self._max_model_bytes,
-            # Where the server of a local store has the beginning of a relative path, too.
-            "paths_from": str(Path.cwd()),
         }
         try:
             ended = run_program(

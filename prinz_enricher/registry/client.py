@@ -25,13 +25,14 @@ from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, Regis
 from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES, read_pages
 from prinz_enricher.registry.sources import Sources
-from prinz_enricher.registry.store_reader import StoreReader
+from prinz_enricher.registry.store_reader import SCHEMES, StoreReader
 from prinz_enricher.registry.transport import Answer, Transport
 from prinz_enricher.registry.unity import UnityCatalog
 from prinz_enricher.registry.words import hidden
 
 _API = "/api/2.0/mlflow"
 _INTERNAL = "INTERNAL_ERROR"
+_OF_SERVER = SCHEMES | {"file", "mlflow-artifacts"}
 
 MODELS_PER_PAGE = 1000
 """What MLflow allows at most."""
@@ -82,7 +83,7 @@ class RegistryClient:
         )
         self._unity = UnityCatalog(self._transport) if unity else None
         self._stores = stores
-        self._sources = Sources(self._transport, stores)
+        self._sources = Sources(self._transport)
         self._reads_stores = False
         self._models_per_page = models_per_page
         self._versions_per_page = versions_per_page
@@ -215,6 +216,26 @@ class RegistryClient:
             return self._unity.mlmodel_place(version)
         return self._sources.place(version.name, version.version)
 
+    def folder(self, name: str, version: str) -> str:
+        """Ask for the URI of the folder with the files of a version, for MLflow's own client.
+
+        Raises:
+            RegistryError: It can't be told; `RegistryRefused.missing` where the version does not exist.
+            MlmodelUnreadable: It is nowhere that the client may be led to with our credentials.
+        """
+        if self._unity is not None:
+            # The client is handed out credentials by this form only.
+            return f"models:/{name}/{version}"
+        place = self._sources.place(name, version)
+        if place.otherwise is not None:
+            try:
+                self._content(place, None)
+            except RegistryRefused as error:
+                if not error.missing:
+                    raise
+                place = place.otherwise
+        return self._sources.downloadable(place.uri)
+
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
         """Read an MLmodel file; in one request.
 
@@ -247,22 +268,23 @@ class RegistryClient:
 
     def _content(self, place: MlmodelPlace, validator: tuple[str, str] | None) -> Answer:
         """Get an MLmodel file from the server, or from its store where the server does not hand it out."""
-        stores = self._stores if place.store_uri else None
+        stores = self._stores if StoreReader.reads(place.uri) else None
         if stores is not None and self._reads_stores:
             # Of several stores the server may read one and we another.
             with suppress(RegistryRefused, MlmodelUnreadable):
-                return Answer(stores.read(place.store_uri), None)
+                return Answer(stores.read(place.uri), None)
         try:
             return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=mlmodel.MAX_BYTES)
         except RegistryRefused as error:
-            if place.foreign and error.error_code == _INTERNAL:
+            scheme, colon, _ = place.uri.partition(":")
+            if colon and scheme not in _OF_SERVER and error.error_code == _INTERNAL:
                 # What fails of itself, such as a connection, MLflow answers without a code.
                 raise MlmodelUnreadable(
-                    f'the registry can\'t read a store such as "{hidden(place.foreign)[:40]}": {error.words}'
+                    f'the registry can\'t read a store such as "{hidden(scheme)[:40]}": {error.words}'
                 ) from error
             if stores is None:
                 raise
-            content = stores.read(place.store_uri)
+            content = stores.read(place.uri)
         # A server that knows of a store and can't read it need not be asked first for the next file.
         self._reads_stores = True
         return Answer(content, None)

@@ -15,15 +15,13 @@ class MlmodelPlace:
     Attributes:
         path: Of the request.
         params: Of its query.
-        store_uri: The folder of it in a store that can be read without the server; empty where there is none.
-        foreign: The scheme of a store that only the server may have a client for; empty where it is none.
+        uri: The folder of it, as the registry says, without our server's own host; empty in a Unity Catalog.
         otherwise: Where it is if it is not here; None where it is nowhere else.
     """
 
     path: str
     params: QueryParams
-    store_uri: str = ""
-    foreign: str = ""
+    uri: str = ""
     otherwise: MlmodelPlace | None = None
 
 

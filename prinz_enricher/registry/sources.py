@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel_file import MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES
-from prinz_enricher.registry.store_reader import StoreReader
 from prinz_enricher.registry.transport import QueryParams, Transport
 from prinz_enricher.registry.words import hidden
 
@@ -31,20 +31,20 @@ _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _MLMODEL = "MLmodel"
 _PROXIED = "mlflow-artifacts"
+_WITH_CREDENTIALS = frozenset({"http", "https", _PROXIED})
+_LEADING = frozenset({"runs", "models"})
 
 
 class Sources:
     """Finds MLmodel files; may be used by several threads at once."""
 
-    def __init__(self, transport: Transport, stores: StoreReader | None) -> None:
+    def __init__(self, transport: Transport) -> None:
         """Ask for nothing yet.
 
         Args:
             transport: To the server.
-            stores: Reads what the server knows of and does not hand out.
         """
         self._transport = transport
-        self._stores = stores
 
     def place(self, name: str, version: str) -> MlmodelPlace:
         """Ask where the MLmodel file of a version is.
@@ -77,6 +77,24 @@ class Sources:
                 )
             name, version = first, second
         raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
+
+    def downloadable(self, uri: str) -> str:
+        """Return the URI of a folder as MLflow's client is to be given it, which has our credentials.
+
+        Raises:
+            MlmodelUnreadable: It would show them to another server, or look itself where the files are.
+        """
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise MlmodelUnreadable("the registry does not say where its files are") from error
+        elsewhere = parts.netloc and not uri.startswith(f"{self._transport.url}/")
+        if parts.scheme in _LEADING or (parts.scheme in _WITH_CREDENTIALS and elsewhere):
+            raise MlmodelUnreadable(
+                "the registry says that its files are with another server, which gets no credentials"
+            )
+        # A relative path begins where the server of a local store has its beginning, too.
+        return uri if parts.scheme or uri.startswith("/") else f"{Path.cwd().as_uri()}/{uri}"
 
     def _of_run(self, run: str, path: str) -> MlmodelPlace:
         """Find a model of a run; one that was logged goes before a folder of the same name, as with MLflow's client."""
@@ -120,20 +138,17 @@ class Sources:
             path: Of a request by which the server gets it with its own credentials, from S3, a folder, another host.
             params: Of its query.
         """
-        proxied = self._proxied_path(uri)
-        if proxied is not None:
-            return MlmodelPlace(proxied, {})
-        if StoreReader.reads(uri):
-            return MlmodelPlace(path, params, uri if self._stores is not None else "")
-        scheme, colon, _ = uri.partition(":")
-        return MlmodelPlace(path, params, foreign=scheme if colon and scheme != "file" else "")
+        folder = self._proxied(uri)
+        if folder is None:
+            return MlmodelPlace(path, params, uri)
+        segments = [segment for segment in folder.split("/") if segment]
+        if any(segment in (".", "..") for segment in segments):
+            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
+        proxied = "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
+        return MlmodelPlace(proxied, {}, f"{_PROXIED}:{folder}")
 
-    def _proxied_path(self, uri: str) -> str | None:
-        """Return the path of an MLmodel file that our server proxies; None where it does not.
-
-        Raises:
-            MlmodelUnreadable: The path leads out of the artifacts.
-        """
+    def _proxied(self, uri: str) -> str | None:
+        """Return the path of a folder that our server proxies; None where it does not."""
         try:
             parts = urlsplit(uri)
             host, port = parts.hostname, parts.port
@@ -143,11 +158,7 @@ class Sources:
         if parts.scheme != _PROXIED or not ours:
             return None
         # Cut by hand: a folder's name may hold `?` or `#`, which mean nothing here.
-        folder = uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
-        segments = [segment for segment in folder.split("/") if segment]
-        if any(segment in (".", "..") for segment in segments):
-            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
-        return "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
+        return uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
 
 
 def _head(path: str) -> tuple[str, str]:

@@ -31,6 +31,14 @@ class Places(Protocol):
     def observed(self, target: Target, outputs: str) -> None:
         """Have a target's version served with the outputs that it was seen to give, in MLflow's JSON of a schema."""
 
+    def folder(self, target: Target) -> str:
+        """Return the URI of the folder with a target's files; the registry is asked.
+
+        Raises:
+            FetchFailed: The registry does not tell it now.
+            LoadFailed: They are nowhere that they may be downloaded from.
+        """
+
     def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
 
@@ -103,7 +111,9 @@ class Provisioner:
         def variables(folder: Path) -> Mapping[str, str]:
             return fetch_variables(os.environ, folder, self._places.fetch_variables(target, folder))
 
-        model = held.enter_context(self._models.get(source, variables, cancelled=cancelled))
+        model = held.enter_context(
+            self._models.get(source, lambda: self._places.folder(target), variables, cancelled=cancelled)
+        )
         # What was downloaded decides, whatever the registry told of it before.
         check_loader(model.path, self._allowed)
         marks.append(time.monotonic())

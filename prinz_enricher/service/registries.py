@@ -95,6 +95,19 @@ class Registries:
         except SignatureError as error:
             log.warning("outputs can't be served", model=target.name, version=target.version, why=str(error))
 
+    def folder(self, target: Target) -> str:
+        """Return the URI of the folder with a target's files; the registry is asked.
+
+        Raises:
+            FetchFailed: The registry does not tell it now.
+            LoadFailed: They are nowhere that they may be downloaded from.
+        """
+        try:
+            return self._opened[target.registry_name].client.folder(target.registered_name, target.version)
+        except RegistryError as error:
+            kind = FetchFailed if error.transient else LoadFailed
+            raise kind(f"the registry does not give its files: {error}") from error
+
     def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
 

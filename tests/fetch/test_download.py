@@ -15,18 +15,20 @@ from typing import Any
 import pytest
 
 from prinz_enricher.fetch.download import (
+    Refused,
     RegistryUnreachable,
     checked_path,
     fetch_model,
     prepare_environment,
     told,
 )
-from prinz_enricher.fetch.place import Refused
 from prinz_enricher.provision.variables import fetch_variables
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.processes import children, is_there
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
+
+ANY = "mlflow-artifacts:/models/one"
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,36 +50,17 @@ def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.mark.parametrize("name", ["plain", "what? a@b 100%41 #1;x", "żółw, 亀"])
-def test_a_version_of_any_name_is_downloaded(scratch_registry: RegistryWriter, tmp_path: Path, name: str) -> None:
-    """Names that a URI would read in another way are fetched as they are."""
-    scratch_registry.create_model(f"fetch {name}")
-    scratch_registry.create_version(f"fetch {name}")
-    version = scratch_registry.create_version(f"fetch {name}", mlmodel_text(signed=False))
-    path = fetch_model(scratch_registry.url, f"fetch {name}", version, str(tmp_path / "model"))
-    assert Path(path).is_relative_to(tmp_path)
-    assert (Path(path) / "MLmodel").read_text() == mlmodel_text(signed=False)
-
-
-def test_a_version_that_is_not_there_is_told(scratch_registry: RegistryWriter, tmp_path: Path) -> None:
-    """MLflow's own error says which."""
-    from mlflow.exceptions import MlflowException
-
-    with pytest.raises(MlflowException, match="not found"):
-        fetch_model(scratch_registry.url, "never registered", "1", str(tmp_path / "model"))
-
-
 def test_a_registry_that_is_not_there_is_told(unused_tcp_port: int, tmp_path: Path) -> None:
     """It ends with an error that says that it may pass, shows no address, and does not hang."""
     with pytest.raises(RegistryUnreachable, match="the registry gives no answer"):
-        fetch_model(f"http://127.0.0.1:{unused_tcp_port}", "any", "1", str(tmp_path / "model"))
+        fetch_model(f"http://127.0.0.1:{unused_tcp_port}", ANY, str(tmp_path / "model"))
 
 
 def test_credentials_that_are_not_accepted_may_be_later(hostile_server: HostileServer, tmp_path: Path) -> None:
     """A token that ended is no fault of the model; nothing of the registry's words is told."""
     hostile_server.respond = lambda _: Answer(b"you are nobody", 401)
     with pytest.raises(RegistryUnreachable, match="does not accept our credentials") as refused:
-        fetch_model(hostile_server.url, "any", "1", str(tmp_path / "model"))
+        fetch_model(hostile_server.url, ANY, str(tmp_path / "model"))
     assert "nobody" not in str(refused.value)
 
 
@@ -110,10 +93,10 @@ def start(**more: Any) -> subprocess.Popen[str]:
     )
 
 
-def download(registry: str, name: str, version: str, folder: Path, *, max_bytes: int = LARGE) -> dict[str, Any]:
+def download(registry: str, uri: str, folder: Path, *, max_bytes: int = LARGE) -> dict[str, Any]:
     """Run the program as the front does, and return its answer."""
     folder.mkdir()
-    asked = {"registry": registry, "name": name, "version": version, "folder": str(folder), "max_bytes": max_bytes}
+    asked = {"registry": registry, "uri": uri, "folder": str(folder), "max_bytes": max_bytes}
     variables = {**fetch_variables(os.environ, folder.parent, None), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with start(env=variables) as process:
         output, errors = process.communicate(json.dumps(asked) + "\n", timeout=90)
@@ -128,7 +111,7 @@ def test_the_program_answers_with_the_model_s_place(scratch_registry: RegistryWr
     """One line, whatever libraries print."""
     scratch_registry.create_model("download program")
     version = scratch_registry.create_version("download program", folder="some/place")
-    answer = download(scratch_registry.url, "download program", version, tmp_path / "model")
+    answer = download(scratch_registry.url, scratch_registry.source("download program", version), tmp_path / "model")
     assert answer.keys() == {"path"}
     assert (tmp_path / "model" / answer["path"] / "MLmodel").read_text() == mlmodel_text()
 
@@ -140,10 +123,11 @@ def test_a_model_that_is_too_large_is_refused(scratch_registry: RegistryWriter, 
     place = scratch_registry.mlmodel_path(scratch_registry.source("download large", version)).parent
     for number in range(20):
         (place / f"part-{number}").write_bytes(bytes(1000))
+    uri = scratch_registry.source("download large", version)
     refused = {"error": "the model is larger than the 10000 bytes that it may have", "may_pass": False}
-    assert download(scratch_registry.url, "download large", version, tmp_path / "many", max_bytes=10_000) == refused
+    assert download(scratch_registry.url, uri, tmp_path / "many", max_bytes=10_000) == refused
     (place / "one").write_bytes(bytes(20_000))
-    assert download(scratch_registry.url, "download large", version, tmp_path / "one", max_bytes=10_000) == refused
+    assert download(scratch_registry.url, uri, tmp_path / "one", max_bytes=10_000) == refused
 
 
 class LyingRegistry:
@@ -158,8 +142,6 @@ class LyingRegistry:
 
     def __call__(self, request: Request) -> Answer:
         """Answer MLflow's client."""
-        if request.path.endswith("get-download-uri"):
-            return answer_json({"artifact_uri": "mlflow-artifacts:/models/one"})
         if request.path.endswith("artifacts"):
             return answer_json({"files": self._files if "models/one" in str(request.query) else []})
         if request.path.startswith("/api/2.0/mlflow-artifacts/"):
@@ -181,7 +163,7 @@ def test_a_registry_that_lies_about_paths(
         [{"path": "MLmodel", "is_dir": False, "file_size": 1}, {"path": path, "is_dir": folder, "file_size": 1}]
     )
     before = sorted(tmp_path.parent.iterdir())
-    answer = download(hostile_server.url, "any", "1", tmp_path / "model")
+    answer = download(hostile_server.url, ANY, tmp_path / "model")
     assert answer == {"error": "MlflowException: Invalid path", "may_pass": False}
     assert sorted(tmp_path.iterdir()) == [tmp_path / "model"]
     assert sorted(tmp_path.parent.iterdir()) == before
@@ -192,14 +174,14 @@ def test_a_registry_that_sends_without_end(hostile_server: HostileServer, tmp_pa
     """A list of files may say that they are small; what comes is counted."""
     files = [{"path": name, "is_dir": False, "file_size": 1} for name in ("MLmodel", *map(str, range(50)))]
     hostile_server.respond = LyingRegistry(files, bytes(100_000))
-    answer = download(hostile_server.url, "any", "1", tmp_path / "model", max_bytes=1_000_000)
+    answer = download(hostile_server.url, ANY, tmp_path / "model", max_bytes=1_000_000)
     assert answer == {"error": "the model is larger than the 1000000 bytes that it may have", "may_pass": False}
 
 
 def test_a_registry_without_an_mlmodel_file(hostile_server: HostileServer, tmp_path: Path) -> None:
     """What is no model is not handed on."""
     hostile_server.respond = LyingRegistry([{"path": "passwords", "is_dir": False, "file_size": 1}])
-    answer = download(hostile_server.url, "any", "1", tmp_path / "model")
+    answer = download(hostile_server.url, ANY, tmp_path / "model")
     assert answer == {"error": "there is no MLmodel file in what was downloaded", "may_pass": False}
 
 
@@ -209,7 +191,7 @@ def test_a_store_that_breaks_off_may_be_back(hostile_server: HostileServer, tmp_
     hostile_server.respond = lambda request: (
         Answer(b"busy", 503) if request.path.endswith("/MLmodel") else lying(request)
     )
-    answer = download(hostile_server.url, "any", "1", tmp_path / "model")
+    answer = download(hostile_server.url, ANY, tmp_path / "model")
     assert answer == {"error": GONE, "may_pass": True}
 
 
@@ -218,7 +200,7 @@ def test_the_program_ends_with_the_one_that_started_it(hostile_server: HostileSe
     lying = LyingRegistry([{"path": "MLmodel", "is_dir": False, "file_size": 1}])
     lying.go.clear()
     hostile_server.respond = lying
-    asked = {"registry": hostile_server.url, "name": "any", "version": "1", "folder": str(tmp_path), "max_bytes": LARGE}
+    asked = {"registry": hostile_server.url, "uri": ANY, "folder": str(tmp_path), "max_bytes": LARGE}
     front = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-P', '-m', 'prinz_enricher.fetch.download'],"
         " stdin=subprocess.PIPE); p.stdin.write(sys.stdin.buffer.readline()); p.stdin.flush(); p.wait()"

@@ -182,7 +182,9 @@ def test_no_token_for_a_worker(hostile_server: HostileServer, proxy: CheckingPro
             endpoint.revoke_all()
             # Only once the service knows that its token is no good.
             until_true(lambda: endpoint.asked > 1, "the endpoint was not asked again")
-            with pytest.raises(ServiceError, match=r"credentials of the registry.*HTTP 503") as refused:
+            with pytest.raises(
+                ServiceError, match=r"does not give its files: the token endpoint .* HTTP 503"
+            ) as refused:
                 client.score("typed", [{"n": 21}])
             assert refused.value.code is grpc.StatusCode.UNAVAILABLE
             endpoint.broken = None

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_files_of_all_sources_are_downloaded(registry: LoggedModels, client: Reg
     found = versions(client)
     # These come to one and the same by other ways.
     for name in found.keys() - BROKEN.keys() - {"odd folder", "of a version", "place"}:
-        with cache.get(ModelSource(registry.url, name, "1", ""), variables) as model:
+        with cache.get(ModelSource(registry.url, name, "1", ""), partial(client.folder, name, "1"), variables) as model:
             assert '"name": "n"' in (model.path / "MLmodel").read_text(), name
             assert (model.path / "python_model.pkl").is_file()
 

@@ -15,6 +15,7 @@ from prinz_enricher.provision.errors import Cancelled, FetchFailed
 from prinz_enricher.provision.models import ModelCache, ModelSource
 from prinz_enricher.provision.steps import steps_told_to
 from prinz_enricher.provision.variables import fetch_variables
+from prinz_enricher.registry import RegistryClient, RegistryRefused
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
 from tests.support.processes import children
@@ -36,11 +37,27 @@ def unwanted(_: Path) -> dict[str, str]:
     raise AssertionError("it was downloaded again")
 
 
+def nowhere() -> str:
+    """Return no folder: nobody is asked for one."""
+    raise AssertionError("the registry was asked again")
+
+
 def source(registry: RegistryWriter, name: str) -> ModelSource:
     """Register a model with one version."""
     registry.create_model(name)
     version = registry.create_version(name)
     return ModelSource(registry.url, name, version, "one")
+
+
+def folder(wanted: ModelSource) -> str:
+    """Ask the registry where the files of a version are."""
+    with RegistryClient(wanted.registry) as client:
+        return client.folder(wanted.name, wanted.version)
+
+
+def anywhere() -> str:
+    """Return a folder of any registry's artifacts."""
+    return "mlflow-artifacts:/any"
 
 
 def fetching() -> list[int]:
@@ -61,7 +78,7 @@ def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: 
     models = cache(tmp_path)
     wanted = source(scratch_registry, "provision once")
     with capture_logs() as logs, ThreadPoolExecutor(2) as threads:
-        leases = list(threads.map(lambda _: models.get(wanted, variables), range(2)))
+        leases = list(threads.map(lambda _: models.get(wanted, lambda: folder(wanted), variables), range(2)))
     assert sorted(lease.fresh for lease in leases) == [False, True]
     for lease in leases:
         assert (lease.path / "MLmodel").read_text() == mlmodel_text()
@@ -71,10 +88,13 @@ def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: 
     # Nothing but the model is kept: neither temporary files nor what else was downloaded.
     assert sorted(path.name for path in lease.path.parent.iterdir()) == ["model"]
     told: list[str] = []
-    with steps_told_to(told.append), models.get(wanted, unwanted) as again:
+    with steps_told_to(told.append), models.get(wanted, nowhere, unwanted) as again:
         assert not again.fresh
     assert told == []
-    with steps_told_to(told.append), models.get(replace(wanted, fingerprint="two"), variables) as other:
+    with (
+        steps_told_to(told.append),
+        models.get(replace(wanted, fingerprint="two"), lambda: folder(wanted), variables) as other,
+    ):
         assert other.fresh
     assert told == ["downloading the model"]
 
@@ -83,11 +103,19 @@ def test_a_model_that_was_changed_is_downloaded_again(scratch_registry: Registry
     """What runs is what the registry has."""
     models = cache(tmp_path)
     wanted = source(scratch_registry, "provision changed")
-    with models.get(wanted, variables) as lease:
+    with models.get(wanted, lambda: folder(wanted), variables) as lease:
         (lease.path / "MLmodel").write_text("flavors: {python_function: {loader_module: evil}}")
-    with capture_logs() as logs, models.get(wanted, variables) as lease:
+    with capture_logs() as logs, models.get(wanted, lambda: folder(wanted), variables) as lease:
         assert (lease.path / "MLmodel").read_text() == mlmodel_text()
     assert [line["fault"] for line in logs if line["log_level"] == "warning"] == ["model/MLmodel has changed"]
+
+
+@pytest.mark.parametrize("name", ["what? a@b 100%41 #1;x", "żółw, 亀"])
+def test_a_model_of_any_name_is_downloaded(scratch_registry: RegistryWriter, tmp_path: Path, name: str) -> None:
+    """Names that a URI would read in another way are fetched as they are."""
+    wanted = source(scratch_registry, f"fetch {name}")
+    with cache(tmp_path).get(wanted, lambda: folder(wanted), variables) as lease:
+        assert (lease.path / "MLmodel").read_text() == mlmodel_text()
 
 
 def test_what_can_t_be_downloaded(scratch_registry: RegistryWriter, unused_tcp_port: int, tmp_path: Path) -> None:
@@ -96,16 +124,18 @@ def test_what_can_t_be_downloaded(scratch_registry: RegistryWriter, unused_tcp_p
     wanted = source(scratch_registry, "provision failing")
     away = replace(wanted, registry=f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(FetchFailed, match="the download failed: the registry gives no answer") as failed:
-        models.get(away, variables)
+        models.get(away, anywhere, variables)
     assert failed.value.may_pass
-    with pytest.raises(FetchFailed, match="the registry has no such version") as failed:
-        models.get(replace(wanted, version="99"), variables)
+    with pytest.raises(RegistryRefused, match="not found"):
+        models.get(wanted, lambda: folder(replace(wanted, version="99")), variables)
+    with pytest.raises(FetchFailed, match=r"the download failed: .*No such artifact") as failed:
+        models.get(wanted, anywhere, variables)
     assert not failed.value.may_pass
     with pytest.raises(FetchFailed, match="larger than the 10 bytes") as failed:
-        cache(tmp_path, max_model_bytes=10).get(wanted, variables)
+        cache(tmp_path, max_model_bytes=10).get(wanted, lambda: folder(wanted), variables)
     assert not failed.value.may_pass
     with pytest.raises(FetchFailed, match=r"ended without an answer \(exit code 1\)") as failed:
-        models.get(wanted, lambda _: {"PYTHONHOME": "/nowhere"})
+        models.get(wanted, anywhere, lambda _: {"PYTHONHOME": "/nowhere"})
     assert failed.value.may_pass
     assert list((tmp_path / "models").iterdir()) == []
 
@@ -125,6 +155,7 @@ def test_a_cancelled_download_ends(hostile_server: HostileServer, tmp_path: Path
             threads.submit(
                 models.get,
                 ModelSource(hostile_server.url, "any", str(number), ""),
+                anywhere,
                 variables,
                 cancelled=cancel.is_set,
             )
@@ -153,7 +184,7 @@ def test_a_download_that_takes_too_long_ends(hostile_server: HostileServer, tmp_
     hostile_server.respond = respond
     try:
         with pytest.raises(FetchFailed, match=r"the download took longer than 0\.5 s") as failed:
-            cache(tmp_path, timeout=0.5).get(ModelSource(hostile_server.url, "any", "1", ""), variables)
+            cache(tmp_path, timeout=0.5).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, variables)
     finally:
         go.set()
     assert failed.value.may_pass
@@ -169,7 +200,7 @@ def test_credentials_stay_with_the_download(hostile_server: HostileServer, tmp_p
         return {**variables(folder), "MLFLOW_TRACKING_TOKEN": "super-secret"}
 
     with capture_logs() as logs, pytest.raises(FetchFailed, match="does not accept our credentials") as failed:
-        cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), given)
+        cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, given)
     assert hostile_server.requests[-1].headers["authorization"] == "Bearer super-secret"
     assert "super-secret" not in f"{failed.value} {logs}"
     assert list((tmp_path / "models").iterdir()) == []
@@ -179,8 +210,8 @@ def test_secrets_in_the_words_of_a_registry_stay_there(hostile_server: HostileSe
     """What the process tells of its failure is told on without addresses and what looks like a secret."""
     said = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no user:hunter2@host with sig=hunter2"}'
     hostile_server.respond = lambda _: Answer(said, 400)
-    with pytest.raises(FetchFailed, match=r"INVALID_PARAMETER_VALUE: no … with …$"):
-        cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), variables)
+    with pytest.raises(FetchFailed, match=r"the download failed: HTTPError: 400 .*no … with …$"):
+        cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, variables)
 
 
 def test_a_registry_that_listens_elsewhere_is_the_same() -> None:

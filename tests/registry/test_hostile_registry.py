@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,73 @@ def test_a_run_or_logged_model_that_lies(
     last = hostile_server.requests[-1]
     files = ("/get-artifact", "/ajax-api/2.0/mlflow/logged-models/m-1/artifacts/files")
     assert last.path.removeprefix("/mlflow") in files
+
+
+ELSEWHERE = [
+    "mlflow-artifacts://127.0.0.1:1/a",
+    "mlflow-artifacts://{other}/a",
+    "mlflow-artifacts://{host}@127.0.0.1:1/a",
+    "MLflow-Artifacts://127.0.0.1:1/a",
+    "mlflow-arti\tfacts://127.0.0.1:1/a",
+    "mlflow-artifacts://[/a",
+    "http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/a",
+    "http://{host}.example.com/mlflow/a",
+    "http://{host}@127.0.0.1:1/mlflow/a",
+    "HTTPS://{host}/mlflow/a",
+    " http://127.0.0.1:1/a",
+    "Runs:/r1/deep",
+    "Models:/m-1",
+]
+
+
+@pytest.mark.parametrize("lie", ELSEWHERE)
+@pytest.mark.parametrize("through", ["", "runs:/r1/deep", "models:/m-1"])
+def test_files_with_another_server(
+    client: RegistryClient, hostile_server: HostileServer, through: str, lie: str
+) -> None:
+    """No client with our credentials is sent there, whichever way a registry says that they are there."""
+    ours = hostile_server.url.removeprefix("http://")
+    uri = lie.format(host=ours, other=f"{ours}1")
+    hostile_server.respond = _leading_to(uri, through)
+    with pytest.raises(MlmodelUnreadable, match=r"another server|does not say where"):
+        client.folder("wine", "1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("mlflow-artifacts:/a b?c#d/100%", "mlflow-artifacts:/a b?c#d/100%"),
+        ("mlflow-artifacts://{host}/a", "mlflow-artifacts:/a"),
+        ("mlflow-artifacts://127.0.0.1/a", "mlflow-artifacts:/a"),
+        ("http://{host}/mlflow/api/a", "http://{host}/mlflow/api/a"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("/mnt/a", "/mnt/a"),
+        ("file:///mnt/a", "file:///mnt/a"),
+        ("mlruns/a", f"{Path.cwd().as_uri()}/mlruns/a"),
+    ],
+)
+def test_files_with_the_registry_or_a_store(
+    client: RegistryClient, hostile_server: HostileServer, uri: str, folder: str
+) -> None:
+    """A server's own artifacts are named without its host, so that they are asked for where the registry is."""
+    ours = hostile_server.url.removeprefix("http://")
+    hostile_server.respond = _leading_to(uri.format(host=ours), "")
+    assert client.folder("wine", "1") == folder.format(host=ours)
+
+
+def _leading_to(uri: str, through: str) -> Callable[[Request], Answer]:
+    """Answer as a registry whose one version has its files there, said at once or by what its source leads to."""
+
+    def respond(request: Request) -> Answer:
+        if request.path.endswith("get-download-uri"):
+            return answer_json({"artifact_uri": through or uri})
+        if request.path.endswith("runs/get"):
+            return answer_json({"run": {"info": {"artifact_uri": uri, "experiment_id": "0"}}})
+        if request.path.endswith("logged-models/m-1"):
+            return answer_json({"model": {"info": {"artifact_uri": uri, "model_id": "m-1"}}})
+        return answer_json({})
+
+    return respond
 
 
 @pytest.mark.parametrize(
