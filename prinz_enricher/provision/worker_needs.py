@@ -47,14 +47,13 @@ def with_worker_needs(needed: Requirements, minor: str, overrides: tuple[str, ..
     requirements = {*needed.requirements, *overridden(worker, overrides).requirements}
     for name in _MLFLOWS:
         of_name = [one for one in _applicable(requirements, minor) if parsed(one).name == name]
-        limits = [one for one in _applicable(needed.constraints, minor) if parsed(one).name == name]
-        if of_name and not _allows([*of_name, *limits]):
-            told = shown(", ".join(sorted(str(parsed(one)) for one in (*of_name, *limits))))
+        if of_name and not _allows(of_name):
+            told = shown(", ".join(sorted(str(parsed(one)) for one in of_name)))
             raise RequirementsRefused(
                 f"the model's requirements allow no MLflow {OLDEST_MLFLOW} or newer, which a worker needs: {told}; set "
                 f'workers.overrides = ["{name}>={OLDEST_MLFLOW}"], or log the model anew with a newer MLflow'
             )
-    # Whatever else narrows it down, an older one is not to be the way out.
+    # Whatever else narrows it down, such as the model's constraints, an older one is not to be the way out.
     constraints = (*needed.constraints, *(f"{name}>={OLDEST_MLFLOW}" for name in _MLFLOWS))
     return Requirements(needed.python, tuple(sorted(requirements)), constraints)
 
@@ -72,6 +71,5 @@ def _allows(entries: list[str]) -> bool:
     ends = [Version(one.version.removesuffix(".*")) for one in allowed]
     # Where there is any, then one of these: the oldest, the end of a range, or what is right before or behind an end.
     beside = [Version(f"{end.base_version}{more}") for end in ends for more in (".dev0", ".0.0.1")]
-    beside += [Version(f"{end.epoch}!{'.'.join(map(str, (*end.release[:-1], end.release[-1] + 1)))}") for end in ends]
-    candidates = (OLDEST_MLFLOW, *ends, *beside)
-    return any(one >= OLDEST_MLFLOW and allowed.contains(one, prereleases=True) for one in candidates)
+    beside += [Version(".".join(map(str, (*end.release[:-1], end.release[-1] + 1)))) for end in ends]
+    return any(one >= OLDEST_MLFLOW for one in allowed.filter((OLDEST_MLFLOW, *ends, *beside), prereleases=True))
