@@ -52,13 +52,15 @@ class Admission:
     Args:
         base: Its path, such as `columns["alcohol"]`.
         faults: Takes what is refused.
+        floats_and_text_take_null: Whether they do where a value is required, as in a column.
     """
 
-    __slots__ = ("_base", "_faults", "_path")
+    __slots__ = ("_base", "_faults", "_path", "_take_null")
 
-    def __init__(self, base: str, faults: Faults) -> None:
+    def __init__(self, base: str, faults: Faults, *, floats_and_text_take_null: bool = True) -> None:
         self._base = base
         self._faults = faults
+        self._take_null = floats_and_text_take_null
         self._path: list[Step] = []
 
     def admit(self, value: object, type: Type, required: bool, *steps: Step) -> object:
@@ -87,7 +89,7 @@ class Admission:
                 value = plain(value)
             match type:
                 case Scalar(kind):
-                    return _leaf(value, _SCALAR_DTYPES[kind], kind.value, required)
+                    return _leaf(value, _SCALAR_DTYPES[kind], kind.value, required, take_null=self._take_null)
                 case AnyValue():
                     return to_json(value if value is None else plain_tree(value), self._base, self._path, self._faults)
                 case Tensor(dtype, shape):
@@ -262,9 +264,11 @@ def _from_datetime64(value: np.datetime64) -> object:
     return Micros(int(micros.astype(np.int64))) if micros.astype(value.dtype) == value else _TOO_FINE
 
 
-def _leaf(value: object, dtype: str, name: str, required: bool) -> object:
+def _leaf(value: object, dtype: str, name: str, required: bool, *, take_null: bool = True) -> object:
     if value is UNSET:
         raise Refused(wanted.UNSET_VALUE)
+    if value is None and required and not take_null:
+        raise Refused(wanted.NULL)
     if dtype in _FLOATS:
         return _float(value, dtype, name)
     if value is None:

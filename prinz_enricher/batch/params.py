@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 from prinz_enricher.batch import wanted
 from prinz_enricher.batch.any_json import from_json
 from prinz_enricher.batch.element import Admission, Refused, plain_tree, value_name
-from prinz_enricher.batch.faults import Faults, property_step, quoted
+from prinz_enricher.batch.faults import Faults, quoted
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import (
     AnyValue,
@@ -32,10 +31,6 @@ _FLOAT_LIMIT = 3.4028235677973366e38
 """The least double that overflows as float32 when rounded to the nearest."""
 
 
-_TAKES_NULL: Final = frozenset({ScalarKind.FLOAT, ScalarKind.DOUBLE, ScalarKind.STRING})
-"""The types for which `Admission` takes a null, since a column does."""
-
-
 def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -> dict[str, object]:
     """Check the parameters of a call.
 
@@ -50,7 +45,8 @@ def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -
         those, or a dict for an object; None where that is the default.
 
     Raises:
-        InvalidInput: With every fault, such as `params["temperature"]`. A null is one, unless it is the default.
+        InvalidInput: With every fault, such as `params["temperature"]`. A null is one, unless it is the default or
+            its type is `any`.
     """
     faults = Faults()
     given: dict[str, object] = {}
@@ -105,9 +101,9 @@ def _admit(given: object, param: Param, faults: Faults) -> object:
         return None
     if value is None and param.default is None:
         return None
-    for null in _nulls(value, param.type if param.shape is None else ListOf(param.type), path):
-        faults.add(null, wanted.NULL)
-    admission = Admission(path, faults)
+    # MLflow's `_enforce_params_schema` hands a None of any scalar type on to the model as it is. A model that declares
+    # a number computes with it and fails; NaN, which pandas makes of it in a column, would be another value than given.
+    admission = Admission(path, faults, floats_and_text_take_null=False)
     wide = _as_python(param.type)
     if param.shape is None:
         return _checked(admission.admit(value, wide, True), param.type, path, faults)
@@ -118,28 +114,6 @@ def _admit(given: object, param: Param, faults: Faults) -> object:
         _checked(admission.admit(one, wide, True, index), param.type, f"{path}[{index}]", faults)
         for index, one in enumerate(value)
     ]
-
-
-def _nulls(value: object, type: Type, path: str) -> Iterator[str]:
-    """Yield the paths of the required nulls that `Admission` takes.
-
-    MLflow's `_enforce_params_schema` hands a None of any scalar type on to the model as it is. A model that declares a
-    number computes with it and fails; NaN, which pandas makes of it in a column, would be another value than was given.
-    """
-    match type, value:
-        case Scalar(kind), None if kind in _TAKES_NULL:
-            yield path
-        case ListOf(items), list():
-            for index, one in enumerate(value):
-                yield from _nulls(one, items, f"{path}[{index}]")
-        case MapOf(values), dict():
-            for key, one in value.items():
-                yield from _nulls(one, values, f"{path}[{quoted(str(key))}]")
-        case Record(fields), dict():
-            for field in fields:
-                one = value.get(field.name)
-                if one is not None or (field.required and field.name in value):
-                    yield from _nulls(one, field.type, path + property_step(field.name))
 
 
 def _as_python(type: Type) -> Type:

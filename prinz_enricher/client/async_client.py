@@ -176,20 +176,14 @@ class AsyncClient:
             self._asking.release()
 
     async def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
-        *names, last = model.candidates
-        for name in names:
+        for reference in model.candidates:
+            request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                return await self._signature_of(model, name, deadline)
+                response = await self._ask(self._stub.GetSignature, request, deadline)
+                break
             except ServiceError as error:
-                if error.reason != "MODEL_NOT_FOUND":
+                if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
-        return await self._signature_of(model, last, deadline)
-
-    async def _signature_of(
-        self, model: Model, reference: ModelReference, deadline: float
-    ) -> tuple[ModelReference, Signature]:
-        request = pb.GetSignatureRequest(model=reference.to_message())
-        response = await self._ask(self._stub.GetSignature, request, deadline)
         signature = from_wire(response.signature)
         model.plan = Plan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature

@@ -190,20 +190,14 @@ class Client:
             self._asking.release()
 
     def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
-        *names, last = model.candidates
-        for name in names:
+        for reference in model.candidates:
+            request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                return self._signature_of(model, name, deadline)
+                response = self._line.ask(self._line.stub.GetSignature, request, deadline)
+                break
             except ServiceError as error:
-                if error.reason != "MODEL_NOT_FOUND":
+                if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
-        return self._signature_of(model, last, deadline)
-
-    def _signature_of(
-        self, model: Model, reference: ModelReference, deadline: float
-    ) -> tuple[ModelReference, Signature]:
-        request = pb.GetSignatureRequest(model=reference.to_message())
-        response = self._line.ask(self._line.stub.GetSignature, request, deadline)
         signature = from_wire(response.signature)
         model.plan = Plan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature

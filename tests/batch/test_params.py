@@ -119,6 +119,13 @@ def test_a_null_is_refused_by_its_name(given: dict[str, Any], paths: list[str]) 
             encode_params({"d": null}, signature)
 
 
+def test_a_null_of_any_type_is_a_value() -> None:
+    """A parameter of the type `any` takes it, alone and inside, whatever its default is."""
+    signature = Signature((), SIGNATURE.outputs, (Param("a", AnyValue(), 1), Param("o", MapOf(AnyValue()), {})))
+    for given in ({"a": None, "o": {"x": None}}, {"a": [None, {"y": None}], "o": {}}):
+        assert decode_params(encode_params(given, signature), signature) == given
+
+
 def test_a_null_that_is_the_default_is_taken_and_nan_is_a_value() -> None:
     """The declared default null can be given; NaN is what it is, alone and in a list."""
     assert decode(none=None)["none"] is None
