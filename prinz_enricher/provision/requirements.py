@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
 
 from prinz_enricher.provision.entry import is_wheel, normalised, parsed, shown, split_hashes, wheel, with_hashes
 from prinz_enricher.provision.errors import RequirementsRefused
@@ -118,7 +118,7 @@ class _Reading:
     constraints: set[str] = field(default_factory=set)
     lines: int = 0
     files: set[tuple[Path, bool]] = field(default_factory=set)
-    hashes: dict[tuple[bool, str, Version], tuple[str, ...]] = field(default_factory=dict)
+    hashes: dict[tuple[bool, str, SpecifierSet], tuple[str, ...]] = field(default_factory=dict)
 
     def result(self) -> Requirements:
         return Requirements(self.python, tuple(sorted(self.requirements)), tuple(sorted(self.constraints)))
@@ -179,10 +179,9 @@ class _Reading:
             return wheel(self.folder, text, hashes)
         entry = with_hashes(normalised(text), hashes)
         if hashes:
-            requirement = parsed(entry)
-            version = Version(next(iter(requirement.specifier)).version)
+            pinned = parsed(entry)
             # An installer would keep the hashes of one line, and say nothing of the other's.
-            if self.hashes.setdefault((constraints, requirement.name, version), hashes) != hashes:
+            if self.hashes.setdefault((constraints, pinned.name, pinned.specifier), hashes) != hashes:
                 raise RequirementsRefused(
                     f"{shown(text)} has other hashes on another line; expected all of them on each"
                 )
