@@ -308,6 +308,11 @@ class AnswerReader:
             raise _ambiguous(what, one, other)
         return chosen
 
+    @property
+    def lists_are_rows(self) -> bool:
+        """Whether the model was seen to answer with a list of rows."""
+        return self._seen.get("a list") == _ROWS
+
     def forget(self) -> None:
         """Forget what was seen: of a form of the model's input that was only tried."""
         self._seen = {}

@@ -21,6 +21,8 @@ from .faults import OutputDiffers
 from .fields import is_any, is_nested
 
 _MOST_ROWS = 8
+_FEW_ROWS = 2
+_MANY_ROWS = 64
 
 _TELLING = 3
 """Different answers from which on it is no chance that rows have one another's."""
@@ -54,10 +56,8 @@ class Sharing:
 
     @property
     def note(self) -> str:
-        """What people should know of it; empty where calls are shared, or nothing was seen."""
-        if self.shared or not self.shown:
-            return ""
-        return f"{'rows' if self.single else 'calls'} are scored one at a time: {self.why}"
+        """What people should know of it; empty where calls are shared."""
+        return "" if self.shared else f"{'rows' if self.single else 'calls'} are scored one at a time: {self.why}"
 
 
 def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> Sharing:
@@ -72,43 +72,48 @@ def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -
         RowsExchanged: The model answers the right rows in the wrong order.
     """
     why = "there are no two sample rows to show it with"
+    shown: Sharing | None = None
     trials = _trials(samples)
     for rows in trials:
         sharing = _try(score, rows, exact=exact)
-        if sharing.shown and sharing.shared and sharing.why == _SAME:
-            # Rows that all get the same answer show nothing: others may.
-            other = _try(score, _unlike(rows), exact=exact)
-            return other if other.shown else sharing
-        if sharing.shown:
+        if sharing.shown and not sharing.shared:
             return sharing
-        why = sharing.why
+        if sharing.shown:
+            shown = shown or sharing
+        elif shown is None:
+            why = sharing.why
     if not trials:
         _warm(score, samples)
-    return Sharing(shared=False, single=False, why=why, shown=False)
-
-
-_SAME = "shown on sample rows that all get the same answer"
+    return shown or Sharing(shared=False, single=False, why=why, shown=False)
 
 
 def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
-    """Score rows alone, together, and together the other way round."""
+    """Score rows alone, together, together the other way round, and each many times over."""
+    count = rows.num_rows
     try:
-        alone = [score(rows.slice(i, 1)) for i in range(rows.num_rows)]
+        alone = [kept(score(rows.slice(i, 1))) for i in range(count)]
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-        why = f"the model raises {type(exc).__name__} on sample rows"
-        return Sharing(shared=False, single=False, why=why, shown=False)
+        return _of_several(score, rows, f"the model raises {type(exc).__name__} on sample rows")
+    many = [i % count for i in range(_MANY_ROWS)]
     try:
-        together = _apart(score(rows))
-        # Back in the order of the others.
-        reversed_ = _apart(score(rows.take(pa.array(range(rows.num_rows)[::-1]))))[::-1]
+        together = _apart(kept(score(rows)))
+        reversed_ = _in_order(score, rows, list(range(count))[::-1])
+        crowd = _apart(kept(score(rows.take(pa.array(many)))))
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes
         why = str(exc) if isinstance(exc, OutputDiffers) else f"the model raises {type(exc).__name__} on several rows"
         return Sharing(shared=False, single=True, why=why)
     if _all_same(together, alone, exact=exact) and _all_same(reversed_, alone, exact=exact):
-        same = all(_same(alone[0], one, exact=True) for one in alone)
-        return Sharing(shared=True, single=False, why=_SAME if same else f"shown on {rows.num_rows} sample rows")
-    if not _all_same([score(rows.slice(i, 1)) for i in range(rows.num_rows)], alone, exact=exact):
-        return Sharing(shared=False, single=False, why="the model gives the same row another answer each time")
+        if not _all_same(crowd, [alone[i] for i in many], exact=exact):
+            why = "the model gives a row another answer among many or equal ones than alone"
+            return Sharing(shared=False, single=True, why=why)
+        if _distinct(alone) == 1 and with_variations(rows) is rows:
+            # Any order would look like this.
+            why = "all sample rows get the same answer"
+            return Sharing(shared=False, single=False, why=why, shown=False)
+        return Sharing(shared=True, single=False, why=f"shown on {rows.num_rows} sample rows")
+    if not _all_same([kept(score(rows.slice(i, 1))) for i in range(count)], alone, exact=exact):
+        # Whether its rows come back in their order does not show either.
+        return Sharing(shared=False, single=True, why="the model gives the same row another answer each time")
     moved = not (_all_same(together, alone, exact=False) and _all_same(reversed_, alone, exact=False))
     permuted = moved and _is_permuted(together, alone) and _is_permuted(reversed_, alone)
     # Of a few labels it may be chance.
@@ -118,9 +123,37 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
             " input, or with its index"
         )
     # Where its place does not matter, its company does: that is what the author means by several rows.
-    by_place = permuted or not _all_same(together, reversed_, exact=False)
+    by_place = permuted or not all(
+        _all_same(together, _in_order(score, rows, order), exact=False) for order in _turns(rows.num_rows)
+    )
     why = f"the model gives a row another answer among others than alone{', by its place' if by_place else ''}"
     return Sharing(shared=False, single=by_place, why=why)
+
+
+def _in_order(score: Score, rows: pa.RecordBatch, order: list[int]) -> list[pa.RecordBatch]:
+    """Score rows in another order; return their answers in the order of the rows."""
+    answers = dict(zip(order, _apart(kept(score(rows.take(pa.array(order))))), strict=True))
+    return [answers[place] for place in range(len(order))]
+
+
+def _turns(count: int) -> list[list[int]]:
+    """Return the orders in which each row is once the first, and those the other way round."""
+    turns = [[(place + first) % count for place in range(count)] for first in range(count)]
+    return [*turns, *(turn[::-1] for turn in turns)]
+
+
+def _of_several(score: Score, rows: pa.RecordBatch, why: str) -> Sharing:
+    """Tell of a model that raises on single rows whether it takes several."""
+    try:
+        score(rows)
+    except Exception:  # noqa: BLE001 - a model raises what it likes
+        return Sharing(shared=False, single=False, why=why, shown=False)
+    return Sharing(shared=False, single=False, why=f"{why} alone")
+
+
+def kept(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return answers in memory of their own: a model may use its own again for the next."""
+    return batch.take(pa.array(range(batch.num_rows)))
 
 
 def _apart(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -155,14 +188,13 @@ def _warm(score: Score, samples: Sequence[pa.RecordBatch]) -> None:
 
 
 def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Give batches of at least two different rows each, the most telling first."""
-    trials = []
+    """Give batches of at least two rows each: as they are, with other numbers, and with gaps."""
+    trials: list[pa.RecordBatch] = []
     for batch in samples:
-        rows = batch.slice(0, _MOST_ROWS)
-        if (more := with_variations(rows)) is not rows:
-            trials.append(more)
-        if rows.num_rows > 1:
-            trials.append(rows)
+        few = batch.slice(0, _FEW_ROWS)
+        for rows in (with_variations(batch.slice(0, _MOST_ROWS // 2)), _unlike(few), _with_gaps(few)):
+            if rows.num_rows > 1 and not any(rows.equals(other) for other in trials):
+                trials.append(rows)
     return trials
 
 
@@ -174,8 +206,17 @@ def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _unlike(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows, and after them each with numbers of the other sign and another magnitude."""
-    return _followed(rows, lambda values: values * -100.0 - 1.0, lambda values: -(values // 2) - 1)
+    """Return rows, and after them each with numbers of another magnitude, every second one of the other sign."""
+    return _followed(rows, _far, lambda values: -(values // 2) - 1)
+
+
+def _far(values: Any) -> Any:
+    return values * np.where(np.arange(len(values)) % 2, 100.0, -100.0) - 1.0
+
+
+def _with_gaps(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows, and before them the first one without its numbers: models fill gaps from other rows."""
+    return _followed(rows, lambda values: values * np.nan, lambda values: values).slice(rows.num_rows - 1)
 
 
 def _followed(rows: pa.RecordBatch, floats: Callable[[Any], Any], wholes: Callable[[Any], Any]) -> pa.RecordBatch:

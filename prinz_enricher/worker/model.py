@@ -7,13 +7,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from .arrays import takes_array
-from .batching import RowsExchanged, Sharing, may_share
+from .batching import RowsExchanged, Sharing, kept, may_share
 from .faults import InvalidRows
 from .forms import Form, bare, form_of_example, shaped, undeclared_form
 from .frame import InputBuilder
@@ -24,6 +23,9 @@ from .samples import example_batch, input_example
 from .trial import Sample, UnfitModel, check_answers
 
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
+
+_MOST_PARAMS = 64
+"""Sets of parameters for which it is remembered which rows may be in one call."""
 
 _TRIED_ROWS = 4
 """Of a caller's request that are scored alone as well, where no sample showed what several rows are."""
@@ -85,6 +87,7 @@ class LoadedModel:
         self.path, self.why = "full", "not proven"
         self.sharing = Sharing(shared=False, single=False, why="not tried", shown=False)
         self._exact = False
+        self._by_params: dict[str, Sharing] = {}
         self._predict: _Predict = self._pyfunc.predict
         self._build: Callable[[pa.RecordBatch], Any] = self._inputs.build
         self._samples = self._find_samples(declared_in, inputs)
@@ -147,30 +150,43 @@ class LoadedModel:
             BaseException: Whatever the model raises.
         """
         if batch.num_rows > 1:
-            if not self.sharing.shown:
-                self._try_on(batch, params)
-            if self.sharing.single or not self.sharing.shown:
-                parts = [self._score(batch.slice(place, 1), params) for place in range(batch.num_rows)]
+            sharing = self._sharing_of(batch, params)
+            if sharing.single or not sharing.shown:
+                parts = [kept(self._score(batch.slice(place, 1), params)) for place in range(batch.num_rows)]
                 return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
         return self._score(batch, params)
+
+    def _sharing_of(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
+        """Return which rows may be in one call with some parameters: with others a model may do something else."""
+        if self._form.single:
+            return self.sharing
+        key = repr(sorted(params.items())) if params else ""
+        known = self._by_params.get(key)
+        if known is None or not known.shown:
+            known = self._try_on(batch, params)
+            if len(self._by_params) >= _MOST_PARAMS:
+                self._by_params.clear()
+            self._by_params[key] = known
+        return known
 
     def _score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         return self._outputs.read(self.predict(batch, params), batch.num_rows)
 
-    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> None:
+    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
         """See on the first rows of a caller what none of the samples showed."""
+        trusted = self._outputs.trusts_places
         with self._outputs.trying():
             try:
                 sharing = self._shares([batch.slice(0, _TRIED_ROWS)], params)
             except RowsExchanged as exc:
                 sharing = Sharing(shared=False, single=True, why=str(exc))
-        # Who shares calls was settled when the version was loaded.
-        self.sharing = replace(sharing, shared=False)
+        self._outputs.trusts_places = trusted or (sharing.shared and self._outputs.has_doubles)
+        return sharing
 
     @property
     def takes_array(self) -> bool:
         """Whether rows of doubles may be scored as an array."""
-        return self.path == "array" and self._all_doubles and not self.sharing.single
+        return self.path == "array" and self._all_doubles and not self.sharing.single and self._params_schema is None
 
     def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
         """Score rows as `score` does, without Arrow; only where `takes_array`.
@@ -211,6 +227,7 @@ class LoadedModel:
                 self.sharing = self._shares([sample.rows for sample in self._samples], params)
             except RowsExchanged as exc:
                 raise UnfitModel(str(exc)) from exc
+        self._by_params[repr(sorted(params.items())) if params else ""] = self.sharing
         self._outputs.trusts_places = self.sharing.shared and self._outputs.has_doubles
 
     def _shares(self, samples: Sequence[pa.RecordBatch], params: dict[str, Any] | None) -> Sharing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,10 @@ class OutputReader:
         if isinstance(form, list | tuple):
             if _BUILTIN.issuperset(map(type, form)):
                 return form
-            # Series of as many outputs as rows could be of either.
-            of_outputs = len(form) == len(self._schema) != rows
+            of_outputs = len(form) == len(self._schema) and (rows != len(form) or not self.answers.lists_are_rows)
             return [self._entry(one, rows if of_outputs else 0) for one in form]
+        if isinstance(form, Sequence) and not isinstance(form, str | bytes | bytearray | memoryview):
+            return list(form)
         if isinstance(form, pd.DataFrame):
             order = self._order(form.index, rows)
             frame = form if order is None else form.take(order)
@@ -109,9 +110,9 @@ class OutputReader:
 
     def _entry(self, value: Any, rows: int) -> Any:
         """Return an entry of a list: one row, or with the number of rows the values of one output."""
-        if isinstance(value, pd.Series) and not pd.api.types.is_integer_dtype(value.index.dtype):
+        if isinstance(value, pd.Series) and {str(label) for label in value.index} >= {*self._schema.names}:
             # A row of a frame, with the names of its columns.
-            return value.to_dict()
+            return {str(label): one for label, one in value.items()}
         return self._plain(value, rows)
 
     def _plain(self, value: Any, rows: int) -> Any:
@@ -127,8 +128,11 @@ class OutputReader:
             return _array(value)
         if isinstance(value, pa.Table | pa.RecordBatch | pa.ChunkedArray | pa.Array):
             return _of_arrow(value)
+        if isinstance(value, Mapping | type | np.generic):
+            return value
         for has, convert in _LIBRARIES:
-            if hasattr(value, has) and not isinstance(value, type | np.generic):
+            # Of the type: an object may answer to any name.
+            if hasattr(type(value), has):
                 return convert(value)
         return value
 
@@ -144,9 +148,9 @@ class OutputReader:
         if counts or own or len(index) != rows:
             return None
         labels = index.to_numpy(dtype=np.int64)
-        if labels.min() < 0 or labels.max() >= rows:
-            self._has_own_index = True
-        if self._has_own_index:
+        own = bool(labels.min() < 0 or labels.max() >= rows)
+        self._has_own_index |= own and self.answers.learning
+        if own or self._has_own_index:
             # The model's labels are others than the input's, also where they happen to be such numbers.
             return None
         order = np.argsort(labels, kind="stable")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -203,6 +205,35 @@ def test_a_table_without_the_declared_names_is_refused(table: Any) -> None:
     with pytest.raises(OutputDiffers, match='lacks the outputs "b"'):
         read(table({"a": [1.0], "c": [2.0]}), 1, *TWO)
     assert read(table({"prediction": [1.0, 2.0]}), 2, *ONE) == [[1.0, 2.0]]
+
+
+class AttrDict(dict[str, Any]):
+    """A dict that answers to any name."""
+
+    __getattr__ = dict.get
+
+
+def test_an_object_that_answers_to_any_name_is_what_it_is() -> None:
+    """Neither a table nor a matrix: a dict."""
+    assert read([AttrDict(b=3.0, a=1.0), AttrDict(b=4.0, a=2.0)], 2, *TWO) == [[1.0, 2.0], [3.0, 4.0]]
+    assert read(AttrDict(BY_NAME), 2, *TWO) == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_series_in_a_list_are_outputs_or_rows_by_their_labels() -> None:
+    """By the input's index where they are outputs, as many of them as rows; by name where they are rows."""
+    first, second = pd.Series([4.0, 2.0], index=[1, 0]), pd.Series([3.0, 4.0])
+    assert read((first, second), 2, *TWO) == [[2.0, 4.0], [3.0, 4.0]]
+    numbered = (pa.field("0", pa.float64()), pa.field("1", pa.float64()))
+    rows = [row for _, row in pd.DataFrame({1: [3.0, 4.0, 5.0], 0: [0.0, 1.0, 2.0]}).iterrows()]
+    assert read(rows, 3, *numbered) == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    labelled = pd.Series([1.0, 2.0, 3.0], index=["x", "y", "z"])
+    assert read((labelled, labelled * 2), 3, *TWO) == [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]
+
+
+def test_other_sequences_are_lists() -> None:
+    """A deque, a range, and an array of Python's own."""
+    for result in (deque([1.0, 2.0]), range(1, 3), array("d", [1.0, 2.0])):
+        assert read(result, 2, *ONE) == [[1.0, 2.0]]
 
 
 # Arrays and lists.

@@ -398,7 +398,7 @@ def test_rows_of_a_join_that_lost_one_and_doubled_another_are_refused(save: Save
     saved = save("pyfunc", model, signature=declared(("double", "y")), input_example=ONE)
     saved.loaded.warm()
     assert saved.score([2.0, 1.0]) == [2.0, 1.0]
-    with pytest.raises(OutputDiffers, match="a row twice"):
+    with pytest.raises(OutputDiffers, match=r"a row twice|rows came back"):
         saved.score([7.0, 99.0])
 
 
@@ -412,6 +412,96 @@ def test_an_index_of_the_model_s_own_stays_one_where_it_looks_like_the_input_s(s
     )
     saved.loaded.warm()
     assert saved.score([1.0, 0.0]) == [10.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda frame: frame["x"].fillna(frame["x"].mean()).fillna(-1),
+        lambda frame: frame["x"].ffill().fillna(-1),
+        lambda frame: frame.groupby("x", dropna=False)["x"].transform("size").astype(float),
+        lambda frame: frame["x"] + (1000.0 if (frame["x"] < 0).any() else 0.0),
+        lambda frame: (
+            np.concatenate([np.sort(part) for part in np.split(frame["x"].to_numpy(), range(32, len(frame), 32))])
+            if len(frame) > 32
+            else frame["x"]
+        ),
+        lambda frame: np.concatenate([frame["x"][frame["x"] > 10], frame["x"][frame["x"] <= 10]]),
+    ],
+    ids=["filled by the mean", "filled from above", "counted", "one below zero", "sorted in chunks", "in two parts"],
+)
+def test_what_a_row_gets_from_its_company_is_seen(save: Save, predict: Any) -> None:
+    """In gaps, among equal rows, among many, and among rows of other signs and sizes."""
+    saved = save(
+        "pyfunc", python_model(lambda frame, _: predict(frame)), signature=declared(("double", "y")), input_example=ONE
+    )
+    try:
+        saved.loaded.warm()
+    except UnfitModel:
+        return
+    assert not saved.loaded.sharing.shared, saved.loaded.sharing.why
+
+
+def test_the_memory_of_a_model_s_own_may_be_used_again(save: Save) -> None:
+    """Answers to rows that are scored one by one are kept apart from it."""
+    held = np.zeros(100)
+
+    def predict(frame: Any, _: Any) -> Any:
+        values = held[: len(frame)]
+        values[:] = frame["x"] * 2 + (len(frame) > 1 and frame["x"].iloc[0] * 0.0)
+        return values
+
+    saved = save("pyfunc", python_model(predict), signature=declared(("double", "y")))
+    saved.loaded.warm()
+    assert saved.score([3.0, 1.0, 2.0]) == [6.0, 2.0, 4.0]
+    saved.loaded.sharing = Sharing(shared=False, single=True, why="asked for")
+    saved.loaded._by_params.clear()
+    saved.loaded._by_params[""] = saved.loaded.sharing
+    assert saved.score([3.0, 1.0, 2.0]) == [6.0, 2.0, 4.0]
+
+
+def test_other_parameters_are_tried_before_rows_go_together(save: Save) -> None:
+    """A model may do something else with them than it did at load."""
+
+    def predict(frame: Any, params: Any) -> Any:
+        return np.sort(frame["x"]) if params["order"] == "sorted" else frame["x"].to_numpy()
+
+    saved = save("pyfunc", python_model(predict), signature=signature_of(ONE, np.array([1.0]), {"order": "as it is"}))
+    saved.loaded.warm({"order": "as it is"})
+    assert saved.loaded.sharing.shared
+    assert saved.score([3.0, 1.0, 2.0], params={"order": "sorted"}) == [3.0, 1.0, 2.0]
+    assert saved.score([3.0, 1.0, 2.0], params={"order": "as it is"}) == [3.0, 1.0, 2.0]
+
+
+def test_equal_rows_of_a_caller_decide_nothing(save: Save) -> None:
+    """Any order looks the same of them; those of the next request are tried again."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(Schema([ColSpec("string", "k")]), Schema([ColSpec("double", "y")]))
+    saved = save(
+        "pyfunc", python_model(lambda frame, _: [KEYS[one] for one in sorted(frame["k"])]), signature=signature
+    )
+    saved.loaded.warm()
+    assert saved.score(["cat", "cat"]) == [1.0, 1.0]
+    assert saved.score(["dog", "cat", "eel"]) == [2.0, 1.0, 3.0]
+
+
+def test_a_model_that_needs_several_rows_gets_them(save: Save) -> None:
+    """It answers its example, of several rows; a single one is the model's own error."""
+
+    def predict(frame: Any, _: Any) -> Any:
+        if len(frame) < 2:
+            message = "too few"
+            raise ValueError(message)
+        return frame["x"]
+
+    saved = save("pyfunc", python_model(predict), signature=declared(("double", "y")), input_example=ONE)
+    saved.loaded.warm()
+    assert saved.score([3.0, 1.0, 2.0]) == [3.0, 1.0, 2.0]
+    assert "ValueError" in saved.loaded.sharing.note
+    with pytest.raises(ValueError, match="too few"):
+        saved.score([3.0])
 
 
 def test_answers_that_are_all_the_same_show_nothing(save: Save) -> None:

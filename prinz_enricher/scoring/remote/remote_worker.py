@@ -40,6 +40,9 @@ from prinz_enricher.worker.batching import RowsExchanged, Score, Sharing, may_sh
 from prinz_enricher.worker.made_rows import made_batch
 from prinz_enricher.worker.trial import OutputsDiffer, Sample, UnfitModel, check_answers
 
+_MOST_PARAMS = 64
+"""Sets of parameters for which it is remembered which rows may be in one request."""
+
 _TRIED_ROWS = 4
 """Of a caller's request that are scored alone as well, where no sample showed what several rows are."""
 
@@ -98,7 +101,8 @@ class RemoteWorker(InThreadWorker):
         self._parquet_works = False
         self._answers = answer_reader(target.signature)
         self._on_observed = on_observed
-        self._sharing = Sharing(shared=False, single=False, why="not tried", shown=False)
+        # By the parameters: with others a model may do something else.
+        self._sharing: dict[str, Sharing] = {}
         # The last answer, while the model is tried.
         self._content = b""
 
@@ -131,7 +135,7 @@ class RemoteWorker(InThreadWorker):
             raise WorkerDied("killed") from exc
         self._path = found.path
         self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
-        self._sharing = sharing = self._try(made, params, deadline)
+        self._sharing[_key(params)] = sharing = self._try(made, params, deadline)
         self._log.info(
             "a model server was found",
             endpoint=self._site.name,
@@ -207,21 +211,26 @@ class RemoteWorker(InThreadWorker):
             EnricherError: Why there are no scores.
             WorkerDied: Nobody waits for them any more.
         """
-        if call.batch.num_rows > 1 and not self._sharing.shown:
-            self._try_on(call)
-        limit = self._site.max_rows if self._sharing.shown and not self._sharing.single else 1
-        return self._score(call, limit)
+        if call.batch.num_rows == 1:
+            return self._score(call, 1)
+        sharing = self._sharing.get(_key(call.params))
+        if sharing is None or not sharing.shown:
+            sharing = self._try_on(call)
+        return self._score(call, self._site.max_rows if sharing.shown and not sharing.single else 1)
 
-    def _try_on(self, call: Given) -> None:
+    def _try_on(self, call: Given) -> Sharing:
         """See on the first rows of a caller what no sample showed: what becomes of several rows."""
         with self._trying(call) as (score, away):
             try:
                 sharing = may_share(score, [call.batch.slice(0, _TRIED_ROWS)], exact=self._site.exact_batching)
             except RowsExchanged as exc:
                 sharing = Sharing(shared=False, single=True, why=str(exc))
-        if not away:
-            # Who shares requests was settled when the model was found.
-            self._sharing = replace(sharing, shared=False)
+        if away:
+            return replace(sharing, shown=False)
+        if len(self._sharing) >= _MOST_PARAMS:
+            self._sharing.clear()
+        self._sharing[_key(call.params)] = sharing
+        return sharing
 
     def _score(self, call: Given, max_rows: int) -> pa.RecordBatch:
         rows = max(1, min(max_rows, self._site.max_bytes // row_bytes(call.batch)))
@@ -277,6 +286,10 @@ class RemoteWorker(InThreadWorker):
 
     def _is_killed(self) -> bool:
         return self.killed
+
+
+def _key(params: Mapping[str, object]) -> str:
+    return repr(sorted(params.items()))
 
 
 def _no_rows() -> pa.RecordBatch:
