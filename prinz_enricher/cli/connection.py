@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import click
 import grpc
 
-from prinz_enricher.cli.loading import NEXT_STEP
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.errors import InvalidInput
 
@@ -41,12 +40,12 @@ def connection_options(function: _F) -> _F:
 
 @contextlib.contextmanager
 def connect(address: str, registry: str | None, timeout: float) -> Iterator[Client]:
-    """Yield a client; what the service says of a fault ends the command with one sentence for each."""
+    """Yield a client without retries; what the service says of a fault ends the command with one sentence for each."""
     try:
         with contextlib.ExitStack() as stack:
             if registry is not None:
                 address = stack.enter_context(own_service(registry))
-            yield stack.enter_context(Client(address, timeout=timeout))
+            yield stack.enter_context(Client(address, timeout=timeout, retry=False))
     except ServiceError as error:
         raise click.ClickException(_explain(error, address)) from None
     except InvalidInput as error:
@@ -80,7 +79,10 @@ def own_service(registry: str) -> Iterator[str]:
 def _explain(error: ServiceError, address: str) -> str:
     lines = [str(error)]
     if error.reason == "MODEL_LOAD_FAILED":
-        lines.append(NEXT_STEP)
+        lines.append(
+            "  Name another version (NAME/version, NAME@alias), or mend what is told and call again after a while. "
+            "`prinz-enricher models` shows the state of each version."
+        )
     elif not error.reason and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         lines.append("  --timeout gives a call more time.")
     elif not error.reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.connection import connect, connection_options
-from prinz_enricher.cli.loading import Patience, wait_option
+from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, wait_option
 from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_sink import RowSink
 from prinz_enricher.cli.row_source import RowSource, open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
-from prinz_enricher.client import Client
+from prinz_enricher.client import Scores
 from prinz_enricher.signature import Signature
 from prinz_enricher.signature.arrow import arrow_tells_all
 
@@ -72,14 +72,19 @@ def command(
     """
     try:
         with connect(address, registry, timeout) as client:
-            patience = Patience(client, model, wait, _tell)
-            resolved, signature = patience.call(lambda: client.signature(model))
+            resolved, signature = once_loaded(lambda _: client.signature(model), wait, _tell)
+
+            def score(given: Any, first: bool) -> Scores:
+                # A later part has all its time at once: it does not have to be scored twice.
+                first_try = min(FIRST_TRY, timeout) if first else None
+                return once_loaded(lambda limit: client.score(resolved, given, timeout=limit), wait, _tell, first_try)
+
             rows = open_rows(source, signature.inputs, batch_rows, separator)
             kept = kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
             started = time.monotonic()
             with RowSink(target) as sink:
                 count = 0
-                for scored in _scored(client, Patience(client, resolved, wait, _tell), signature, rows, kept, prefix):
+                for scored in _scored(score, signature, rows, kept, prefix):
                     sink.write(scored)
                     count += scored.num_rows
     except RowFileError as error:
@@ -110,7 +115,7 @@ def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_in
 
 
 def _scored(
-    client: Client, patience: Patience, signature: Signature, rows: RowSource, kept: list[str], prefix: str
+    score: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
@@ -136,7 +141,7 @@ def _scored(
             elif not (signature.inputs or rows.is_arrow):
                 # For a model without a signature text is text, but in Arrow it would be JSON.
                 as_given = dict(zip(inputs, given.columns, strict=True))
-            scores = patience.call(lambda given=as_given: client.score(patience.model, given))  # type: ignore[misc]
+            scores = score(as_given, count == 0)
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(

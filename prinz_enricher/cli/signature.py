@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from prinz_enricher.cli.connection import connect, connection_options
-from prinz_enricher.cli.loading import Patience, wait_option
+from prinz_enricher.cli.loading import once_loaded, wait_option
 from prinz_enricher.cli.tables import print_signature
 from prinz_enricher.client import ModelReference
 
@@ -32,6 +32,7 @@ def command(model: str, wait: float, address: str, registry: str | None, timeout
     A model whose name holds an @ is written as it is, or with an alias after it: a@b, a@b/3, a@b@champion.
     """
     with connect(address, registry, timeout) as client:
-        patience = Patience(client, model, wait, lambda line: click.echo(line, err=True))
-        resolved, signature = patience.call(lambda: client.signature(model))
+        resolved, signature = once_loaded(
+            lambda _: client.signature(model), wait, lambda line: click.echo(line, err=True)
+        )
         print_signature(resolved.name, resolved.version or "", signature)

@@ -89,11 +89,12 @@ def test_score_waits_until_the_model_is_loaded(gated: Service, gates: dict[str, 
     log = tmp_path / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prinz_enricher.cli", *arguments(gated, tmp_path, "slow", "--timeout", "0.7")],
+            [sys.executable, "-m", "prinz_enricher.cli", *arguments(gated, tmp_path, "slow", "--timeout", "1")],
             stderr=stderr,
         )
     try:
-        wait_until(lambda: "slow/1: loading the model" in log.read_text())
+        wait_until(lambda: "slow/1: loading the model" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
         gates["slow"].touch()
         assert process.wait(60) == 0, log.read_text()
     finally:

@@ -1,0 +1,95 @@
+"""Calls of the command line to a model that is being loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import grpc
+import pytest
+
+from prinz_enricher.cli.loading import FIRST_TRY, once_loaded
+from prinz_enricher.client import ServiceError
+
+
+def loading(**metadata: str) -> ServiceError:
+    """Make the answer to a call whose model is being loaded."""
+    known = {"model": "wine", "version": "3", **metadata}
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, "", reason="MODEL_LOADING", metadata=known, retry_after=0.01)
+
+
+LATE = ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "there was no answer")
+FAILED = ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "its weights are gone", reason="MODEL_LOAD_FAILED")
+GONE = ServiceError(grpc.StatusCode.UNAVAILABLE, "nobody listens")
+
+
+def answering(*answers: ServiceError | str) -> tuple[Callable[[float | None], str], list[float | None]]:
+    """Return a call that has these answers, one after the other, and the timeouts that it was given."""
+    given: list[float | None] = []
+
+    def ask(timeout: float | None) -> str:
+        given.append(timeout)
+        answer = answers[len(given) - 1]
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
+
+    return ask, given
+
+
+@pytest.mark.parametrize(
+    ("answers", "timeouts"),
+    [
+        (["scores"], [FIRST_TRY]),
+        ([LATE, "scores"], [FIRST_TRY, None]),
+        ([loading(), LATE, "scores"], [FIRST_TRY, FIRST_TRY, None]),
+        ([loading(), LATE, LATE, loading(), "scores"], [FIRST_TRY, FIRST_TRY, None, None, FIRST_TRY]),
+        ([GONE, GONE, GONE, "scores"], [FIRST_TRY] * 4),
+    ],
+)
+def test_a_model_that_is_loaded_has_all_the_time_of_a_call(
+    answers: list[ServiceError | str], timeouts: list[float | None]
+) -> None:
+    """A short call asks whether it is loaded; one that is slow gets the whole timeout, and is not scored in vain."""
+    ask, given = answering(*answers)
+    assert once_loaded(ask, 10.0, print, FIRST_TRY) == "scores"
+    assert given == timeouts
+
+
+def test_each_step_is_told_once() -> None:
+    """What the service says is done, or why it is not, is a line where it changes, without control characters."""
+    ask, _ = answering(
+        loading(step="downloading the model"),
+        loading(step="downloading the model"),
+        loading(why="a worker\x1b died"),
+        loading(),
+        "scores",
+    )
+    lines: list[str] = []
+    once_loaded(ask, 10.0, lines.append)
+    assert lines == [
+        "wine/3: downloading the model",
+        "wine/3: a worker\ufffd died",
+        "wine/3: waiting until it is loaded",
+    ]
+
+
+def test_the_waiting_ends_whatever_the_state_of_the_version() -> None:
+    """`--wait` is the end where the service says MODEL_LOADING for ever."""
+    ask, given = answering(*[loading(step="loading the model")] * 1000)
+    with pytest.raises(click.ClickException, match=r"wine/3: loading the model\. It was not loaded in time; --wait"):
+        once_loaded(ask, 0.1, print)
+    assert 1 < len(given) <= 10
+
+
+@pytest.mark.parametrize(
+    ("answers", "raised"),
+    [([FAILED], FAILED), ([loading(), FAILED], FAILED), ([LATE, LATE], LATE), ([GONE] * 4, GONE)],
+)
+def test_other_errors_are_raised(answers: list[ServiceError | str], raised: ServiceError) -> None:
+    """At once, or after the retries of a service that is not there."""
+    ask, given = answering(*answers)
+    with pytest.raises(ServiceError) as caught:
+        once_loaded(ask, 10.0, print, FIRST_TRY)
+    assert caught.value is raised
+    assert len(given) == len(answers)
