@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 from typing import Final
+
+import numpy as np
 
 from prinz_enricher.batch import wanted
 from prinz_enricher.batch.faults import Faults, Step, joined, quoted
+from prinz_enricher.batch.number import decimal_double
 from prinz_enricher.signature import Micros
 from prinz_enricher.signature.value import MAX_DEPTH, UNSET
 
 write_json: Final = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=True, sort_keys=True, separators=(",", ":")
+    ensure_ascii=False, check_circular=False, allow_nan=True, sort_keys=True, separators=(",", ":"), default=float
 ).encode
-"""Writes a value that was checked already."""
+"""Writes a value that was checked already; a decimal as the double that tells it."""
 
 
 class NotJson(ValueError):
@@ -56,6 +60,8 @@ def _fault(value: object) -> str | None:
             return None if is_unicode(value) else wanted.NOT_UNICODE
         case None | bool() | int() | float():
             return None
+        case Decimal():
+            return wanted.INEXACT_DECIMAL if decimal_double(value, np.dtype(np.float64)) is None else None
         case bytes():
             return wanted.BINARY_IN_ANY
         case list() | dict():

@@ -316,7 +316,7 @@ def _float(value: object, dtype: str, name: str) -> float:
             raise Refused(wanted.inexact(name, bits))
         return float(value)
     if isinstance(value, Decimal):
-        double = decimal_double(value) if not value.is_nan() else math.nan
+        double = decimal_double(value, np.dtype(dtype)) if not value.is_nan() else math.nan
         if double is None:
             raise Refused(wanted.INEXACT_DECIMAL)
         value = double

@@ -5,6 +5,7 @@ The one exception is a floating point number into a narrower floating point type
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any, Final
 
@@ -158,10 +159,20 @@ def _narrow(source: Numbers, dtype: np.dtype[Any], name: str, place: Place, faul
     return values
 
 
-def decimal_double(value: Decimal) -> float | None:
-    """Give the double that tells a decimal: the nearest, if its shortest decimal form is the decimal itself."""
+def decimal_double(value: Decimal, dtype: np.dtype[Any]) -> float | None:
+    """Give the double that tells a decimal: the nearest, if its shortest decimal form is the decimal itself.
+
+    Args:
+        value: The decimal.
+        dtype: What the double is to be rounded to. It has to tell a whole number, too; a fraction is rounded.
+    """
     nearest = float(value)
-    return nearest if Decimal(repr(nearest)) == value else None
+    told = Decimal(repr(nearest)) == value
+    if told and nearest.is_integer():
+        with np.errstate(over="ignore"):
+            narrow = dtype.type(nearest)
+        told = float(narrow) in (nearest, math.inf, -math.inf) or Decimal(str(narrow)) == value
+    return nearest if told else None
 
 
 def _from_decimal(array: pa.Array, target: pa.DataType, name: str, place: Place, faults: Faults) -> pa.Array:
@@ -170,13 +181,13 @@ def _from_decimal(array: pa.Array, target: pa.DataType, name: str, place: Place,
     if floating:
         doubles = np.full(len(array), np.nan)
         wrong = np.zeros(len(array), np.bool_)
+        dtype = numpy_dtype(target)
         for index, value in enumerate(array.to_pylist()):
             if value is not None:
-                double = decimal_double(value)
+                double = decimal_double(value, dtype)
                 wrong[index] = double is None
                 doubles[index] = 0.0 if double is None else double
         place.refuse(faults, wrong, wanted.INEXACT_DECIMAL)
-        dtype = numpy_dtype(target)
         return number_array(_round(doubles, dtype, name, place, faults), target, None)
     bounds = np.iinfo(numpy_dtype(target))
     whole: list[int | None] = [None] * len(array)

@@ -15,7 +15,8 @@ import pyarrow.csv as pacsv
 from prinz_enricher.batch import Faults, batch_from_rows
 from prinz_enricher.batch.any_json import is_unicode
 from prinz_enricher.batch.faults import quoted
-from prinz_enricher.cli.cells import KeptColumn, read_cells
+from prinz_enricher.cli.cells import keep_cells, read_cells
+from prinz_enricher.cli.row_columns import in_order
 from prinz_enricher.cli.row_faults import RowFileError, refused
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
@@ -24,22 +25,43 @@ _MOST_SHOWN: Final = 40
 """Characters of a cell that are repeated in an error."""
 
 
+Record = tuple[int, list[str]]
+"""The line on which a record begins, and its cells."""
+
+
+def read_records(path: Path, separator: str) -> Iterator[Record]:
+    """Read a file as Arrow does, the header first: an empty line is a cell of a single column, and nothing of several.
+
+    Raises:
+        csv.Error: A cell is larger than 1 GB.
+    """
+    csv.field_size_limit(1 << 30)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=separator)
+        before, columns = 0, 0
+        for record in reader:
+            if record or columns == 1:
+                yield before + 1, record or [""]
+                columns = columns or len(record)
+            before = reader.line_num
+
+
 class CsvTable:
     """A CSV file with a header.
 
     Args:
         path: The file, in UTF-8.
         separator: Of its cells.
-        names: Its header.
+        header: The line on which its header begins, and the header.
         fields: The inputs of the model; those that are in the header are read in their types.
     """
 
-    def __init__(self, path: Path, separator: str, names: Sequence[str], fields: Sequence[Field]) -> None:
+    def __init__(self, path: Path, separator: str, header: Record, fields: Sequence[Field]) -> None:
         self._path = path
         self._separator = separator
-        self._names = list(names)
-        self._inputs = [field for field in fields if field.name in names]
-        self._kept: dict[str, KeptColumn] = {}
+        self._header_line, self._names = header
+        self._inputs = [field for field in fields if field.name in self._names]
+        self._kept: dict[str, pa.DataType] = {}
 
     def batches(self, file: Any) -> Iterator[pa.RecordBatch]:
         """Yield its rows in blocks.
@@ -59,8 +81,10 @@ class CsvTable:
         try:
             yield from pacsv.open_csv(
                 file,
-                read_options=pacsv.ReadOptions(block_size=8 << 20),
-                parse_options=pacsv.ParseOptions(delimiter=self._separator, newlines_in_values=True),
+                read_options=pacsv.ReadOptions(block_size=8 << 20, skip_rows=self._header_line - 1),
+                parse_options=pacsv.ParseOptions(
+                    delimiter=self._separator, newlines_in_values=True, ignore_empty_lines=len(self._names) > 1
+                ),
                 convert_options=pacsv.ConvertOptions(
                     column_types=dict.fromkeys(self._names, pa.string()),
                     # An empty cell is a null; in quotes it is a text without characters.
@@ -86,51 +110,36 @@ class CsvTable:
                 lambda rows: {row: f"line {line}" for row, line in self._lines(rows, before).items()},
                 lambda name, row: _shown(columns[name][row].as_py()),
             ) from None
-        columns |= dict(zip(fitting.schema.names, fitting.columns, strict=True))
-        for name in self._names:
-            if name not in typed:
-                columns[name] = self._keep(name, columns[name], before)
-        fields = {field.name: field for field in fitting.schema}
-        schema = pa.schema([fields.get(name, pa.field(name, columns[name].type)) for name in self._names])
-        return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+        kept = {name: self._keep(name, cells, before) for name, cells in columns.items() if name not in typed}
+        return in_order(self._names, fitting, kept)
 
     def _keep(self, name: str, cells: pa.Array, before: int) -> pa.Array:
-        kept = self._kept.get(name)
-        if kept is None:
-            kept = self._kept[name] = KeptColumn(cells)
-        array, strange = kept.read(cells)
+        type = self._kept.get(name)
+        if type is None:
+            # No value at all is text, too.
+            types = () if cells.null_count == len(cells) else (pa.int64(), pa.float64())
+            type = self._kept[name] = next((one for one in types if keep_cells(cells, one) is not None), pa.string())
+        array = keep_cells(cells, type)
         if array is None:
-            line = self._lines([strange], before)[strange]
-            shown = _shown(cells[strange].as_py())
+            row = next(row for row in range(len(cells)) if keep_cells(cells[row : row + 1], type) is None)
+            line, shown = self._lines([row], before)[row], _shown(cells[row].as_py())
             raise RowFileError(
-                f"line {line}, column {quoted(name)}: {shown} can't be kept beside the {kept.name} of the first rows"
+                f"line {line}, column {quoted(name)}: {shown} can't be kept beside the numbers of the first rows"
             )
         return array
 
     # What follows reads the file once more, from its beginning.
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the records and the lines on which they begin, the header first."""
-        csv.field_size_limit(1 << 30)
-        with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=self._separator)
-            before = 0
-            for record in reader:
-                # Arrow passes over empty lines, too.
-                if record:
-                    yield before + 1, record
-                before = reader.line_num
-
     def _lines(self, rows: Sequence[int], before: int) -> Mapping[int, int]:
         """Find the lines of rows, which are counted from one in the file, `before`."""
         if not rows:
             return {}
-        records = enumerate(islice(self._records(), 1 + before, 2 + before + max(rows)))
+        records = enumerate(islice(read_records(self._path, self._separator), 1 + before, 2 + before + max(rows)))
         return {row: line for row, (line, _) in records if row in rows}
 
     def _broken_line(self) -> str | None:
         """Say what is wrong with the first line that Arrow can't read."""
-        for line, record in self._records():
+        for line, record in read_records(self._path, self._separator):
             if len(record) != len(self._names):
                 return f"line {line}: has {len(record)} cells, but the header has {len(self._names)}"
             for name, cell in zip(self._names, record, strict=True):

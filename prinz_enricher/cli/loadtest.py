@@ -75,7 +75,9 @@ def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Param
     help="The form of rows in the modes unary and stream.",
 )
 @click.option("--rows", default=1, show_default=True, type=click.IntRange(1), help="Rows of a call.")
-@click.option("--input", "source", type=_FILE, help="Rows to send: .csv, .parquet or .json; made ones if left out.")
+@click.option(
+    "--input", "source", type=_FILE, help="Rows to send: .csv, .tsv, .parquet, .json or .jsonl; made ones if left out."
+)
 @click.option("--separator", help="Separator of a CSV file; found by itself if left out.")
 @click.option("--seed", default=0, show_default=True, help="Of made rows and of planned times.")
 @click.option("--duration", default=10.0, show_default=True, type=click.FloatRange(0.05), help="Seconds of each step.")

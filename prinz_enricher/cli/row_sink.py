@@ -67,5 +67,6 @@ class RowSink:
                 self._writer.write_batch(plain)
             else:
                 self._writer.writelines(json.dumps(row, default=str) + "\n" for row in batch_to_rows(batch))
-        except (OSError, pa.ArrowException) as error:
-            raise RowFileError(f"{self._path}: {error}") from None
+        except (OSError, pa.ArrowException, ValueError) as error:
+            # Parquet's writer says of a column that is of another type than before by a ValueError of many lines.
+            raise RowFileError(f"{self._path}: {' '.join(str(error).split())}") from None

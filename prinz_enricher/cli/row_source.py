@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prinz_enricher.batch import Faults, batch_from_rows, conform
+from prinz_enricher.batch.any_json import is_unicode
 from prinz_enricher.batch.caller import caller_batch
+from prinz_enricher.batch.faults import quoted
+from prinz_enricher.batch.number import decimal_double
+from prinz_enricher.batch.wanted import INEXACT_DECIMAL
 from prinz_enricher.cli.cells import read_json
-from prinz_enricher.cli.csv_table import CsvTable
+from prinz_enricher.cli.csv_table import CsvTable, read_records
+from prinz_enricher.cli.row_columns import in_order
 from prinz_enricher.cli.row_faults import Places, RowFileError, refused
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
 
 SEPARATORS = (",", ";", "\t", "|")
+
+_FAULTS: Final = (OSError, pa.ArrowException, ValueError, csv.Error, RowFileError)
+"""What reading a file raises where that is not as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +75,36 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RowFileError(f"{path}: the ending is none of {', '.join(readers)}")
+    if separator is not None and (len(separator) != 1 or not separator.isascii() or separator in '\r\n"'):
+        raise RowFileError(f"the separator {json.dumps(separator)} is invalid; expected one ASCII character")
     try:
         source = reader(path, fields, batch_rows, separator)
-    except (OSError, pa.ArrowException, ValueError, RowFileError) as error:
+    except _FAULTS as error:
         raise _named(path, error) from None
     if len(set(source.names)) < len(source.names):
         twice = next(name for name in source.names if source.names.count(name) > 1)
         raise RowFileError(f'{path}: has two columns called "{twice}"')
-    return replace(source, batches=_reporting(path, source.batches))
-
-
-def find_separator(header: str, inputs: Sequence[str]) -> str:
-    """Return the separator that makes the header's cells the most like the inputs' names."""
-
-    def likeness(separator: str) -> tuple[int, int]:
-        cells = next(csv.reader([header], delimiter=separator), [])
-        return len(set(cells) & set(inputs)), len(cells)
-
-    return max(SEPARATORS, key=likeness)
+    return replace(source, batches=_reporting(path, source, fields))
 
 
 def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None) -> RowSource:
-    with path.open("rb") as lines:
-        header = lines.readline().decode("utf-8-sig").rstrip("\r\n")
-    if not header:
+    headers = {one: next(read_records(path, one), None) for one in ([separator] if separator else SEPARATORS)}
+    inputs = {field.name for field in fields}
+
+    def likeness(separator: str) -> tuple[int, int]:
+        _, names = headers[separator] or (0, [])
+        return len(inputs.intersection(names)), len(names)
+
+    separator = max(headers, key=likeness)
+    header = headers[separator]
+    if header is None:
         raise RowFileError("has no header")
-    separator = separator or find_separator(header, [field.name for field in fields])
-    names = next(csv.reader([header], delimiter=separator))
+    if not is_unicode("".join(header[1])):
+        raise RowFileError(f"line {header[0]}: is not UTF-8")
+    names = header[1]
     file = pa.OSFile(str(path))
     size = max(file.size(), 1)
-    table = CsvTable(path, separator, names, fields)
+    table = CsvTable(path, separator, header, fields)
     batches = (part for batch in table.batches(file) for part in _parts(batch, batch_rows))
     return RowSource(names, batches, None, lambda: min(file.tell() / size, 1.0))
 
@@ -112,9 +124,9 @@ def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str 
             except InvalidInput as error:
                 raise refused(error, inputs, _rows_after(before)) from None
             before += batch.num_rows
-            typed = dict(zip(fitting.schema.names, caller_batch(fitting).columns, strict=True))
-            columns = [typed.get(name, column) for name, column in zip(names, batch.columns, strict=True)]
-            yield pa.RecordBatch.from_arrays(columns, names=names)
+            # Without what marks the text of a value of any type: it is kept as the file has it.
+            typed = pa.RecordBatch.from_arrays(caller_batch(fitting).columns, names=fitting.schema.names)
+            yield in_order(names, typed, dict(zip(names, batch.columns, strict=True)))
 
     return RowSource(names, batches(), file.metadata.num_rows, None, is_arrow=True)
 
@@ -184,11 +196,23 @@ def _from_records(part: Sequence[Record], names: Sequence[str], fields: Sequence
         typed = batch_from_rows([{k: v for k, v in row.items() if k in wanted} for row in records], inputs)
     except InvalidInput as error:
         raise refused(error, fields, lambda rows: {row: part[row][0] for row in rows}) from None
-    arrays = dict(zip(typed.schema.names, typed.columns, strict=True))
-    columns = {name: arrays[name] if name in arrays else pa.array([row.get(name) for row in records]) for name in names}
-    known_fields = {field.name: field for field in typed.schema}
-    schema = pa.schema([known_fields.get(name, pa.field(name, array.type)) for name, array in columns.items()])
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+    kept = {name: _keep(name, [row.get(name) for row in records]) for name in names if name not in wanted}
+    return in_order(names, typed, kept)
+
+
+def _keep(name: str, values: list[object]) -> pa.Array:
+    try:
+        # Again as JSON: a decimal becomes the double that tells it.
+        return pa.array(json.loads(json.dumps(values, default=_double)))
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise RowFileError(f"column {quoted(name)} can't be kept beside the scores: {_one_line(error)}") from None
+
+
+def _double(value: Decimal) -> float:
+    double = decimal_double(value, np.dtype(np.float64))
+    if double is None:
+        raise ValueError(f"{value} {INEXACT_DECIMAL}")
+    return double
 
 
 def _parts(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
@@ -196,10 +220,17 @@ def _parts(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-def _reporting(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _reporting(path: Path, source: RowSource, fields: Sequence[Field]) -> Iterator[pa.RecordBatch]:
+    """Yield the parts; one without rows where there are none, so that the columns are checked and answered too."""
+    rows = None
     try:
-        yield from batches
-    except (OSError, pa.ArrowException, ValueError, RowFileError) as error:
+        for rows in source.batches:
+            yield rows
+        if rows is None:
+            inputs = [field for field in fields if field.name in source.names]
+            typed = batch_from_rows({field.name: [] for field in inputs}, inputs)
+            yield in_order(source.names, typed, {name: pa.nulls(0) for name in source.names})
+    except _FAULTS as error:
         raise _named(path, error) from None
 
 

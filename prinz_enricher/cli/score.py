@@ -34,18 +34,18 @@ console = Console(stderr=True)
     "source",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rows to score: .csv, .parquet or .json (an array of records, or a record a line). Values are taken where "
-    "nothing of them is lost; a fault names the line and the column.",
+    help="Rows to score: .csv, .tsv, .parquet, .json or .jsonl (an array of records, or a record a line). Values are "
+    "taken where nothing of them is lost; a fault names the line and the column.",
 )
 @click.option(
     "--output",
     "target",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the scores go: .parquet, .csv or .json (a record a line).",
+    help="Where the scores go: .parquet, .csv, .json or .jsonl (a record a line).",
 )
 @click.option("--batch-rows", default=50_000, show_default=True, type=click.IntRange(1), help="Rows of a call.")
-@click.option("--separator", help="Separator of a CSV file; found by itself if left out.")
+@click.option("--separator", help="Separator of a CSV file, one character; found by itself if left out.")
 @click.option("--keep-inputs", is_flag=True, help="Keep the columns that are inputs of the model too.")
 @click.option("--prefix", default="", help="Put this before the name of each output.")
 @wait_option
@@ -133,7 +133,7 @@ def _scored(
         task = progress.add_task("", total=rows.total, speed="")
         started = time.monotonic()
         count = 0
-        for batch in _at_least_one(rows, signature):
+        for batch in rows.batches:
             given = batch.select(inputs)
             as_given: Any = given
             if given.num_rows and not in_arrow:
@@ -152,17 +152,3 @@ def _scored(
             )
             names = [*kept, *(prefix + name for name in scores.held.schema.names)]
             yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.held.columns], names=names)
-
-
-def _at_least_one(rows: RowSource, signature: Signature) -> Iterator[pa.RecordBatch]:
-    """Yield the parts of a file; one without rows where the file has none, so that it is checked and answered too."""
-    empty = True
-    for batch in rows.batches:
-        empty = False
-        yield batch
-    if empty:
-        from prinz_enricher.signature import input_schema
-
-        known = {field.name: field for field in input_schema(signature)}
-        schema = pa.schema([known.get(name, pa.field(name, pa.null())) for name in rows.names])
-        yield pa.RecordBatch.from_pylist([], schema)

@@ -135,6 +135,7 @@ def test_every_arrow_encoding_of_a_value_is_taken(array: pa.Array, type: Type, w
         (pa.array([2**53 + 1]), DOUBLE, "[0]"),
         (pa.array([0.0, 1e39]), Scalar(K.FLOAT), "[1]"),
         (pa.array([decimal.Decimal("0.12345678901234567890")]), DOUBLE, "[0]"),
+        (pa.array([decimal.Decimal(16777218), decimal.Decimal(16777217)]), Scalar(K.FLOAT), "[1]"),
         (pa.array([1], pa.timestamp("ns")), Scalar(K.DATETIME), "[0]"),
         (pa.array([2**62], pa.timestamp("s")), Scalar(K.DATETIME), "[0]"),
         (pa.array([-(2**63)], pa.timestamp("us")), Scalar(K.DATETIME), "[0]"),

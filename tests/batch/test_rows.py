@@ -35,6 +35,8 @@ def one(value: Any, type: Type, *, required: bool = True) -> Any:
         (np.int8(3), Scalar(K.LONG), 3),
         (np.bool_(True), Scalar(K.BOOLEAN), True),
         (Decimal("0.1"), Scalar(K.DOUBLE), 0.1),
+        (Decimal(16777218), Scalar(K.FLOAT), 16777218.0),
+        (Decimal("16777217.5"), Scalar(K.FLOAT), 16777218.0),
         (np.str_("a"), Scalar(K.STRING), "a"),
         (bytearray(b"a"), Scalar(K.BINARY), b"a"),
         (date(2026, 11, 23), Scalar(K.DATETIME), datetime(2026, 11, 23)),
@@ -48,6 +50,7 @@ def one(value: Any, type: Type, *, required: bool = True) -> Any:
         ({"a": 1}, MapOf(Scalar(K.LONG)), {"a": 1}),
         ({"a": None}, Record((Field("a", Scalar(K.LONG), required=False),)), {"a": None}),
         ({"a": (1, np.float64(1.0)), "b": None}, AnyValue(), {"a": [1, 1.0], "b": None}),
+        ({"a": [Decimal("1e23"), Decimal("0.10")]}, AnyValue(), {"a": [1e23, 0.1]}),
     ],
 )
 def test_python_values_are_taken(value: Any, type: Type, want: Any) -> None:
@@ -71,6 +74,9 @@ def test_what_stands_for_nothing_is_a_null(value: Any) -> None:
         (Decimal("1e400"), Scalar(K.LONG), ""),
         (Decimal("NaN"), Scalar(K.LONG), ""),
         (Decimal("0.12345678901234567890"), Scalar(K.DOUBLE), ""),
+        (Decimal(16777217), Scalar(K.FLOAT), ""),
+        (Decimal("1e39"), Scalar(K.FLOAT), ""),
+        (Decimal(2**53 + 1), AnyValue(), ""),
         (10**400, Scalar(K.DOUBLE), ""),
         (object(), Scalar(K.DOUBLE), ""),
         ("\ud800", Scalar(K.STRING), ""),

@@ -175,9 +175,9 @@ def test_columns_that_are_kept_lose_nothing(tmp_path: Path) -> None:
     )
     rows = [{key: value for key, value in row.items() if key != "x"} for row in read(path, Field("x", Scalar(K.LONG)))]
     assert rows == [
-        {"whole": 1, "price": 1.5, "zip": "007", "long": "12345678901234567890", "date": "2024-01-01"}
+        {"whole": 1, "price": "1.50", "zip": "007", "long": "12345678901234567890", "date": "2024-01-01"}
         | {"empty": None, "holes": None, "quoted": ""},
-        {"whole": -20, "price": 2.0, "zip": "70", "long": "1", "date": "2024-01-02"}
+        {"whole": -20, "price": "2", "zip": "70", "long": "1", "date": "2024-01-02"}
         | {"empty": None, "holes": 5, "quoted": "a"},
     ]
 
@@ -186,8 +186,78 @@ def test_a_kept_column_that_turns_out_to_be_text_is_told(tmp_path: Path) -> None
     """A cell behind the first block that would be changed ends the reading."""
     path = tmp_path / "rows.csv"
     path.write_text("x,id\n" + "".join(f"{n},{n}{'0' * 9}\n" for n in range(1, 900_001)) + "1,007\n")
-    with pytest.raises(RowFileError, match=r'line 900002, column "id": "007" can\'t be kept beside the whole numbers'):
+    with pytest.raises(RowFileError, match=r'line 900002, column "id": "007" can\'t be kept beside the numbers'):
         read(path, Field("x", Scalar(K.LONG)), batch_rows=100_000)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [
+        (["1.10", "1.1"], ["1.10", "1.1"]),
+        (["2.0", "1.5"], ["2.0", "1.5"]),
+        (["+1", "2"], ["+1", "2"]),
+        (["1e5", "2"], ["1e5", "2"]),
+        (["0.12345678901234567"] * 2, ["0.12345678901234567"] * 2),
+        (["2", "1.5"], [2.0, 1.5]),
+        (["-7", ""], [-7, None]),
+    ],
+)
+def test_cells_that_are_kept_are_written_as_they_were(tmp_path: Path, cells: list[str], kept: list[object]) -> None:
+    """Numbers are kept as numbers only where these are written as the same text."""
+    (tmp_path / "rows.csv").write_text("x,k\n" + "".join(f"1,{cell}\n" for cell in cells))
+    assert [row["k"] for row in read(tmp_path / "rows.csv", Field("x", Scalar(K.LONG)))] == kept
+
+
+def test_json_columns_that_are_kept(tmp_path: Path) -> None:
+    """Large decimals stand beside small ones, and within objects; a value of any type may have them, too."""
+    path = tmp_path / "rows.json"
+    path.write_text(
+        '{"a": {"k": [1e23]}, "k": 1e23, "o": {"z": 123456789.0}}\n{"a": 1e23, "k": 0.5, "o": {"z": 1e-3}}\n'
+    )
+    assert read(path, Field("a", AnyValue())) == [
+        {"a": {"k": [1e23]}, "k": 1e23, "o": {"z": 123456789.0}},
+        {"a": 1e23, "k": 0.5, "o": {"z": 1e-3}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("x\n1\n\n3\n", [1, None, 3]),
+        ("\r\n\r\nx\r\n\r\n2\r\n", [None, 2]),
+        ("x\n1\n\n", [1, None]),
+        ("\nx,y\n1,2\n\n3,4\n", [1, 3]),
+        ('x,"a\nb"\n1,2\n', [1]),
+        ('"a\nb,c";x\n"1\n";2\n', [2]),
+    ],
+)
+def test_empty_lines_and_line_ends_in_the_header(tmp_path: Path, content: str, values: list[object]) -> None:
+    """An empty line is an empty cell of a single column, and nothing of several; the header may hold line ends."""
+    path = tmp_path / "rows.csv"
+    path.write_text(content, newline="")
+    assert [row["x"] for row in read(path, Field("x", Scalar(K.LONG), False))] == values
+    path.write_text(content + ("wrong,1" if "," in content else "wrong"), newline="")
+    with pytest.raises(RowFileError, match=rf"rows\.csv: line {len(content.splitlines()) + 1}\b"):
+        read(path, Field("x", Scalar(K.LONG), False))
+
+
+@pytest.mark.parametrize("separator", ["ab", "", "\n", '"', "§"])
+def test_a_separator_is_one_character(tmp_path: Path, separator: str) -> None:
+    """Others are refused by name."""
+    (tmp_path / "rows.csv").write_text("x\n1\n")
+    with pytest.raises(RowFileError, match=r"the separator .* is invalid; expected one ASCII character"):
+        read(tmp_path / "rows.csv", Field("x", Scalar(K.LONG)), separator=separator)
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.csv", b"x,k\n"), ("rows.json", b"[]"), ("rows.parquet", b"")])
+def test_a_file_without_rows_is_one_empty_part(tmp_path: Path, name: str, content: bytes) -> None:
+    """Its inputs have their types, so that the model answers it."""
+    (tmp_path / name).write_bytes(content)
+    if not content:
+        pq.write_table(pa.table({"k": pa.array([], pa.string()), "x": pa.array([], pa.int32())}), tmp_path / name)
+    (part,) = open_rows(tmp_path / name, [Field("x", Scalar(K.LONG))], 10).batches
+    assert part.num_rows == 0
+    assert name == "rows.json" or part.schema.field("x").type == pa.int64()
 
 
 NESTED = (Field("l", ListOf(Scalar(K.LONG))), Field("m", MapOf(Scalar(K.DOUBLE))), Field("a", AnyValue(), False))
@@ -208,6 +278,9 @@ def test_nested_cells_are_json(tmp_path: Path) -> None:
         'line 2, column "l": "[1" is not JSON',
         'line 2, column "a": "no" is not JSON',
     ]
+    path.write_text("l|m|a\n" + "[" * 100_000 + "|{}|1\n")
+    with pytest.raises(RowFileError, match=r'line 2, column "l": "\[{40}…" is not JSON'):
+        read(path, *NESTED)
     path.write_text("l|m|a\n[]|{}|1\n[1, 1.5]|{}|1\n")
     with pytest.raises(RowFileError, match=r'line 3, column "l", \[1\]: "\[1, 1.5\]" is not a whole number'):
         read(path, *NESTED)
@@ -255,6 +328,14 @@ def test_faults_of_json(tmp_path: Path, form: str) -> None:
         ('[{"n": 1}, 3]', "record 2: is not a record"),
         ('{"n": 1}\n{"n": 1, "m": 2}\n', "line 2: has columns that the first records do not have: m"),
         ('{"n": 1e99999999999999999999999}', "line 1: is not JSON"),
+        ('{"n": ' + "[" * 100_000, r"line 1: is not JSON \(it is nested too deep\)"),
+        ("[" * 100_000, "it is nested too deep"),
+        ('{"n": 1, "kept": 9223372036854775808}', 'column "kept" can\'t be kept beside the scores'),
+        (
+            '{"n": 1, "kept": 9007199254740993.0}',
+            'column "kept" can\'t be kept beside the scores: 9007199254740993.0 is',
+        ),
+        ('{"n": 1, "kept": "\\ud800"}', 'column "kept" can\'t be kept beside the scores'),
     ],
 )
 def test_broken_json(tmp_path: Path, content: str, why: str) -> None:
@@ -323,7 +404,8 @@ def test_the_quick_way_reads_as_the_slow_one(tmp_path_factory: pytest.TempPathFa
 
 def test_a_decimal_is_what_json_makes_of_it(tmp_path: Path) -> None:
     """CSV and JSON agree on numbers, taken or refused."""
-    for text in ("3.0", "3.7", "1e3", "0.1", "1e400", "9007199254740993", "-5", "1e15", "123456789.125"):
+    whole = ("9007199254740993.0", "-9007199254740993e0", "90071992547409930e-1", "16777217.0", "16777218.0", "1e23")
+    for text in ("3.0", "3.7", "1e3", "0.1", "1e400", "9007199254740993", "-5", "1e15", "123456789.125", *whole):
         for kind in (K.LONG, K.INTEGER, K.DOUBLE, K.FLOAT):
             outcomes = []
             for name, content in (("rows.json", f'{{"x": {text}}}'), ("rows.csv", f"x\n{text}\n")):
@@ -333,6 +415,36 @@ def test_a_decimal_is_what_json_makes_of_it(tmp_path: Path) -> None:
                 except RowFileError as error:
                     outcomes.append(str(error).rsplit(" is ", 1)[1])
             assert outcomes[0] == outcomes[1], (text, kind)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+def test_a_whole_number_is_no_other_for_its_decimal_point(tmp_path: Path, name: str) -> None:
+    """A decimal that is whole and beyond the exact range is refused where the type lacks it; fractions are rounded."""
+
+    def outcome(text: str, kind: K) -> object:
+        (tmp_path / name).write_text(f"x\n{text}\n" if name.endswith("csv") else f'{{"x": {text}}}')
+        try:
+            return read(tmp_path / name, Field("x", Scalar(kind)))[0]["x"]
+        except RowFileError as error:
+            return str(error).rsplit(" is ", 1)[1]
+
+    refused = "a decimal that a floating point number can't tell"
+    double = ("9007199254740993.0", "-9007199254740993.0", "9007199254740993e0", "900719925474099.3e1", "1e400")
+    assert [outcome(text, K.DOUBLE) for text in double] == [refused] * 5
+    single = ("16777217.0", "-16777217.0", "1.6777217e7", "123456789.0", "1234567890123456768.0")
+    assert [outcome(text, K.FLOAT) for text in single] == [refused] * 5
+    assert [outcome(text, K.DOUBLE) for text in ("9007199254740994.0", "1e23", "0.1", "16777217.0")] == [
+        9007199254740994.0,
+        1e23,
+        0.1,
+        16777217.0,
+    ]
+    assert [outcome(text, K.FLOAT) for text in ("16777218.0", "1e23", "16777217.5", "0.1")] == [
+        16777218.0,
+        9.999999778196308e22,
+        16777218.0,
+        0.10000000149011612,
+    ]
 
 
 def test_the_policy_of_files_is_that_of_rows(tmp_path: Path) -> None:
