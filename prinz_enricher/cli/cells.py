@@ -139,10 +139,24 @@ def _literal(text: str) -> float | Decimal:
     return value
 
 
-def keep_cells(cells: pa.Array, type: pa.DataType) -> pa.Array | None:
-    """Read cells that are kept beside the scores; None where Arrow would not write them as they are, such as `007`."""
-    try:
-        read = cells.cast(type)
-    except pa.ArrowInvalid:
-        return None
-    return read if read.cast(pa.string()).equals(cells) else None
+Kept = tuple[str, pa.DataType]
+"""What the cells of a column look like, and what they are kept as."""
+
+TEXT: Final[Kept] = ("", pa.string())
+_WHOLE: Final[Kept] = ("^(0|-?[1-9][0-9]{0,17})$", pa.int64())
+ALIKE: Final[tuple[Kept, ...]] = (
+    _WHOLE,
+    (r"^-?(0|[1-9][0-9]{0,7})(\.[0-9]{0,6}[1-9])?$", pa.float64()),
+    (r"^-?(0|[1-9][0-9]{0,7})\.(0|[0-9]{0,6}[1-9])$", pa.float64()),
+    TEXT,
+)
+"""No two texts are one number: `007` is text, and so is 1.10. A column writes `2` or `2.0`."""
+
+EQUAL: Final[tuple[Kept, ...]] = (_WHOLE, (r"^-?(0|[1-9][0-9]{0,7})(\.[0-9]{1,7})?$", pa.float64()), TEXT)
+"""Numbers for a model: 1.10 is one, but `007` is not."""
+
+
+def keep_cells(cells: pa.Array, kept: Kept) -> pa.Array | None:
+    """Read cells as what they are kept as; None where one of them does not look like that."""
+    pattern, type = kept
+    return cells.cast(type) if pc.all(pc.match_substring_regex(cells, pattern)).as_py() is not False else None

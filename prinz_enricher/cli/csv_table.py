@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from prinz_enricher.batch import Faults, batch_from_rows
 from prinz_enricher.batch.any_json import is_unicode
 from prinz_enricher.batch.faults import quoted
-from prinz_enricher.cli.cells import keep_cells, read_cells
+from prinz_enricher.cli.cells import ALIKE, EQUAL, TEXT, Kept, keep_cells, read_cells
 from prinz_enricher.cli.row_columns import in_order
 from prinz_enricher.cli.row_faults import RowFileError, refused
 from prinz_enricher.errors import InvalidInput
@@ -61,7 +62,9 @@ class CsvTable:
         self._separator = separator
         self._header_line, self._names = header
         self._inputs = [field for field in fields if field.name in self._names]
-        self._kept: dict[str, pa.DataType] = {}
+        # A model without a signature is given all columns.
+        self._as_kept = ALIKE if fields else EQUAL
+        self._kept: dict[str, Kept] = {}
 
     def batches(self, file: Any) -> Iterator[pa.RecordBatch]:
         """Yield its rows in blocks.
@@ -114,14 +117,14 @@ class CsvTable:
         return in_order(self._names, fitting, kept)
 
     def _keep(self, name: str, cells: pa.Array, before: int) -> pa.Array:
-        type = self._kept.get(name)
-        if type is None:
+        kept = self._kept.get(name)
+        if kept is None:
             # No value at all is text, too.
-            types = () if cells.null_count == len(cells) else (pa.int64(), pa.float64())
-            type = self._kept[name] = next((one for one in types if keep_cells(cells, one) is not None), pa.string())
-        array = keep_cells(cells, type)
+            of = (TEXT,) if cells.null_count == len(cells) else self._as_kept
+            kept = self._kept[name] = next(one for one in of if keep_cells(cells, one) is not None)
+        array = keep_cells(cells, kept)
         if array is None:
-            row = next(row for row in range(len(cells)) if keep_cells(cells[row : row + 1], type) is None)
+            row = pc.index(pc.match_substring_regex(cells, kept[0]), value=False).as_py()
             line, shown = self._lines([row], before)[row], _shown(cells[row].as_py())
             raise RowFileError(
                 f"line {line}, column {quoted(name)}: {shown} can't be kept beside the numbers of the first rows"

@@ -194,7 +194,8 @@ def test_a_kept_column_that_turns_out_to_be_text_is_told(tmp_path: Path) -> None
     ("cells", "kept"),
     [
         (["1.10", "1.1"], ["1.10", "1.1"]),
-        (["2.0", "1.5"], ["2.0", "1.5"]),
+        (["2.0", "1.5", "2"], ["2.0", "1.5", "2"]),
+        (["2.0", "1.5", "-0.0"], [2.0, 1.5, -0.0]),
         (["+1", "2"], ["+1", "2"]),
         (["1e5", "2"], ["1e5", "2"]),
         (["0.12345678901234567"] * 2, ["0.12345678901234567"] * 2),
@@ -206,6 +207,12 @@ def test_cells_that_are_kept_are_written_as_they_were(tmp_path: Path, cells: lis
     """Numbers are kept as numbers only where these are written as the same text."""
     (tmp_path / "rows.csv").write_text("x,k\n" + "".join(f"1,{cell}\n" for cell in cells))
     assert [row["k"] for row in read(tmp_path / "rows.csv", Field("x", Scalar(K.LONG)))] == kept
+
+
+def test_numbers_for_a_model_without_a_signature(tmp_path: Path) -> None:
+    """Its columns are numbers, however these are written, unless that loses zeros in front."""
+    (tmp_path / "rows.csv").write_text("price,n,zip\n1.50,2,007\n2,3.0,1\n")
+    assert read(tmp_path / "rows.csv") == [{"price": 1.5, "n": 2.0, "zip": "007"}, {"price": 2.0, "n": 3.0, "zip": "1"}]
 
 
 def test_json_columns_that_are_kept(tmp_path: Path) -> None:
