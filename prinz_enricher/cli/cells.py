@@ -30,7 +30,9 @@ _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 _EXACT: Final = 1 << EXACT_BITS[pa.float32()]
 """From here on a floating point type may lack a whole number."""
 
+# To Arrow there is a year 0, and an hour needs no minutes.
 _FIRST_INSTANT: Final = pa.scalar(datetime(1, 1, 1), pa.timestamp("us"))
+_HOUR: Final = len("2024-01-01T10")
 
 
 def read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list[object]:
@@ -64,22 +66,22 @@ def read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list
 
 def _at_once(cells: pa.Array, target: pa.DataType) -> pa.Array | None:
     """Have Arrow read a column; None where it can't, or would take more than is meant, such as 0x10 for 16."""
+    if pa.types.is_integer(target):
+        return _cast(cells, pa.int64(), b"0123456789-")
+    if pa.types.is_boolean(target):
+        return _cast(cells, pa.bool_(), b"01TRUEFALStruefals")
     if pa.types.is_floating(target):
         # As doubles in any case: the policy rounds and refuses as on every other road.
         read = _cast(cells, pa.float64(), b"0123456789-+.eE")
-        doubtful = None if read is None else pc.greater_equal(pc.abs(read), float(1 << EXACT_BITS[target]))
-    elif pa.types.is_integer(target):
-        return _cast(cells, pa.int64(), b"0123456789-")
-    elif pa.types.is_boolean(target):
-        return _cast(cells, pa.bool_(), b"01TRUEFALStruefals")
-    else:
-        read = _cast(cells, pa.timestamp("us"), b"0123456789-:.T ")
-        # To Arrow an hour needs no minutes, and there is a year 0.
-        hour = len("2024-01-01T10")
-        doubtful = (
-            None if read is None else pc.or_(pc.equal(pc.binary_length(cells), hour), pc.less(read, _FIRST_INSTANT))
-        )
-    return None if doubtful is None or pc.any(doubtful).as_py() else read
+        return None if read is None or _any(pc.greater_equal(pc.abs(read), float(1 << EXACT_BITS[target]))) else read
+    read = _cast(cells, pa.timestamp("us"), b"0123456789-:.T ")
+    if read is None or _any(pc.less(read, _FIRST_INSTANT)) or _any(pc.equal(pc.binary_length(cells), _HOUR)):
+        return None
+    return read
+
+
+def _any(found: pa.Array) -> bool:
+    return bool(pc.any(found).as_py())
 
 
 def _cast(cells: pa.Array, type: pa.DataType, characters: bytes) -> pa.Array | None:

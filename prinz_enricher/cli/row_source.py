@@ -28,7 +28,7 @@ from prinz_enricher.cli.row_faults import Places, RowFileError, refused
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS: Final = ",;\t|"
 
 _FAULTS: Final = (OSError, pa.ArrowException, ValueError, csv.Error, RowFileError)
 """What reading a file raises where that is not as it should be."""
@@ -65,13 +65,8 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     Raises:
         RowFileError: The file can't be read.
     """
-    readers = {
-        ".csv": _open_csv,
-        ".tsv": _open_csv,
-        ".parquet": _open_parquet,
-        ".json": _open_json,
-        ".jsonl": _open_json,
-    }
+    csv_and_json = {".csv": _open_csv, ".tsv": _open_csv, ".json": _open_json, ".jsonl": _open_json}
+    readers = {**csv_and_json, ".parquet": _open_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RowFileError(f"{path}: the ending is none of {', '.join(readers)}")
@@ -88,20 +83,15 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
 
 
 def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None) -> RowSource:
-    headers = {one: next(read_records(path, one), None) for one in ([separator] if separator else SEPARATORS)}
-    inputs = {field.name for field in fields}
-
-    def likeness(separator: str) -> tuple[int, int]:
-        _, names = headers[separator] or (0, [])
-        return len(inputs.intersection(names)), len(names)
-
-    separator = max(headers, key=likeness)
-    header = headers[separator]
-    if header is None:
+    headers = [(one, header) for one in separator or SEPARATORS for header in islice(read_records(path, one), 1)]
+    if not headers:
         raise RowFileError("has no header")
-    if not is_unicode("".join(header[1])):
-        raise RowFileError(f"line {header[0]}: is not UTF-8")
-    names = header[1]
+    inputs = {field.name for field in fields}
+    # That which makes its cells the most like the inputs.
+    separator, header = max(headers, key=lambda one: (len(inputs.intersection(one[1][1])), len(one[1][1])))
+    line, names = header
+    if not is_unicode("".join(names)):
+        raise RowFileError(f"line {line}: is not UTF-8")
     file = pa.OSFile(str(path))
     size = max(file.size(), 1)
     table = CsvTable(path, separator, header, fields)
