@@ -71,11 +71,12 @@ def names_with_at(service: Service, client: Client) -> Iterator[None]:
             for alias in aliases:
                 post("registered-models/alias", name=name, alias=alias, version="1")
 
-        def read() -> int:
-            models = client.list_models('name LIKE "at%"', full=True)
-            return sum(version.HasField("signature") for model in models for version in model.versions)
+        def read() -> tuple[int, int]:
+            models = list(client.list_models('name LIKE "at%"', full=True))
+            signatures = sum(version.HasField("signature") for model in models for version in model.versions)
+            return signatures, sum(len(model.aliases) for model in models)
 
-        wait_until(lambda: read() == 2)
+        wait_until(lambda: read() == (2, 3))
         yield
         for name in ("at@wine", "at"):
             assert registry.request("DELETE", "registered-models/delete", json={"name": name}).is_success
