@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+
 from prinz_enricher.batch.number import decimal_double
 from prinz_enricher.registry import PrivateServer, lifeline
 from tests.support.certificates import Authority
@@ -64,7 +66,7 @@ def decimals() -> Iterator[str]:
             shortest = Decimal(repr(double))
             finer = shortest + Decimal(10) ** (shortest.adjusted() - chance.choice((14, 16, 17, 20)))
             for decimal in (shortest, Decimal(double), finer):
-                taken = decimal_double(decimal)
+                taken = decimal_double(decimal, np.dtype(np.float64))
                 yield f"{decimal:E} {'refused' if taken is None else struct.pack('>d', taken).hex()}"
 
 
