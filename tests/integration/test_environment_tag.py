@@ -46,6 +46,8 @@ def test_one_model_runs_in_the_service_s_own(scratch_registry: RegistryWriter, t
         own_service(scratch_registry.url, cache=cache, workers={"offline": True}) as service,
         Client(service.address) as client,
     ):
+        # Until the registry was asked, the service may serve what it knew before.
+        wait_until(lambda: {"picky", "other"} <= {model.name for model in client.list_models()})
         assert message_of(client, "picky") == told
         assert not message_of(client, "other")
         with pytest.raises(ServiceError, match=r"packages that the model needs can.t be installed") as failed:

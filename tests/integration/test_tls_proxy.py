@@ -20,6 +20,8 @@ from tests.support.running_service import LONG, Service, refused
 
 PAGE = Path(__file__).parents[2] / "docs" / "fronts.md"
 MODEL = "MLF-ElasticnetWineModel-1"
+ROWS = 20_000
+"""They take more than a millisecond."""
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +79,13 @@ def test_errors_keep_their_details(secure: grpc.Channel) -> None:
 
 def test_deadlines_come_through(secure: grpc.Channel) -> None:
     """A deadline that is over before the score is kept at both ends."""
+    # gRPC rounds deadlines up to a millisecond, in which one row can be scored.
+    long = request()
+    long.columns.num_rows = ROWS
+    for column in long.columns.columns:
+        column.doubles.values.extend([0.5] * (ROWS - 1))
     with pytest.raises(grpc.RpcError) as raised:
-        stub_of(secure).Score(request(), timeout=1e-6)
+        stub_of(secure).Score(long, timeout=1e-6)
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
