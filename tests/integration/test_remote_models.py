@@ -232,7 +232,8 @@ def test_local_is_told(world: World) -> None:
 
 def test_tag_routes(world: World) -> None:
     """A model's tag sends it to an endpoint and back; one that names none, such as a URL, is told, and nobody asked."""
-    endpoints = {"farm": {"urls": [f"{world.nginx.url}/short"]}}
+    # With one request at a time nothing else tries the model while its tag changes.
+    endpoints = {"farm": {"urls": [f"{world.nginx.url}/short"], "max_concurrent": 1}}
     row = touchy.rows(1)
     path = f"/short/{touchy.TAGGED}/"
     with world.remote(endpoints) as service, Client(service.address, timeout=LONG) as client:
