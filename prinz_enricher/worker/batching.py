@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ from .fields import is_any, is_nested
 _MOST_ROWS = 8
 _FEW_ROWS = 2
 _MANY_ROWS = 64
+
+_SLOW_SECONDS = 10.0
+"""For `_MANY_ROWS` rows: a model that is slower is tried with as many only where rows gain from being together."""
 
 _TELLING = 3
 """Different answers from which on it is no chance that rows have one another's."""
@@ -90,13 +94,19 @@ def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -
 def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
     """Score rows alone, together, together the other way round, and each many times over."""
     count = rows.num_rows
+    began = time.monotonic()
     try:
         alone = [kept(score(rows.slice(i, 1))) for i in range(count)]
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes
         return _of_several(score, rows, f"the model raises {type(exc).__name__} on sample rows")
     many = [i % count for i in range(_MANY_ROWS)]
     try:
+        apart_seconds = time.monotonic() - began
         together = _apart(kept(score(rows)))
+        seconds = time.monotonic() - began - apart_seconds
+        if seconds * _MANY_ROWS / count > _SLOW_SECONDS and seconds * 2 > apart_seconds:
+            why = f"{count} rows take {seconds:.1f} s together, and {apart_seconds:.1f} s alone, so nothing is gained"
+            return Sharing(shared=False, single=True, why=why)
         reversed_ = _in_order(score, rows, list(range(count))[::-1])
         crowd = _apart(kept(score(rows.take(pa.array(many)))))
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes

@@ -195,3 +195,24 @@ def test_a_model_that_gives_rows_the_answers_of_others_is_found(
     """Whatever the order of the sample rows."""
     with pytest.raises(RowsExchanged, match="in another order"):
         may_share(model, samples, exact=False)
+
+
+@pytest.mark.parametrize(("by_row", "shared"), [(True, False), (False, True)], ids=["each row", "each call"])
+def test_a_slow_model_is_tried_with_many_rows_only_where_it_gains(
+    monkeypatch: pytest.MonkeyPatch, by_row: bool, shared: bool
+) -> None:
+    """A model that takes a second for each row gets its rows alone; one that takes it for a call is tried in full."""
+    now = 0.0
+    most = 0
+
+    def slow(batch: pa.RecordBatch) -> pa.RecordBatch:
+        nonlocal now, most
+        now += batch.num_rows if by_row else 1.0
+        most = max(most, batch.num_rows)
+        return own(batch)
+
+    monkeypatch.setattr("prinz_enricher.worker.batching.time.monotonic", lambda: now)
+    sharing = may_share(slow, [rows(1.0, 2.0)], exact=True)
+    assert (sharing.shared, sharing.single) == (shared, not shared)
+    assert (most < 64) is by_row
+    assert not by_row or now <= 10
