@@ -34,6 +34,7 @@ class Target:
         route: The model server that scores it, by the name of its endpoint; empty for workers here.
         observe: Whether outputs that its model is observed to give may take the place of those declared.
         environment: `current`, `isolated` or `auto` where its owner says, and may say, what it runs in; else empty.
+        loader: The module that loads it, as the registry says; empty where that is not known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     route: str = ""
     observe: bool = field(default=False, compare=False)
     environment: str = ""
+    loader: str = field(default="", compare=False)
 
     @property
     def registered_name(self) -> str:

@@ -130,4 +130,5 @@ class Targets:
             route=endpoint,
             observe=self._allow_observed and version.wishes.observed and signature.origin is not Origin.OBSERVED,
             environment=version.wishes.environment if self._environment_tag and endpoint == LOCAL else "",
+            loader=version.loader,
         )
