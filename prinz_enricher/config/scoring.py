@@ -24,6 +24,13 @@ class ScoringSettings(Section):
     preload: tuple[str, ...] = Field(
         (), description="models to load at start and to keep loaded, by name; * stands for any text"
     )
+    spare_workers: int = Field(
+        1,
+        ge=0,
+        le=1,
+        description="processes that import MLflow, and the libraries of the catalog's models, before one is called: "
+        "workers are forked from it, so that a first call takes a second; 0 for none, as everywhere but on Linux",
+    )
     max_workers: int = Field(
         16, ge=1, le=1024, description="worker processes at most; the least recently used idle version makes room"
     )

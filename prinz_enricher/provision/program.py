@@ -17,6 +17,7 @@ from typing import IO
 import structlog
 
 from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.provision.forks import reap_orphans
 from prinz_enricher.registry import lifeline
 
 _POLL_SECONDS = 0.05
@@ -148,7 +149,9 @@ def _end(process: subprocess.Popen[bytes], *, tied: bool) -> int:
         _has_ended(process, 2 * _GRACE + 1.0)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+    code = process.wait()
+    reap_orphans(-process.pid)
+    return code
 
 
 def _keep(stream: IO[bytes], ended: Ended) -> None:

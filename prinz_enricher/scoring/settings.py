@@ -66,7 +66,8 @@ class WorkerSettings:
         open_files: Descriptors that it may have.
         network: Names, or patterns of names, of the models whose workers may use the network.
         pass_variables: More environment variables that workers get, by name or pattern such as `ACME_*`.
-        early: Whether a worker is spawned while its model is still being downloaded.
+        spares: Processes that have imported what models need, for workers to be forked from; 0 or 1.
+        isolated: Whether none of them runs in the environment of this process.
     """
 
     memory_limit: int | None = None
@@ -74,4 +75,5 @@ class WorkerSettings:
     open_files: int | None = 1024
     network: tuple[str, ...] = ()
     pass_variables: tuple[str, ...] = ()
-    early: bool = True
+    spares: int = 1
+    isolated: bool = False

@@ -8,7 +8,6 @@ import faulthandler
 import os
 import socket
 import sys
-from pathlib import Path
 
 from .imports import prepare_imports
 from .parent import die_with_parent
@@ -25,9 +24,6 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="the front's process id")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] in ([""], [str(Path.cwd())]):
-        # Python 3.10 knows no -P: the working directory is no place for modules.
-        del sys.path[0]
     prepare_imports()
     from .frames import FrameSocket
     from .serving import serve

@@ -73,6 +73,7 @@ class Kind(IntEnum):
     SCORE = 4
     SCORES = 5
     RAISED = 6
+    STEP = 7
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -51,7 +51,7 @@ def serve(frames: FrameSocket) -> int:
         return 0
     if frame.kind is not Kind.LOAD:
         raise FrameError("the first frame is not LOAD")
-    loaded = _load(frame, failure, [began, imported, time.monotonic()])
+    loaded = _load(frame, failure, [began, imported, time.monotonic()], frames)
     _end_if_forked(process)
     # What is there now stays: to look through all of it again and again would make some call wait each time.
     gc.collect()
@@ -106,7 +106,7 @@ class _Answer:
     model: Any = None
 
 
-def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _Answer:
+def _load(frame: Frame, failure: BaseException | None, marks: list[float], frames: FrameSocket) -> _Answer:
     """Confine the process and load the model."""
     stage = "import"
     try:
@@ -120,6 +120,7 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _A
         told = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else Confinement()
         marks.append(time.monotonic())
         stage = "load"
+        frames.send(Kind.STEP, {"step": _VERBS[stage]})
         inputs, outputs = _schemas(frame)
         folder = str(frame.meta["path"])
         observed: Any = frame.meta.get("observed")
@@ -127,6 +128,7 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float]) -> _A
         marks.append(time.monotonic())
         params: Any = decode_value(frame.meta["params"]) if "params" in frame.meta else None
         stage = "try"
+        frames.send(Kind.STEP, {"step": _VERBS[stage]})
         model.warm(params, exact=frame.meta.get("exact") is True)
         marks.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes

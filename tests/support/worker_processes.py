@@ -28,6 +28,8 @@ def runs(pid: int) -> bool:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"prinz_enricher.worker" in Path(f"/proc/{pid}/cmdline").read_bytes() and runs(pid)
+        started = b"prinz_enricher.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        # What workers are forked from is started likewise.
+        return started and Path(f"/proc/{pid}/comm").read_text() != "prinz-spare\n" and runs(pid)
     except OSError:
         return False

@@ -8,12 +8,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 import pyarrow as pa
 import structlog
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, Overloaded, ShuttingDown
-from prinz_enricher.scoring.lifecycle.memory import default_budget
+from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.scoring.lifecycle.timer import Timer
 from prinz_enricher.scoring.lifecycle.version import Offer, Version
 from prinz_enricher.scoring.pool import Job, Scores, Status, Target, WorkerState
@@ -27,9 +28,26 @@ log = structlog.get_logger(__name__)
 Key = tuple[str, str, str, str]
 
 _MOST_OFFERS = 16
+_NO_BUDGET = 1 << 62
 
 _DISCOVERED = Status(WorkerState.DISCOVERED)
 """One for all: lists ask for the state of hundreds of versions that are not in use."""
+
+
+class Spares(Protocol):
+    """What a pool asks of the processes that workers are forked from."""
+
+    def memory(self) -> int:
+        """Tell the bytes of memory that they hold."""
+
+    def drop(self) -> bool:
+        """End them; tells whether there were any."""
+
+    def tend(self, room: int) -> None:
+        """Have them come back where they have ended, and there is room for so many bytes."""
+
+    def close(self) -> None:
+        """End them for good."""
 
 
 class VersionPool:
@@ -40,6 +58,7 @@ class VersionPool:
         make_worker: Callable[[Target], Worker],
         settings: PoolSettings | None = None,
         on_change: Callable[[], object] = lambda: None,
+        spares: Spares | None = None,
     ) -> None:
         """Make a pool without workers.
 
@@ -47,10 +66,12 @@ class VersionPool:
             make_worker: Makes a worker of a target; called in the thread that will use it.
             settings: Limits and times.
             on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
+            spares: What is held in memory so that workers start sooner, and goes first where memory is short.
         """
         self._make_worker = make_worker
         self._on_change = on_change
         self._settings = settings or PoolSettings()
+        self._spares = spares
         self._budget = self._settings.memory_budget or default_budget()
         self._timer = Timer("deadlines")
         self._lock = threading.Lock()
@@ -146,6 +167,8 @@ class VersionPool:
             for key in list(self._versions):
                 self._let_go(key)
             leaving = list(self._leaving)
+        if self._spares is not None:
+            self._spares.close()
         unfinished = [version for version in leaving if not version.join(max(0.0, end - time.monotonic()))]
         for version in unfinished:
             version.abort()
@@ -177,10 +200,13 @@ class VersionPool:
                 )
             version.start(after=room_after.join if room_after is not None else lambda: None)
             self._told.pop(key, None)
-            if not self._watching:
-                self._watching = True
-                self._timer.at(time.monotonic() + self._settings.watch_interval, self._watch)
+            self._keep_watch()
             return version
+
+    def _keep_watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self._timer.at(time.monotonic() + self._settings.watch_interval, self._watch)
 
     def _log_once(self, target: Target, why: str) -> None:
         """Log why a version is not loaded, unless that was told of it before."""
@@ -195,7 +221,7 @@ class VersionPool:
         self._leaving = [version for version in self._leaving if version.active]
         if self._workers() >= limit:
             why = f"all {self._settings.max_workers} workers are in use by other models"
-        elif self._memory() > 0:
+        elif self._memory() > 0 and not (self._drop_spares() and self._memory() <= 0):
             why = "other models hold all the memory that workers may have"
         else:
             return None
@@ -220,8 +246,12 @@ class VersionPool:
     def _memory(self) -> int:
         """Tell the bytes that workers hold over their budget; negative where there is room."""
         if self._budget is None:
-            return -1
-        return sum(version.memory() for version in (*self._versions.values(), *self._leaving)) - self._budget
+            return -_NO_BUDGET
+        spares = self._spares.memory() if self._spares is not None else 0
+        return spares + sum(one.memory() for one in (*self._versions.values(), *self._leaving)) - self._budget
+
+    def _drop_spares(self) -> bool:
+        return self._spares is not None and self._spares.drop()
 
     def _unload_idle(self, *, before: float | None = None, kept: bool) -> Version | None:
         """Unload the least recently used version that has no work.
@@ -258,6 +288,9 @@ class VersionPool:
                 greedy = self._tidy(time.monotonic())
                 absent = [target for key, target in self._kept.items() if self._is_absent(key)]
                 versions = list(self._versions.values())
+                room = -self._memory()
+            if self._spares is not None:
+                self._spares.tend(room)
             if greedy is not None:
                 greedy.restart()
             for version in versions:
@@ -283,6 +316,8 @@ class VersionPool:
         over = self._memory()
         if over <= 0:
             self._over = False
+            return None
+        if self._drop_spares():
             return None
         if self._unload_idle(kept=False) is not None:
             log.warning("a version is unloaded, since workers hold more memory than they may have")

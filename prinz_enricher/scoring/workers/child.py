@@ -7,17 +7,14 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-_MOST_LINES = 200
-"""Lines of a process's output that are logged in a second; the rest is counted."""
-
-_LONGEST_LINE = 8192
-"""Bytes of its output that are logged as one line."""
+from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, reap_orphans
+from prinz_enricher.provision.output import log_output
 
 _ROUNDS = 8
 """How often its descendants are looked for: one that forks all the while can't outrun this for ever."""
@@ -32,34 +29,35 @@ class Child:
     """
 
     def __init__(
-        self, command: list[str], *, environment: Mapping[str, str], folder: Path, pass_fds: Iterable[int], log: Any
+        self,
+        module: str,
+        fd: int,
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Any,
+        python: Path | None = None,
+        server: ForkServer | None = None,
     ) -> None:
-        """Spawn it.
+        """Start it: forked by a server, or by itself where there is none, or it fails.
 
         Args:
-            command: The program and its arguments.
+            module: What it runs.
+            fd: A descriptor that it is given by `--fd`.
             environment: All of its environment variables.
             folder: Its working directory.
-            pass_fds: Descriptors that it inherits, besides one to print to.
             log: Where the lines go that it prints.
+            python: Its interpreter; this one by default.
+            server: Of that interpreter.
 
         Raises:
-            OSError: It can't be spawned.
+            OSError: It can't be started.
         """
-        self._log = log
         self._lock = threading.Lock()
         read_end, write_end = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=tuple(pass_fds),
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                env=dict(environment),
-                cwd=folder,
-                # Ctrl-C in a terminal goes to a whole session; how a worker ends is the pool's to say.
-                start_new_session=True,
+            self._process = _forked(server, module, [fd, write_end], environment, folder, log) or _spawned(
+                python, module, [fd, write_end], environment, folder
             )
         except BaseException:
             os.close(read_end)
@@ -69,7 +67,7 @@ class Child:
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
         self._printed = threading.Thread(
-            target=self._log_output, args=(os.fdopen(read_end, "rb"),), name="worker-output", daemon=True
+            target=log_output, args=(os.fdopen(read_end, "rb"), log, "worker output"), name="worker-output", daemon=True
         )
         self._printed.start()
 
@@ -92,9 +90,10 @@ class Child:
             self._signal(signal.SIGTERM)
             self._exits_within(1.0)
         # What the model started ends with it. The process itself is not reaped yet, so its id is still its own.
-        self._signal(signal.SIGKILL)
+        started = self._signal(signal.SIGKILL)
         with self._lock:
             code = self._process.wait()
+        reap_orphans(-self.pid, *started)
         # A process that the model started, and that got away, may hold the pipe for ever.
         self._printed.join(1.0)
         if self.exit_fd is not None:
@@ -111,10 +110,10 @@ class Child:
             return False
         return True
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Signal the process, its group, and what it started in groups of their own."""
+    def _signal(self, number: signal.Signals) -> set[int]:
+        """Signal the process, its group, and what it started in groups of their own; gives the latter."""
+        seen: set[int] = set()
         if number is signal.SIGKILL:
-            seen: set[int] = set()
             for _ in range(_ROUNDS):
                 new = _descendants(self.pid) - seen
                 if not new:
@@ -125,22 +124,45 @@ class Child:
                 seen |= new
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+        return seen
 
-    def _log_output(self, stream: IO[bytes]) -> None:
-        """Pass on what the process prints, line by line."""
-        second, lines = 0, 0
-        with stream:
-            while line := stream.readline(_LONGEST_LINE):
-                now = int(time.monotonic())
-                if now != second:
-                    if lines > _MOST_LINES:
-                        self._log.warning("worker output left out", lines=lines - _MOST_LINES)
-                    second, lines = now, 0
-                text = line.decode("utf-8", "replace").rstrip()
-                lines += 1
-                # A model that prints for each row must not fill the disk that the logs are on.
-                if text and lines <= _MOST_LINES:
-                    self._log.info("worker output", line=text)
+
+def _forked(
+    server: ForkServer | None, module: str, fds: list[int], environment: Mapping[str, str], folder: Path, log: Any
+) -> ForkedProcess | None:
+    if server is None:
+        return None
+    fd, output = fds
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
+        given = [nothing.fileno(), output, output, fd]
+        try:
+            return server.fork(f"{module}.__main__", ["--parent", str(os.getpid())], environment, folder, given)
+        except ForkFailed as exc:
+            log.info("a worker is not forked but started by itself, which takes longer", why=str(exc))
+    return None
+
+
+def _spawned(
+    python: Path | None, module: str, fds: list[int], environment: Mapping[str, str], folder: Path
+) -> subprocess.Popen[bytes]:
+    fd, output = fds
+    # -P: neither the working directory nor a script's folder is a place for modules. Python 3.10 has no such flag;
+    # there -m adds the working directory, which is empty and the process's own.
+    flags = ("-P",) if python is None else ()
+    return subprocess.Popen(
+        [
+            *(str(python or sys.executable), *flags, "-m", module),
+            *("--parent", str(os.getpid()), "--fd", str(fd)),
+        ],
+        pass_fds=(fd,),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(environment),
+        cwd=folder,
+        # Ctrl-C in a terminal goes to a whole session; how a worker ends is the pool's to say.
+        start_new_session=True,
+    )
 
 
 def poll(fds: Iterable[int], seconds: float | None) -> set[int]:

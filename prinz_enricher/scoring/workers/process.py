@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
+from pathlib import Path
 
+from prinz_enricher.provision.forks import can_fork
+from prinz_enricher.provision.private_folder import sweep_folders
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring.lifecycle import VersionPool
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.settings import PoolSettings, WorkerSettings
-from prinz_enricher.scoring.workers.folder import sweep_folders
 from prinz_enricher.scoring.workers.provision import Provide
+from prinz_enricher.scoring.workers.spares import Spares
 from prinz_enricher.scoring.workers.worker_process import Confinement, WorkerProcess
 
 
@@ -38,16 +41,20 @@ class ProcessPool(VersionPool):
         """
         chosen = settings or PoolSettings()
         allowed = workers or WorkerSettings()
+        self._isolated = allowed.isolated
         sweep_folders()
-        # Those that were seen to need another interpreter than this one; only a hint.
-        isolated: set[object] = set()
+
+        def variables(folder: Path, code: Path | None) -> dict[str, str]:
+            return worker_variables(os.environ, folder, allowed.pass_variables, code=code)
+
+        self._processes = Spares(variables) if allowed.spares and can_fork() else None
 
         def make_worker(target: Target) -> WorkerProcess:
             network = any(fnmatchcase(target.name, pattern) for pattern in allowed.network)
             return WorkerProcess(
                 target,
                 provide,
-                variables=lambda folder, code: worker_variables(os.environ, folder, allowed.pass_variables, code=code),
+                variables=variables,
                 end_grace=chosen.end_grace,
                 confinement=Confinement(
                     memory=allowed.memory_limit or self._budget,
@@ -55,10 +62,17 @@ class ProcessPool(VersionPool):
                     open_files=allowed.open_files,
                     network=network,
                 ),
-                early=allowed.early and target.key not in isolated,
-                on_isolated=lambda: isolated.add(target.key),
+                spares=self._processes,
                 on_observed=on_observed,
                 exact_batching=chosen.batching == "exact",
             )
 
-        super().__init__(make_worker, chosen, on_change)
+        super().__init__(make_worker, chosen, on_change, self._processes)
+
+    def retain(self, targets: Collection[Target]) -> None:
+        """Unload, after their last job, all but some targets, and have what these will need imported already."""
+        super().retain(targets)
+        if self._processes is not None and targets:
+            if not self._isolated:
+                self._processes.expect(target.loader for target in targets)
+            self._keep_watch()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +17,14 @@ import pyarrow as pa
 import structlog
 
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
+from prinz_enricher.provision.memory import resident
+from prinz_enricher.provision.private_folder import PrivateFolder
 from prinz_enricher.provision.steps import tell_step
-from prinz_enricher.scoring.lifecycle.memory import resident
 from prinz_enricher.scoring.pool import Target
 from prinz_enricher.scoring.worker import Answer, Loaded, LoadFailed, OutputsObserved, WorkerDied
 from prinz_enricher.scoring.workers.child import Child, poll, poller_of
-from prinz_enricher.scoring.workers.folder import PrivateFolder
 from prinz_enricher.scoring.workers.provision import Provide, Provisions
+from prinz_enricher.scoring.workers.spares import Spares
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.signature.types import Origin, Signature
 from prinz_enricher.worker.batches import BatchReader, BatchWriter, has_at_most
@@ -40,6 +40,9 @@ from prinz_enricher.worker.frames import (
 _MOST_AHEAD = 1 << 20
 """Bytes of a batch that is sent while its worker makes another call: of more, the sealed memory that it takes so that
 nobody blocks costs more than the wait that it saves (88 MB: 118 ms, and 40 by the socket)."""
+
+
+_LONGEST_STEP = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,7 @@ class WorkerProcess:
         variables: Callable[[Path, Path | None], dict[str, str]],
         end_grace: float,
         confinement: Confinement | None = None,
-        early: bool = True,
-        on_isolated: Callable[[], object] = lambda: None,
+        spares: Spares | None = None,
         on_observed: Callable[[Target, str], object] = lambda *_: None,
         exact_batching: bool = False,
     ) -> None:
@@ -84,9 +86,7 @@ class WorkerProcess:
                 code where its interpreter is not this one.
             end_grace: Seconds that the process gets to end when asked to.
             confinement: What it may do; all by default.
-            early: Whether to start a process of this interpreter while the provisions are fetched: it imports MLflow
-                meanwhile, and is thrown away where the model turns out to need another interpreter.
-            on_isolated: Called where it does.
+            spares: What the process is forked from; by default it is started by itself.
             on_observed: Called with the outputs that the model gives, as MLflow's JSON of a schema, where they are not
                 those declared and may take their place.
             exact_batching: Whether rows may share a call only where that changes no bit of an answer.
@@ -96,8 +96,8 @@ class WorkerProcess:
         self._variables = variables
         self._end_grace = end_grace
         self._confinement = confinement
-        self._early = early
-        self._on_isolated = on_isolated
+        self._spares = spares
+        self._spawned = False
         self._on_observed = on_observed
         self._exact_batching = exact_batching
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
@@ -122,22 +122,17 @@ class WorkerProcess:
         """Get what the model needs, spawn the process and have it load the model."""
         began = time.monotonic()
         self._folder = PrivateFolder()
-        if self._early:
-            self._spawn(self._folder.path)
-        self._provisions = provisions = self._provide(self._target, lambda: self._killed)
-        if provisions.python is not None:
-            self._on_isolated()
-        if provisions.python is not None and self._child is not None:
-            # It would first come to the end of its imports.
-            self._child.kill()
-            self._let_go_of_child()
-        if self._child is None:
-            tell_step("starting a worker")
-            self._spawn(self._folder.path, provisions.python, provisions.code)
-        tell_step("loading the model")
-        ready = self._load(provisions.model)
+        self._provisions = self._provide(self._target, lambda: self._killed)
+        tell_step("starting a worker")
+        self._spawn(self._folder.path, self._provisions)
+        try:
+            ready = self._load(self._provisions.model)
+        except WorkerDied:
+            if self._spares is not None:
+                self._spares.avoid(self._target)
+            raise
         self._log.info("a worker is ready", **{key: ready[key] for key in sorted(ready)})
-        seconds = {**provisions.seconds, **_numbers(ready.get("seconds")), "all": time.monotonic() - began}
+        seconds = {**self._provisions.seconds, **_numbers(ready.get("seconds")), "all": time.monotonic() - began}
         note = str(ready.get("note") or "")
         return Loaded(str(ready.get("path")), ready.get("batching") is True, seconds, note)
 
@@ -157,7 +152,8 @@ class WorkerProcess:
         if signature.params:
             meta["params"] = encode_value({param.name: param.default for param in signature.params})
         self._send(Kind.LOAD, meta, body=schemas)
-        frame = self._receive()
+        while (frame := self._receive()).kind is Kind.STEP:
+            tell_step(str(frame.meta.get("step"))[:_LONGEST_STEP])
         if frame.kind is Kind.FAILED:
             why = str(frame.meta.get("why", "unknown"))
             if isinstance(outputs := frame.meta.get("observed"), str):
@@ -168,31 +164,32 @@ class WorkerProcess:
             raise WorkerDied("it spoke out of turn")
         return frame.meta
 
-    def _spawn(self, folder: Path, python: Path | None = None, code: Path | None = None) -> None:
+    def _spawn(self, folder: Path, provisions: Provisions) -> None:
+        server = None
+        if self._spares is not None:
+            self._spawned = True
+            server = self._spares.of(self._target, provisions.python, provisions.code)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # -P: neither the working directory nor a script's folder is a place for modules. Python 3.10 has no such
-            # flag; there -m adds the working directory, which is empty and the worker's own.
-            flags = ("-P",) if python is None else ()
-            with self._lock:
-                if self._killed:
-                    raise WorkerDied("killed")  # noqa: TRY301 - the clean-up below is for it too
-                self._child = Child(
-                    [
-                        *(str(python or sys.executable), *flags, "-m", "prinz_enricher.worker"),
-                        *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-                    ],
-                    environment=self._variables(folder, code),
-                    folder=folder,
-                    pass_fds=[theirs.fileno()],
-                    log=self._log,
-                )
+            child = Child(
+                "prinz_enricher.worker",
+                theirs.fileno(),
+                environment=self._variables(folder, provisions.code),
+                folder=folder,
+                log=self._log,
+                python=provisions.python,
+                server=server,
+            )
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
         self._frames = FrameSocket(ours, before_read=self._await_answer)
+        with self._lock:
+            self._child = child
+            if self._killed:
+                child.kill()
 
     def kill(self) -> None:
         """End the process, and those it started, at once."""
@@ -211,6 +208,8 @@ class WorkerProcess:
                     os.close(fd)
             self._wake_read = self._wake_write = -1
         if self._provisions is not None:
+            if self._spares is not None and self._spawned:
+                self._spares.let_go(self._provisions.python)
             self._provisions.close()
             self._provisions = None
         if self._folder is not None:

@@ -1,0 +1,235 @@
+"""`python -P -m prinz_enricher.worker.fork_server`: imports once what many processes need, and forks each from that.
+
+A fork shares all that is imported and takes milliseconds; to start Python and import MLflow takes seconds. No code of a
+model runs here, nor are requests read here: the process in between reads one, so that neither a model's data nor
+credentials are in the memory that the next fork is a copy of.
+
+    standard input     lines with the names of modules to import
+    --fd, a socket     requests: 4 bytes with the length of a JSON object, with descriptors, and the object: `module`,
+                       whose `main()` is run; `arguments`; `environment`; `folder`. The descriptors become standard
+                       input, output and error; one more is told to the module by `--fd`. The answer is the process id
+                       in 4 bytes, once the process is a child of the one that asked, which must be a subreaper
+                       (PR_SET_CHILD_SUBREAPER, prctl(2)).
+
+It ends with the socket, or when nobody has asked for `--idle` seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .imports import prepare_imports
+
+UNFIT = 3
+"""The exit code where what was imported runs threads: what they hold at a fork, a lock say, is lost to the fork."""
+
+_HARMLESS = {"polars-ooc-clea"}
+"""Threads, by the names that the kernel has of them, that hold nothing: polars' one waits for files to remove."""
+
+_HIGH = 100
+"""A descriptor above those that a process begins with."""
+
+_LONGEST_REQUEST = 8 << 20
+
+
+class _Server:
+    def __init__(self, control: socket.socket, modules: list[str], *, nice: int, idle: float) -> None:
+        self._control = control
+        self._waiting = deque(modules)
+        self._nice = nice
+        self._idle = idle
+        self._poller = select.poll()
+        self._poller.register(control, select.POLLIN)
+        self._poller.register(0, select.POLLIN)
+        self._rest = b""
+
+    def serve(self) -> int:
+        """Serve until the other side has gone; gives the exit code."""
+        # A fork before that would import all of it by itself, and so would each of ten that are wanted at once.
+        while self._waiting:
+            self._import(self._waiting.popleft())
+        if not _settle():
+            return UNFIT
+        while True:
+            pause = 0.0 if self._waiting else self._idle * 1000 or None
+            ready = dict(self._poller.poll(pause))
+            if 0 in ready:
+                self._read_modules()
+            # Who waits for a process goes before what was to be imported later on.
+            if asked := ready.get(self._control.fileno()):
+                if asked & select.POLLHUP or not self._fork():
+                    return 0
+            elif self._waiting:
+                self._import(self._waiting.popleft())
+                if not self._waiting and not _settle():
+                    return UNFIT
+            elif not ready:
+                return 0
+
+    def _read_modules(self) -> None:
+        read = os.read(0, 65536)
+        if not read:
+            self._poller.unregister(0)
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        self._waiting += [line.decode() for line in lines if line]
+
+    def _import(self, module: str) -> None:
+        """Import a module, in a thread that has gone before the next fork: niceness is a thread's, and forever."""
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + self._nice)
+            # Whoever needs it will tell what is wrong with it.
+            with contextlib.suppress(BaseException):
+                importlib.import_module(module)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    def _fork(self) -> bool:
+        """Fork a process that forks the one that is asked for, and ends; tells whether there was a request."""
+        between = _forked()
+        if between:
+            return os.waitpid(between, 0)[1] == 0
+        code, between = 1, os.getpid()
+        try:
+            request = _receive(self._control)
+            if request is not None and not _forked():
+                _become(*request, self._control, between)
+            code = 0 if request is not None else 1
+        except BaseException:  # noqa: BLE001 - nothing of this may go on as a server
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _forked() -> int:
+    """Fork; gives the process id, and 0 in the new process."""
+    with warnings.catch_warnings():
+        # Of threads, which `_settle` has looked at.
+        warnings.simplefilter("ignore")
+        return os.fork()
+
+
+def _settle() -> bool:
+    """Have what is imported stay as it is, to be shared; tells whether no thread runs that would be lost in a fork."""
+    gc.collect()
+    gc.freeze()
+    # OpenBLAS ends its threads before a fork, and starts others when next it needs them.
+    child = _forked()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    if not sys.platform.startswith("linux"):
+        return True
+    names = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            if int(task.name) != os.getpid():
+                names.add((task / "comm").read_text().strip())
+    if names - _HARMLESS:
+        print(f"what was imported runs threads: {', '.join(sorted(names))}", file=sys.stderr, flush=True)  # noqa: T201 - it is logged
+    return not names - _HARMLESS
+
+
+def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Receive a request with its descriptors; None where there is none any more."""
+    head, fds, _, _ = socket.recv_fds(control, 4, 16)
+    if len(head) < 4:
+        return None
+    (length,) = struct.unpack("=I", head)
+    content = bytearray()
+    while len(content) < min(length, _LONGEST_REQUEST):
+        part = control.recv(length - len(content))
+        if not part:
+            return None
+        content += part
+    return json.loads(content), fds
+
+
+def _become(request: dict[str, Any], fds: list[int], control: socket.socket, between: int) -> NoReturn:
+    """Be the process that was asked for, once the one in between has ended: who asked has this one as its child."""
+    code = 1
+    try:
+        os.setsid()
+        _place(fds[:3])
+        _name(f"prinz-{request['module'].split('.')[1]}")
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        # What was drawn, and found in the environment, before the fork would be the same in each of them.
+        tempfile.tempdir = None
+        if (numpy := sys.modules.get("numpy")) is not None:
+            numpy.random.seed()
+        arguments = [*request["arguments"], *(("--fd", str(fds[3])) if len(fds) > 3 else ())]
+        sys.argv = [request["module"], *arguments]
+        while os.getppid() == between:
+            time.sleep(0.0005)
+        control.sendall(struct.pack("=I", os.getpid()))
+        control.close()
+        code = importlib.import_module(request["module"]).main() or 0
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else 1
+    except BaseException:  # noqa: BLE001 - as it would be told of any process
+        traceback.print_exc()
+    # The module may have started threads that never end.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _name(name: str) -> None:
+    """Be called something for `ps`: the command line stays that of the server."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def _place(fds: list[int]) -> None:
+    """Make descriptors the standard ones."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in fds]
+    for number, (fd, copy) in enumerate(zip(fds, high, strict=True)):
+        os.close(fd)
+        os.dup2(copy, number, inheritable=True)
+        os.close(copy)
+
+
+def main() -> NoReturn:
+    """Run the server."""
+    parser = argparse.ArgumentParser(prog="prinz_enricher.worker.fork_server", description="Forks processes.")
+    parser.add_argument("--fd", type=int, required=True, help="the socket that requests come over")
+    parser.add_argument("--nice", type=int, default=0, help="the niceness of imports")
+    parser.add_argument("--idle", type=float, default=0.0, help="seconds without a request to end after; 0 for never")
+    parser.add_argument("modules", nargs="*", help="what is imported at the start")
+    arguments = parser.parse_args()
+    prepare_imports()
+    _name("prinz-spare")
+    control = socket.socket(fileno=arguments.fd)
+    control.set_inheritable(False)
+    code = _Server(control, arguments.modules, nice=arguments.nice, idle=arguments.idle).serve()
+    # At once: whoever sees the end of the socket is to find this code.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
