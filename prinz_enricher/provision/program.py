@@ -17,7 +17,7 @@ from typing import IO
 import structlog
 
 from prinz_enricher.provision.errors import Cancelled
-from prinz_enricher.provision.forks import reap_orphans
+from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, reap_orphans
 from prinz_enricher.registry import lifeline
 
 _POLL_SECONDS = 0.05
@@ -58,6 +58,7 @@ def run_program(
     what: str,
     input: bytes = b"",
     tied: bool = False,
+    server: ForkServer | None = None,
     timeout: float,
     cancelled: Callable[[], bool],
     mask: Callable[[str], str] = str,
@@ -71,6 +72,7 @@ def run_program(
         what: What it is, for the log.
         input: What it can read; its standard input ends with this process.
         tied: Whether it knows nothing of that, and is to be ended with this process by one that watches.
+        server: Forks it, where it can, by its module: the command is this interpreter's `-P -m MODULE`, and more.
         timeout: Seconds that it may take.
         cancelled: Asked again and again; once it says so, the program is ended.
         mask: Takes out of a line what is not to be logged.
@@ -87,31 +89,41 @@ def run_program(
         raise Cancelled
     started = time.monotonic()
     watched = [sys.executable, "-P", "-S", lifeline.__file__, str(_GRACE), *command] if tied else command
-    process = subprocess.Popen(
-        watched,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(environment),
-        cwd=folder,
-        start_new_session=True,
-    )
+    theirs, ours = _pipes()
+    try:
+        process = _forked(server, command, environment, folder, theirs) or subprocess.Popen(
+            watched,
+            stdin=theirs[0],
+            stdout=theirs[1],
+            stderr=theirs[2],
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+    except BaseException:
+        for stream in ours:
+            stream.close()
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    stdin, stdout, stderr = ours
     ended = Ended()
     readers = [
-        threading.Thread(target=_keep, args=(process.stdout, ended), name=f"{what}-output", daemon=True),
-        threading.Thread(target=_tell, args=(process.stderr, ended, what, mask), name=f"{what}-log", daemon=True),
+        threading.Thread(target=_keep, args=(stdout, ended), name=f"{what}-output", daemon=True),
+        threading.Thread(target=_tell, args=(stderr, ended, what, mask), name=f"{what}-log", daemon=True),
     ]
     for reader in readers:
         reader.start()
     try:
-        _write(process, input)
+        _write(stdin, input)
         while not _has_ended(process, _POLL_SECONDS):
             if cancelled():
                 raise Cancelled
             if time.monotonic() - started > timeout:
                 raise TimeoutError(f"{what} took longer than {timeout:g} s")
     finally:
-        ended.code = _end(process, tied=tied)
+        ended.code = _end(process, stdin, tied=tied)
         for reader in readers:
             # A process that left the group may hold the pipes for ever.
             reader.join(_GRACE)
@@ -119,15 +131,38 @@ def run_program(
     return ended
 
 
-def _write(process: subprocess.Popen[bytes], input: bytes) -> None:
-    if input and process.stdin is not None:
+def _pipes() -> tuple[list[int], list[IO[bytes]]]:
+    """Make pipes for a program: its standard input, output and error, and the other ends of them."""
+    pipes = [os.pipe() for _ in range(3)]
+    ours: list[IO[bytes]] = [os.fdopen(pipes[0][1], "wb"), *(os.fdopen(read, "rb") for read, _ in pipes[1:])]
+    return [pipes[0][0], pipes[1][1], pipes[2][1]], ours
+
+
+def _forked(
+    server: ForkServer | None,
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    folder: Path,
+    fds: Sequence[int],
+) -> ForkedProcess | None:
+    if server is None:
+        return None
+    _, _, _, module, *arguments = map(str, command)
+    # Without it the program is started by itself.
+    with contextlib.suppress(ForkFailed):
+        return server.fork(module, arguments, environment, folder, fds)
+    return None
+
+
+def _write(stdin: IO[bytes], input: bytes) -> None:
+    if input:
         # One that ended at once tells so by its exit code.
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(input)
-            process.stdin.flush()
+            stdin.write(input)
+            stdin.flush()
 
 
-def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _has_ended(process: subprocess.Popen[bytes] | ForkedProcess, seconds: float) -> bool:
     """Tell whether a process ends within some seconds; it is not reaped, so that its number stays its own."""
     limit = time.monotonic() + seconds
     pause = 0.001
@@ -139,11 +174,10 @@ def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _end(process: subprocess.Popen[bytes], *, tied: bool) -> int:
+def _end(process: subprocess.Popen[bytes] | ForkedProcess, stdin: IO[bytes], *, tied: bool) -> int:
     """End a process with its group, where it has not ended yet."""
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        stdin.close()
     if tied:
         # The watching one ends the program, whose group is another one, and then itself.
         _has_ended(process, 2 * _GRACE + 1.0)

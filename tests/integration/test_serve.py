@@ -179,5 +179,6 @@ def test_local_store(tmp_path: Path) -> None:
 
         assert (scores.version, scores.to_rows()) == ("1", [{"y": 3.0}, {"y": -0.0}])
         assert front.end() == 0
-        assert len(started) == 2
+        # The store's server, a worker, and what it was forked from.
+        assert len(started) == 3
         assert not [pid for pid in started if is_there(pid)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from prinz_enricher.provision.forks import ForkedProcess, ForkServer
 from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frames import Frame, FrameSocket, Kind
 
@@ -204,6 +205,17 @@ def save_model(folder: Path) -> Path:
     return folder / "model"
 
 
+def worker_environment(folder: Path) -> dict[str, str]:
+    """Return the environment variables of a worker whose own folder this is."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", ""),
+        "TMPDIR": str(folder),
+    }
+
+
 class RunningWorker:
     """A worker process and this side of its socket.
 
@@ -214,32 +226,37 @@ class RunningWorker:
         unconfined: What is not in force, as it told when it was ready.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, server: ForkServer | None = None
+    ) -> None:
         self.folder = folder
         ours, theirs = socket.socketpair()
         ours.settimeout(PATIENCE)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        variables = worker_environment(folder) | dict(environment or {})
+        self.process: subprocess.Popen[bytes] | ForkedProcess
         with theirs:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "prinz_enricher.worker"),
-                    *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "HOME": os.environ.get("HOME", "/"),
-                    "PYTHONPATH": str(Path(__file__).parents[2]),
-                    "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", ""),
-                    "TMPDIR": str(folder),
-                    **(environment or {}),
-                },
-                cwd=folder,
-                start_new_session=True,
-            )
+            if server is not None:
+                output = self._output.fileno()
+                with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
+                    fds = [nothing.fileno(), output, output, theirs.fileno()]
+                    self.process = server.fork(
+                        "prinz_enricher.worker.__main__", ["--parent", str(os.getpid())], variables, folder, fds
+                    )
+            else:
+                self.process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", "-m", "prinz_enricher.worker"),
+                        *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
+                    ],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    env=variables,
+                    cwd=folder,
+                    start_new_session=True,
+                )
         self.frames = FrameSocket(ours)
         self._writer, self._reader = BatchWriter(), BatchReader()
         self._jobs = 0
@@ -250,7 +267,8 @@ class RunningWorker:
         schemas = [INPUTS.serialize(), OUTPUTS.serialize()]
         sizes = [schema.size for schema in schemas]
         self.frames.send(Kind.LOAD, {"path": str(model), "schemas": sizes, **meta}, body=schemas)
-        frame = self.answer()
+        while (frame := self.answer()).kind is Kind.STEP:
+            assert frame.meta["step"] in ("loading the model", "trying the model")
         told = frame.meta.get("unconfined")
         self.unconfined = told if isinstance(told, dict) else {}
         return frame
@@ -300,10 +318,15 @@ class RunningWorker:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, model: Path | None = None, *, environment: Any = None, **meta: object
+    folder: Path,
+    model: Path | None = None,
+    *,
+    environment: Any = None,
+    server: ForkServer | None = None,
+    **meta: object,
 ) -> Iterator[RunningWorker]:
-    """Run a worker; with a model, load it."""
-    worker = RunningWorker(folder, environment)
+    """Run a worker, started by itself or forked by a server; with a model, load it."""
+    worker = RunningWorker(folder, environment, server)
     try:
         if model is not None:
             frame = worker.load(model, **meta)

@@ -13,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from prinz_enricher.provision.forks import ForkServer, can_fork
+from prinz_enricher.scoring.workers.spares import IMPORTS
 from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frames import Kind
-from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model
+from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model, worker_environment
 
 POLICY: dict[str, Any] = {"memory": 1 << 30, "file": 1 << 20, "open_files": 128, "network": False}
 ALL = {
@@ -32,11 +34,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("scripted"))
 
 
+@pytest.fixture(scope="module", params=["started", "forked"])
+def server(request: pytest.FixtureRequest) -> Iterator[ForkServer | None]:
+    """What workers are forked from; None where they are started by themselves. What holds for one holds for both."""
+    if request.param == "started":
+        yield None
+        return
+    assert can_fork()
+    made = ForkServer("test", IMPORTS, worker_environment)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture(scope="module")
-def confined(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
+def confined(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, server: ForkServer | None
+) -> Iterator[RunningWorker]:
     """A worker that is confined as far as can be; tests leave it usable."""
     folder = tmp_path_factory.mktemp("confined")
-    with running(folder, model, sandbox={**POLICY, "writable": [str(folder)]}) as worker:
+    with running(folder, model, server=server, sandbox={**POLICY, "writable": [str(folder)]}) as worker:
         yield worker
 
 
@@ -48,9 +66,9 @@ def need(worker: RunningWorker, *names: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def free(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
+def free(model: Path, tmp_path_factory: pytest.TempPathFactory, server: ForkServer | None) -> Iterator[RunningWorker]:
     """A worker without a policy: it shows that the model does what the other one refuses."""
-    with running(tmp_path_factory.mktemp("free"), model) as worker:
+    with running(tmp_path_factory.mktemp("free"), model, server=server) as worker:
         yield worker
 
 
@@ -250,7 +268,7 @@ def test_a_child_that_lives_on_does_not_hold_the_connection(model: Path, tmp_pat
     """The end of the worker is the end of the stream."""
     with running(tmp_path, model) as worker:
         child = int(worker.do("leave_child"))
-        worker.process.kill()
+        os.kill(worker.process.pid, signal.SIGKILL)
         began = time.monotonic()
         assert worker.frames.receive() is None
         assert time.monotonic() - began < PATIENCE / 2

@@ -23,10 +23,9 @@ IMPORTS_OF = {
     "mlflow.lightgbm": ("mlflow.lightgbm", "lightgbm"),
     "mlflow.catboost": ("mlflow.catboost", "catboost"),
     "mlflow.statsmodels": ("mlflow.statsmodels", "statsmodels.api"),
-    "mlflow.onnx": ("mlflow.onnx", "onnxruntime"),
 }
 """What models need besides, by the module that loads them: libraries whose import starts no thread that a fork would
-lose. Others are imported by the worker itself."""
+lose, as that of onnxruntime does. Others are imported by the worker itself."""
 
 _NICE = 10
 _MOST_BYTES = 2 << 30
