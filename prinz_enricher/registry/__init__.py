@@ -5,6 +5,7 @@ from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import (
     AccessError,
+    ArtifactsRefused,
     CredentialsUnavailable,
     MlmodelUnreadable,
     PrivateServerError,
@@ -20,6 +21,7 @@ from prinz_enricher.registry.store_reader import StoreReader
 __all__ = [
     "Access",
     "AccessError",
+    "ArtifactsRefused",
     "CredentialsUnavailable",
     "Listing",
     "MlmodelUnreadable",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from prinz_enricher.registry import mlmodel
+from prinz_enricher.registry.artifacts import THREADS, download_folder
 from prinz_enricher.registry.auth.access import Access
 from prinz_enricher.registry.auth.credentials import Credentials
 from prinz_enricher.registry.entities import (
@@ -40,6 +42,13 @@ MODELS_PER_PAGE = 1000
 VERSIONS_PER_PAGE = 1_000
 """Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
 hold up calls while it is parsed: Python does nothing else in that time."""
+
+
+MOST_DOWNLOADS = 4
+"""Of models, for which there are connections at once."""
+
+_FILE_SECONDS = 60.0
+"""For the beginning of a file, and between two pieces of it: the server may have to get it from a store first."""
 
 
 class RegistryClient:
@@ -81,6 +90,10 @@ class RegistryClient:
         self._transport = Transport(
             url, timeout=timeout, max_connections=max_connections, credentials=credentials, tls=tls
         )
+        # With connections of its own, so that the catalog does not wait for models.
+        self._files = Transport(
+            url, timeout=_FILE_SECONDS, max_connections=MOST_DOWNLOADS * THREADS, credentials=credentials, tls=tls
+        )
         self._unity = UnityCatalog(self._transport) if unity else None
         self._stores = stores
         self._sources = Sources(self._transport)
@@ -121,6 +134,7 @@ class RegistryClient:
     def close(self) -> None:
         """Close all connections."""
         self._transport.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -235,6 +249,39 @@ class RegistryClient:
                     raise
                 place = place.otherwise
         return self._sources.downloadable(place.uri)
+
+    def download(
+        self,
+        uri: str,
+        folder: Path,
+        *,
+        max_bytes: int,
+        watch: Callable[[int, int], object],
+        begun: Callable[[Path], object] = lambda _: None,
+    ) -> bool:
+        """Download the folder of a version from the server, where the server hands it out; blocks.
+
+        Args:
+            uri: As `folder` returns it.
+            folder: Where to; it is made. What is in it after a failure is for the caller to remove.
+            max_bytes: How large all files may be together.
+            watch: Called again and again, by this thread, with the bytes that were got and those that were listed. What
+                it raises ends the download, and is raised.
+            begun: Called, by this thread, with the folder once it has the files that tell the loader and the
+                environment, and no others. What it raises ends the download, and is raised.
+
+        Returns:
+            Whether it was downloaded; False where it is for MLflow's own client to do so.
+
+        Raises:
+            RegistryError: It can't be got.
+            ArtifactsRefused: What the server lists is not what a model may be.
+            OSError: It can't be written.
+        """
+        place = self._sources.segments(uri)
+        if place is not None:
+            download_folder(self._files, place, folder, max_bytes=max_bytes, watch=watch, begun=begun)
+        return place is not None
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
         """Read an MLmodel file; in one request.

@@ -6,7 +6,8 @@ RegistryError
 │   └── TokenRefused            such an answer of the endpoint that gives tokens
 ├── RegistryUnreadable      an answer that is not what it should be: no JSON, too large, pages that never end
 ├── CredentialsUnavailable  the file of a password or token holds none
-└── MlmodelUnreadable       the version's MLmodel file is not what it should be
+├── MlmodelUnreadable       the version's MLmodel file is not what it should be
+└── ArtifactsRefused        what the registry lists as a version's files is not what a model may be
 PrivateServerError          the private server could not be started
 AccessError                 certificates or settings of the access to a registry can't be used
 
@@ -106,6 +107,15 @@ class MlmodelUnreadable(RegistryError):
     @property
     def transient(self) -> bool:
         """The file stays as it is until someone writes it anew."""
+        return False
+
+
+class ArtifactsRefused(RegistryError):
+    """What the registry lists as a version's files is not what a model may be."""
+
+    @property
+    def transient(self) -> bool:
+        """What was logged stays as it is."""
         return False
 
 

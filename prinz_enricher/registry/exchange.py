@@ -53,7 +53,7 @@ def failures_told(what: str, timeout: float) -> Iterator[None]:
 
     Raises:
         RegistryUnreachable: There was no answer in time.
-        RegistryUnreadable: The answer can't be decompressed.
+        RegistryUnreadable: The answer can't be decompressed, or no URL is as long as what was asked for.
     """
     try:
         yield
@@ -61,6 +61,8 @@ def failures_told(what: str, timeout: float) -> Iterator[None]:
         raise RegistryUnreachable(f"no answer to {what} within {timeout:g} s") from error
     except httpx.DecodingError as error:
         raise RegistryUnreadable(f"the answer to {what} can't be decompressed") from error
+    except httpx.InvalidURL as error:
+        raise RegistryUnreadable(f"the path {what[:100]}… is too long to be asked for") from error
     except httpx.HTTPError as error:
         fault = _tls_fault(error)
         if fault:

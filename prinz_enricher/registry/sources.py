@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from prinz_enricher.registry.artifacts import ARTIFACTS, MLMODEL
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel_file import MlmodelPlace
 from prinz_enricher.registry.pages import MAX_PAGE_BYTES
@@ -28,8 +29,6 @@ MAX_REFERENCES = 10
 MAX_URI_BYTES = 64 * 1024
 
 _API = "/api/2.0/mlflow"
-_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-_MLMODEL = "MLmodel"
 _PROXIED = "mlflow-artifacts"
 _WITH_CREDENTIALS = frozenset({"http", "https", _PROXIED})
 _LEADING = frozenset({"runs", "models"})
@@ -66,7 +65,7 @@ class Sources:
             if scheme == "runs":
                 return self._of_run(*_head(path))
             if scheme != "models":
-                return self._place(uri, "/model-versions/get-artifact", {**identity, "path": _MLMODEL})
+                return self._place(uri, "/model-versions/get-artifact", {**identity, "path": MLMODEL})
             first, second = _head(path)
             if not second and first and "@" not in first:
                 return self._of_logged_model(self._logged_model(first), "")
@@ -102,7 +101,7 @@ class Sources:
         folder = self._place(
             _join(_text(answer, "run", "info", "artifact_uri"), path),
             "/get-artifact",
-            {"run_id": run, "path": _join(path, _MLMODEL)},
+            {"run_id": run, "path": _join(path, MLMODEL)},
         )
         name, inner = _head(path)
         # Neither has quotes that MLflow would have let through.
@@ -127,7 +126,7 @@ class Sources:
         return self._place(
             _join(_text(model, "info", "artifact_uri"), inner),
             f"/ajax-api/2.0/mlflow/logged-models/{name}/artifacts/files",
-            {"artifact_file_path": _join(inner, _MLMODEL)},
+            {"artifact_file_path": _join(inner, MLMODEL)},
         )
 
     def _place(self, uri: str, path: str, params: QueryParams) -> MlmodelPlace:
@@ -138,14 +137,23 @@ class Sources:
             path: Of a request by which the server gets it with its own credentials, from S3, a folder, another host.
             params: Of its query.
         """
-        folder = self._proxied(uri)
-        if folder is None:
+        folder, segments = self._proxied(uri), self.segments(uri)
+        if folder is None or segments is None:
             return MlmodelPlace(path, params, uri)
-        segments = [segment for segment in folder.split("/") if segment]
-        if any(segment in (".", "..") for segment in segments):
-            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
-        proxied = "/".join([_ARTIFACTS, *(quote(segment, safe="") for segment in segments), _MLMODEL])
+        proxied = "/".join([ARTIFACTS, *(quote(segment, safe="") for segment in segments), MLMODEL])
         return MlmodelPlace(proxied, {}, f"{_PROXIED}:{folder}")
+
+    def segments(self, uri: str) -> list[str] | None:
+        """Return the path of a folder that our server proxies, segment by segment; None where it does not.
+
+        Raises:
+            MlmodelUnreadable: It is outside of the artifacts.
+        """
+        folder = self._proxied(uri)
+        segments = None if folder is None else [segment for segment in folder.split("/") if segment]
+        if segments is not None and not {".", ".."}.isdisjoint(segments):
+            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
+        return segments
 
     def _proxied(self, uri: str) -> str | None:
         """Return the path of a folder that our server proxies; None where it does not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -133,6 +133,15 @@ class Transport:
         """
         return self.get_if_changed(path, params, None, max_bytes=max_bytes).content or b""
 
+    def save(self, path: str, write: Callable[[bytes], object]) -> None:
+        """Get bytes piece by piece, however many they are; otherwise as `get`.
+
+        Args:
+            path: Below the base URL, percent-encoded.
+            write: Called with each piece; what it raises ends the exchange, and is raised.
+        """
+        self._ask(path, {}, None, 0, write=write)
+
     def get_if_changed(
         self, path: str, params: QueryParams, validator: tuple[str, str] | None, *, max_bytes: int
     ) -> Answer:
@@ -153,17 +162,18 @@ class Transport:
         validator: tuple[str, str] | None,
         max_bytes: int,
         body: Mapping[str, object] | None = None,
+        write: Callable[[bytes], object] | None = None,
     ) -> Answer:
         authorization = self._credentials.authorization()
         try:
-            return self._send(path, params, validator, max_bytes, body, authorization)
+            return self._send(path, params, validator, max_bytes, body, write, authorization)
         except RegistryRefused as refusal:
             if refusal.status != httpx.codes.UNAUTHORIZED:
                 raise
             another = self._credentials.refused(authorization)
             if not another:
                 raise
-        return self._send(path, params, validator, max_bytes, body, another)
+        return self._send(path, params, validator, max_bytes, body, write, another)
 
     def _send(
         self,
@@ -172,10 +182,14 @@ class Transport:
         validator: tuple[str, str] | None,
         max_bytes: int,
         body: Mapping[str, object] | None,
+        write: Callable[[bytes], object] | None,
         authorization: str,
     ) -> Answer:
         deadline = time.monotonic() + self._timeout
         headers = dict([validator]) if validator else {}
+        if write is not None:
+            # A piece that is decompressed may be of any length.
+            headers["Accept-Encoding"] = "identity"
         if authorization:
             headers["Authorization"] = authorization
         with (
@@ -192,6 +206,12 @@ class Transport:
                 return Answer(None, validator)
             if response.status_code != httpx.codes.OK:
                 raise _refusal(path, response, read_error(response, path, deadline), authorization)
+            if write is not None:
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise RegistryUnreadable(f"the answer to {path} is compressed, which was not asked for")
+                for piece in response.iter_raw():
+                    write(piece)
+                return Answer(None)
             return Answer(read_answer(response, path, max_bytes, deadline), _validator(response))
 
 

@@ -3,7 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -25,12 +25,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says."""
+    """What the server says; `pieces` are sent after the content, one by one."""
 
     content: bytes = b"{}"
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     declared_length: int | None = None
+    pieces: Iterable[bytes] = ()
 
 
 def answer_json(content: object, status: int = 200) -> Answer:
@@ -99,6 +100,8 @@ class HostileServer:
                     self.end_headers()
                     if self.command != "HEAD":
                         self.wfile.write(answer.content)
+                        for piece in answer.pieces:
+                            self.wfile.write(piece)
                 except OSError:
                     # The client has read enough.
                     self.close_connection = True
