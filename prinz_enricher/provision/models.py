@@ -1,4 +1,7 @@
-"""The models of registries on disk: downloaded once, by a short-lived process that has the credentials."""
+"""The models of registries on disk: downloaded once, from the registry itself or by a short-lived process.
+
+The process has MLflow's clients of all stores, and the credentials; it takes seconds to start.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,39 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from prinz_enricher.provision.errors import FetchFailed
+from prinz_enricher.provision.errors import Cancelled, FetchFailed
 from prinz_enricher.provision.program import Ended, run_program
 from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
+from prinz_enricher.registry.errors import RegistryError
 from prinz_enricher.registry.words import hidden
 
 MOST_FETCHES = 2
-"""Downloads at once, in one process."""
+"""Downloads at once by processes of this one."""
 
+MOST_DIRECT_FETCHES = 4
+"""Downloads at once by this process itself."""
+
+_PERCENT_STEP = 5
 _MODEL = "model"
 _DOWNLOAD = "download"
 _TEMPORARY = "tmp"
 
 _TURNS = Turns(MOST_FETCHES)
+_DIRECT_TURNS = Turns(MOST_DIRECT_FETCHES)
+
+Download = Callable[[str, Path, int, Callable[[int, int], object]], bool]
+"""Downloads the folder of a URI into another one that it makes, where that may have so many bytes; and calls the last
+argument again and again with the bytes that it has and all of them, which raises once it is to end. False, with nothing
+made, where it can't, and the process is to."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -78,6 +93,7 @@ class ModelCache:
         uri: Callable[[], str],
         variables: Callable[[Path], Mapping[str, str]],
         *,
+        download: Download = lambda *_: False,
         cancelled: Callable[[], bool] = never,
     ) -> Lease:
         """Get a model version, and download it where it is not there; blocks.
@@ -85,10 +101,11 @@ class ModelCache:
         Args:
             source: Which.
             uri: Gives the URI of the folder with its files, where no other server than the registry gets credentials.
-                It is called just before `variables`; what it raises is raised.
+                It is called once; what it raises is raised.
             variables: Gives all environment variables of the process that downloads it, credentials among them. It is
                 called just before that, since a token does not live long, with the process's own temporary folder,
-                which is gone afterwards; and not at all where the model is there. What it raises is raised.
+                which is gone afterwards; and not at all where there is no need of a process. What it raises is raised.
+            download: Tried first. What it raises is raised; a RegistryError as FetchFailed.
             cancelled: Asked again and again while that lasts.
 
         Returns:
@@ -102,10 +119,42 @@ class ModelCache:
 
         def fill(folder: Path) -> None:
             tell_step("downloading the model")
+            with _DIRECT_TURNS.take(cancelled):
+                place = uri()
+                if self._fetched_directly(source, place, download, folder, cancelled):
+                    return
             with _TURNS.take(cancelled):
-                self._fetch(source, uri(), variables, folder, cancelled)
+                self._fetch(source, place, variables, folder, cancelled)
 
         return self._shelf.acquire(source.key, fill, cancelled=cancelled, check=True).at(_MODEL)
+
+    def _fetched_directly(
+        self, source: ModelSource, uri: str, download: Download, folder: Path, cancelled: Callable[[], bool]
+    ) -> bool:
+        """Download a model without a process, where that can be done."""
+        started, told = time.monotonic(), 0
+
+        def watch(done: int, total: int) -> None:
+            nonlocal told
+            if cancelled():
+                raise Cancelled
+            if time.monotonic() - started > self._timeout:
+                raise self._too_slow()
+            percent = min(100 * done // total, 100) if total else 0
+            if percent >= told + _PERCENT_STEP:
+                told = percent - percent % _PERCENT_STEP
+                tell_step(f"downloading the model: {told} %")
+
+        try:
+            if not download(uri, folder / _MODEL, self._max_model_bytes, watch):
+                return False
+        except RegistryError as exc:
+            raise FetchFailed(f"the download failed: {exc}", may_pass=exc.transient) from exc
+        _tell_end(source, time.monotonic() - started)
+        return True
+
+    def _too_slow(self) -> FetchFailed:
+        return FetchFailed(f"the download took longer than {self._timeout:g} s", may_pass=True)
 
     def _fetch(
         self,
@@ -136,14 +185,18 @@ class ModelCache:
                 cancelled=cancelled,
             )
         except TimeoutError as exc:
-            raise FetchFailed(f"the download took longer than {self._timeout:g} s", may_pass=True) from exc
+            raise self._too_slow() from exc
         found = (download / _path(ended)).resolve()
         if not found.is_relative_to(download.resolve()):
             raise FetchFailed("the model was not downloaded into the folder for it")
         found.rename(folder / _MODEL)
         remove_tree(download)
         remove_tree(temporary)
-        _log.info("a model was downloaded", model=source.name, version=source.version, seconds=round(ended.seconds, 3))
+        _tell_end(source, ended.seconds)
+
+
+def _tell_end(source: ModelSource, seconds: float) -> None:
+    _log.info("a model was downloaded", model=source.name, version=source.version, seconds=round(seconds, 3))
 
 
 def _path(ended: Ended) -> str:

@@ -39,6 +39,17 @@ class Places(Protocol):
             LoadFailed: They are nowhere that they may be downloaded from.
         """
 
+    def download(
+        self,
+        target: Target,
+        uri: str,
+        folder: Path,
+        max_bytes: int,
+        watch: Callable[[int, int], object],
+        begun: Callable[[Path], object],
+    ) -> bool:
+        """Download a target's files from its registry itself; see `RegistryClient.download`."""
+
     def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
 
@@ -111,8 +122,15 @@ class Provisioner:
         def variables(folder: Path) -> Mapping[str, str]:
             return fetch_variables(os.environ, folder, self._places.fetch_variables(target, folder))
 
+        def download(uri: str, folder: Path, max_bytes: int, watch: Callable[[int, int], object]) -> bool:
+            return self._places.download(
+                target, uri, folder, max_bytes, watch, lambda part: check_loader(part, self._allowed)
+            )
+
         model = held.enter_context(
-            self._models.get(source, lambda: self._places.folder(target), variables, cancelled=cancelled)
+            self._models.get(
+                source, lambda: self._places.folder(target), variables, download=download, cancelled=cancelled
+            )
         )
         # What was downloaded decides, whatever the registry told of it before.
         check_loader(model.path, self._allowed)

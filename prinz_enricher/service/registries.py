@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,19 @@ class Registries:
         except RegistryError as error:
             kind = FetchFailed if error.transient else LoadFailed
             raise kind(f"the registry does not give its files: {error}") from error
+
+    def download(
+        self,
+        target: Target,
+        uri: str,
+        folder: Path,
+        max_bytes: int,
+        watch: Callable[[int, int], object],
+        begun: Callable[[Path], object],
+    ) -> bool:
+        """Download a target's files from its registry itself; see `RegistryClient.download`."""
+        client = self._opened[target.registry_name].client
+        return client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=begun)
 
     def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
