@@ -17,6 +17,7 @@ from prinz_enricher.provision.models import ModelCache, ModelSource
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.provision.worker_code import worker_code
 from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Provisions, Target
+from prinz_enricher.service.early import EarlyEnvironment
 
 
 class Places(Protocol):
@@ -123,21 +124,21 @@ class Provisioner:
             return fetch_variables(os.environ, folder, self._places.fetch_variables(target, folder))
 
         def download(uri: str, folder: Path, max_bytes: int, watch: Callable[[int, int], object]) -> bool:
-            return self._places.download(
-                target, uri, folder, max_bytes, watch, lambda part: check_loader(part, self._allowed)
-            )
+            return self._places.download(target, uri, folder, max_bytes, watch, early.begin)
 
-        model = held.enter_context(
-            self._models.get(
-                source, lambda: self._places.folder(target), variables, download=download, cancelled=cancelled
+        with EarlyEnvironment(self._environments, self._allowed, target.environment, cancelled) as early:
+            model = held.enter_context(
+                self._models.get(
+                    source, lambda: self._places.folder(target), variables, download=download, cancelled=cancelled
+                )
             )
-        )
-        # What was downloaded decides, whatever the registry told of it before.
-        check_loader(model.path, self._allowed)
-        marks.append(time.monotonic())
-        environment = self._environments.get(model.path, mode=target.environment, cancelled=cancelled)
-        held.callback(environment.close)
-        marks.append(time.monotonic())
+            # What was downloaded decides, whatever the registry told of it before.
+            check_loader(model.path, self._allowed)
+            marks.append(time.monotonic())
+            early.wait()
+            environment = self._environments.get(model.path, mode=target.environment, cancelled=cancelled)
+            held.callback(environment.close)
+            marks.append(time.monotonic())
 
         def close() -> None:
             environment.close()
