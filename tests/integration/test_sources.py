@@ -122,6 +122,18 @@ def test_files_of_all_sources_are_downloaded(registry: LoggedModels, client: Reg
             assert (model.path / "python_model.pkl").is_file()
 
 
+def test_files_that_the_server_hands_out(client: RegistryClient, tmp_path: Path) -> None:
+    """They are got without a process, from whatever source; those that it does not hand out are not."""
+    found = versions(client)
+    for name in sorted(found.keys() - BROKEN.keys()):
+        uri, folder = client.folder(name, "1"), tmp_path / name
+        done = client.download(uri, folder, max_bytes=1 << 30, watch=lambda *_: None)
+        assert done == uri.startswith("mlflow-artifacts:") == folder.exists(), name
+        if done:
+            assert '"name": "n"' in (folder / "MLmodel").read_text(), name
+            assert (folder / "python_model.pkl").is_file(), name
+
+
 def variables(folder: Path) -> dict[str, str]:
     """Return the environment variables of the process that downloads."""
     return fetch_variables(os.environ, folder, None)
