@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from typing import IO
 import structlog
 
 from prinz_enricher.catalog.assembly import Files
+from prinz_enricher.catalog.private_file import StoreError, check_folder, opened, replaced, say
 from prinz_enricher.catalog.reading import Reading
 from prinz_enricher.catalog.snapshot_lines import StoredLinesError, read_lines, write_lines
 
@@ -29,7 +28,6 @@ SAVE_SECONDS = 10.0
 FORMAT = 1
 _KIND = "prinz-enricher catalog"
 _TEMPORARY_SECONDS = 3600.0
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = structlog.get_logger(__name__)
 
@@ -49,15 +47,11 @@ class Stored:
     age: float
 
 
-class StoreError(Exception):
-    """What is stored can't be used; the text says why."""
-
-
 class SnapshotStore:
     """Keeps the snapshot of one registry in a folder; several processes may share it.
 
-    A file is written beside, and then renamed, so that there is always a whole one. The time of its last change is that
-    of the last good look at the registry. No fault of the disk reaches the caller: it is logged, once.
+    The time of its file's last change is that of the last good look at the registry. No fault of the disk reaches the
+    caller: it is logged, once.
     """
 
     def __init__(
@@ -86,13 +80,13 @@ class SnapshotStore:
     def load(self) -> Stored | None:
         """Return what is stored; None where there is nothing that can be used."""
         try:
-            self._check_folder()
-            with _opened(self.path) as (file, changed):
+            check_folder(self.path.parent)
+            with opened(self.path, MAX_BYTES) as (file, changed):
                 reading, files = _read(file)
         except FileNotFoundError:
             return None
         except (OSError, StoreError, StoredLinesError) as error:
-            _log.warning("the stored catalog is not used", file=str(self.path), fault=_say(error))
+            _log.warning("the stored catalog is not used", file=str(self.path), fault=say(error))
             return None
         self._sweep()
         return Stored(reading, files, max(0.0, self._wall_clock() - changed))
@@ -116,20 +110,12 @@ class SnapshotStore:
         """
         self._saved_at = self._clock()
         with self._log_faults():
-            self._make_folder()
-            self._check_folder()
-            descriptor, name = tempfile.mkstemp(prefix=self._temporary_prefix, dir=self.path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    _write(file, reading, files)
-                    file.flush()
-                    os.fsync(file.fileno())
+            with replaced(self.path, self._temporary_prefix) as file:
+                _write(file, reading, files)
+                # Before its time is set, which what is written later would change.
+                file.flush()
                 now = self._wall_clock()
-                os.utime(name, (now, now))
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+                os.utime(file.fileno(), (now, now))
             self._saved_revision = revision
             self._told = False
 
@@ -154,23 +140,10 @@ class SnapshotStore:
             yield
         except (OSError, StoreError, StoredLinesError) as error:
             if not self._told:
-                _log.warning("the catalog can't be stored", file=str(self.path), fault=_say(error))
+                _log.warning("the catalog can't be stored", file=str(self.path), fault=say(error))
             self._told = True
             # What is there may be gone; the next change writes it anew.
             self._saved_revision = ""
-
-    def _make_folder(self) -> None:
-        self.path.parent.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            self.path.parent.mkdir(mode=0o700)
-
-    def _check_folder(self) -> None:
-        """Refuse a folder that others could put a catalog into."""
-        status = self.path.parent.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise StoreError("its folder is none")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & _OTHERS_MAY_WRITE:
-            raise StoreError("others may write into its folder; a folder within it, which is made, would do")
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left."""
@@ -178,21 +151,6 @@ class SnapshotStore:
             with suppress(OSError):
                 if self._wall_clock() - file.lstat().st_mtime > _TEMPORARY_SECONDS:
                     file.unlink()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], float]]:
-    """Open a file that only we can have written; give the time of its last change too."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError("it is no file")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & _OTHERS_MAY_WRITE:
-            raise StoreError("others may write it")
-        if status.st_size > MAX_BYTES:
-            raise StoreError(f"it is larger than {MAX_BYTES} bytes")
-        yield file, status.st_mtime
 
 
 def _write(file: IO[bytes], reading: Reading, files: Files) -> None:
@@ -240,7 +198,3 @@ def _parse(line: bytes) -> dict[str, object]:
     if not isinstance(content, dict):
         raise StoreError("it is damaged")
     return content
-
-
-def _say(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
