@@ -158,14 +158,18 @@ class WorkerPool(Protocol):
             deadline: As the job's.
         """
 
-    def load(self, target: Target, *, instead: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks.
 
         Args:
             target: The version.
             instead: Whether it takes the place of another one that serves until then: for that time there may be one
                 worker more than the limit.
+            spare: Whether only where there is room for it: no other version is unloaded.
         """
+
+    def used(self) -> list[Target]:
+        """Return the targets that are loaded, or being loaded, and have not been told to leave."""
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload, after their last job, all but some targets, and take over what is wished of these."""

@@ -31,9 +31,13 @@ class RoutingPool:
         """Tell why a job would be refused if it came now; None where it may be taken."""
         return self._pools[target.route].refusal(target, rows, deadline)
 
-    def load(self, target: Target, *, instead: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks."""
-        self._pools[target.route].load(target, instead=instead)
+        self._pools[target.route].load(target, instead=instead, spare=spare)
+
+    def used(self) -> list[Target]:
+        """Return the targets that are loaded, or being loaded, wherever that is."""
+        return [target for pool in self._pools.values() for target in pool.used()]
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload all but some targets, each from the pools where its route does not lead any more."""

@@ -138,3 +138,17 @@ def test_a_version_that_takes_another_s_place_is_loaded_beside_it() -> None:
         pool.load(new, instead=True)
         until(lambda: pool.status(new).state is WorkerState.AVAILABLE)
         until(lambda: pool.status(former).state is WorkerState.DISCOVERED)
+
+
+def test_what_is_loaded_in_spare_room_unloads_nothing() -> None:
+    """It is not loaded where another version would have to go; what is loaded is listed."""
+    with closing(InlinePool(lambda _: scripted, replace(QUICK, max_workers=1))) as pool:
+        first, second = target_of(version="1"), target_of(version="2")
+        assert pool.used() == []
+        pool.load(first, spare=True)
+        until(lambda: pool.status(first).state is WorkerState.AVAILABLE)
+        pool.load(second, spare=True)
+        assert pool.status(second).state is WorkerState.DISCOVERED
+        assert pool.used() == [first]
+        pool.retain([second])
+        assert pool.used() == []

@@ -110,8 +110,12 @@ class HandPool:
         self.asked.append(rows)
         return self.told
 
-    def load(self, target: Target, *, instead: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
         """Load nothing."""
+
+    def used(self) -> list[Target]:
+        """Have nothing."""
+        return []
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload nothing."""

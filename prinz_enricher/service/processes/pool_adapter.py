@@ -79,9 +79,13 @@ class SharedPool:
         """Tell that a job may be taken: the main process decides once it has it."""
         return None
 
-    def load(self, target: Target, *, instead: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
         """Have the main process begin to load a target if it is not loaded; never blocks."""
         self._sender.send(Kind.LOAD, meta={"target": target.key, "instead": instead})
+
+    def used(self) -> list[Target]:
+        """Return nothing: what is in use is for the main process to keep, which has the workers."""
+        return []
 
     def retain(self, targets: Collection[Target]) -> None:
         """Do nothing: what stays loaded is for the main process to say, which has the same catalog."""
