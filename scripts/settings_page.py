@@ -18,7 +18,7 @@ Each setting has a default, and is set by, each over the one before:
 
 1. a TOML file, named by `prinz-enricher serve --config FILE`;
 2. an environment variable, `{ENVIRONMENT_PREFIX}<SECTION>__<KEY>`, such as `{ENVIRONMENT_PREFIX}SERVER__PORT=50051`; a
-   list is separated by commas;
+   list is separated by commas, or is JSON;
 3. a flag of `prinz-enricher serve`, where there is one (`prinz-enricher serve --help`).
 
 An unknown key is refused. Secrets are settings of the file or the environment, never flags, which anyone on the machine

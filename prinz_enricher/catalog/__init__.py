@@ -12,6 +12,7 @@ from prinz_enricher.catalog.selector import default_version, resolve, scorable
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore
 from prinz_enricher.catalog.union import Member, Union
+from prinz_enricher.catalog.used import Used, UsedFile
 from prinz_enricher.catalog.view import CatalogView
 from prinz_enricher.catalog.wishes import ENVIRONMENT_TAG, Wishes, wants_preload
 
@@ -35,6 +36,8 @@ __all__ = [
     "Snapshot",
     "SnapshotStore",
     "Union",
+    "Used",
+    "UsedFile",
     "Watch",
     "Wishes",
     "default_version",

@@ -62,7 +62,10 @@ def own_service(registry: str) -> Iterator[str]:
     from prinz_enricher.telemetry import configure_logging
 
     configure_logging("warning", "auto")
-    settings = Settings.load({"registry": {"url": registry}, "server": {"port": 0, "grace_period": 1.0}})
+    # What another service over that registry has in use is nothing to it.
+    settings = Settings.load(
+        {"registry": {"url": registry}, "server": {"port": 0, "grace_period": 1.0}, "scoring": {"preload": []}}
+    )
     application = Application(settings)
     try:
         port = application.start()

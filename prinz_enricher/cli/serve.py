@@ -43,7 +43,10 @@ SWITCH_SECONDS = 0.0002
     help="Processes that share the port and the workers; see the docs.  [default: 1]",
 )
 @click.option(
-    "--preload", multiple=True, metavar="NAME", help="Load this model at the start; * stands for any text. Repeatable."
+    "--preload",
+    multiple=True,
+    metavar="NAME",
+    help="Load this model at the start, and keep it; * stands for any text. Repeatable.  [default: what was in use]",
 )
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings.")
 @click.option(

@@ -36,8 +36,9 @@ class RegistryKeys(Section):
     )
     snapshot_folder: str | None = Field(
         None,
-        description="folder for the last good list of models, served when the registry is down at the start; by "
-        'default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and `""` is none',
+        description="folder for the last good list of models, served when the registry is down at the start, and for "
+        "what is in use (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and "
+        '`""` is none',
     )
     include: tuple[str, ...] = Field(
         ("*",), min_length=1, description="models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"

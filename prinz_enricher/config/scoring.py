@@ -21,8 +21,10 @@ class ScoringSettings(Section):
         description="which version is meant where a call names none, tried in turn: `alias:NAME`, `stage:NAME` (the "
         "newest READY one in that stage), or `latest` (the newest READY one that is not Archived)",
     )
-    preload: tuple[str, ...] = Field(
-        (), description="models to load at start and to keep loaded, by name; * stands for any text"
+    preload: Literal["used"] | tuple[str, ...] = Field(
+        "used",
+        description="what is loaded at the start without a call: `used`, the versions that were in use when the "
+        "service ended; or a list of models that are also kept loaded, by name; * stands for any text",
     )
     spare_workers: int = Field(
         1,
@@ -65,6 +67,13 @@ class ScoringSettings(Section):
     load_timeout: float = Field(
         900.0, gt=0, description="seconds that loading a version may take, with the download and the environment"
     )
+
+    @field_validator("preload", mode="before")
+    @classmethod
+    def _used_or_names(cls, value: object) -> object:
+        if isinstance(value, str) and value != "used":
+            raise ValueError(f'"{value}" is invalid; expected "used", or a list of names such as ["{value}"]')
+        return value
 
     @field_validator("default_version")
     @classmethod

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,11 @@ def merge(
 
 def _split_if_list(kind: type[Section] | None, key: str, text: str) -> object:
     field = kind.model_fields.get(key) if kind is not None else None
-    if field is not None and str(field.annotation).startswith("tuple"):
+    # Where a word may stand for a list, it is the default.
+    if field is not None and "tuple[" in str(field.annotation) and text != field.default:
+        with suppress(ValueError):
+            if isinstance(listed := json.loads(text), list):
+                return listed
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 

@@ -15,6 +15,7 @@ from prinz_enricher.scoring import WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.front import SERVICE, Front, open_front
 from prinz_enricher.service.http_door import HttpDoor
+from prinz_enricher.service.in_use import InUse
 from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.routes import Routes
@@ -88,6 +89,9 @@ class Application:
                 environment_tag=self._settings.workers.allow_environment_tag,
                 routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
             )
+            keeps = self._settings.scoring.preload == "used"
+            files = self._registries.used_files if keeps else {}
+            self._in_use = InUse(self._catalog, self._pool, self._service.target, files)
             port = self._start_front()
             self._open_door()
         except BaseException:
@@ -181,17 +185,23 @@ class Application:
     def _preloaded(self, model: CatalogModel) -> list[CatalogVersion]:
         """Return the versions of a model that are to be loaded from the start."""
         versions = [version for version in model.versions if version.wishes.preload]
-        named = any(fnmatch.fnmatchcase(model.name, pattern) for pattern in self._settings.scoring.preload)
+        preload = self._settings.scoring.preload
+        named = preload != "used" and any(fnmatch.fnmatchcase(model.name, pattern) for pattern in preload)
         default = self._service.default_version(model) if named or wants_preload(model.tags) else None
         return versions if default is None or default in versions else [default, *versions]
 
     def _keep_health(self) -> None:
-        """Tell grpc.health.v1 what is served after each change; the last time, that nothing is."""
+        """After each change, tell grpc.health.v1 what is served, the last time that nothing is; keep what is in use."""
         draining = False
+        pause: float | None = None
         while not draining:
-            self._health_changed.wait()
+            self._health_changed.wait(pause)
             self._health_changed.clear()
             draining = self._draining
+            if not draining:
+                self._in_use.load()
+            # The pool is whole even the last time: nothing ends before this thread does.
+            pause = self._in_use.save(at_once=draining)
             health = self._health()
             self._front.set_health(health)
             if self._processes is not None:

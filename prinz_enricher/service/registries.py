@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from prinz_enricher.catalog import Catalog, Member, Selection, SnapshotStore, Union
+from prinz_enricher.catalog import Catalog, Member, Selection, SnapshotStore, Union, UsedFile
 from prinz_enricher.config import RegistrySettings
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import (
@@ -46,6 +46,7 @@ class Registries:
 
     Attributes:
         catalog: What they offer together; there from `open` on.
+        used_files: Where it is kept which versions of each are in use, by its name; those without a folder have none.
     """
 
     def __init__(self, settings: Mapping[str, RegistrySettings]) -> None:
@@ -58,6 +59,7 @@ class Registries:
         self._opened: dict[str, _Opened] = {}
         self._closing = ExitStack()
         self.catalog: Union
+        self.used_files: dict[str, UsedFile] = {}
 
     def open(self, ended: threading.Event | None = None) -> None:
         """Start the servers of local stores, and prepare to ask each registry; `catalog.start` begins with that.
@@ -156,12 +158,15 @@ class Registries:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)
         self._opened[name] = _Opened(access, client, _origin(settings, client.url))
+        store = _store(settings, client.url)
+        if store is not None:
+            self.used_files[name] = UsedFile(store.path)
         catalog = Catalog(
             client,
             refresh_interval=settings.refresh_interval,
             signature_ttl=settings.signature_ttl,
             selection=Selection(settings.include, settings.exclude),
-            store=_store(settings, client.url),
+            store=store,
         )
         return Member(name, settings.prefix_of(name), client.url, catalog)
 

@@ -1,5 +1,6 @@
 """Settings: their sources, their order, and what is said of a fault."""
 
+import json
 import re
 from pathlib import Path
 
@@ -25,10 +26,24 @@ def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
 
 
 def test_list_in_the_environment() -> None:
-    """A list is separated by commas in an environment variable."""
-    settings = Settings.load(environment={"PRINZ_SCORING__PRELOAD": "wine, fraud-*"})
+    """A list is separated by commas in an environment variable, or is JSON; a pattern may begin as JSON does."""
+    for text in ("wine, fraud-*", '["wine", "fraud-*"]'):
+        settings = Settings.load(environment={"PRINZ_SCORING__PRELOAD": text})
+        assert settings.scoring.preload == ("wine", "fraud-*")
 
-    assert settings.scoring.preload == ("wine", "fraud-*")
+
+@pytest.mark.parametrize(
+    ("text", "preload"),
+    [("used", "used"), ("", ()), ("[ab]*", ("[ab]*",)), ("used,", ("used",)), ("used, wine", ("used", "wine"))],
+)
+def test_a_word_in_the_place_of_a_list(tmp_path: Path, text: str, preload: object) -> None:
+    """What is preloaded is what was in use, by default as by its word; a list is one, even with that word alone."""
+    assert Settings.load(environment={"PRINZ_SCORING__PRELOAD": text}).scoring.preload == preload
+    file = tmp_path / "prinz.toml"
+    written = text if preload == "used" else list(preload)
+    file.write_text(f"[scoring]\npreload = {json.dumps(written)}\n")
+    assert Settings.load(file=file, environment={}).scoring.preload == preload
+    assert Settings().scoring.preload == "used"
 
 
 def test_variables_of_kubernetes_are_left_alone() -> None:
@@ -64,6 +79,8 @@ def test_blanks_around_a_pattern_of_loaders() -> None:
         ({"registry": {"include": []}}, {}, "registry.include: "),
         ({}, {"PRINZ_REGISTRY__EXCLUDE": "lab-*,tag:stage"}, '"tag:stage" is no rule'),
         ({"server": 5}, {}, "write it as [server]"),
+        ({"scoring": {"preload": "wine"}}, {}, 'scoring.preload: "wine" is invalid; expected "used", or a list'),
+        ({"scoring": {"preload": [1]}}, {}, "scoring.preload"),
     ],
 )
 def test_fault_is_named(flags: dict[str, dict[str, object]], environment: dict[str, str], said: str) -> None:

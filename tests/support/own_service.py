@@ -50,6 +50,8 @@ def own_service(url: str, **sections: Mapping[str, object]) -> Iterator[Service]
             **sections,
             "registry": {"url": url, "refresh_interval": 0.2, **sections.get("registry", {})},
             "server": {"port": 0, "grace_period": 5.0, **sections.get("server", {})},
+            # What an earlier test had in use is nothing to this one.
+            "scoring": {"preload": [], **sections.get("scoring", {})},
         },
         environment={},
     )

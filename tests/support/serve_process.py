@@ -38,7 +38,8 @@ def serve(*flags: str, until: str = "serving", variables: Mapping[str, str] | No
     """
     command = [sys.executable, "-m", "prinz_enricher.cli", "serve", "--port", "0", "--log-format", "json", *flags]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PRINZ_")}
-    environment = {**kept, **(variables or {})}
+    # What an earlier test had in use is nothing to this one.
+    environment = {**kept, "PRINZ_SCORING__PRELOAD": "", **(variables or {})}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert process.stderr is not None
     lines: list[str] = []

@@ -1,0 +1,97 @@
+"""What was in use when the service ended is loaded at its next start, and what is in use now is kept for that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from prinz_enricher.catalog import CatalogVersion, Union, Used, UsedFile
+from prinz_enricher.scoring import Target, WorkerPool, WorkerState
+
+SAVE_SECONDS = 1.0
+"""Between two writings at the least."""
+
+
+class InUse:
+    """Follows a pool. One thread uses it, after each change of a status or of the catalog."""
+
+    def __init__(
+        self,
+        catalog: Union,
+        pool: WorkerPool,
+        target_of: Callable[[CatalogVersion], Target | None],
+        files: Mapping[str, UsedFile],
+        *,
+        at_once: int = os.cpu_count() or 1,
+    ) -> None:
+        """Read what was in use.
+
+        Args:
+            catalog: Of all registries.
+            pool: Has what is in use.
+            target_of: Gives what the pool needs to know of a version; None where it can't be scored.
+            files: Where it is kept, by the name of the registry.
+            at_once: How many versions may be loading when one more begins.
+        """
+        self._catalog = catalog
+        self._pool = pool
+        self._target_of = target_of
+        self._files = files
+        self._at_once = at_once
+        self._waiting = {name: file.load() for name, file in files.items()}
+        self._due = 0.0
+
+    def load(self) -> None:
+        """Begin to load what was in use, as many at once as may be: first what an alias points to."""
+        if not any(self._waiting.values()):
+            return
+        loading = sum(self._pool.status(target).state is WorkerState.LOADING for target in self._pool.used())
+        for name, used, target in sorted(self._found(), key=lambda found: (not found[2].aliases, found[1])):
+            if loading >= self._at_once:
+                return
+            self._waiting[name].discard(used)
+            self._pool.load(target, spare=True)
+            loading += self._pool.status(target).state is WorkerState.LOADING
+
+    def save(self, *, at_once: bool = False) -> float | None:
+        """Write what is in use, and what still waits to be loaded; tells in how many seconds to ask again, if at all.
+
+        Args:
+            at_once: Whether the last time of writing does not matter.
+        """
+        if not self._files:
+            return None
+        now = time.monotonic()
+        if now < self._due and not at_once:
+            return self._due - now
+        self._due = now + SAVE_SECONDS
+        in_use = self._pool.used()
+        for name, file in self._files.items():
+            file.save([*self._waiting[name], *(_used(target) for target in in_use if target.registry_name == name)])
+        return None
+
+    def _found(self) -> list[tuple[str, Used, Target]]:
+        """Return what the catalog has of what waits; forget what it will not have."""
+        # What is stored of a registry may be older than what was in use. Asked first: the snapshot comes before it.
+        read = {member.name for member in self._catalog.members if not member.catalog.stale}
+        snapshot = self._catalog.current
+        found: list[tuple[str, Used, Target]] = []
+        if snapshot is None:
+            return found
+        for member in self._catalog.members:
+            for used in list(self._waiting.get(member.name, ())):
+                model = snapshot.models.get(member.prefix + used.name)
+                version = model.by_number.get(used.version) if model is not None else None
+                target = self._target_of(version) if version is not None and version.registry == member.name else None
+                if target is not None and _used(target) == used:
+                    found.append((member.name, used, target))
+                elif member.name in read and not (version is not None and version.pending):
+                    self._waiting[member.name].discard(used)
+        return found
+
+
+def _used(target: Target) -> Used:
+    content = hashlib.sha256(f"{target.fingerprint} {target.signature.digest}".encode()).hexdigest()
+    return Used(target.registered_name, target.version, content)
