@@ -10,6 +10,7 @@ import structlog
 
 from prinz_enricher.errors import EnricherError, ModelError, ShuttingDown
 from prinz_enricher.scoring.lifecycle.hand import DEPTH
+from prinz_enricher.scoring.lifecycle.load_times import LoadTimes
 from prinz_enricher.scoring.lifecycle.replica import Orders, Replica
 from prinz_enricher.scoring.lifecycle.setbacks import Cause, Setbacks, digest_of
 from prinz_enricher.scoring.lifecycle.timer import Timer
@@ -36,6 +37,7 @@ class Crew:
         make_worker: Callable[[Target], Worker],
         settings: PoolSettings,
         timer: Timer,
+        load_times: LoadTimes,
         on_change: Callable[[], object] = lambda: None,
         have_room: Callable[[Callable[[], bool]], bool] = lambda _: False,
     ) -> None:
@@ -46,6 +48,7 @@ class Crew:
             make_worker: Makes a worker of it; called in the thread that will use it.
             settings: Limits and times.
             timer: Rings at deadlines.
+            load_times: What loads take, of all versions.
             on_change: Called after each change of the status, with the lock held: it may only take note.
             have_room: Calls what starts one more worker of a version that has one, if there is room for it; tells
                 whether it was started.
@@ -55,6 +58,7 @@ class Crew:
         self._make_worker = make_worker
         self._settings = settings
         self._timer = timer
+        self._load_times = load_times
         self._on_change = on_change
         self._have_room = have_room
         self._log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
@@ -170,6 +174,7 @@ class Crew:
 
     def loaded(self, replica: Replica, loaded: Loaded, took: float) -> None:
         """Take note that a worker can score, and start those that are missing."""
+        self._load_times.add(self.target, max(0.0, took - loaded.seconds.get("environment", 0.0)))
         with self.lock:
             self._setbacks.loaded()
             self._shown = loaded.batching

@@ -18,9 +18,6 @@ _CAUTION = 0.5
 """The share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that
 come to their turn with little time left can share no large call, which costs everyone."""
 
-_USUAL_LOADING = 5.0
-"""Seconds that loading takes about; what a caller is told before the first load has been timed."""
-
 
 class Offer(Enum):
     """What became of a job that was offered to a version."""
@@ -244,7 +241,7 @@ class Version(Crew):
             now = time.monotonic()
             if self._state is not WorkerState.AVAILABLE and self._queue.remove(pending):
                 past = now - self._loading_since
-                retry_after = max(1.0, _USUAL_LOADING - past)
+                retry_after = max(1.0, self._load_times.usual(self.target) - past)
                 answer = ModelLoading(self.target.name, self.target.version, retry_after, step=self._message)
             elif now < deadline:
                 pending.alarm = self._timer.at(deadline, lambda: self._ring(pending))

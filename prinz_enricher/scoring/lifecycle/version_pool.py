@@ -15,6 +15,7 @@ import structlog
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, Overloaded, ShuttingDown
 from prinz_enricher.provision.memory import default_budget
+from prinz_enricher.scoring.lifecycle.load_times import LoadTimes
 from prinz_enricher.scoring.lifecycle.timer import Timer
 from prinz_enricher.scoring.lifecycle.version import Offer, Version
 from prinz_enricher.scoring.pool import Job, Scores, Status, Target, WorkerState
@@ -74,6 +75,7 @@ class VersionPool:
         self._spares = spares
         self._budget = self._settings.memory_budget or default_budget()
         self._timer = Timer("deadlines")
+        self._load_times = LoadTimes()
         self._lock = threading.Lock()
         self._versions: dict[Key, Version] = {}
         self._leaving: list[Version] = []
@@ -205,7 +207,13 @@ class VersionPool:
             room_after = self._make_room(self._settings.max_workers + surge, kept=kept, spare=spare)
             if version is None:
                 version = self._versions[key] = Version(
-                    target, self._make_worker, self._settings, self._timer, self._on_change, self._have_room
+                    target,
+                    self._make_worker,
+                    self._settings,
+                    self._timer,
+                    self._load_times,
+                    self._on_change,
+                    self._have_room,
                 )
             version.start(after=room_after.join if room_after is not None else lambda: None)
             self._told.pop(key, None)
