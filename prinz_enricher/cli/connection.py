@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import grpc
 
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.errors import InvalidInput
+
+_REACH_SECONDS: Final = 5.0
+"""Within which a service that runs takes a connection; gRPC itself would try for as long as a call may take."""
+
+_IS_IT_RUNNING: Final = "  Is the service running at {}? --address names another one."
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -45,12 +51,28 @@ def connect(address: str, registry: str | None, timeout: float) -> Iterator[Clie
         with contextlib.ExitStack() as stack:
             if registry is not None:
                 address = stack.enter_context(own_service(registry))
+            _reach(address)
             yield stack.enter_context(Client(address, timeout=timeout, retry=False))
     except ServiceError as error:
         raise click.ClickException(_explain(error, address)) from None
     except InvalidInput as error:
         faults = [f"  {fault.field}: {fault.description}" for fault in error.violations]
         raise click.ClickException("\n".join([error.message, *faults])) from None
+
+
+def _reach(address: str) -> None:
+    """End the command where nobody takes a connection. One that is refused is left to the first call to tell."""
+    told = threading.Event()
+
+    def hear(state: grpc.ChannelConnectivity) -> None:
+        if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+            told.set()
+
+    with grpc.insecure_channel(address) as channel:
+        channel.subscribe(hear, try_to_connect=True)
+        if not told.wait(_REACH_SECONDS):
+            why = f"{address} took no connection within {_REACH_SECONDS:g} s."
+            raise click.ClickException(f"{why}\n{_IS_IT_RUNNING.format(address)}")
 
 
 @contextlib.contextmanager
@@ -89,7 +111,7 @@ def _explain(error: ServiceError, address: str) -> str:
     elif not error.reason and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         lines.append("  --timeout gives a call more time.")
     elif not error.reason:
-        lines.append(f"  Is the service running at {address}? --address names another one.")
+        lines.append(_IS_IT_RUNNING.format(address))
     if error.reason in ("MODEL_NOT_FOUND", "ALIAS_NOT_FOUND"):
         lines.append("  Write NAME, NAME/version or NAME@alias; for a NAME that holds an @: a@b, a@b/3, a@b@alias.")
     lines += [f"  {fault.field}: {fault.description}" for fault in error.violations]

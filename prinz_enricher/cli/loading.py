@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import click
 import grpc
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from prinz_enricher.cli.tables import printable
 from prinz_enricher.client import ServiceError
@@ -33,6 +36,33 @@ wait_option = click.option(
 )
 
 
+def tell_line(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what shows a step: on a terminal in one line, with the seconds of the waiting, else in a line for each."""
+    if not console.is_interactive:
+        yield lambda line: tell_line(console, line)
+        return
+    shown = TextColumn("{task.description} ({task.elapsed:.0f} s)", markup=False)
+    progress = Progress(shown, console=console, transient=True)
+
+    def tell(line: str) -> None:
+        if not progress.tasks:
+            progress.add_task(line)
+            # Not before there is something to wait for.
+            progress.start()
+        progress.update(progress.tasks[0].id, description=line)
+
+    try:
+        yield tell
+    finally:
+        progress.stop()
+
+
 def once_loaded(
     ask: Callable[[float | None], _R], seconds: float, tell: Callable[[str], Any], timeout: float | None = None
 ) -> _R:
@@ -41,7 +71,7 @@ def once_loaded(
     Args:
         ask: Makes the call within so many seconds; None means all that a call may take.
         seconds: How long to wait in all.
-        tell: Prints a line.
+        tell: Shows what is being done.
         timeout: Of the first call: short for one that waits where its model is not loaded.
 
     Raises:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.connection import connect, connection_options
-from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, wait_option
+from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, tell_line, wait_option, waiting
 from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_sink import RowSink
 from prinz_enricher.cli.row_source import RowSource, open_rows
@@ -72,12 +72,18 @@ def command(
     """
     try:
         with connect(address, registry, timeout) as client:
-            resolved, signature = once_loaded(lambda _: client.signature(model), wait, _tell)
+            with waiting(console) as tell:
+                resolved, signature = once_loaded(lambda _: client.signature(model), wait, tell)
 
             def score(given: Any, first: bool) -> Scores:
-                # A later part has all its time at once: it does not have to be scored twice.
-                first_try = min(FIRST_TRY, timeout) if first else None
-                return once_loaded(lambda limit: client.score(resolved, given, timeout=limit), wait, _tell, first_try)
+                def ask(limit: float | None) -> Scores:
+                    return client.score(resolved, given, timeout=limit)
+
+                if not first:
+                    # It has all its time at once, so that it is not scored twice; the bar is on the terminal already.
+                    return once_loaded(ask, wait, lambda line: tell_line(console, line))
+                with waiting(console) as tell:
+                    return once_loaded(ask, wait, tell, min(FIRST_TRY, timeout))
 
             rows = open_rows(source, signature.inputs, batch_rows, separator)
             kept = kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
@@ -90,14 +96,11 @@ def command(
     except RowFileError as error:
         raise click.ClickException(str(error)) from None
     seconds = time.monotonic() - started
-    _tell(
+    tell_line(
+        console,
         f"{count:,} rows scored by {resolved.name}/{resolved.version} in {seconds:.2f} s "
-        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}"
+        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}",
     )
-
-
-def _tell(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
@@ -121,7 +124,7 @@ def _scored(
     # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
     # and no rows at all have nothing to tell.
     in_arrow = rows.is_arrow or arrow_tells_all(signature)
-    with Progress(
+    progress = Progress(
         TextColumn("scoring"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -129,7 +132,8 @@ def _scored(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-    ) as progress:
+    )
+    try:
         task = progress.add_task("", total=rows.total, speed="")
         started = time.monotonic()
         count = 0
@@ -142,6 +146,8 @@ def _scored(
                 # For a model without a signature text is text, but in Arrow it would be JSON.
                 as_given = dict(zip(inputs, given.columns, strict=True))
             scores = score(as_given, count == 0)
+            # Until then the terminal is for what the first part waits for.
+            progress.start()
             count += batch.num_rows
             share = rows.position() if rows.position else None
             progress.update(
@@ -152,3 +158,5 @@ def _scored(
             )
             names = [*kept, *(prefix + name for name in scores.held.schema.names)]
             yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.held.columns], names=names)
+    finally:
+        progress.stop()

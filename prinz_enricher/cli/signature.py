@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
 
 from prinz_enricher.cli.connection import connect, connection_options
-from prinz_enricher.cli.loading import once_loaded, wait_option
+from prinz_enricher.cli.loading import once_loaded, wait_option, waiting
 from prinz_enricher.cli.tables import print_signature
 from prinz_enricher.client import ModelReference
 
@@ -32,7 +33,6 @@ def command(model: str, wait: float, address: str, registry: str | None, timeout
     A model whose name holds an @ is written as it is, or with an alias after it: a@b, a@b/3, a@b@champion.
     """
     with connect(address, registry, timeout) as client:
-        resolved, signature = once_loaded(
-            lambda _: client.signature(model), wait, lambda line: click.echo(line, err=True)
-        )
+        with waiting(Console(stderr=True)) as tell:
+            resolved, signature = once_loaded(lambda _: client.signature(model), wait, tell)
         print_signature(resolved.name, resolved.version or "", signature)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import socket
 from collections.abc import Callable
 
 import click
 import grpc
 import pytest
+from click.testing import CliRunner
+from rich.console import Console
 
-from prinz_enricher.cli.loading import FIRST_TRY, once_loaded
+from prinz_enricher.cli import connection
+from prinz_enricher.cli.commands import group
+from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, waiting
 from prinz_enricher.client import ServiceError
+from tests.support.deadline import wait_until
 
 
 def loading(**metadata: str) -> ServiceError:
@@ -93,3 +100,42 @@ def test_other_errors_are_raised(answers: list[ServiceError | str], raised: Serv
         once_loaded(ask, 10.0, print, FIRST_TRY)
     assert caught.value is raised
     assert len(given) == len(answers)
+
+
+def test_a_terminal_has_one_line_of_the_waiting() -> None:
+    """It changes in place, with the seconds since the waiting began, and nothing is left of it; names are no markup."""
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=60, _environ={"TERM": "xterm"})
+    with waiting(console) as tell:
+        assert shown.getvalue() == ""
+        tell("[b]wine/3: downloading the model")
+        wait_until(lambda: "[b]wine/3: downloading the model (1 s)" in shown.getvalue())
+        tell("[b]wine/3: loading the model")
+        wait_until(lambda: "[b]wine/3: loading the model (" in shown.getvalue())
+        tell(f"wine/3: {'x' * 200}")
+        wait_until(lambda: "x…\r" in shown.getvalue())
+    # Each of them is written over, and the cursor is shown again.
+    assert shown.getvalue().count("\x1b[2K") > 2
+    assert shown.getvalue().rindex("\x1b[?25h") > shown.getvalue().rindex("\x1b[?25l")
+    assert shown.getvalue().endswith("\x1b[2K")
+
+
+def test_without_a_terminal_each_step_is_a_plain_line() -> None:
+    """For a file or a program that takes them, however long they are."""
+    shown = io.StringIO()
+    lines = ["wine/3: downloading the model", f"wine/3: {'x' * 200}"]
+    with waiting(Console(file=shown, width=40)) as tell:
+        for line in lines:
+            tell(line)
+    assert shown.getvalue().splitlines() == lines
+
+
+def test_an_address_that_takes_no_connection_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after all the time that a call may take."""
+    monkeypatch.setattr(connection, "_REACH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        result = CliRunner().invoke(group, ["signature", "wine", "--address", address])
+    assert result.exit_code == 1
+    assert f"{address} took no connection within 0.2 s" in result.output
+    assert f"Is the service running at {address}?" in result.output

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +89,7 @@ def arguments(service: Service, folder: Path, model: str, *more: str) -> list[st
 
 
 def test_score_waits_until_the_model_is_loaded(gated: Service, gates: dict[str, Path], tmp_path: Path) -> None:
-    """It waits longer than a call may take, says each step once, in plain lines, and then scores."""
+    """It waits longer than a call may take, says each step once, in plain lines, as `models` does, and then scores."""
     log = tmp_path / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -95,6 +99,9 @@ def test_score_waits_until_the_model_is_loaded(gated: Service, gates: dict[str, 
     try:
         wait_until(lambda: "slow/1: loading the model" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
+        listed = CliRunner(env={"COLUMNS": "200"}).invoke(group, ["models", "--address", gated.address]).output
+        (line,) = (line for line in listed.splitlines() if " slow " in line)
+        assert [cell.strip() for cell in line.split("│")[4::2]] == ["loading", "loading the model"]
         gates["slow"].touch()
         assert process.wait(60) == 0, log.read_text()
     finally:
@@ -136,6 +143,28 @@ def test_score_ends_when_its_patience_does(gated: Service, tmp_path: Path) -> No
     assert "It was not loaded in time; --wait gives it more" in result.output
     assert "Is the service running" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_on_a_terminal_one_line_counts_the_seconds(gated: Service, tmp_path: Path) -> None:
+    """What is being done is told in place, and nothing of it is left in the end."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "prinz_enricher.cli", *arguments(gated, tmp_path, "later", "--wait", "4")]
+    process = subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+    os.close(theirs)
+    shown = b""
+    try:
+        # Reading fails once the other end is closed.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown += part
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        os.close(ours)
+    assert len(set(re.findall(rb"later/1: [a-z ]+ \((\d+) s\)", shown))) >= 2
+    left = shown.rpartition(b"\x1b[2K")[2].decode().strip()
+    assert left.startswith("Error: later/1: ")
+    assert "It was not loaded in time" in left
 
 
 def test_ctrl_c_ends_the_waiting(gated: Service, tmp_path: Path) -> None:
