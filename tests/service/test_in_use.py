@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from prinz_enricher.catalog import CatalogVersion, Snapshot, Used, UsedFile
+from prinz_enricher.catalog import CatalogVersion, Member, Snapshot, Used, UsedFile
 from prinz_enricher.catalog.assembly import assemble
 from prinz_enricher.catalog.snapshot import NOT_READ, ModelFile
+from prinz_enricher.catalog.union import _renamed
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Target, WorkerState
 from prinz_enricher.service import in_use as in_use_module
@@ -55,9 +56,8 @@ def target_of(version: CatalogVersion) -> Target | None:
     if version.signature is None:
         return None
     fingerprint = str(version.created_ms)
-    return Target(
-        version.name, version.version, "", version.signature, aliases=version.aliases, fingerprint=fingerprint
-    )
+    target = Target(version.name, version.version, "", version.signature, version.registry, version.registered_as)
+    return replace(target, aliases=version.aliases, fingerprint=fingerprint)
 
 
 @dataclass
@@ -178,6 +178,28 @@ def test_a_signature_that_is_not_read_yet_is_waited_for(world: World) -> None:
     world.registry.current = offering("1", "2")
     in_use.load()
     until(lambda: world.begun == ["2", "1"])
+
+
+def test_each_registry_has_what_is_of_it(world: World) -> None:
+    """A model is kept under its own name, and found by the prefix that it is served under; others are left alone."""
+    member = Member("risk", "risk/", "", cast(Any, world.registry))
+    served = _renamed(offering("1").models["wine"], member)
+    world.registry.name, world.registry.prefix, world.registry.stale = "risk", "risk/", False
+    world.registry.current = replace(offering("2"), models={"risk/wine": served, **offering("2").models})
+    target = target_of(served.versions[0])
+    assert target is not None
+    world.may_load.release(2)
+    world.pool.load(target)
+    world.pool.load(world.target("2"))
+    in_use = InUse(cast(Any, world.registry), world.pool, target_of, {"risk": world.file})
+    in_use.save(at_once=True)
+    (kept,) = world.file.load()
+    assert (kept.name, kept.version) == ("wine", "1")
+    world.pool.retain([])
+    until(lambda: world.pool.status(target).state is WorkerState.DISCOVERED)
+    again = InUse(cast(Any, world.registry), world.pool, target_of, {"risk": world.file})
+    again.load()
+    assert world.pool.used() == [target]
 
 
 def test_a_hostile_list_has_models_of_the_catalog_loaded_at_most(world: World) -> None:
