@@ -230,6 +230,10 @@ class ForkServer:
             self._closed, self._kept = True, False
             self._end()
 
+    def __del__(self) -> None:
+        """End it where nobody can ask for anything any more."""
+        self.close()
+
     # With the lock held.
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -1,6 +1,7 @@
 """The models of registries on disk: downloaded once, from the registry itself or by a short-lived process.
 
-The process has MLflow's clients of all stores, and the credentials; it takes seconds to start.
+The process has MLflow's clients of all stores, and the credentials. To import the clients takes seconds, so that it is
+forked from one that has done so and stays for a while; that one has no credentials.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 import structlog
 
 from prinz_enricher.provision.errors import Cancelled, FetchFailed
+from prinz_enricher.provision.forks import ForkServer, can_fork
 from prinz_enricher.provision.program import Ended, run_program
 from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.provision.turns import Turns
+from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.registry.errors import RegistryError
 from prinz_enricher.registry.words import hidden
 
@@ -29,6 +32,13 @@ MOST_FETCHES = 2
 
 MOST_DIRECT_FETCHES = 4
 """Downloads at once by this process itself."""
+
+_IMPORTS = (
+    *("mlflow.artifacts", "mlflow.store.artifact.s3_artifact_repo", "boto3"),
+    *("mlflow.store.artifact.models_artifact_repo", "mlflow.store.artifact.databricks_models_artifact_repo"),
+)
+_IDLE_SECONDS = 120.0
+"""After how long without a download the process ends that they are forked from."""
 
 _PERCENT_STEP = 5
 _MODEL = "model"
@@ -86,6 +96,11 @@ class ModelCache:
         self._shelf = Shelf(folder, max_bytes=max_bytes)
         self._max_model_bytes = max_model_bytes
         self._timeout = timeout
+        self._server = (
+            ForkServer("fetch", _IMPORTS, lambda place: worker_variables(os.environ, place, ()), idle=_IDLE_SECONDS)
+            if can_fork()
+            else None
+        )
 
     def get(
         self,
@@ -181,6 +196,7 @@ class ModelCache:
                 temporary,
                 what="fetch",
                 input=json.dumps(asked).encode() + b"\n",
+                server=self._server,
                 timeout=self._timeout,
                 cancelled=cancelled,
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from prinz_enricher.provision.environments import Environments
-from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.provision.errors import BuildFailed, Cancelled
 from prinz_enricher.provision.loaders import check_loader
 from prinz_enricher.provision.steps import tell_step
 
@@ -22,7 +22,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class EarlyEnvironment(ExitStack):
-    """One try, whose failure is nobody's: what is asked for afterwards decides. It ends with its context."""
+    """One try; where it was too early, what is asked for afterwards decides. It ends with its context."""
 
     def __init__(
         self, environments: Environments, allowed: tuple[str, ...], mode: str, cancelled: Callable[[], bool]
@@ -41,6 +41,7 @@ class EarlyEnvironment(ExitStack):
         self._mode = mode
         self._cancelled = cancelled
         self._over = threading.Event()
+        self._failed: BuildFailed | None = None
         self._thread = threading.Thread(target=lambda: None)
 
     def begin(self, folder: Path) -> None:
@@ -63,6 +64,7 @@ class EarlyEnvironment(ExitStack):
         """Wait for its end.
 
         Raises:
+            BuildFailed: It can't be built, and would not be after another time that it takes to find that out.
             Cancelled: The caller does not wait any more.
         """
         if self._thread.is_alive():
@@ -71,12 +73,16 @@ class EarlyEnvironment(ExitStack):
             if self._cancelled():
                 raise Cancelled
             self._thread.join(_POLL_SECONDS)
+        if self._failed is not None:
+            raise self._failed
 
     def _make(self, folder: Path) -> None:
         try:
             environment = self._environments.get(
                 folder, mode=self._mode, cancelled=lambda: self._over.is_set() or self._cancelled()
             )
+        except BuildFailed as error:
+            self._failed = error
         except Exception as error:  # noqa: BLE001 - it is tried again, and told then
             _log.debug("an environment was not made early", why=str(error))
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +20,7 @@ from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import RegistryClient, RegistryRefused
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
-from tests.support.processes import children
+from tests.support.processes import named
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
 
 
@@ -62,15 +64,7 @@ def anywhere() -> str:
 
 def fetching() -> list[int]:
     """Return the processes that this one downloads with."""
-    return [pid for pid in children(os.getpid()) if b"prinz_enricher.fetch.download" in command(pid)]
-
-
-def command(pid: int) -> bytes:
-    """Return a process's command line."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return named("prinz-fetch")
 
 
 def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: Path) -> None:
@@ -134,9 +128,6 @@ def test_what_can_t_be_downloaded(scratch_registry: RegistryWriter, unused_tcp_p
     with pytest.raises(FetchFailed, match="larger than the 10 bytes") as failed:
         cache(tmp_path, max_model_bytes=10).get(wanted, lambda: folder(wanted), variables)
     assert not failed.value.may_pass
-    with pytest.raises(FetchFailed, match=r"ended without an answer \(exit code 1\)") as failed:
-        models.get(wanted, anywhere, lambda _: {"PYTHONHOME": "/nowhere"})
-    assert failed.value.may_pass
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -171,6 +162,63 @@ def test_a_cancelled_download_ends(hostile_server: HostileServer, tmp_path: Path
         go.set()
     assert len(hostile_server.requests) == 2
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_download_whose_process_is_killed_may_be_tried_again(hostile_server: HostileServer, tmp_path: Path) -> None:
+    """It says how the process ended, and leaves nothing behind."""
+    go = threading.Event()
+
+    def respond(_: object) -> Answer:
+        go.wait(60)
+        return Answer()
+
+    hostile_server.respond = respond
+    models = cache(tmp_path)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(models.get, ModelSource(hostile_server.url, "any", "1", ""), anywhere, variables)
+        try:
+            wait_until(lambda: bool(hostile_server.requests), 60)
+            os.kill(fetching()[0], signal.SIGKILL)
+            with pytest.raises(FetchFailed, match=r"ended without an answer \(signal 9\)") as failed:
+                asked.result(30)
+        finally:
+            go.set()
+    assert failed.value.may_pass
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_downloads_share_what_is_imported_and_nothing_else(hostile_server: HostileServer, tmp_path: Path) -> None:
+    """The process that they are forked from never has credentials, neither its own nor those of a download."""
+    hostile_server.respond = lambda _: Answer(b"no", 401)
+    models = cache(tmp_path)
+    secrets = ["first-secret-of-all", "second-secret-of-all"]
+    for number, secret in enumerate(secrets):
+        with pytest.raises(FetchFailed):
+            models.get(
+                ModelSource(hostile_server.url, "any", str(number), ""),
+                anywhere,
+                lambda folder, secret=secret: {**variables(folder), "MLFLOW_TRACKING_TOKEN": secret},  # type: ignore[misc]
+            )
+    spares = named("prinz-spare")
+    assert spares
+    assert {request.headers.get("authorization") for request in hostile_server.requests} == {
+        f"Bearer {secret}" for secret in secrets
+    }
+    assert not any(secret.encode() in memory_of(spare) for spare in spares for secret in secrets)
+
+
+def memory_of(pid: int) -> bytes:
+    """Return what a process has in the memory that it can write."""
+    found = bytearray()
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                start, end = (int(one, 16) for one in span.split("-"))
+                memory.seek(start)
+                with contextlib.suppress(OSError):
+                    found += memory.read(end - start)
+    return bytes(found)
 
 
 def test_a_download_that_takes_too_long_ends(hostile_server: HostileServer, tmp_path: Path) -> None:

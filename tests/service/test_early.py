@@ -13,10 +13,10 @@ import pytest
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
 from prinz_enricher.provision.environments import Environment, Environments
-from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden
+from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
 from prinz_enricher.provision.shelf import Lease
 from prinz_enricher.provision.steps import steps_told_to
-from prinz_enricher.scoring import FetchFailed, LoaderRefused, Target
+from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Target
 from prinz_enricher.service.early import EarlyEnvironment
 from prinz_enricher.service.provisioner import Provisioner
 from tests.scoring.scripted import target_of
@@ -186,7 +186,15 @@ def provisioner(folder: Path, places: OneModel) -> Provisioner:
     return made
 
 
-@pytest.mark.parametrize("fault", [None, BuildFailed("no wheels"), ValueError("anything")])
+def test_what_can_not_be_built_is_not_built_twice(tmp_path: Path) -> None:
+    """The early try has all that says what is needed; to fail may have taken it minutes."""
+    scripted = ScriptedEnvironments(fault=BuildFailed("no such package"))
+    with pytest.raises(LoadFailed, match="no such package"):
+        provisioner(tmp_path, OneModel(scripted))(target_of(), lambda: False)
+    assert len(scripted.asked) == 1
+
+
+@pytest.mark.parametrize("fault", [None, RequirementsRefused("no wheels"), ValueError("anything")])
 def test_what_is_there_in_the_end_decides(tmp_path: Path, fault: Exception | None) -> None:
     """Whatever became of the early try, the environment is asked for with all files; that one is held."""
     scripted = ScriptedEnvironments(fault=fault)

@@ -1,6 +1,7 @@
 """Processes of this machine, read from /proc."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,24 @@ def mentioning(text: str) -> list[int]:
     return [pid for pid, command in _files("cmdline") if text in command]
 
 
+def named(name: str) -> list[int]:
+    """Return the processes that this one has started, that run, and that `ps` calls so."""
+    return [pid for pid in children(os.getpid()) if is_there(pid) and _name(pid) == name]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def is_there(pid: int) -> bool:
-    """Tell whether a process is there."""
-    return Path(f"/proc/{pid}").exists()
+    """Tell whether a process is there; one that has ended is not, though nobody may have waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def resident_mb(pid: int) -> float:
