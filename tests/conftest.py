@@ -1,6 +1,8 @@
 """Real MLflow servers, once for all tests: one with the sample models, one to write into."""
 
+import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -60,17 +62,32 @@ def _start(store: Path) -> Iterator[RunningRegistry]:
 @pytest.fixture(scope="session")
 def sample_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
     """A registry with the three sample models; tests only read it."""
-    for registry in _start(tmp_path_factory.mktemp("samples")):
-        training = subprocess.run(
-            [sys.executable, "-m", "samples.train", "--registry", registry.url],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
-        assert training.returncode == 0, training.stderr
-        yield registry
+    store = tmp_path_factory.mktemp("samples") / "store"
+    shutil.copytree(_trained(tmp_path_factory.getbasetemp()), store)
+    yield from _start(store)
+
+
+def _trained(base: Path) -> Path:
+    """Return the folder of a store with the sample models: they are trained once for all processes of a run."""
+    # With xdist the folder of each process is in that of the run.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    with (shared.parent / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            making = shared.with_suffix(".tmp")
+            making.mkdir()
+            with PrivateServer(f"sqlite:///{making / DATABASE}") as server:
+                training = subprocess.run(
+                    [sys.executable, "-m", "samples.train", "--registry", server.url],
+                    cwd=ROOT,
+                    capture_output=True,
+                    text=True,
+                    timeout=110,
+                    check=False,
+                )
+            assert training.returncode == 0, training.stderr
+            making.rename(shared)
+    return shared
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ class ForkServer:
         """Start nothing yet.
 
         Args:
-            what: What it is for, for the log.
+            what: What it is, in a word of up to nine letters, for the log and `ps`.
             modules: What it imports, in this order; what can't be imported is left out.
             environment: Gives its environment variables for its temporary folder; none of them a secret.
             python: The interpreter; this one by default.
@@ -249,7 +249,16 @@ class ForkServer:
                 process = subprocess.Popen(
                     [
                         *(str(self._python or sys.executable), *flags, "-m", "prinz_enricher.worker.fork_server"),
-                        *("--fd", str(theirs.fileno()), "--nice", str(self._nice), "--idle", str(self._idle)),
+                        *(
+                            "--name",
+                            self._what,
+                            "--fd",
+                            str(theirs.fileno()),
+                            "--nice",
+                            str(self._nice),
+                            "--idle",
+                            str(self._idle),
+                        ),
                         *self._modules,
                     ],
                     pass_fds=(theirs.fileno(),),

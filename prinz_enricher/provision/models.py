@@ -19,6 +19,7 @@ import structlog
 
 from prinz_enricher.provision.errors import Cancelled, FetchFailed
 from prinz_enricher.provision.forks import ForkServer, can_fork
+from prinz_enricher.provision.local_copy import copy_local
 from prinz_enricher.provision.program import Ended, run_program
 from prinz_enricher.provision.shelf import Lease, Shelf, never, remove_tree
 from prinz_enricher.provision.steps import tell_step
@@ -97,7 +98,7 @@ class ModelCache:
         self._max_model_bytes = max_model_bytes
         self._timeout = timeout
         self._server = (
-            ForkServer("fetch", _IMPORTS, lambda place: worker_variables(os.environ, place, ()), idle=_IDLE_SECONDS)
+            ForkServer("fetcher", _IMPORTS, lambda place: worker_variables(os.environ, place, ()), idle=_IDLE_SECONDS)
             if can_fork()
             else None
         )
@@ -161,7 +162,10 @@ class ModelCache:
                 tell_step(f"downloading the model: {told} %")
 
         try:
-            if not download(uri, folder / _MODEL, self._max_model_bytes, watch):
+            made = folder / _MODEL
+            if not (
+                download(uri, made, self._max_model_bytes, watch) or copy_local(uri, made, self._max_model_bytes, watch)
+            ):
                 return False
         except RegistryError as exc:
             raise FetchFailed(f"the download failed: {exc}", may_pass=exc.transient) from exc

@@ -43,7 +43,8 @@ def serve(frames: FrameSocket) -> int:
     os.register_at_fork(after_in_child=frames.leave)
     process = os.getpid()
     began = time.monotonic()
-    # While the front still fetches the model.
+    if "mlflow.pyfunc" not in sys.modules:
+        frames.send(Kind.STEP, {"step": _VERBS["import"]})
     failure = _import()
     imported = time.monotonic()
     frame = frames.receive()

@@ -1,7 +1,5 @@
 """Each change of a real MLflow registry shows with the next look, as the right event, exactly once."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from prinz_enricher.catalog import Catalog, CatalogModel, ChangeSet, default_version
 from prinz_enricher.registry import RegistryClient
 from tests.support.registry_writer import RegistryWriter
+from tests.support.script import run_script
 
 NAME, OTHER = "change me", "changed ć"
 
@@ -141,7 +140,7 @@ def test_set_signature(watcher: Watcher) -> None:
     registry = watcher.registry
     before = watcher.model().by_number["1"]
     model_uri = f"runs:/{before.run_id}/model"
-    subprocess.run([sys.executable, "-c", SET_SIGNATURE, registry.url, model_uri], check=True, capture_output=True)
+    run_script(SET_SIGNATURE, registry.url, model_uri)
     assert watcher.look() == [f"changed {NAME}"]
     after = watcher.model().by_number["1"].signature
     assert before.signature is not None

@@ -1,8 +1,5 @@
 """Calls of many callers that share model calls: each gets its own answer, and only the guilty one its error."""
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +12,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from tests.support.deadline import wait_until
 from tests.support.running_service import LONG, Service
+from tests.support.script import run_script
 
 CALLERS = 64
 ROUNDS = 5
@@ -54,8 +52,7 @@ client.set_registered_model_tag("batch-off", "prinz.batching", "off")
 @pytest.fixture(scope="module")
 def models(service: Service) -> Client:
     """A client of the service, once it knows the models."""
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_REGISTRY_URI"}
-    subprocess.run([sys.executable, "-c", REGISTER, service.registry], check=True, capture_output=True, env=environment)
+    run_script(REGISTER, service.registry)
     client = Client(service.address, timeout=LONG)
     wait_until(lambda: len(list(client.list_models('name LIKE "batch-%"'))) == 4)
     return client

@@ -1,8 +1,6 @@
 """One answer by every road: columns, Arrow, dense rows, and the model's own predict."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from prinz_enricher.signature import Field
 from tests.support.running_service import Service
+from tests.support.script import run_script
 
 ROWS: dict[str, list[dict[str, object]]] = {
     "MLF-ElasticnetWineModel-1": [
@@ -48,11 +47,8 @@ def by_mlflow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> dic
     """Scores by `mlflow.pyfunc`, all rows together and the first ones alone, as exact hexadecimal text."""
     folder = tmp_path_factory.mktemp("predict")
     (folder / "rows.json").write_text(json.dumps(ROWS))
-    result = subprocess.run(
-        [sys.executable, "-c", PREDICT, service.registry, folder / "rows.json", folder],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]  # json is untyped
+    told = run_script(PREDICT, service.registry, str(folder / "rows.json"), str(folder))
+    return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]  # json is untyped
 
 
 def exact(batch: pa.RecordBatch) -> list[str]:

@@ -19,6 +19,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 from tests.support.processes import children, is_there, resident_mb
 from tests.support.running_service import Service, refused
+from tests.support.script import run_script
 from tests.support.serve_process import serve
 
 FRAUD = "MLF-FraudDetection-3"
@@ -172,13 +173,13 @@ mlflow.pyfunc.log_model(
 def test_local_store(tmp_path: Path) -> None:
     """A store that was written without any server is served through one of its own, which ends with the service."""
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    subprocess.run([sys.executable, "-c", LOG_DIRECTLY, store], check=True, capture_output=True, cwd=tmp_path)
+    run_script(LOG_DIRECTLY, store, folder=tmp_path)
     with serve("--registry", store) as front, Client(front.address) as client:
         scores = client.score("twice", {"x": [1.5, -0.0]})
         started = children(front.process.pid)
 
         assert (scores.version, scores.to_rows()) == ("1", [{"y": 3.0}, {"y": -0.0}])
         assert front.end() == 0
-        # The store's server, a worker, and what it was forked from.
+        # The store's server, a worker, and what it was forked from; a folder of this machine is copied by the service.
         assert len(started) == 3
         assert not [pid for pid in started if is_there(pid)]

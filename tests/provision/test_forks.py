@@ -319,7 +319,7 @@ def _children() -> list[int]:
 
 def _is_server(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text() == "prinz-spare\n" and runs(pid)
+        return Path(f"/proc/{pid}/comm").read_text() == "prinz-test\n" and runs(pid)
     except OSError:
         return False
 

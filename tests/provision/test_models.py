@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -20,7 +19,7 @@ from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import RegistryClient, RegistryRefused
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
-from tests.support.processes import named
+from tests.support.processes import memory_of, named
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
 
 
@@ -199,26 +198,12 @@ def test_downloads_share_what_is_imported_and_nothing_else(hostile_server: Hosti
                 anywhere,
                 lambda folder, secret=secret: {**variables(folder), "MLFLOW_TRACKING_TOKEN": secret},  # type: ignore[misc]
             )
-    spares = named("prinz-spare")
+    spares = named("prinz-fetcher")
     assert spares
     assert {request.headers.get("authorization") for request in hostile_server.requests} == {
         f"Bearer {secret}" for secret in secrets
     }
     assert not any(secret.encode() in memory_of(spare) for spare in spares for secret in secrets)
-
-
-def memory_of(pid: int) -> bytes:
-    """Return what a process has in the memory that it can write."""
-    found = bytearray()
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, rights, *_ = line.split()
-            if rights.startswith("rw"):
-                start, end = (int(one, 16) for one in span.split("-"))
-                memory.seek(start)
-                with contextlib.suppress(OSError):
-                    found += memory.read(end - start)
-    return bytes(found)
 
 
 def test_a_download_that_takes_too_long_ends(hostile_server: HostileServer, tmp_path: Path) -> None:

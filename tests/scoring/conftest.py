@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from prinz_enricher.scoring import InlinePool, ProcessPool, Provisions, WorkerPool
 from tests.scoring.scripted import FAST, MODEL, SAVE, scripted
+from tests.support.script import run_script
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +18,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scripted")
     code = folder / "scripted_model.py"
     code.write_text(MODEL)
-    subprocess.run(
-        [sys.executable, "-c", SAVE, str(folder / "model"), str(code)],
-        check=True,
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=folder,
-    )
+    run_script(SAVE, str(folder / "model"), str(code), folder=folder)
     return folder / "model"
 
 

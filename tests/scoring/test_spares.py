@@ -18,6 +18,7 @@ from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring import PoolSettings, ProcessPool, Provisions, Target, WorkerSettings, WorkerState
 from prinz_enricher.scoring.workers.spares import Spares
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
+from tests.support.processes import memory_of
 from tests.support.worker_processes import runs, workers_of
 
 
@@ -144,6 +145,22 @@ def test_the_spare_goes_first_where_memory_is_short(open_pool: Callable[..., Pro
     until(lambda: spares() == [])
     assert pool.status(target_of()).state is WorkerState.AVAILABLE
     assert Call(pool, target_of(), rows(("", 2.0))).values() == [4.0]
+
+
+def test_a_worker_has_nothing_of_another_models(open_pool: Callable[..., ProcessPool]) -> None:
+    """What one was given is neither in what it was forked from, nor in what is forked after it."""
+    pool = open_pool()
+    needle = "needle-" + "of-one-model"
+    assert Call(pool, target_of(), rows((needle, 1.0))).values() == [2.0]
+    (first,) = workers_of()
+    assert needle.encode() in memory_of(first)
+    assert Call(pool, target_of("2"), rows(("", 1.0))).values() == [2.0]
+    (second,) = set(workers_of()) - {first}
+    for process in (second, *spares()):
+        assert needle.encode() not in memory_of(process)
+    folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in (first, second, *spares())}
+    assert len(folders) == 3
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
 
 
 def test_an_environment_of_its_own_has_a_spare_while_it_is_in_use(

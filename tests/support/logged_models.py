@@ -1,9 +1,6 @@
 """A run with models of every age: logged by MLflow 3, and written among the run's artifacts as before it."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,8 @@ from typing import Any
 import httpx
 
 from tests.support.registry_writer import mlmodel_text
-from tests.support.typed_model import REGISTER
+from tests.support.script import run_script
+from tests.support.typed_model import save_typed_model
 
 _LOG = """
 import json, pathlib, sys, mlflow
@@ -66,12 +64,9 @@ class LoggedModels:
 
 def log_models(url: str, folder: Path, variables: dict[str, str] | None = None) -> LoggedModels:
     """Log them; `folder` is for files that the models are made of."""
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_REGISTRY_URI"} | (variables or {})
     saved = folder / "saved"
     other = mlmodel_text([{"type": "string", "name": "other", "required": True}])
-    commands = [["-c", REGISTER, "--folder", str(saved)], ["-c", _LOG, url, str(saved), other]]
-    for command in commands:
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    save_typed_model(saved)
+    told = run_script(_LOG, url, str(saved), other, variables=variables)
+    (line,) = [line for line in told.splitlines() if line.startswith("{")]
     return LoggedModels(url=url, **json.loads(line))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from prinz_enricher.config import Settings
 from prinz_enricher.service import Application
 from tests.support.running_service import Service
+from tests.support.script import run_script
 
 
 def register(registry: str, script: str, folder: Path, *arguments: str, python: Path | None = None) -> None:
@@ -24,9 +24,12 @@ def register(registry: str, script: str, folder: Path, *arguments: str, python: 
         arguments: More arguments.
         python: Its interpreter; this one by default.
     """
+    if python is None:
+        run_script(script, registry, *arguments, folder=folder)
+        return
     variables = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     done = subprocess.run(
-        [python or sys.executable, "-c", script, registry, *arguments],
+        [python, "-c", script, registry, *arguments],
         cwd=folder,
         env={**variables, "MLFLOW_DISABLE_TELEMETRY": "true"},
         capture_output=True,

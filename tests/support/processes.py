@@ -29,6 +29,20 @@ def _name(pid: int) -> str:
         return ""
 
 
+def memory_of(pid: int) -> bytes:
+    """Return what a process has in the memory that it can write."""
+    found = bytearray()
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                start, end = (int(one, 16) for one in span.split("-"))
+                memory.seek(start)
+                with contextlib.suppress(OSError):
+                    found += memory.read(end - start)
+    return bytes(found)
+
+
 def is_there(pid: int) -> bool:
     """Tell whether a process is there; one that has ended is not, though nobody may have waited for it."""
     try:

@@ -1,10 +1,9 @@
 """A model with a typed signature: it takes one required integer `n`, and gives twice as much."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.support.script import run_script
 
 NAME = "typed"
 
@@ -30,21 +29,9 @@ else:
 
 def register_typed_model(registry: str, variables: Mapping[str, str] | None = None) -> None:
     """Register the model with MLflow's own client, with these environment variables too."""
-    _run(registry, variables=variables)
+    run_script(REGISTER, registry, variables=variables)
 
 
 def save_typed_model(folder: Path) -> None:
     """Write the model's files into a new folder."""
-    _run("--folder", str(folder))
-
-
-def _run(*arguments: str, variables: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REGISTER, *arguments],
-        # MLflow keeps in the environment which registry it last spoke to in this process.
-        env={key: value for key, value in os.environ.items() if key != "MLFLOW_REGISTRY_URI"} | dict(variables or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(REGISTER, "--folder", str(folder))

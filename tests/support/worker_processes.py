@@ -28,8 +28,8 @@ def runs(pid: int) -> bool:
 
 def _is_worker(pid: int) -> bool:
     try:
-        started = b"prinz_enricher.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        # What workers are forked from is started likewise.
-        return started and Path(f"/proc/{pid}/comm").read_text() != "prinz-spare\n" and runs(pid)
+        started = b"prinz_enricher.worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        # One that was forked has the command line of what it was forked from.
+        return (started or Path(f"/proc/{pid}/comm").read_text() == "prinz-worker\n") and runs(pid)
     except OSError:
         return False

@@ -17,6 +17,7 @@ import pyarrow as pa
 from prinz_enricher.provision.forks import ForkedProcess, ForkServer
 from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frames import Frame, FrameSocket, Kind
+from tests.support.script import run_script
 
 PATIENCE = 60.0
 """Seconds after which what should have come counts as lost."""
@@ -194,14 +195,7 @@ def save_model(folder: Path) -> Path:
     """Save the model with MLflow."""
     code = folder / "scripted_model.py"
     code.write_text(MODEL)
-    subprocess.run(
-        [sys.executable, "-c", SAVE, str(folder / "model"), str(code)],
-        check=True,
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=folder,
-    )
+    run_script(SAVE, str(folder / "model"), str(code), folder=folder)
     return folder / "model"
 
 
@@ -268,7 +262,7 @@ class RunningWorker:
         sizes = [schema.size for schema in schemas]
         self.frames.send(Kind.LOAD, {"path": str(model), "schemas": sizes, **meta}, body=schemas)
         while (frame := self.answer()).kind is Kind.STEP:
-            assert frame.meta["step"] in ("loading the model", "trying the model")
+            assert frame.meta["step"] in ("importing MLflow", "loading the model", "trying the model")
         told = frame.meta.get("unconfined")
         self.unconfined = told if isinstance(told, dict) else {}
         return frame

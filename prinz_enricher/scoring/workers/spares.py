@@ -46,7 +46,7 @@ class Spares:
         """
         self._environment = environment
         self._lock = threading.Lock()
-        self._own = ForkServer("spare worker", IMPORTS, lambda folder: environment(folder, None), nice=_NICE)
+        self._own = ForkServer("spare", IMPORTS, lambda folder: environment(folder, None), nice=_NICE)
         self._others: dict[Path, ForkServer] = {}
         self._users: Counter[Path] = Counter()
         self._avoided: set[object] = set()
@@ -72,7 +72,7 @@ class Spares:
                 if python not in self._others:
                     modules = [*IMPORTS, *IMPORTS_OF.get(target.loader, ())]
                     self._others[python] = ForkServer(
-                        "spare worker", modules, lambda folder: self._environment(folder, code), python=python
+                        "spare", modules, lambda folder: self._environment(folder, code), python=python
                     )
             if self._dropped or target.key in self._avoided:
                 return None
