@@ -10,6 +10,8 @@ log tells of each load where the time went. Measured from outside:
 - restart: the service is killed with ten versions in use, and started anew; from then until all of them are AVAILABLE
   without a call;
 - idle: the memory of the front and of the spare, and the processor time of both;
+- fetch: models with a file of 1 MB and of 1 GB: the download as the log tells it, beside a client that gets the same
+  files one after the other and keeps nothing, by turns; and the most memory that the front ever had;
 - without: the cold calls again, without a spare (`scoring.spare_workers = 0`);
 - isolated: cold, in an environment of its own that has to be built (from uv's cache, where it has the packages), and
   another version in the same one.
@@ -185,6 +187,71 @@ def idle(registry: str, cache: Path) -> None:
         print(f"idle      {told}")
 
 
+WEIGHTS = """
+import os, sys, mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+class Same(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input[["x"]].rename(columns={"x": "y"})
+
+mlflow.set_tracking_uri(sys.argv[1])
+for name, size in (("one-mb", 1 << 20), ("one-gb", 1 << 30)):
+    with open(name, "wb") as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+    mlflow.pyfunc.log_model(
+        name=name, python_model=Same(), artifacts={"weights": name}, registered_model_name=name,
+        signature=ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec("double", "y")])),
+        pip_requirements=["mlflow"],
+    )
+    os.unlink(name)
+"""
+
+
+def read_all(registry: str, model: str) -> float:
+    """Get all files of a model from the server, and keep nothing; return the seconds."""
+    with httpx.Client(base_url=registry, timeout=300, trust_env=False) as client:
+        answer = client.get("/api/2.0/mlflow/model-versions/get-download-uri", params={"name": model, "version": "1"})
+        began = time.perf_counter()
+        waiting = [answer.json()["artifact_uri"].removeprefix("mlflow-artifacts:/")]
+        while waiting:
+            place = waiting.pop()
+            listed = client.get("/api/2.0/mlflow-artifacts/artifacts", params={"path": place}).json()["files"]
+            for entry in listed:
+                path = f"{place}/{entry['path']}"
+                if entry["is_dir"]:
+                    waiting.append(path)
+                    continue
+                with client.stream("GET", f"/api/2.0/mlflow-artifacts/artifacts/{path}") as response:
+                    for _ in response.iter_raw():
+                        pass
+        return time.perf_counter() - began
+
+
+def fetches(registry: str, folder: Path, variables: dict[str, str]) -> None:
+    """Print what downloads of large files take, beside a client that keeps nothing."""
+    subprocess.run(
+        [sys.executable, "-c", WEIGHTS, registry], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": registry},
+    )  # fmt: skip
+    for model in ("one-mb", "one-gb"):
+        beside, ours, most = [], [], 0.0
+        for turn in range(3):
+            beside.append(read_all(registry, model))
+            with service(registry, folder / f"{model}-{turn}", **variables) as running:
+                with Client(running.address, timeout=300) as client:
+                    client.score(model, [{"x": 1.0}])
+                ours.append(float(str(running.events("a model was downloaded")[-1]["seconds"])))
+                status = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+                most = max(most, int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024)
+        print(
+            f"fetch     {model}: median {statistics.median(ours):.2f} s, a client that keeps nothing "
+            f"{statistics.median(beside):.2f} s; most memory of the front {most:.0f} MB"
+        )
+
+
 def main() -> None:
     """Run the benchmark."""
     print(
@@ -206,6 +273,7 @@ def main() -> None:
             load = float(str(running.events("a version is loaded")[-1]["seconds"]))
             show("moved", [seconds], running, f"  load {load:.2f} s; longest wait of a caller {longest * 1e3:.0f} ms")
         restart(registry.url, Path(folder) / "restart", variables)
+        fetches(registry.url, Path(folder), variables)
         with service(registry.url, Path(folder) / "without", PRINZ_SCORING__SPARE_WORKERS="0", **variables) as running:
             print(f"without   front {memory(running.pid):.0f} MB")
             show("without", [first_score(running.address, model) for model in cold[:5]], running)

@@ -158,14 +158,14 @@ class WorkerPool(Protocol):
             deadline: As the job's.
         """
 
-    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks.
 
         Args:
             target: The version.
             instead: Whether it takes the place of another one that serves until then: for that time there may be one
                 worker more than the limit.
-            spare: Whether only where there is room for it: no other version is unloaded.
+            if_room: Whether only where there is room for it: no other version is unloaded.
         """
 
     def used(self) -> list[Target]:

@@ -31,9 +31,9 @@ class RoutingPool:
         """Tell why a job would be refused if it came now; None where it may be taken."""
         return self._pools[target.route].refusal(target, rows, deadline)
 
-    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks."""
-        self._pools[target.route].load(target, instead=instead, spare=spare)
+        self._pools[target.route].load(target, instead=instead, if_room=if_room)
 
     def used(self) -> list[Target]:
         """Return the targets that are loaded, or being loaded, wherever that is."""

@@ -52,7 +52,7 @@ class InUse:
             if loading >= self._at_once:
                 return
             self._waiting[name].discard(used)
-            self._pool.load(target, spare=True)
+            self._pool.load(target, if_room=True)
             loading += self._pool.status(target).state is WorkerState.LOADING
 
     def save(self, *, at_once: bool = False) -> float | None:

@@ -145,9 +145,9 @@ def test_what_is_loaded_in_spare_room_unloads_nothing() -> None:
     with closing(InlinePool(lambda _: scripted, replace(QUICK, max_workers=1))) as pool:
         first, second = target_of(version="1"), target_of(version="2")
         assert pool.used() == []
-        pool.load(first, spare=True)
+        pool.load(first, if_room=True)
         until(lambda: pool.status(first).state is WorkerState.AVAILABLE)
-        pool.load(second, spare=True)
+        pool.load(second, if_room=True)
         assert pool.status(second).state is WorkerState.DISCOVERED
         assert pool.used() == [first]
         pool.retain([second])

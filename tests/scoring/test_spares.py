@@ -18,8 +18,10 @@ from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring import PoolSettings, ProcessPool, Provisions, Target, WorkerSettings, WorkerState
 from prinz_enricher.scoring.workers.spares import Spares
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
-from tests.support.processes import memory_of
-from tests.support.worker_processes import runs, workers_of
+from tests.support.processes import memory_of, named
+from tests.support.worker_processes import workers_of
+
+THERE: set[int] = set()
 
 
 @pytest.fixture
@@ -34,6 +36,8 @@ def open_pool(model_folder: Path, logged: list[EventDict]) -> Iterator[Callable[
     """Makes pools of the scripted model, and closes them."""
     pools: list[ProcessPool] = []
     assert logged == []
+    # Those of a service that other tests of this process share.
+    THERE.update(named("prinz-spare"), workers_of())
 
     def make(settings: PoolSettings = FAST, spares: int = 1, python: Path | None = None) -> ProcessPool:
         code = Path(__file__).parents[2] if python is not None else None
@@ -51,16 +55,13 @@ def open_pool(model_folder: Path, logged: list[EventDict]) -> Iterator[Callable[
 
 
 def spares() -> list[int]:
-    """Return the ids of the spares of this process."""
-    found = []
-    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for pid in map(int, file.read_text().split()):
-            try:
-                if runs(pid) and Path(f"/proc/{pid}/comm").read_text() == "prinz-spare\n":
-                    found.append(pid)
-            except OSError:
-                continue
-    return found
+    """Return the ids of the spares that a test has started."""
+    return [pid for pid in named("prinz-spare") if pid not in THERE]
+
+
+def workers() -> list[int]:
+    """Return the ids of the workers that a test has started."""
+    return [pid for pid in workers_of() if pid not in THERE]
 
 
 def name_of(pid: int) -> str:
@@ -81,7 +82,7 @@ def test_a_worker_is_forked_from_a_spare_and_imports_nothing(
     pool.retain([replace(target_of(), loader="mlflow.sklearn")])
     until(lambda: len(spares()) == 1)
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
-    (worker,) = workers_of()
+    (worker,) = workers()
     assert name_of(worker) == "prinz-worker"
     assert import_seconds(logged)[0] < 0.5
     assert len(spares()) == 1
@@ -93,7 +94,7 @@ def test_without_spares_a_worker_is_started_by_itself(open_pool: Callable[..., P
     pool.retain([target_of()])
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     assert spares() == []
-    assert name_of(workers_of()[0]).startswith("python")
+    assert name_of(workers()[0]).startswith("python")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -109,7 +110,7 @@ def test_a_spare_that_is_killed_or_stopped_harms_nothing(
     assert Call(pool, target_of("2"), rows(("", 1.0))).values() == [2.0]
     assert Call(pool, target_of(), rows(("", 2.0))).values() == [4.0]
     until(lambda: len(spares()) == 1 and spares() != [spare])
-    assert len(workers_of()) == 2
+    assert len(workers()) == 2
 
 
 def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time(
@@ -126,14 +127,14 @@ def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time
 
     def kill_the_first(step: str) -> None:
         if len(served) == 1 and step == "loading the model":
-            os.kill(workers_of()[0], signal.SIGKILL)
+            os.kill(workers()[0], signal.SIGKILL)
 
     monkeypatch.setattr(Spares, "of", note)
     monkeypatch.setattr("prinz_enricher.scoring.workers.worker_process.tell_step", kill_the_first)
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     assert served[0] is not None
     assert served[1] is None
-    assert name_of(workers_of()[0]).startswith("python")
+    assert name_of(workers()[0]).startswith("python")
 
 
 def test_the_spare_goes_first_where_memory_is_short(open_pool: Callable[..., ProcessPool]) -> None:
@@ -152,10 +153,10 @@ def test_a_worker_has_nothing_of_another_models(open_pool: Callable[..., Process
     pool = open_pool()
     needle = "needle-" + "of-one-model"
     assert Call(pool, target_of(), rows((needle, 1.0))).values() == [2.0]
-    (first,) = workers_of()
+    (first,) = workers()
     assert needle.encode() in memory_of(first)
     assert Call(pool, target_of("2"), rows(("", 1.0))).values() == [2.0]
-    (second,) = set(workers_of()) - {first}
+    (second,) = set(workers()) - {first}
     for process in (second, *spares()):
         assert needle.encode() not in memory_of(process)
     folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in (first, second, *spares())}
@@ -173,7 +174,7 @@ def test_an_environment_of_its_own_has_a_spare_while_it_is_in_use(
     assert len(spares()) == 1
     assert max(import_seconds(logged)) < 0.5
     pool.retain([target_of("2")])
-    until(lambda: len(workers_of()) == 1)
+    until(lambda: len(workers()) == 1)
     assert len(spares()) == 1
     pool.retain([])
     until(lambda: spares() == [])
@@ -182,6 +183,7 @@ def test_an_environment_of_its_own_has_a_spare_while_it_is_in_use(
 def test_spares_that_were_dropped_come_back_with_room() -> None:
     """Where memory is free for twice of what they held, there is a spare again; before that there is none."""
     assert can_fork()
+    THERE.update(named("prinz-spare"))
     spare = Spares(lambda folder, code: worker_variables(os.environ, folder, (), code=code))
     try:
         spare.expect([])

@@ -110,7 +110,7 @@ class HandPool:
         self.asked.append(rows)
         return self.told
 
-    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Load nothing."""
 
     def used(self) -> list[Target]:

@@ -125,17 +125,17 @@ class VersionPool:
                     return
             pending.answer(Overloaded("the version is being unloaded"))
 
-    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks.
 
         Args:
             target: The version.
             instead: Whether it takes the place of another one that serves until then: for that time there may be one
                 worker more than the limit.
-            spare: Whether only where there is room for it: no other version is unloaded.
+            if_room: Whether only where there is room for it: no other version is unloaded.
         """
         try:
-            self._running(target, surge=int(instead), kept=target.keep, spare=spare)
+            self._running(target, surge=int(instead), kept=target.keep, if_room=if_room)
         except Overloaded as exc:
             self._log_once(target, exc.message)
         except RuntimeError as exc:
@@ -188,14 +188,14 @@ class VersionPool:
                 log.error("a worker does not end", model=version.target.name, version=version.target.version)
         self._timer.close()
 
-    def _running(self, target: Target, *, surge: int = 0, kept: bool = False, spare: bool = False) -> Version | None:
+    def _running(self, target: Target, *, surge: int = 0, kept: bool = False, if_room: bool = False) -> Version | None:
         """Give the target's version, started where it can be; None where the pool is closed.
 
         Args:
             target: The version.
             surge: How many workers there may be above the limit.
             kept: Whether it is started because it is to be loaded all the time, and not by a job.
-            spare: Whether it is started only where there is room for it.
+            if_room: Whether it is started only where there is room for it.
         """
         key = target.key
         with self._lock:
@@ -204,7 +204,7 @@ class VersionPool:
             version = self._versions.get(key)
             if version is not None and not version.wants_start():
                 return version
-            room_after = self._make_room(self._settings.max_workers + surge, kept=kept, spare=spare)
+            room_after = self._make_room(self._settings.max_workers + surge, kept=kept, if_room=if_room)
             if version is None:
                 version = self._versions[key] = Version(
                     target,
@@ -233,7 +233,7 @@ class VersionPool:
 
     # Room. With the lock held, but for `_have_room`.
 
-    def _make_room(self, limit: int, *, kept: bool, spare: bool) -> Version | None:
+    def _make_room(self, limit: int, *, kept: bool, if_room: bool) -> Version | None:
         """Make room for one more worker; returns the version whose end to wait for, if any."""
         self._leaving = [version for version in self._leaving if version.active]
         if self._workers() >= limit:
@@ -242,7 +242,7 @@ class VersionPool:
             why = "other models hold all the memory that workers may have"
         else:
             return None
-        if spare:
+        if if_room:
             raise Overloaded(why)
         # One that leaves anyway makes room for as many as it has workers.
         self._awaited = Counter({one: n for one, n in self._awaited.items() if one in self._leaving})

@@ -79,7 +79,7 @@ class SharedPool:
         """Tell that a job may be taken: the main process decides once it has it."""
         return None
 
-    def load(self, target: Target, *, instead: bool = False, spare: bool = False) -> None:
+    def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Have the main process begin to load a target if it is not loaded; never blocks."""
         self._sender.send(Kind.LOAD, meta={"target": target.key, "instead": instead})
 
