@@ -193,7 +193,9 @@ class ForkServer:
             except (OSError, ForkFailed) as exc:
                 # Whoever it forks after that finds nobody at the other end of its socket.
                 with self._lock:
-                    self._end()
+                    # By now it may be another one.
+                    if self._running is not None and self._running[0] is process:
+                        self._end()
                 raise ForkFailed(str(exc)) from exc
 
     def tend(self, most_bytes: int) -> None:
@@ -244,21 +246,14 @@ class ForkServer:
         if self._running is None:
             folder = PrivateFolder()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours.settimeout(_ANSWER_SECONDS)
             flags = ("-P",) if self._python is None else ()
             try:
                 process = subprocess.Popen(
                     [
                         *(str(self._python or sys.executable), *flags, "-m", "prinz_enricher.worker.fork_server"),
-                        *(
-                            "--name",
-                            self._what,
-                            "--fd",
-                            str(theirs.fileno()),
-                            "--nice",
-                            str(self._nice),
-                            "--idle",
-                            str(self._idle),
-                        ),
+                        *("--name", self._what, "--fd", str(theirs.fileno())),
+                        *("--nice", str(self._nice), "--idle", str(self._idle)),
                         *self._modules,
                     ],
                     pass_fds=(theirs.fileno(),),

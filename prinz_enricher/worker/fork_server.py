@@ -65,7 +65,8 @@ class _Server:
         """Serve until the other side has gone; gives the exit code."""
         # A fork before that would import all of it by itself, and so would each of ten that are wanted at once.
         while self._waiting:
-            self._import(self._waiting.popleft())
+            waited_for = bool(self._poller.poll(0))
+            self._import(self._waiting.popleft(), 0 if waited_for else self._nice)
         if not _settle():
             return UNFIT
         while True:
@@ -78,7 +79,7 @@ class _Server:
                 if asked & select.POLLHUP or not self._fork():
                     return 0
             elif self._waiting:
-                self._import(self._waiting.popleft())
+                self._import(self._waiting.popleft(), self._nice)
                 if not self._waiting and not _settle():
                     return UNFIT
             elif not ready:
@@ -91,12 +92,12 @@ class _Server:
         *lines, self._rest = (self._rest + read).split(b"\n")
         self._waiting += [line.decode() for line in lines if line]
 
-    def _import(self, module: str) -> None:
+    def _import(self, module: str, nice: int) -> None:
         """Import a module, in a thread that has gone before the next fork: niceness is a thread's, and forever."""
 
         def run() -> None:
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + self._nice)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + nice)
             # Whoever needs it will tell what is wrong with it.
             with contextlib.suppress(BaseException):
                 importlib.import_module(module)

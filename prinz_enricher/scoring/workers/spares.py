@@ -11,7 +11,10 @@ from pathlib import Path
 from prinz_enricher.provision.forks import ForkFailed, ForkServer
 from prinz_enricher.scoring.pool import Target
 
-IMPORTS = ("mlflow.pyfunc", "prinz_enricher.worker.serving", "prinz_enricher.worker.model")
+IMPORTS = (
+    *("numpy", "pyarrow", "pandas", "mlflow.pyfunc"),
+    *("prinz_enricher.worker.serving", "prinz_enricher.worker.model"),
+)
 """What every worker imports."""
 
 IMPORTS_OF = {
