@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 
+from prinz_enricher.errors import DeadlineExceeded
 from prinz_enricher.scoring import InlinePool, Target
 from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.worker import Answer
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 
@@ -66,3 +69,42 @@ def test_the_owner_of_a_version_says_how_many_workers_it_has() -> None:
         assert Call(pool, target, rows(("", 1.0))).values() == [2.0]
         pool.retain([replace(target, replicas=100)])
         until(lambda: alive() == QUICK.max_workers)
+
+
+class LateOnce(HandWorker):
+    """Answers its first call of several rows with the end of the call's time, as a model server would have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = False
+
+    def take(self, seconds: float | None = None) -> Answer | None:
+        """Score, or be late."""
+        several = bool(self.given) and self.given[0][1].num_rows > 1
+        answer = super().take(seconds)
+        if answer is None or self.late or not several:
+            return answer
+        self.late = True
+        return Answer(answer.id, DeadlineExceeded("compute"), 0.0)
+
+
+@pytest.mark.parametrize("within", [None, PATIENCE])
+def test_a_call_with_more_time_is_scored_again_when_a_shared_one_was_late(within: float | None) -> None:
+    """The end of a shared call is that of the first deadline in it; who has none, or a later one, has an answer."""
+    worker = LateOnce()
+    with closing(VersionPool(lambda _: worker, QUICK)) as pool:
+        first = Call(pool, target_of(), rows(("", 1.0)))
+        until(lambda: len(worker.given) == 1)
+        # It waits behind the first one, and so do these two, who share what comes next.
+        ahead = Call(pool, target_of(), rows(("", 2.0)))
+        until(lambda: len(worker.given) == 2)
+        hasty = Call(pool, target_of(), rows(("", 3.0)), within=0.2)
+        patient = Call(pool, target_of(), rows(("", 4.0)), within=within)
+        worker.score(2)
+        assert (first.values(), ahead.values()) == ([2.0], [4.0])
+        until(lambda: len(worker.given) == 1)
+        assert worker.given[0][1].num_rows == 2
+        assert isinstance(hasty.outcome(), DeadlineExceeded)
+        worker.score(2)
+        assert patient.values() == [8.0]
+        assert worker.late

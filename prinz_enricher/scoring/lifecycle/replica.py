@@ -315,9 +315,11 @@ class Replica:
     def _finish(self, call: Call, error: EnricherError) -> None:
         """A call failed: its only job is told; several are scored again by halves, unless no row is at fault."""
         if isinstance(error, DeadlineExceeded):
-            # The first of the deadlines has passed; who has more time is scored again.
+            # The first of the deadlines has passed; who has more time is scored again. A call without any deadline has
+            # had all the time that there is.
             self._next(call)
-            patient = [one for one in call.jobs if one.job.deadline is not None and one.job.deadline > time.monotonic()]
+            now, timed = time.monotonic(), call.end < float("inf")
+            patient = [one for one in call.jobs if timed and (one.job.deadline is None or one.job.deadline > now)]
             told = [one for one in call.jobs if one not in patient]
             self._keeper.again(patient)
         else:
