@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,9 +26,9 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
     EnricherError,
-    InternalError,
     InvalidRequest,
     NotImplementedYet,
+    Overloaded,
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.front import Call, Source
@@ -41,7 +40,7 @@ from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.forms import Limits
 from prinz_enricher.service.score.gather import Gatherer
 from prinz_enricher.service.score.large_request import parse_score_request
-from prinz_enricher.service.status import to_status
+from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.service.views import model_message
 from prinz_enricher.service.watch import WatchSource
@@ -116,13 +115,20 @@ class EnricherService:
         scores = []
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
-                self._large.submit(self._answer_large, call)
+                self._read_later(call)
             elif call.method == "Score":
                 scores.append(call)
             else:
                 self._answer(call)
         if scores:
             self._gather(scores)
+
+    def _read_later(self, call: Call) -> None:
+        try:
+            self._large.submit(self._answer_large, call)
+        except RuntimeError as error:
+            # No thread can be started, or the service ends.
+            call.fail(to_status(Overloaded(f"a large request can't be read now ({error})")))
 
     def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
         """Open the stream of a watch; others are refused."""
@@ -132,10 +138,8 @@ class EnricherService:
             return self._watch(parse(pb.WatchModelsRequest, request), wake)
         except EnricherError as error:
             return to_status(error)
-        except Exception:
-            correlation_id = uuid.uuid4().hex
-            log.exception("stream failed", method=method, correlation_id=correlation_id)
-            return to_status(InternalError(correlation_id))
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            return internal_failure(log, "stream failed", error, method=method)
 
     def close(self) -> None:
         """Wait for requests that are being read."""
@@ -179,10 +183,8 @@ class EnricherService:
         """Score calls together as far as they are alike, the others each alone."""
         try:
             alone = self._gatherer.take(calls)
-        except Exception:
-            correlation_id = uuid.uuid4().hex
-            log.exception("calls failed", calls=len(calls), correlation_id=correlation_id)
-            status = to_status(InternalError(correlation_id))
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            status = internal_failure(log, "calls failed", error, calls=len(calls))
             # Those that are on their way already had their answer by then, or have this one.
             for call in calls:
                 call.fail(status)
@@ -195,10 +197,8 @@ class EnricherService:
             (method or self._methods.get(call.method, _refuse))(call)
         except EnricherError as error:
             call.fail(to_status(error))
-        except Exception:
-            correlation_id = uuid.uuid4().hex
-            log.exception("call failed", method=call.method, correlation_id=correlation_id)
-            call.fail(to_status(InternalError(correlation_id)))
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            call.fail(internal_failure(log, "call failed", error, method=call.method))
 
     def _answer_large(self, call: Call) -> None:
         self._answer(call)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import Any
+
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from prinz_enricher.errors import DOMAIN, EnricherError
+from prinz_enricher.errors import DOMAIN, EnricherError, InternalError
 
 MAX_STATUS_BYTES = 4_500
 """How large a status may be. It travels base64-encoded in a trailer, beside its message once more, and gRPC's clients
@@ -41,6 +44,20 @@ def to_status(error: EnricherError) -> status_pb2.Status:
         status.details.append(_packed(faults))
     status.details.insert(0, _packed(info))
     return status
+
+
+def internal_failure(log: Any, event: str, error: Exception, **known: object) -> status_pb2.Status:
+    """Log an exception that nobody expected; return what a caller is told of it.
+
+    Args:
+        log: Gets it, under the correlation id that the caller is told.
+        event: What failed.
+        error: The exception.
+        known: More for the log.
+    """
+    correlation_id = uuid.uuid4().hex
+    log.error(event, exc_info=error, correlation_id=correlation_id, **known)
+    return to_status(InternalError(correlation_id))
 
 
 def shorten(text: str, limit: int = MAX_TEXT) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from prinz_enricher.batch import encode_columns, encode_dense, encode_stream
 from prinz_enricher.cli.demo import WINE_COLUMNS
-from prinz_enricher.client import Client
+from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from tests.support.running_service import LONG, Service
@@ -163,3 +163,21 @@ def test_a_large_batch_costs_the_grpcio_front_what_receiving_it_costs(service: S
     assert peaks["arrow_stream"] < floor + 0.2
     assert peaks["columns"] < floor + 0.2
     assert peaks["dense"] < floor + 1.2
+
+
+def test_large_requests_are_refused_where_no_thread_can_be_started(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit on processes may be reached; the caller is told, small calls and later large ones are answered."""
+    wide = {name: np.zeros(5_000) for name in WINE_COLUMNS}
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.application._service._large, "submit", refuse)
+        with pytest.raises(ServiceError) as refused:
+            client.score(MODEL, wide)
+        assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert len(client.score(MODEL, {name: [0.5] for name in WINE_COLUMNS}).to_rows()) == 1
+    assert client.score(MODEL, wide).held.num_rows == 5_000

@@ -120,6 +120,18 @@ def test_only_the_first_answer_counts(running: Running) -> None:
     assert future.result() == b"first"
 
 
+def test_a_handler_that_raises(running: Running) -> None:
+    """Its calls are answered as INTERNAL, with nothing of the exception, and the front goes on to receive."""
+    score = running.method("Score")
+    for _ in range(3):
+        code, reason, text = refusal(lambda: score(b"raise", timeout=WAIT))
+        assert (code, reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        assert "thread" not in text
+    calls = [score.future(b"raise", timeout=WAIT) for _ in range(20)]
+    assert {refusal(call.result)[0] for call in calls} == {grpc.StatusCode.INTERNAL}
+    assert score(b"x", timeout=WAIT) == b"Score:x"
+
+
 def test_messages_that_are_too_large(running: Running) -> None:
     """A request or an answer over the limit is RESOURCE_EXHAUSTED, one at the limit passes, and the server goes on."""
     score = running.method("Score")

@@ -69,6 +69,8 @@ class Core:
                 self.came.release()
             elif call.request == b"refuse":
                 call.fail(to_status(ModelNotFound("wíne")))
+            elif call.request == b"raise":
+                raise RuntimeError("can't start new thread")
             elif call.request == b"much":
                 call.respond(bytes(LIMIT + 1))
             elif call.request == b"threads":

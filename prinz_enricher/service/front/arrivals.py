@@ -7,7 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from prinz_enricher.service.front.port import Call, CallHandler
+from prinz_enricher.service.status import internal_failure
+
+log = structlog.stdlib.get_logger(__name__)
 
 QUIET_TURNS: Final = 8
 """Turns of the loop without another call after which there is none that waits. grpc.aio needs five or six of them, and
@@ -69,4 +74,9 @@ class Arrivals:
 
     def _hand_over(self) -> None:
         calls, self._waiting = self._waiting, []
-        self._handler(calls)
+        try:
+            self._handler(calls)
+        except Exception as error:  # noqa: BLE001 - the loop would log it, and the calls would never be answered
+            status = internal_failure(log, "calls failed", error, calls=len(calls))
+            for call in calls:
+                call.fail(status)

@@ -10,15 +10,23 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import structlog
 from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.service.front.grpcio_front import PATIENCE, SERVICE, GrpcioFront
 from prinz_enricher.service.front.port import Call, CallHandler, FrontError, SourceOpener
-from prinz_enricher.service.status import to_status
+from prinz_enricher.service.status import internal_failure, to_status
+
+if TYPE_CHECKING:
+    from pygrpc_native._native import DetailedEvent
+
+log = structlog.stdlib.get_logger(__name__)
 
 METHODS = tuple(method.name for method in SERVICE.methods if not (method.client_streaming or method.server_streaming))
 
@@ -114,21 +122,28 @@ class NativeFront:
 
     def _receive(self) -> None:
         while (events := self._native.recv_batch_details(MAX_EVENTS)) is not None:
-            arrived = time.monotonic()
-            calls: list[Call] = []
-            for kind, number, method, request, _, details in events:
-                if kind != EVENT_CALL:
-                    # The caller has gone, or its deadline has passed: it has been answered already.
-                    self._end(number)
-                elif request is not None and details is not None and self._let_in(number, request):
-                    remaining = details[2]
-                    deadline = None if remaining is None else arrived + remaining
-                    calls.append(_NativeCall(self, number, METHODS[method], request, arrived, deadline))
-            if calls:
-                self._handler(calls)
+            try:
+                self._hand_over(events)
+            except Exception as error:  # noqa: BLE001 - without this thread no call would ever be received
+                status = internal_failure(log, "calls failed", error, calls=len(events))
+                for event in events:
+                    self.fail(event[1], status)
             # What is waited for next may take long; large requests must not wait with us.
-            del events, calls
-            request = details = None
+            del events
+
+    def _hand_over(self, events: Sequence[DetailedEvent]) -> None:
+        arrived = time.monotonic()
+        calls: list[Call] = []
+        for kind, number, method, request, _, details in events:
+            if kind != EVENT_CALL:
+                # The caller has gone, or its deadline has passed: it has been answered already.
+                self._end(number)
+            elif request is not None and details is not None and self._let_in(number, request):
+                remaining = details[2]
+                deadline = None if remaining is None else arrived + remaining
+                calls.append(_NativeCall(self, number, METHODS[method], request, arrived, deadline))
+        if calls:
+            self._handler(calls)
 
     def _let_in(self, number: int, request: bytes) -> bool:
         """Count a call as open; one that is not let in is answered."""
