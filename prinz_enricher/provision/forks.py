@@ -52,25 +52,14 @@ class ForkedProcess:
         self.pid = pid
         self.returncode: int | None = None
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end, and reap it.
-
-        Raises:
-            subprocess.TimeoutExpired: It did not end in time.
-        """
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.returncode is None:
+    def wait(self) -> int:
+        """Wait for its end, and reap it; gives its exit code."""
+        if self.returncode is None:
             try:
-                pid, status = os.waitpid(self.pid, 0 if end is None else os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             except ChildProcessError:
                 # Somebody else has reaped it.
-                pid, status = self.pid, 0
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-            elif end is not None:
-                if time.monotonic() >= end:
-                    raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-                time.sleep(0.005)
+                self.returncode = 0
         return self.returncode
 
 
@@ -81,6 +70,18 @@ def can_fork() -> bool:
     with contextlib.suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     return False
+
+
+def has_ended(pid: int, seconds: float) -> bool:
+    """Tell whether a process ends within some seconds; it is not reaped, so that its number stays its own."""
+    limit = time.monotonic() + seconds
+    pause = 0.001
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() >= limit:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return True
 
 
 def reap_orphans(*ids: int) -> None:

@@ -17,7 +17,7 @@ from typing import IO
 import structlog
 
 from prinz_enricher.provision.errors import Cancelled
-from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, reap_orphans
+from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, has_ended, reap_orphans
 from prinz_enricher.registry import lifeline
 
 _POLL_SECONDS = 0.05
@@ -117,7 +117,7 @@ def run_program(
         reader.start()
     try:
         _write(stdin, input)
-        while not _has_ended(process, _POLL_SECONDS):
+        while not has_ended(process.pid, _POLL_SECONDS):
             if cancelled():
                 raise Cancelled
             if time.monotonic() - started > timeout:
@@ -162,25 +162,13 @@ def _write(stdin: IO[bytes], input: bytes) -> None:
             stdin.flush()
 
 
-def _has_ended(process: subprocess.Popen[bytes] | ForkedProcess, seconds: float) -> bool:
-    """Tell whether a process ends within some seconds; it is not reaped, so that its number stays its own."""
-    limit = time.monotonic() + seconds
-    pause = 0.001
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() >= limit:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.02)
-    return True
-
-
 def _end(process: subprocess.Popen[bytes] | ForkedProcess, stdin: IO[bytes], *, tied: bool) -> int:
     """End a process with its group, where it has not ended yet."""
     with contextlib.suppress(BrokenPipeError):
         stdin.close()
     if tied:
         # The watching one ends the program, whose group is another one, and then itself.
-        _has_ended(process, 2 * _GRACE + 1.0)
+        has_ended(process.pid, 2 * _GRACE + 1.0)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, can_fork
+from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, can_fork, has_ended
 from tests.support.worker_processes import runs
 
 SOURCES = Path(__file__).parents[2]
@@ -116,7 +116,8 @@ class Running:
     def end(self) -> int:
         """End its input, and return its exit code."""
         os.close(self.stdin)
-        return self.process.wait(PATIENCE)
+        assert has_ended(self.process.pid, PATIENCE)
+        return self.process.wait()
 
 
 def _pipe() -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prinz_enricher.provision.forks import ForkedProcess, ForkServer
+from prinz_enricher.provision.forks import ForkedProcess, ForkServer, has_ended
 from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frames import Frame, FrameSocket, Kind
 from tests.support.script import run_script
@@ -302,7 +302,8 @@ class RunningWorker:
         """
         self.frames.close()
         try:
-            return self.process.wait(PATIENCE)
+            assert self.process.returncode is not None or has_ended(self.process.pid, PATIENCE)
+            return self.process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, 9)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.provision.forks import ForkServer, can_fork
+from prinz_enricher.provision.forks import ForkServer, can_fork, has_ended
 from prinz_enricher.scoring.workers.spares import IMPORTS
 from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frames import Kind
@@ -112,7 +112,8 @@ def test_a_folder_without_a_model_fails_with_its_stage(tmp_path: Path) -> None:
         assert frame.kind is Kind.FAILED
         assert frame.meta["stage"] == "load"
         assert str(frame.meta["why"]).startswith("loading the model failed: ")
-        assert worker.process.wait(PATIENCE) == 1
+        assert has_ended(worker.process.pid, PATIENCE)
+        assert worker.process.wait() == 1
     finally:
         worker.end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, reap_orphans
+from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, has_ended, reap_orphans
 from prinz_enricher.provision.output import log_output
 
 _ROUNDS = 8
@@ -65,14 +66,32 @@ class Child:
         finally:
             os.close(write_end)
         self.pid = self._process.pid
-        self.exit_fd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self.exit_fd: int | None = None
+        output = os.fdopen(read_end, "rb")
         self._printed = threading.Thread(
-            target=log_output, args=(os.fdopen(read_end, "rb"), log, "worker output"), name="worker-output", daemon=True
+            target=log_output, args=(output, log, "worker output"), name="worker-output", daemon=True
         )
-        self._printed.start()
+        try:
+            self.exit_fd = _exit_descriptor(self.pid)
+            self._printed.start()
+        except BaseException:
+            # Without descriptors or threads left it can't be looked after.
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            output.close()
+            if self.exit_fd is not None:
+                os.close(self.exit_fd)
+            raise
 
     def kill(self) -> None:
-        """End it, and what it started, at once; from any thread."""
+        """End it, and what it started; from any thread, whatever locks it holds: another one looks through /proc."""
+        try:
+            threading.Thread(target=self._kill, name="worker-kill", daemon=True).start()
+        except RuntimeError:
+            # No thread can be started.
+            self._kill()
+
+    def _kill(self) -> None:
         with self._lock:
             if self._process.returncode is None:
                 self._signal(signal.SIGKILL)
@@ -91,6 +110,8 @@ class Child:
             self._exits_within(1.0)
         # What the model started ends with it. The process itself is not reaped yet, so its id is still its own.
         started = self._signal(signal.SIGKILL)
+        # Without the lock: what hangs in the kernel ends when it likes.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             code = self._process.wait()
         reap_orphans(-self.pid, *started)
@@ -102,13 +123,7 @@ class Child:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def _exits_within(self, seconds: float) -> bool:
-        if self.exit_fd is not None:
-            return bool(poll([self.exit_fd], seconds))
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return has_ended(self.pid, seconds) if self.exit_fd is None else bool(poll([self.exit_fd], seconds))
 
     def _signal(self, number: signal.Signals) -> set[int]:
         """Signal the process, its group, and what it started in groups of their own; gives the latter."""
@@ -163,6 +178,16 @@ def _spawned(
         # Ctrl-C in a terminal goes to a whole session; how a worker ends is the pool's to say.
         start_new_session=True,
     )
+
+
+def _exit_descriptor(pid: int) -> int | None:
+    """Return what is readable once a process has ended; None where the system has no such thing, or forbids it."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError as exc:
+        if exc.errno in (errno.ENOSYS, errno.EPERM):
+            return None
+        raise
 
 
 def poll(fds: Iterable[int], seconds: float | None) -> set[int]:
