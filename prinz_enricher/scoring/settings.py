@@ -17,6 +17,7 @@ class PoolSettings:
             same answer up to rounding; `exact`, where it is the same to the bit; or `off`.
         max_shared_rows: Rows of several jobs that share one model call at most; a job of more has a call of its own.
         replicas: Workers of each version, where its owner does not say otherwise.
+        max_replicas: Workers of each version at most, whatever its owner says.
         max_wait: How long a job may be expected to wait for its turn; what would wait longer is refused as overload.
         idle_unload: After how long without a job a version is unloaded; 0 for never.
         memory_budget: Bytes of memory that all workers may hold together; None for a share of what there is.
@@ -38,6 +39,7 @@ class PoolSettings:
     max_shared_rows: int = 1024
     max_delay: float = 0.0
     replicas: int = 1
+    max_replicas: int = 64
     max_wait: float = 5.0
     idle_unload: float = 900.0
     memory_budget: int | None = None

@@ -77,9 +77,11 @@ class World:
     local_service: Service
 
     @contextmanager
-    def remote(self, endpoints: Mapping[str, Mapping[str, object]]) -> Iterator[Service]:
+    def remote(
+        self, endpoints: Mapping[str, Mapping[str, object]], **sections: Mapping[str, object]
+    ) -> Iterator[Service]:
         """Run a service with endpoints, before the same registries."""
-        with own_service(self.registry, registries=_second(self.scratch), endpoints=endpoints) as service:
+        with own_service(self.registry, registries=_second(self.scratch), endpoints=endpoints, **sections) as service:
             yield service
 
 
@@ -261,6 +263,29 @@ def test_tag_routes(world: World) -> None:
             assert raised.value.reason == "MODEL_LOAD_FAILED"
         assert len(world.nginx.seen()) == asked
         world.scratch.delete_tag(touchy.TAGGED, "prinz.route")
+
+
+def test_threads_of_a_remote_version_are_few_and_end(world: World) -> None:
+    """However many requests its owner wants at once, an endpoint gets no more than it may; unused, it has no threads."""
+    endpoints = {"farm": {"urls": [f"{world.nginx.url}/short"], "models": [TAGGED], "max_concurrent": 3}}
+    world.scratch.set_tag(touchy.TAGGED, "prinz.replicas", "64")
+
+    def threads() -> int:
+        return sum(thread.name.startswith(f"replica-{TAGGED}-") for thread in threading.enumerate())
+
+    try:
+        with (
+            world.remote(endpoints, scoring={"idle_unload": 2.0}) as service,
+            Client(service.address, timeout=LONG) as client,
+        ):
+            row = touchy.rows(1)
+            expected = answers(world.local, TOUCHY, row)
+            assert answers(client, TAGGED, row) == expected
+            wait_until(lambda: threads() == 3)
+            wait_until(lambda: threads() == 0)
+            assert answers(client, TAGGED, row) == expected
+    finally:
+        world.scratch.delete_tag(touchy.TAGGED, "prinz.replicas")
 
 
 def _column(name: str, **values: Any) -> value_pb2.Column:

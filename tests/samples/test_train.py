@@ -1,5 +1,6 @@
 """The sample models, trained without a registry, and as they are registered."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from prinz_enricher.catalog import Catalog
 from prinz_enricher.registry import RegistryClient
 from prinz_enricher.signature import Origin, Scalar, Signature
-from tests.conftest import RunningRegistry
+from tests.conftest import ROOT, RunningRegistry
 
 WINE_COLUMNS = [
     "fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide",
@@ -98,6 +99,20 @@ def test_no_registry(unused_tcp_port: int) -> None:
     assert failed.returncode == 1
     assert "The samples can't be registered" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_training_is_reported_to_nobody() -> None:
+    """MLflow's telemetry, and the thread that it has, are off in the process that trains, whatever started it."""
+    program = (
+        "import samples.train, os, threading; from mlflow.telemetry.client import get_telemetry_client as client;"
+        "print(client(), os.environ.get('_MLFLOW_TELEMETRY_SESSION_ID'), len(threading.enumerate()))"
+    )
+    # It is off under pytest anyway, and in many a CI.
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    told = subprocess.run(
+        [sys.executable, "-c", program], env=bare, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["None", "None", "1"]
 
 
 def columns(signature: Signature) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

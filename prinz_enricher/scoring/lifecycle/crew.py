@@ -87,7 +87,8 @@ class Crew:
     @property
     def _wanted(self) -> int:
         """How many workers it should have."""
-        return min(self.target.replicas or self._settings.replicas, self._settings.max_workers)
+        limit = min(self._settings.max_replicas, self._settings.max_workers)
+        return min(self.target.replicas or self._settings.replicas, limit)
 
     def _refusal(self) -> EnricherError:
         """Make the answer to a job of a version that can't be loaded."""

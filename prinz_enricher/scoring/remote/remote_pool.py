@@ -48,7 +48,8 @@ class RemotePool(VersionPool):
             name: The endpoint's, in the settings.
             endpoint: Its bases and limits.
             access: How they are reached.
-            settings: How calls queue; its limit of workers and its number of replicas do not count.
+            settings: How calls queue, and when what is not used ends; its limit of workers and its number of replicas
+                do not count.
             conventions: Where below its bases models are.
             serving_names: What models are called there, where it is another name than the registry's.
             max_rows: Rows of one request at most.
@@ -85,12 +86,12 @@ class RemotePool(VersionPool):
 
 
 def _of_requests(settings: PoolSettings, endpoint: Endpoint) -> PoolSettings:
-    """Make the settings of a pool whose workers are requests: they hold no memory, and cost nothing when idle."""
+    """Make the settings of a pool whose workers are requests: each has a thread, and no other process."""
     at_once = min(endpoint.max_concurrent, _PER_BASE * len(endpoint.urls))
     return replace(
         settings,
         max_workers=1_000_000,
         replicas=max(1, at_once),
+        max_replicas=endpoint.max_concurrent,
         hang_grace=settings.hang_grace + endpoint.timeout,
-        idle_unload=0.0,
     )
