@@ -266,7 +266,7 @@ def test_tag_routes(world: World) -> None:
 
 
 def test_threads_of_a_remote_version_are_few_and_end(world: World) -> None:
-    """However many requests its owner wants at once, an endpoint gets no more than it may; unused, it has no threads."""
+    """Whatever its owner wants, an endpoint gets no more requests at once than it may; unused, it has no threads."""
     endpoints = {"farm": {"urls": [f"{world.nginx.url}/short"], "models": [TAGGED], "max_concurrent": 3}}
     world.scratch.set_tag(touchy.TAGGED, "prinz.replicas", "64")
 
