@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ NAMED: dict[str, tuple[type[Section], str]] = {
     "endpoints": (EndpointSettings, "an endpoint"),
 }
 """Sections with a table for each of several things that have a name."""
+
+_LIKE_JSON = re.compile(r'\s*\[(\s*".*|.*\]\s*)', re.DOTALL)
+"""A pattern such as `[ab]*` begins with a bracket too."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -46,6 +48,9 @@ def read_environment(environment: Mapping[str, str], known: Mapping[str, type[Se
     Args:
         environment: All variables.
         known: The sections.
+
+    Raises:
+        ConfigError: What looks like a list of JSON is none.
     """
     values: dict[str, dict[str, Any]] = {}
     for variable, text in environment.items():
@@ -57,9 +62,11 @@ def read_environment(environment: Mapping[str, str], known: Mapping[str, type[Se
             continue
         if section in NAMED:
             name, _, key = key.partition("__")
-            values.setdefault(section, {}).setdefault(name, {})[key] = _split_if_list(NAMED[section][0], key, text)
+            values.setdefault(section, {}).setdefault(name, {})[key] = _split_if_list(
+                NAMED[section][0], key, text, variable
+            )
         else:
-            values.setdefault(section, {})[key] = _split_if_list(known.get(section), key, text)
+            values.setdefault(section, {})[key] = _split_if_list(known.get(section), key, text, variable)
     return values
 
 
@@ -86,13 +93,17 @@ def merge(
     return merged
 
 
-def _split_if_list(kind: type[Section] | None, key: str, text: str) -> object:
+def _split_if_list(kind: type[Section] | None, key: str, text: str, variable: str) -> object:
     field = kind.model_fields.get(key) if kind is not None else None
     # Where a word may stand for a list, it is the default.
     if field is not None and "tuple[" in str(field.annotation) and text != field.default:
-        with suppress(ValueError):
-            if isinstance(listed := json.loads(text), list):
-                return listed
+        if _LIKE_JSON.fullmatch(text):
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise ConfigError(
+                    f'environment: {variable} is an invalid list; expected JSON such as ["a", "b"], or a, b'
+                ) from None
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 

@@ -104,6 +104,10 @@ class EnricherService:
         self._gatherer = Gatherer(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
+        # To write a list of a thousand models takes longer than a score, or the signature that a caller asks for before
+        # it, may wait.
+        self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
+        self._signatures = ThreadPoolExecutor(max_workers=2, thread_name_prefix="get-signature")
         self._methods: dict[str, Callable[[Call], None]] = {
             "ListModels": self._list_models,
             "GetSignature": self._get_signature,
@@ -115,20 +119,20 @@ class EnricherService:
         scores = []
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
-                self._read_later(call)
+                self._submit(self._large, self._answer_large, call)
             elif call.method == "Score":
                 scores.append(call)
             else:
-                self._answer(call)
+                self._submit(self._lists if call.method == "ListModels" else self._signatures, self._answer, call)
         if scores:
             self._gather(scores)
 
-    def _read_later(self, call: Call) -> None:
+    def _submit(self, threads: ThreadPoolExecutor, answer: Callable[[Call], None], call: Call) -> None:
         try:
-            self._large.submit(self._answer_large, call)
+            threads.submit(answer, call)
         except RuntimeError as error:
             # No thread can be started, or the service ends.
-            call.fail(to_status(Overloaded(f"a large request can't be read now ({error})")))
+            call.fail(to_status(Overloaded(f"no thread can take the call ({error})")))
 
     def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
         """Open the stream of a watch; others are refused."""
@@ -143,7 +147,8 @@ class EnricherService:
 
     def close(self) -> None:
         """Wait for requests that are being read."""
-        self._large.shutdown()
+        for threads in (self._large, self._lists, self._signatures):
+            threads.shutdown()
 
     def target(self, version: CatalogVersion) -> Target | None:
         """Return what the pool needs to know of a version; None where it can't be scored."""

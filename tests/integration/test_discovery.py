@@ -1,6 +1,9 @@
 """What callers see of the catalog: lists, health and reflection."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -8,10 +11,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from prinz_enricher.signature import from_wire
+from tests.support.running_service import LONG, Service
 
 SAMPLES = ["MLF-ElasticnetWineModel-1", "MLF-ElasticnetWineModel-2", "MLF-FraudDetection-3"]
 SERVICE = "prinz.enricher.v1.EnricherService"
@@ -134,3 +139,28 @@ def test_outputs_wanted(client: Client) -> None:
     with pytest.raises(ServiceError) as raised:
         client.score("MLF-FraudDetection-3", [row], outputs=["output_1"])
     assert [violation.field for violation in raised.value.violations] == ["outputs[0]"]
+
+
+def test_a_list_that_takes_long_holds_up_no_score(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lists a thousand models in a designer is nothing to a stream of events."""
+    messages = service.application._service._messages
+    get, begun, go = messages.get, threading.Event(), threading.Event()
+
+    def slow(model: Any, *, full: bool) -> bytes:
+        begun.set()
+        assert go.wait(LONG)
+        return get(model, full=full)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as callers:
+        patch.setattr(messages, "get", slow)
+        try:
+            lists = [callers.submit(lambda: len(list(client.list_models('name LIKE "MLF-%"')))) for _ in range(2)]
+            assert begun.wait(LONG)
+            for _ in range(20):
+                assert client.score(SAMPLES[0], EXAMPLES[SAMPLES[0]]).to_rows()
+            assert not any(one.done() for one in lists)
+        finally:
+            go.set()
+        assert [one.result(LONG) for one in lists] == [3, 3]

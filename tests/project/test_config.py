@@ -32,6 +32,13 @@ def test_list_in_the_environment() -> None:
         assert settings.scoring.preload == ("wine", "fraud-*")
 
 
+@pytest.mark.parametrize("text", ['["wine"', "['wine']", "[wine]", '["wine", ]', ' ["wine", fraud]', '["a"] b'])
+def test_what_looks_like_json_and_is_none_is_refused(text: str) -> None:
+    """And is not taken for patterns that no model matches."""
+    with pytest.raises(ConfigError, match=r'PRINZ_SCORING__PRELOAD is an invalid list; expected JSON such as \["a"'):
+        Settings.load(environment={"PRINZ_SCORING__PRELOAD": text})
+
+
 @pytest.mark.parametrize(
     ("text", "preload"),
     [("used", "used"), ("", ()), ("[ab]*", ("[ab]*",)), ("used,", ("used",)), ("used, wine", ("used", "wine"))],
