@@ -198,6 +198,32 @@ def test_health(running: Running) -> None:
     assert (check(""), check("model/a")) == (2, 3)
 
 
+def test_health_that_is_as_it_was_costs_the_calls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever one of a thousand models changes, the loop that serves calls is told of that one."""
+    models = {f"model/{number}": True for number in range(1_000)}
+    with running_front("grpcio") as running:
+        front: Any = running.front
+        running.front.set_health(models)
+        told = []
+        set_one = front._health.set
+
+        async def count(name: str, status: Any) -> None:
+            told.append(name)
+            await set_one(name, status)
+
+        monkeypatch.setattr(front._health, "set", count)
+        running.front.set_health(models)
+        assert told == []
+        running.front.set_health(models | {"model/7": False})
+        assert told == ["model/7"]
+        del models["model/9"]
+        running.front.set_health(models | {"model/7": False})
+        assert told == ["model/7", "model/9"]
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        asked = [health_pb2.HealthCheckRequest(service=f"model/{number}") for number in (7, 8, 9)]
+        assert [stub.Check(one, timeout=WAIT).status for one in asked] == [2, 1, 3]
+
+
 @pytest.mark.parametrize("package", ["grpc.reflection.v1", "grpc.reflection.v1alpha"])
 def test_reflection(running: Running, package: str) -> None:
     """Reflection lists the service, in both versions."""

@@ -64,6 +64,7 @@ class GrpcioFront:
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._admission = Admission(max_calls)
+        self._told: dict[str, bool] = {}
         self._streams: set[asyncio.Event] = set()
         self._score_streams: set[ScoreStream] = set()
         self._idle = asyncio.Event()
@@ -82,8 +83,13 @@ class GrpcioFront:
             raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
 
     def set_health(self, services: dict[str, bool]) -> None:
-        """Tell which services are SERVING (True) or NOT_SERVING (False)."""
-        self._run(self._set_health(services))
+        """Tell which services are SERVING (True) or NOT_SERVING (False). One thread calls it."""
+        # The loop, which serves calls, gets what has changed: of a thousand models it is one.
+        gone = [name for name in self._told if name not in services]
+        changed = {name: serving for name, serving in services.items() if self._told.get(name) is not serving}
+        self._told = dict(services)
+        if gone or changed:
+            self._run(self._set_health(gone, changed))
 
     def refuse(self) -> None:
         """Take no new calls, and end the streams that owe no answers; calls in flight go on. `drain` begins with it."""
@@ -126,7 +132,6 @@ class GrpcioFront:
             ]
         )
         self._health = HealthServicer()
-        self._told: set[str] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(SERVICE.full_name, self._method_handlers())]
@@ -157,13 +162,12 @@ class GrpcioFront:
         await asyncio.sleep(LINGER)
         await self._server.stop(LINGER)
 
-    async def _set_health(self, services: dict[str, bool]) -> None:
-        for name in self._told - services.keys():
+    async def _set_health(self, gone: list[str], changed: dict[str, bool]) -> None:
+        for name in gone:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        for name, serving in services.items():
+        for name, serving in changed.items():
             status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(name, status)
-        self._told = set(services)
 
     def _method_handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
