@@ -96,10 +96,11 @@ def print_report(console: Console, report: Report, steps: int) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = Table()
-    table.add_column("load")
+    # Without lines, so that it is whole in 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("load", overflow="fold")
     for name in ("calls/s", "rows/s", "p50 ms", "p90", "p99", "p99.9", "max", "errors", "client CPU"):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for step in report.steps:
         table.add_row(*map(Text, _cells(step)))
     console.print(table)
