@@ -18,6 +18,12 @@ class ServerSettings(Section):
         128 * MIB, ge=1024, le=2**31 - 1, description="bytes of a request at most, and of its Arrow stream decompressed"
     )
     max_calls: int = Field(10_000, ge=1, description="calls in flight at most; more are refused as OVERLOADED")
+    max_inflight_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="bytes of the requests in flight at most; more are refused as OVERLOADED; by default a quarter of "
+        "the memory that the machine, or the container, has",
+    )
     front: Literal["auto", "native", "grpcio"] = Field(
         "auto", description="what speaks gRPC: native is quicker, auto takes it where pygrpc-native is installed"
     )

@@ -10,10 +10,11 @@ _SHARE = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def default_budget(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
-    """Tell the bytes that all workers may hold together where nobody says otherwise.
+def default_budget(share: float = _SHARE, meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
+    """Tell the bytes that may be held where nobody says otherwise, by all workers together or for something else.
 
     Args:
+        share: Of what there is.
         meminfo: What the kernel tells of the machine's memory.
         cgroup: Where it tells the limits of this container.
 
@@ -21,7 +22,7 @@ def default_budget(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP
         A share of the machine's memory, or of the container's where that is less; None where neither is known.
     """
     known = [size for size in (_machine(meminfo), _container(cgroup)) if size]
-    return int(min(known) * _SHARE) if known else None
+    return int(min(known) * share) if known else None
 
 
 def resident(pid: int, proc: Path = Path("/proc")) -> int:

@@ -57,7 +57,8 @@ class Application:
             settings.server.port,
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
-            reuse_port=settings.server.processes > 1,
+            max_inflight_bytes=settings.server.max_inflight_bytes,
+            processes=settings.server.processes,
         )
         self._processes: FrontProcesses | None = None
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)

@@ -83,7 +83,9 @@ def main() -> None:
         default_policy=DEFAULT_POLICY,
         limits=Limits(MAX_ROWS, 128 * 1024 * 1024),
     )
-    front = open_front(cast("Any", sys.argv[1]), "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000)
+    front = open_front(
+        cast("Any", sys.argv[1]), "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000, max_inflight_bytes=None
+    )
     click.echo(front.start(service.handle, service.open_source))
     sys.stdin.read()
     front.drain(1.0)

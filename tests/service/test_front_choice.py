@@ -13,7 +13,7 @@ from prinz_enricher.service.front import FrontError, choice
 def chosen(kind: Any) -> tuple[str, str]:
     """Choose a front; return its class and the reason that the log gives."""
     with capture_logs() as logs:
-        front = choice.open_front(kind, "::1", 0, max_message_bytes=1024, max_calls=1)
+        front = choice.open_front(kind, "::1", 0, max_message_bytes=1024, max_calls=1, max_inflight_bytes=None)
     front.drain(0.0)
     return type(front).__name__, logs[0]["why"]
 

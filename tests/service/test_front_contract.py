@@ -18,6 +18,7 @@ from tests.support.front_core import (
     FRONTS,
     LIMIT,
     MAX_CALLS,
+    MAX_INFLIGHT,
     WAIT,
     Core,
     Running,
@@ -164,6 +165,38 @@ def test_too_many_calls(running: Running) -> None:
     for call in running.core.kept:
         call.respond(b"done")
     assert [future.result() for future in held[MAX_CALLS // 2 :]] == [b"done"] * (MAX_CALLS // 2)
+
+
+def test_too_many_bytes(running: Running) -> None:
+    """Requests over a number of bytes are refused as OVERLOADED, small calls go on, and room comes with each end."""
+    score = running.method("Score")
+    large = b"keep".ljust(MAX_INFLIGHT // 2)
+    first = score.future(large, timeout=WAIT)
+    answered = running.core.next_kept()
+    second = score.future(large, timeout=WAIT)
+    left = running.core.next_kept()
+    code, reason, text = refusal(lambda: score(bytes(10_000), timeout=WAIT))
+    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert str(MAX_INFLIGHT) in text
+    assert score(b"x", timeout=WAIT) == b"Score:x"
+    # One ends by its answer, the other by its caller.
+    answered.respond(b"done")
+    assert first.result() == b"done"
+    assert len(score(bytes(10_000), timeout=WAIT)) > 10_000
+    second.cancel()
+    eventually(left.cancelled)
+    again = []
+    for _ in range(2):
+        again.append(score.future(large, timeout=WAIT))
+        running.core.next_kept().respond(b"again")
+    assert [one.result() for one in again] == [b"again"] * 2
+
+
+def test_a_lone_request_is_taken_whatever_its_size(kind: str) -> None:
+    """A number of bytes below those of the largest message does not forbid that."""
+    with running_front(kind, max_inflight_bytes=10_000) as running:
+        for _ in range(3):
+            assert len(running.method("Score")(bytes(LIMIT - 6), timeout=WAIT)) == LIMIT
 
 
 def test_unknown_methods(running: Running) -> None:

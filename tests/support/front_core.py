@@ -25,6 +25,7 @@ from prinz_enricher.service.status import to_status
 LIMIT = 64 * 1024
 WAIT = 30.0
 MAX_CALLS = 20
+MAX_INFLIGHT = 2 * LIMIT
 PATIENCE = 1.0
 FRONTS: dict[str, Any] = {"grpcio": GrpcioFront, "native": NativeFront}
 
@@ -64,7 +65,7 @@ class Core:
         """Do what the request says."""
         for call in calls:
             self.handled += 1
-            if call.request == b"keep":
+            if call.request.startswith(b"keep"):
                 self.kept.append(call)
                 self.came.release()
             elif call.request == b"refuse":
@@ -167,9 +168,9 @@ def reason(answer: bytes | status_pb2.Status) -> str:
 
 
 @contextmanager
-def running_front(kind: str) -> Iterator[Running]:
-    """Run a front of a kind."""
-    front, core = make_front(kind), Core()
+def running_front(kind: str, **limits: int) -> Iterator[Running]:
+    """Run a front of a kind, with these limits in place of the usual ones."""
+    front, core = make_front(kind, **limits), Core()
     port = front.start(core.handle, core.open_source)
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
@@ -177,9 +178,10 @@ def running_front(kind: str) -> Iterator[Running]:
         front.drain(0.1)
 
 
-def make_front(kind: str, port: int = 0) -> Front:
-    """Make a front of a kind, which does not listen yet."""
-    front: Front = FRONTS[kind](f"127.0.0.1:{port}", max_message_bytes=LIMIT, max_calls=MAX_CALLS, patience=PATIENCE)
+def make_front(kind: str, port: int = 0, **limits: int) -> Front:
+    """Make a front of a kind, which does not listen yet, with these limits in place of the usual ones."""
+    usual = {"max_message_bytes": LIMIT, "max_calls": MAX_CALLS, "max_inflight_bytes": MAX_INFLIGHT}
+    front: Front = FRONTS[kind](f"127.0.0.1:{port}", patience=PATIENCE, **(usual | limits))
     return front
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
+from prinz_enricher.provision.memory import default_budget
+from prinz_enricher.service.front.admission import UNLIMITED
 from prinz_enricher.service.front.grpcio_front import GrpcioFront
 from prinz_enricher.service.front.port import Front, FrontError
 
@@ -21,7 +24,14 @@ Kind = Literal["auto", "native", "grpcio"]
 
 
 def open_front(
-    kind: Kind, host: str, port: int, *, max_message_bytes: int, max_calls: int, reuse_port: bool = False
+    kind: Kind,
+    host: str,
+    port: int,
+    *,
+    max_message_bytes: int,
+    max_calls: int,
+    max_inflight_bytes: int | None,
+    processes: int = 1,
 ) -> Front:
     """Make a front; it does not listen yet.
 
@@ -31,7 +41,8 @@ def open_front(
         port: Port to listen on; 0 takes a free one.
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls in flight at most.
-        reuse_port: Whether other processes of this service listen on the port too.
+        max_inflight_bytes: Bytes of their requests at most, in all processes; a quarter of the memory by default.
+        processes: How many of this service listen on the port.
 
     Raises:
         FrontError: The native one is wanted, and is not installed.
@@ -43,11 +54,19 @@ def open_front(
     against = "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(installed)
     if against:
         log.info("front chosen", front="grpcio", why=against)
-        return GrpcioFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls, reuse_port=reuse_port)
-    from prinz_enricher.service.front.native_front import NativeFront
+        make: Callable[..., Front] = GrpcioFront
+    else:
+        from prinz_enricher.service.front.native_front import NativeFront
 
-    log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
-    return NativeFront(address, max_message_bytes=max_message_bytes, max_calls=max_calls, reuse_port=reuse_port)
+        make = NativeFront
+        log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
+    return make(
+        address,
+        max_message_bytes=max_message_bytes,
+        max_calls=max_calls,
+        max_inflight_bytes=(max_inflight_bytes or default_budget(0.25) or UNLIMITED) // processes,
+        reuse_port=processes > 1,
+    )
 
 
 def _why_not_native(installed: bool) -> str:

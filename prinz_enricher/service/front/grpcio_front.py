@@ -16,7 +16,7 @@ from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
 from prinz_enricher.errors import InternalError, Overloaded, ShuttingDown
-from prinz_enricher.service.front.admission import Admission
+from prinz_enricher.service.front.admission import UNLIMITED, Admission
 from prinz_enricher.service.front.arrivals import Arrivals
 from prinz_enricher.service.front.port import CallHandler, FrontError, Source, SourceOpener
 from prinz_enricher.service.front.reflection import add_reflection
@@ -45,6 +45,7 @@ class GrpcioFront:
         address: Where to listen: `host:port`, or `unix:path` for a front before this one.
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls and messages of streams in flight, and streams, at most; more are refused as OVERLOADED.
+        max_inflight_bytes: Bytes of the requests of unary calls in flight at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
         reuse_port: Whether other processes of this service listen on the port too.
     """
@@ -55,6 +56,7 @@ class GrpcioFront:
         *,
         max_message_bytes: int,
         max_calls: int,
+        max_inflight_bytes: int = UNLIMITED,
         patience: float = PATIENCE,
         reuse_port: bool = False,
     ) -> None:
@@ -63,7 +65,7 @@ class GrpcioFront:
         self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
-        self._admission = Admission(max_calls)
+        self._admission = Admission(max_calls, max_inflight_bytes)
         self._told: dict[str, bool] = {}
         self._streams: set[asyncio.Event] = set()
         self._score_streams: set[ScoreStream] = set()

@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.service.front.admission import UNLIMITED, RequestBytes, no_room
 from prinz_enricher.service.front.grpcio_front import PATIENCE, SERVICE, GrpcioFront
 from prinz_enricher.service.front.port import Call, CallHandler, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
@@ -44,6 +45,7 @@ class NativeFront:
         address: Where to listen, as `host:port`.
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
+        max_inflight_bytes: Bytes of their requests at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
         reuse_port: Whether other processes of this service listen on the port too.
     """
@@ -54,6 +56,7 @@ class NativeFront:
         *,
         max_message_bytes: int,
         max_calls: int,
+        max_inflight_bytes: int = UNLIMITED,
         patience: float = PATIENCE,
         reuse_port: bool = False,
     ) -> None:
@@ -62,7 +65,8 @@ class NativeFront:
         self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
-        self._open: dict[int, None] = {}
+        self._bytes = RequestBytes(max_inflight_bytes)
+        self._open: dict[int, int] = {}
         self._idle = threading.Event()
         self._draining = False
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
@@ -147,17 +151,19 @@ class NativeFront:
 
     def _let_in(self, number: int, request: bytes) -> bool:
         """Count a call as open; one that is not let in is answered."""
-        refusal = None
+        refusal, taken = None, self._bytes.take(0)
         if self._draining:
             refusal = to_status(ShuttingDown())
         elif len(request) > self._max_message_bytes:
             refusal = to_status(MessageTooLarge("request", len(request), self._max_message_bytes))
         elif len(self._open) >= self._max_calls:
             refusal = to_status(Overloaded(f"{self._max_calls} calls are in flight"))
+        elif (taken := self._bytes.take(len(request))) is None:
+            refusal = to_status(no_room(self._bytes.most))
         if refusal is not None:
             self._send_failure(number, refusal)
             return False
-        self._open[number] = None
+        self._open[number] = taken or 0
         return True
 
     def is_open(self, number: int) -> bool:
@@ -178,10 +184,10 @@ class NativeFront:
 
     def _end(self, number: int) -> bool:
         """Count a call as ended; returns whether it was open."""
-        try:
-            del self._open[number]
-        except KeyError:
+        taken = self._open.pop(number, None)
+        if taken is None:
             return False
+        self._bytes.give_back(taken)
         if self._draining and not self._open:
             self._idle.set()
         return True

@@ -42,7 +42,7 @@ class UnaryCalls:
         arrived = time.monotonic()
         remaining: float | None = context.time_remaining()
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        refusal = self._admission.enter(answer)
+        refusal = self._admission.enter(answer, len(request))
         if refusal is not None:
             return refusal
         deadline = None if remaining is None else arrived + remaining

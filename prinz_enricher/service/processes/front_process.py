@@ -88,7 +88,8 @@ class _FrontProcess:
             server.port,
             max_message_bytes=server.max_message_bytes,
             max_calls=server.max_calls,
-            reuse_port=True,
+            max_inflight_bytes=server.max_inflight_bytes,
+            processes=server.processes,
         )
         # A front takes a while to tell its health, and may wait meanwhile for what the main process is asked.
         self._health = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
