@@ -98,7 +98,8 @@ class Application:
         except BaseException:
             self._registries.close()
             raise
-        self._health_changed.set()
+        # From the first call on nobody hears NOT_FOUND.
+        self._front.set_health(self._health())
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
         self._catalog.subscribe_looks(self._health_changed.set)
@@ -199,14 +200,15 @@ class Application:
             self._health_changed.wait(pause)
             self._health_changed.clear()
             draining = self._draining
-            if not draining:
-                self._in_use.load()
-            # The pool is whole even the last time: nothing ends before this thread does.
-            pause = self._in_use.save(at_once=draining)
             health = self._health()
             self._front.set_health(health)
             if self._processes is not None:
                 self._processes.tell_health(health)
+            # Health does not wait for the disk.
+            if not draining:
+                self._in_use.load()
+            # The pool is whole even the last time: nothing ends before this thread does.
+            pause = self._in_use.save(at_once=draining)
 
     def _health(self) -> dict[str, bool]:
         """Return what is SERVING: a model is, unless its default version is known to fail."""

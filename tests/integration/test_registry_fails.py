@@ -13,6 +13,7 @@ from prinz_enricher.config import Settings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.service import Application
+from prinz_enricher.service.in_use import InUse
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.running_service import Service, refused
@@ -77,6 +78,24 @@ def test_known_models_go_on(hostile_server: HostileServer, registry: SyntheticRe
         hostile_server.respond = registry
         wait_until(lambda: "new" in {model.name for model in stub.ListModels(pb.ListModelsRequest()).models})
         wait_until(lambda: health(service, "registry") == SERVING)
+
+
+def test_health_is_known_from_the_first_call_on(
+    hostile_server: HostileServer, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the disk takes for what is in use: a probe that hears NOT_FOUND would count as a failure."""
+    go = threading.Event()
+
+    def save(_: InUse, *, at_once: bool = False) -> None:
+        assert go.wait(60), at_once
+
+    monkeypatch.setattr(InUse, "save", save)
+    with serving(hostile_server.url) as service:
+        try:
+            assert {health(service, name) for name in ("", "registry")} <= {SERVING, NOT_SERVING}
+            assert hostile_server.respond is registry
+        finally:
+            go.set()
 
 
 def test_start_while_the_registry_is_down(
