@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 
 from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, can_fork, has_ended
-from tests.support.worker_processes import runs
+from tests.support.deadline import wait_until
+from tests.support.processes import is_there, named
 
 SOURCES = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -193,7 +193,7 @@ def test_a_process_outlives_the_server_and_the_next_comes_from_a_new_one(
     running = Running(server, folder, "wait")
     first = _server_of()
     os.kill(first, signal.SIGKILL)
-    _until(lambda: not runs(first))
+    wait_until(lambda: not is_there(first))
     server.tend(1 << 40)
     assert _server_of() != first
     assert told(server, folder)["heavy"]
@@ -221,7 +221,7 @@ def test_a_stopped_server_fails_at_once_and_is_replaced(serve: Callable[..., For
     assert told(server, folder)["heavy"]
     stopped = _server_of()
     os.kill(stopped, signal.SIGSTOP)
-    _until(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    wait_until(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     server.tend(1 << 40)
     assert _server_of() != stopped
 
@@ -253,7 +253,7 @@ def test_a_server_ends_when_nobody_needs_it(serve: Callable[..., ForkServer], fo
     server = serve("heavy", idle=0.05)
     told(server, folder)
     first = _server_of()
-    _until(lambda: not runs(first))
+    wait_until(lambda: not is_there(first))
     assert told(server, folder)["heavy"]
 
 
@@ -263,7 +263,7 @@ def test_nothing_is_forked_after_close(serve: Callable[..., ForkServer], folder:
     told(server, folder)
     pid = _server_of()
     server.close()
-    assert not runs(pid)
+    assert not is_there(pid)
     with pytest.raises(ForkFailed, match="closed"):
         Running(server, folder, "tell")
 
@@ -294,39 +294,14 @@ def test_nothing_outlives_this_process(folder: Path) -> None:
     assert front.stdout is not None
     with front.stdout:
         job, server = map(int, front.stdout.readline().split())
-    assert runs(job)
-    assert runs(server)
+    assert is_there(job)
+    assert is_there(server)
     front.kill()
     front.wait()
-    _until(lambda: not runs(job) and not runs(server))
+    wait_until(lambda: not is_there(job) and not is_there(server))
 
 
 def _server_of() -> int:
     """Return the id of the one server of this process, once it has its name."""
-    found: list[int] = []
-
-    def one_is_there() -> bool:
-        found[:] = [child for child in _children() if _is_server(child)]
-        return len(found) == 1
-
-    _until(one_is_there)
-    return found[0]
-
-
-def _children() -> list[int]:
-    files = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
-
-
-def _is_server(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text() == "prinz-test\n" and runs(pid)
-    except OSError:
-        return False
-
-
-def _until(met: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: len(named("prinz-test")) == 1)
+    return named("prinz-test")[0]
