@@ -1,4 +1,4 @@
-"""What more workers, and more processes of the front, are worth on all cores: each beside one, by turns."""
+"""What two workers are worth on all cores beside one, by turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from benchmarks.peers.call import WrongScores, wait_until_it_scores
 from benchmarks.peers.figure import Figure
 from benchmarks.peers.generator import Generator
-from benchmarks.peers.loads import SINGLE_64, Load
+from benchmarks.peers.loads import Load
 from benchmarks.peers.measure import describe, one
 from benchmarks.peers.processes import NotStarted
 from benchmarks.peers.protocols import Prinz
@@ -39,10 +39,7 @@ class Scaling:
     load: Load
 
 
-SCALINGS = (
-    Scaling("heavy", "PRINZ_SCORING__REPLICAS", Prinz("arrow"), HEAVY),
-    Scaling("processes", "PRINZ_SERVER__PROCESSES", Prinz("columns"), SINGLE_64),
-)
+SCALINGS = (Scaling("heavy", "PRINZ_SCORING__REPLICAS", Prinz("arrow"), HEAVY),)
 
 
 def scale(

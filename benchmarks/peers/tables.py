@@ -23,8 +23,6 @@ OURS = {
     "open_loop": "open loop, Poisson arrivals at 70 % of the maximum",
     "heavy_1": "100 trees, 1,000-row requests, one worker on two cores",
     "heavy_2": "100 trees, 1,000-row requests, two workers on two cores",
-    "processes_1": "64 callers, one front process, sharing two cores with the generator",
-    "processes_2": "64 callers, two front processes (`--processes 2`), likewise",
 }
 
 

@@ -4,7 +4,7 @@ from prinz_enricher.catalog.catalog import Catalog, CatalogState
 from prinz_enricher.catalog.changes import Change, Kind
 from prinz_enricher.catalog.filter import parse_filter
 from prinz_enricher.catalog.history import ChangeSet
-from prinz_enricher.catalog.page import PROCESS_KEY, Page, paginate
+from prinz_enricher.catalog.page import Page, paginate
 from prinz_enricher.catalog.policy import DEFAULT_POLICY
 from prinz_enricher.catalog.publisher import Listener, Publisher, Watch
 from prinz_enricher.catalog.selection import Selection
@@ -19,7 +19,6 @@ from prinz_enricher.catalog.wishes import ENVIRONMENT_TAG, Wishes, wants_preload
 __all__ = [
     "DEFAULT_POLICY",
     "ENVIRONMENT_TAG",
-    "PROCESS_KEY",
     "Catalog",
     "CatalogModel",
     "CatalogState",

@@ -18,8 +18,8 @@ from prinz_enricher.errors import InvalidPageToken, InvalidRequest
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
-PROCESS_KEY = secrets.token_bytes(32)
-"""Signs the tokens of this process; processes that share their callers must share a key."""
+_KEY = secrets.token_bytes(32)
+"""Signs the tokens of this process."""
 
 _CHECKSUM_BYTES = 16
 _SEPARATOR = "\n"
@@ -48,7 +48,6 @@ def paginate(
     view: str = "",
     *,
     find: Callable[[str], Snapshot | None] = lambda _: None,
-    key: bytes = PROCESS_KEY,
 ) -> Page:
     """Return one page of the models.
 
@@ -59,7 +58,6 @@ def paginate(
         filter_text: By the grammar of `filter`.
         view: What the caller wants of each model; only bound to the token.
         find: Returns an earlier snapshot by its revision; None where it is not known any more.
-        key: Signs the tokens.
 
     Raises:
         InvalidRequest: The page size is negative.
@@ -74,7 +72,7 @@ def paginate(
     request = _fingerprint(filter_text, view)
     start = 0
     if page_token:
-        revision, last = _read_token(page_token, request, key)
+        revision, last = _read_token(page_token, request)
         began = snapshot if revision == snapshot.revision else find(revision)
         if began is None:
             raise InvalidPageToken("is of a list that has changed too long ago; start again without one")
@@ -86,7 +84,7 @@ def paginate(
         if not passes(model):
             continue
         if len(page) == limit:
-            return Page(page, _write_token(snapshot.revision, page[-1].name, request, key), snapshot)
+            return Page(page, _write_token(snapshot.revision, page[-1].name, request), snapshot)
         page.append(model)
     return Page(page, "", snapshot)
 
@@ -97,17 +95,17 @@ def _fingerprint(filter_text: str, view: str) -> bytes:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
 
-def _checksum(place: bytes, request: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, request + place, "sha256")[:_CHECKSUM_BYTES]
+def _checksum(place: bytes, request: bytes) -> bytes:
+    return hmac.digest(_KEY, request + place, "sha256")[:_CHECKSUM_BYTES]
 
 
-def _write_token(revision: str, name: str, request: bytes, key: bytes) -> str:
+def _write_token(revision: str, name: str, request: bytes) -> str:
     # A revision has no line break in it, a name may.
     place = f"{revision}{_SEPARATOR}{name}".encode()
-    return base64.urlsafe_b64encode(_checksum(place, request, key) + place).rstrip(b"=").decode()
+    return base64.urlsafe_b64encode(_checksum(place, request) + place).rstrip(b"=").decode()
 
 
-def _read_token(token: str, request: bytes, key: bytes) -> tuple[str, str]:
+def _read_token(token: str, request: bytes) -> tuple[str, str]:
     """Return the revision and the last name that a token carries."""
     if len(token) > _MAX_TOKEN_CHARACTERS or not token.isascii():
         raise InvalidPageToken
@@ -116,7 +114,7 @@ def _read_token(token: str, request: bytes, key: bytes) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         raise InvalidPageToken from None
     checksum, place = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-    if not hmac.compare_digest(checksum, _checksum(place, request, key)):
+    if not hmac.compare_digest(checksum, _checksum(place, request)):
         raise InvalidPageToken
     revision, _, name = place.decode().partition(_SEPARATOR)
     return revision, name

@@ -38,11 +38,6 @@ SWITCH_SECONDS = 0.0002
     "--front", type=click.Choice(["auto", "native", "grpcio"]), help="What speaks gRPC; see the docs.  [default: auto]"
 )
 @click.option(
-    "--processes",
-    type=click.IntRange(1, 64),
-    help="Processes that share the port and the workers; see the docs.  [default: 1]",
-)
-@click.option(
     "--preload",
     multiple=True,
     metavar="NAME",
@@ -59,7 +54,6 @@ def command(
     port: int | None,
     http_port: int | None,
     front: str | None,
-    processes: int | None,
     preload: tuple[str, ...],
     config: Path | None,
     log_level: str | None,
@@ -72,7 +66,7 @@ def command(
     """
     flags: dict[str, dict[str, object]] = {
         "registry": {"url": registry},
-        "server": {"host": host, "port": port, "front": front, "processes": processes},
+        "server": {"host": host, "port": port, "front": front},
         "http": {"port": http_port},
         "scoring": {"preload": preload or None},
         "logging": {"level": log_level, "format": log_format},

@@ -27,9 +27,6 @@ class ServerSettings(Section):
     front: Literal["auto", "native", "grpcio"] = Field(
         "auto", description="what speaks gRPC: native is quicker, auto takes it where pygrpc-native is installed"
     )
-    processes: int = Field(
-        1, ge=1, le=64, description="processes that share the port and the workers; see docs/processes.md"
-    )
     grace_period: float = Field(30.0, ge=0, le=3600, description="seconds that calls get to end at SIGTERM")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,9 +19,6 @@ from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score.forms import Limits
-
-if TYPE_CHECKING:
-    from prinz_enricher.service.processes import FrontProcesses
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,9 +54,7 @@ class Application:
             max_message_bytes=settings.server.max_message_bytes,
             max_calls=settings.server.max_calls,
             max_inflight_bytes=settings.server.max_inflight_bytes,
-            processes=settings.server.processes,
         )
-        self._processes: FrontProcesses | None = None
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
         """Set once the registry has been read and calls are answered."""
@@ -93,7 +87,7 @@ class Application:
             keeps = self._settings.scoring.preload == "used"
             files = self._registries.used_files if keeps else {}
             self._in_use = InUse(self._catalog, self._pool, self._service.target, files)
-            port = self._start_front()
+            port = self._front.start(self._service.handle, self._service.open_source)
             self._open_door()
         except BaseException:
             self._registries.close()
@@ -103,8 +97,6 @@ class Application:
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
         self._catalog.subscribe_looks(self._health_changed.set)
-        if self._processes is not None:
-            self._processes.start()
         registries = [member.url for member in self._catalog.members]
         log.info("listening", host=self._settings.server.host, port=port, registries=registries)
         self._catalog.start()
@@ -117,11 +109,7 @@ class Application:
         self._draining = True
         self._health_changed.set()
         self._health_thread.join()
-        if self._processes is not None:
-            self._processes.drain(grace)
         self._front.drain(grace)
-        if self._processes is not None:
-            self._processes.stop()
         self._service.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
@@ -129,20 +117,6 @@ class Application:
             self._door.close()
         self._registries.close()
         log.info("stopped")
-
-    def _start_front(self) -> int:
-        """Listen; returns the port, which further processes listen on as well, once they are started."""
-        server, count = self._settings.server, self._settings.server.processes
-        if count == 1:
-            return self._front.start(self._service.handle, self._service.open_source)
-        # A service of one process does not bring in what only others need.
-        from prinz_enricher.service.processes import open_processes
-        from prinz_enricher.service.processes.port import refuse_taken
-
-        refuse_taken(server.host, server.port)
-        port = self._front.start(self._service.handle, self._service.open_source)
-        self._processes = open_processes(self._settings, port, self._limits, self._catalog, self._service, self._pool)
-        return port
 
     def _open_door(self) -> None:
         if self._settings.http.port is None:
@@ -200,10 +174,7 @@ class Application:
             self._health_changed.wait(pause)
             self._health_changed.clear()
             draining = self._draining
-            health = self._health()
-            self._front.set_health(health)
-            if self._processes is not None:
-                self._processes.tell_health(health)
+            self._front.set_health(self._health())
             # Health does not wait for the disk.
             if not draining:
                 self._in_use.load()

@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from prinz_enricher.catalog import (
-    PROCESS_KEY,
     CatalogModel,
     CatalogVersion,
     CatalogView,
@@ -32,7 +31,7 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.front import Call, Source
-from prinz_enricher.service.handover import Chooser, Handover
+from prinz_enricher.service.handover import Handover
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.routes import Routes
@@ -69,8 +68,6 @@ class EnricherService:
         allow_observed: Whether outputs that were observed may be served where a tag says so.
         environment_tag: Whether tags say what versions run in.
         routes: Where versions are scored.
-        chooser: Which version serves an alias; decided here by default.
-        page_key: Signs page tokens; processes that share their callers share it.
     """
 
     def __init__(
@@ -84,8 +81,6 @@ class EnricherService:
         allow_observed: bool = False,
         environment_tag: bool = False,
         routes: Routes | None = None,
-        chooser: Chooser | None = None,
-        page_key: bytes = PROCESS_KEY,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
@@ -99,8 +94,6 @@ class EnricherService:
             environment_tag=environment_tag,
         )
         self._handover = Handover(pool, self.target)
-        self._chooser = chooser or self._handover
-        self._page_key = page_key
         self._gatherer = Gatherer(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
@@ -163,17 +156,6 @@ class EnricherService:
         """Have the versions loaded that aliases in use mean by now."""
         self._handover.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
 
-    def use(self, name: str, alias: str | None) -> None:
-        """Note that an alias of a model, or its default, is called in another process."""
-        snapshot = self._catalog.snapshot()
-        meant = self._meant(snapshot, name, alias)
-        if meant is not None:
-            self._handover.choose(snapshot.models[name], alias, meant)
-
-    def serving(self) -> dict[tuple[str, str | None], str]:
-        """Tell the number of the version that serves each alias, or default, that was called."""
-        return self._handover.serving()
-
     def _meant(self, snapshot: Snapshot, name: str, alias: str | None) -> CatalogVersion | None:
         try:
             return resolve(snapshot, name, None, alias, self._policy)
@@ -222,7 +204,6 @@ class EnricherService:
             request.filter,
             "full" if full else "basic",
             find=self._catalog.find,
-            key=self._page_key,
         )
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
@@ -275,7 +256,7 @@ class EnricherService:
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         if version is not None:
             return meant
-        return self._chooser.choose(snapshot.models[model.name], alias, meant)
+        return self._handover.choose(snapshot.models[model.name], alias, meant)
 
 
 def is_full(view: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
@@ -11,13 +10,6 @@ from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.scoring import Target, WorkerPool, WorkerState
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-class Chooser(Protocol):
-    """Tells which version serves an alias."""
-
-    def choose(self, model: CatalogModel, alias: str | None, wanted: CatalogVersion) -> CatalogVersion:
-        """Tell which version serves an alias, or the default, now; the registry means the wanted one by it."""
 
 
 class Handover:
@@ -67,10 +59,6 @@ class Handover:
             log.info("an alias is served by another version", model=model.name, alias=alias, version=wanted.version)
         self._serving[key] = wanted
         return wanted
-
-    def serving(self) -> dict[tuple[str, str | None], str]:
-        """Tell the number of the version that serves each alias, or default, that was called."""
-        return {key: version.version for key, version in list(self._serving.items())}
 
     def follow(self, snapshot: Snapshot, resolve: Callable[[str, str | None], CatalogVersion | None]) -> None:
         """Begin to load what aliases mean by now, before anybody calls.

@@ -8,13 +8,12 @@ import sys
 import structlog
 
 
-def configure_logging(level: str, style: str, process: int = 0) -> None:
+def configure_logging(level: str, style: str) -> None:
     """Send the logs of this process, those of libraries too, to standard error.
 
     Args:
         level: The least level that is logged: debug, info, warning or error.
         style: `json`, `console`, or `auto`, which is console on a terminal and JSON elsewhere.
-        process: The number of this process among those of one service, told in each line; 0 for the only or main one.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -23,8 +22,6 @@ def configure_logging(level: str, style: str, process: int = 0) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if process:
-        shared.append(lambda _logger, _name, event: {**event, "process": process})
     # Where Rich is installed, structlog's own choice would show local variables, and so passwords.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback

@@ -18,13 +18,10 @@ from tests.support.deadline import wait_until
 from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
-from tests.support.serve_process import serve
 from tests.support.worker_processes import workers_of
 
 CALLERS = 64
 TIMES = 20
-CALLERS_OF_ALL = 24
-TIMES_OF_ALL = 6
 
 REGISTER = """
 import sys
@@ -159,17 +156,3 @@ def test_workers_are_killed(steady: Service, strangers: set[int]) -> None:
 def test_an_alias_moves(steady: Service, scratch_registry: RegistryWriter) -> None:
     """Twenty times an alias moves between two versions: no call fails, no answer is of a version that never was it."""
     Callers(steady.address).see_moves(scratch_registry, TIMES)
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.usefixtures("steady")
-def test_an_alias_moves_for_all_processes(scratch_registry: RegistryWriter) -> None:
-    """The same where three processes share the port and the workers: what one of them is told, all are."""
-    scratch_registry.set_alias("steady", "live", "1")
-    flags = ["--registry", scratch_registry.url, "--processes", "3", "--preload", "steady"]
-    variables = {"PRINZ_REGISTRY__REFRESH_INTERVAL": "0.5", "PRINZ_REGISTRY__INCLUDE": "steady"}
-    with serve(*flags, variables=variables) as front:
-        with Client(front.address, timeout=LONG) as client:
-            client.score("steady@live", [{"x": 1.0}])
-        Callers(front.address, CALLERS_OF_ALL).see_moves(scratch_registry, TIMES_OF_ALL)
-        assert front.end() == 0

@@ -31,7 +31,6 @@ def open_front(
     max_message_bytes: int,
     max_calls: int,
     max_inflight_bytes: int | None,
-    processes: int = 1,
 ) -> Front:
     """Make a front; it does not listen yet.
 
@@ -41,8 +40,7 @@ def open_front(
         port: Port to listen on; 0 takes a free one.
         max_message_bytes: Bytes of a request or an answer at most.
         max_calls: Unary calls in flight at most.
-        max_inflight_bytes: Bytes of their requests at most, in all processes; a quarter of the memory by default.
-        processes: How many of this service listen on the port.
+        max_inflight_bytes: Bytes of their requests at most; a quarter of the memory by default.
 
     Raises:
         FrontError: The native one is wanted, and is not installed.
@@ -64,8 +62,7 @@ def open_front(
         address,
         max_message_bytes=max_message_bytes,
         max_calls=max_calls,
-        max_inflight_bytes=(max_inflight_bytes or default_budget(0.25) or UNLIMITED) // processes,
-        reuse_port=processes > 1,
+        max_inflight_bytes=max_inflight_bytes or default_budget(0.25) or UNLIMITED,
     )
 
 

@@ -47,7 +47,6 @@ class GrpcioFront:
         max_calls: Unary calls and messages of streams in flight, and streams, at most; more are refused as OVERLOADED.
         max_inflight_bytes: Bytes of the requests of unary calls in flight at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
-        reuse_port: Whether other processes of this service listen on the port too.
     """
 
     def __init__(
@@ -58,11 +57,9 @@ class GrpcioFront:
         max_calls: int,
         max_inflight_bytes: int = UNLIMITED,
         patience: float = PATIENCE,
-        reuse_port: bool = False,
     ) -> None:
         self._address = address
         self._patience = patience
-        self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._admission = Admission(max_calls, max_inflight_bytes)
@@ -126,7 +123,7 @@ class GrpcioFront:
                 # Answers are measured here, where the caller can be told what is wrong.
                 ("grpc.max_send_message_length", -1),
                 # Two services that share a port by accident would each get half of the calls.
-                ("grpc.so_reuseport", int(self._reuse_port)),
+                ("grpc.so_reuseport", 0),
                 # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED and without a
                 # word; `max_calls` is the limit that tells callers why.
                 ("grpc.server.max_pending_requests", 2**31 - 1),

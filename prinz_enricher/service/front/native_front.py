@@ -47,7 +47,6 @@ class NativeFront:
         max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
         max_inflight_bytes: Bytes of their requests at most; more are refused as OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
-        reuse_port: Whether other processes of this service listen on the port too.
     """
 
     def __init__(
@@ -58,11 +57,9 @@ class NativeFront:
         max_calls: int,
         max_inflight_bytes: int = UNLIMITED,
         patience: float = PATIENCE,
-        reuse_port: bool = False,
     ) -> None:
         self._address = address
         self._patience = patience
-        self._reuse_port = reuse_port
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._bytes = RequestBytes(max_inflight_bytes)
@@ -80,7 +77,7 @@ class NativeFront:
                 [(f"/{SERVICE.full_name}/{method}", False) for method in METHODS],
                 call_details=True,
                 max_concurrent_streams=MAX_STREAMS,
-                reuse_port=self._reuse_port,
+                reuse_port=False,
             )
         except OSError as error:
             raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
