@@ -27,11 +27,11 @@ from prinz_enricher.batch import decode_columns
 from prinz_enricher.batch.layout import input_layout
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.ipc.batches import BatchReader, BatchWriter
+from prinz_enricher.ipc.frames import Frame, Kind
 from prinz_enricher.registry import PrivateServer
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from prinz_enricher.worker.batches import BatchReader, BatchWriter
 from prinz_enricher.worker.frame import InputBuilder
-from prinz_enricher.worker.frames import Frame, Kind
 
 WIDTH = 500
 METHOD = "/prinz.enricher.v1.EnricherService/Score"

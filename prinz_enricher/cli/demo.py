@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from prinz_enricher.application import Application
 from prinz_enricher.cli.connection import connect
 from prinz_enricher.cli.tables import print_models, print_scores, print_signature
 from prinz_enricher.cli.waiting import wait_for_signal
@@ -24,7 +25,7 @@ from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import PrivateServer, PrivateServerError
-from prinz_enricher.service import Application, FrontError
+from prinz_enricher.service.ports import FrontError
 from prinz_enricher.telemetry import configure_logging
 
 WINE_COLUMNS = (

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import click
 
+from prinz_enricher.application import Application
 from prinz_enricher.cli.footprint import release_start_memory, take_memory_from_libc
 from prinz_enricher.cli.hiding import hide_from_models
 from prinz_enricher.cli.scheduling import take_turns
 from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.config import ConfigError, Settings
+from prinz_enricher.fronts.admin.admin_http import DoorError
 from prinz_enricher.registry import AccessError, PrivateServerError
-from prinz_enricher.service import Application, DoorError, FrontError
+from prinz_enricher.service.ports import FrontError
 from prinz_enricher.telemetry import configure_logging
 
 SWITCH_SECONDS = 0.0002

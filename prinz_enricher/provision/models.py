@@ -195,7 +195,7 @@ class ModelCache:
         }
         try:
             ended = run_program(
-                [sys.executable, "-P", "-m", "prinz_enricher.fetch.download", "--parent", str(os.getpid())],
+                [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch.download", "--parent", str(os.getpid())],
                 environment,
                 temporary,
                 what="fetch",

@@ -10,7 +10,7 @@ from prinz_enricher.provision.errors import ProvisionError
 from prinz_enricher.provision.shelf import Shelf
 
 _PACKAGE = "prinz_enricher"
-_WORKER = "worker"
+_PARTS = ("ipc", "worker")
 _INIT = '"""What a worker needs of prinz-enricher, and nothing else of it."""\n'
 _MAX_BYTES = 64 * 1024 * 1024
 """Of all versions together: some hundred kilobytes each."""
@@ -44,10 +44,11 @@ def worker_code(folder: Path) -> Path:
 
 
 def _sources() -> dict[str, bytes]:
-    # Found without being imported: that would bring Arrow's libraries in.
-    found = importlib.util.find_spec(f"{_PACKAGE}.{_WORKER}")
-    if found is None or found.origin is None:
-        raise ProvisionError("the sources of the worker are not installed")
-    home = Path(found.origin).parent
-    files = {f"{_WORKER}/{path.name}": path.read_bytes() for path in sorted(home.glob("*.py"))}
-    return {"__init__.py": _INIT.encode(), **files}
+    files = {"__init__.py": _INIT.encode()}
+    for part in _PARTS:
+        # Found without being imported: that would bring Arrow's libraries in.
+        found = importlib.util.find_spec(f"{_PACKAGE}.{part}")
+        if found is None or found.origin is None:
+            raise ProvisionError("the sources of the worker are not installed")
+        files |= {f"{part}/{path.name}": path.read_bytes() for path in sorted(Path(found.origin).parent.glob("*.py"))}
+    return files

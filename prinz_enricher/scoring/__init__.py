@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from prinz_enricher.scoring.pool import Job, Scores, Status, Target, WorkerPool, WorkerState
+from prinz_enricher.scoring.launch.inline import InlinePool, ScoreFunction
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.launch.provisions import Provide, Provisions
+from prinz_enricher.scoring.ports import Job, Scores, Status, Target, WorkerPool, WorkerState
 from prinz_enricher.scoring.settings import PoolSettings, WorkerSettings
 from prinz_enricher.scoring.worker import FetchFailed, LoaderRefused, LoadFailed
-from prinz_enricher.scoring.workers.inline import InlinePool, ScoreFunction
-from prinz_enricher.scoring.workers.process import ProcessPool
-from prinz_enricher.scoring.workers.provision import Provide, Provisions
 
 __all__ = [
     "FetchFailed",

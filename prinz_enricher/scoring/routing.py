@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring.pool import Job, Status, Target, WorkerPool
+from prinz_enricher.scoring.ports import Job, Status, Target, WorkerPool
 
 LOCAL = ""
 """The route to worker processes."""

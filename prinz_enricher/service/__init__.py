@@ -1,7 +1,1 @@
-"""The door: calls come in over gRPC and leave by the same door."""
-
-from prinz_enricher.service.application import Application
-from prinz_enricher.service.front import Call, Front, FrontError
-from prinz_enricher.service.http_door import DoorError
-
-__all__ = ["Application", "Call", "DoorError", "Front", "FrontError"]
+"""What a call does, by whatever front it came: list, describe, score, watch."""

@@ -30,10 +30,10 @@ from prinz_enricher.errors import (
     Overloaded,
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
-from prinz_enricher.service.front import Call, Source
 from prinz_enricher.service.handover import Handover
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.model_messages import ModelMessages
+from prinz_enricher.service.ports import Call, Source
 from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.forms import Limits

@@ -25,7 +25,8 @@ def main() -> int:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     prepare_imports()
-    from .frames import FrameSocket
+    from prinz_enricher.ipc.frames import FrameSocket
+
     from .serving import serve
 
     # What models print goes where logs go; nothing but frames goes over the socket, which has a descriptor of its own.

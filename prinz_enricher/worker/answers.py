@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .faults import OutputDiffers, ValueMissing
+from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
+
 from .fields import is_any, is_nested
 
 Levels = tuple[float, float]

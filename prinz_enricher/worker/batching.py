@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .faults import OutputDiffers
+from prinz_enricher.ipc.faults import OutputDiffers
+
 from .fields import is_any, is_nested
 
 _MOST_ROWS = 8

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .faults import InvalidRows
+from prinz_enricher.ipc.faults import InvalidRows
+
 from .fields import is_any, is_nested
 from .values import column_values, datetimes, json_column, objects, text_column
 

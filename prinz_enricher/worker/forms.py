@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .faults import InvalidRows
+from prinz_enricher.ipc.faults import InvalidRows
+
 from .fields import TYPE_KEY
 from .trial import UnfitModel
 from .values import column_values

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from prinz_enricher.ipc.faults import InvalidRows
+
 from .blocks import NullDtypes, block_of, frame_of, own
-from .faults import InvalidRows
 from .fields import TensorType, is_any, is_nested, tensor_type
 from .values import column_values, json_column
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from prinz_enricher.ipc.faults import InvalidRows
+
 from .arrays import takes_array
 from .batching import RowsExchanged, Sharing, kept, may_share
-from .faults import InvalidRows
 from .forms import Form, bare, form_of_example, shaped, undeclared_form
 from .frame import InputBuilder
 from .made_rows import made_batch

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .faults import OutputDiffers, ValueMissing
+from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
+
 from .fields import VALUE, is_any, is_nested, is_optional, tensor_type
 
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}

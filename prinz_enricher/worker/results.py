@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from prinz_enricher.ipc.faults import OutputDiffers
+
 from .answers import AnswerReader, Table
-from .faults import OutputDiffers
 from .outputs import output_column, series_values
 
 _BUILTIN = frozenset({str, bytes, bytearray, int, float, bool, complex, type(None), dict, list, tuple})

@@ -17,9 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from .batches import BatchReader, BatchWriter
-from .faults import FrameTooLarge, OutputDiffers, WorkerFault
-from .frames import Frame, FrameError, FrameSocket, Kind, decode_value
+from prinz_enricher.ipc.batches import BatchReader, BatchWriter
+from prinz_enricher.ipc.faults import FrameTooLarge, OutputDiffers, WorkerFault
+from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, decode_value
+
 from .sandbox import Confinement, Policy, confine
 from .trial import OutputsDiffer, UnfitModel, sentence
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers, ValueMissing
+
 from .batching import with_variations
-from .faults import InvalidRows, OutputDiffers, ValueMissing
 
 Score = Callable[[pa.RecordBatch], pa.RecordBatch]
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .faults import InvalidRows
+from prinz_enricher.ipc.faults import InvalidRows
+
 from .fields import is_any, is_nested, is_optional
 
 NANOSECONDS = np.dtype("datetime64[ns]")

@@ -28,6 +28,7 @@ from prinz_enricher.batch.python_values import python_values
 from prinz_enricher.client.rows import to_batch
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput
+from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -44,7 +45,6 @@ from prinz_enricher.signature import (
     to_wire,
 )
 from prinz_enricher.signature.value import fill_value
-from prinz_enricher.worker.faults import InvalidRows
 from prinz_enricher.worker.values import column_values
 from tests.batch.batch_reference import accept, canonical
 from tests.batch.batch_strategies import columns, fitting

@@ -15,7 +15,7 @@ from prinz_enricher.catalog.snapshot import ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Target
-from prinz_enricher.scoring.workers.inline import ScoreFunction
+from prinz_enricher.scoring.launch.inline import ScoreFunction
 from prinz_enricher.signature import (
     AnyValue,
     Field,

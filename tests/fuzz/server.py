@@ -19,10 +19,10 @@ from prinz_enricher.catalog.publisher import Listener, Watch
 from prinz_enricher.cli.footprint import take_memory_from_libc
 from prinz_enricher.cli.purity import keep_out
 from prinz_enricher.errors import RegistryUnavailable
+from prinz_enricher.fronts.grpc import open_front
 from prinz_enricher.scoring import PoolSettings
-from prinz_enricher.scoring.workers.inline import InlinePool
+from prinz_enricher.scoring.launch.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.front import open_front
 from prinz_enricher.service.score.forms import Limits
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
@@ -75,7 +75,7 @@ def main() -> None:
     faulthandler.enable()
     configure_logging("error", "json")
     # One of the models raises all the time.
-    logging.getLogger("prinz_enricher.scoring.workers.inline").setLevel(logging.CRITICAL)
+    logging.getLogger("prinz_enricher.scoring.launch.inline").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
     service = EnricherService(
         StillCatalog(snapshot()),

@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
+from prinz_enricher.application import Application
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.service import Application
 from tests.support.running_service import LONG, Service
 from tests.support.typed_model import register_typed_model
 

@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from prinz_enricher.application import Application
 from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
-from prinz_enricher.service import Application
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.mlflow_server import MlflowServer

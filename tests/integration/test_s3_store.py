@@ -9,11 +9,11 @@ from typing import Any
 import boto3
 import pytest
 
+from prinz_enricher.application import Application
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import MlmodelUnreadable, RegistryRefused, RegistryUnreachable, StoreReader
-from prinz_enricher.service import Application
 from tests.support.deadline import wait_until
 from tests.support.logged_models import log_models
 from tests.support.mlflow_server import MlflowServer

@@ -21,7 +21,7 @@ from prinz_enricher.cli.demo import WINE_COLUMNS
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
-from prinz_enricher.service.front.score_stream import MAX_MESSAGES
+from prinz_enricher.fronts.grpc.score_stream import MAX_MESSAGES
 from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from prinz_enricher.application import Application
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.config import Settings
 from prinz_enricher.provision.models import ModelCache, ModelSource
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import MlmodelUnreadable, ModelVersion, RegistryClient, RegistryRefused
-from prinz_enricher.service import Application
 from tests.conftest import find_port
 from tests.support.deadline import wait_until
 from tests.support.logged_models import LoggedModels, log_models

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from prinz_enricher.catalog import CatalogState
 from prinz_enricher.config import Settings
-from prinz_enricher.service.webhook import Verdict
+from prinz_enricher.fronts.admin.webhook import Verdict
 from prinz_enricher.telemetry.metrics import Metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

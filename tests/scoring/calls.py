@@ -12,7 +12,7 @@ from typing import Any
 
 from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring import Job, PoolSettings, Scores
-from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Answer, Loaded
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, rows, target_of

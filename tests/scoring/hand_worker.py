@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from prinz_enricher.scoring.lifecycle import VersionPool
 from prinz_enricher.scoring.queue import Cost
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Answer, Loaded, WorkerDied
 from tests.scoring.scripted import FAST, Call, rows, scripted, target_of, until
 

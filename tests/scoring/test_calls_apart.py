@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from prinz_enricher.errors import DeadlineExceeded
 from prinz_enricher.scoring import InlinePool, Job
-from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.lifecycle.setbacks import digest_of
 from prinz_enricher.scoring.queue import Pending, singles
+from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.restart_backoff import digest_of
 from prinz_enricher.scoring.worker import WorkerDied
 from tests.scoring.calls import SEPARATELY, Calls, plain, scripted_pool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing, settle_cost

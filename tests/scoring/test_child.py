@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import structlog
 
-from prinz_enricher.scoring.workers import child as module
-from prinz_enricher.scoring.workers.child import Child
+from prinz_enricher.scoring.launch import child as module
+from prinz_enricher.scoring.launch.child import Child
 from tests.scoring.scripted import PATIENCE
 from tests.support.processes import children, is_there
 

@@ -11,7 +11,7 @@ import pytest
 
 from prinz_enricher.errors import DeadlineExceeded
 from prinz_enricher.scoring import InlinePool, Target
-from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Answer
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prinz_enricher.errors import BatchTooLarge
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Scores, Target, WorkerState
-from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Loaded, WorkerDied
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until

@@ -11,7 +11,7 @@ import pytest
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
 from prinz_enricher.scoring import Job, Scores
-from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.service.score.apart import independent
 from tests.scoring.calls import SEPARATELY, plain, scripted_pool
 from tests.scoring.hand_worker import HandWorker, closing

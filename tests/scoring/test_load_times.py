@@ -9,8 +9,8 @@ import pytest
 from prinz_enricher.errors import ModelLoading
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.scoring import WorkerState
-from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.lifecycle.load_times import UNKNOWN_SECONDS, LoadTimes
+from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.load_times import UNKNOWN_SECONDS, LoadTimes
 from prinz_enricher.scoring.worker import Loaded
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Scores, Target, WorkerState
-from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.lifecycle.version import Version
+from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.version import Version
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import Call, rows, scripted, target_of, until
 

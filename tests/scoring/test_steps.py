@@ -9,7 +9,7 @@ from pathlib import Path
 from prinz_enricher.errors import ModelLoading
 from prinz_enricher.provision.steps import tell_step
 from prinz_enricher.scoring import ProcessPool, Provisions, WorkerState
-from prinz_enricher.scoring.lifecycle import VersionPool
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Loaded
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until

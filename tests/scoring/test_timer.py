@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from prinz_enricher.scoring.lifecycle.timer import Timer
+from prinz_enricher.scoring.runtime.timer import Timer
 from tests.scoring.scripted import PATIENCE, until
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from prinz_enricher.errors import EnricherError, ModelError, ModelLoadFailed, ModelLoading, RegistryUnavailable
 from prinz_enricher.scoring import InlinePool, Job, PoolSettings, Scores, Target, WorkerState
+from prinz_enricher.scoring.launch.inline import ScoreFunction
 from prinz_enricher.scoring.worker import FetchFailed, WorkerDied
-from prinz_enricher.scoring.workers.inline import ScoreFunction
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 
 

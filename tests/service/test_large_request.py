@@ -13,11 +13,11 @@ from prinz_enricher.batch.arrow_stream import LARGE_STREAM
 from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
+from prinz_enricher.ipc.batches import BatchReader, BatchWriter
+from prinz_enricher.ipc.frames import Frame, Kind
 from prinz_enricher.service.score.large_request import parse_score_request
 from prinz_enricher.service.score.large_response import with_output
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from prinz_enricher.worker.batches import BatchReader, BatchWriter
-from prinz_enricher.worker.frames import Frame, Kind
 from tests.support.large_requests import check, varint
 
 TEXT = st.text(max_size=5)

@@ -18,8 +18,9 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.batch.wire import fields_of, prefix, read_varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.service.front import SERVICE, Call, Front, GrpcioFront, Source
-from prinz_enricher.service.front.native_front import NativeFront
+from prinz_enricher.fronts.grpc import SERVICE, GrpcioFront
+from prinz_enricher.fronts.grpc.native_front import NativeFront
+from prinz_enricher.service.ports import Call, Front, Source
 from prinz_enricher.service.status import to_status
 
 LIMIT = 64 * 1024

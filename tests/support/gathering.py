@@ -18,7 +18,7 @@ from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
 from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.front import Call
+from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.forms import Limits
 from prinz_enricher.service.score.gather import Gatherer
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema

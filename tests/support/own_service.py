@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from prinz_enricher.application import Application
 from prinz_enricher.config import Settings
-from prinz_enricher.service import Application
 from tests.support.running_service import Service
 from tests.support.script import run_script
 

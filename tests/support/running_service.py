@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from prinz_enricher.application import Application
 from prinz_enricher.contract import enricher_service_pb2_grpc
-from prinz_enricher.service import Application
 
 LONG = 60.0
 """Seconds that a call may take which waits for a worker to load."""

@@ -20,10 +20,10 @@ import pyarrow as pa
 from scipy import sparse  # type: ignore[import-untyped] # has no stubs
 
 from prinz_enricher.errors import OutputMismatch
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.scoring.remote.predictions import answer_reader, decode
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature, output_schema
 from prinz_enricher.worker.batching import RowsExchanged, may_share
-from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.results import OutputReader
 from prinz_enricher.worker.trial import OutputsDiffer, Sample, check_answers
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import output_schema
-from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.results import OutputReader
 from tests.worker.answer_matrix import (
     FORMS,

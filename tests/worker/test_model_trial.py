@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from sklearn.linear_model import LinearRegression
 
+from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers
 from prinz_enricher.worker.batching import Sharing
-from prinz_enricher.worker.faults import InvalidRows, OutputDiffers
 from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel
 from tests.worker.saved_model import ONE, Save, declared, python_model, signature_of, unsigned
 

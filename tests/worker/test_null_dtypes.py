@@ -13,9 +13,9 @@ import pytest
 import yaml
 from sklearn.tree import DecisionTreeRegressor
 
+from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
 from prinz_enricher.worker.blocks import NullDtypes
-from prinz_enricher.worker.faults import InvalidRows
 from prinz_enricher.worker.frame import InputBuilder
 from prinz_enricher.worker.made_rows import made_batch
 from prinz_enricher.worker.model import LoadedModel

@@ -17,8 +17,8 @@ import pytest
 from sklearn.linear_model import ElasticNet
 
 import prinz_enricher.worker
+from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.faults import InvalidRows
 from prinz_enricher.worker.frame import InputBuilder
 from prinz_enricher.worker.model import LoadedModel
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from prinz_enricher.batch import batch_from_rows, batch_to_rows
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
-from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.model import LoadedModel
 
 # MLflow warns of what is not ours.

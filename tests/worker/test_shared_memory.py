@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.worker import frames
-from prinz_enricher.worker.batches import BatchReader, BatchWriter
-from prinz_enricher.worker.frames import Frame, FrameError, FrameSocket, Kind, Limits
-from prinz_enricher.worker.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
+from prinz_enricher.ipc import frames
+from prinz_enricher.ipc.batches import BatchReader, BatchWriter
+from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, Limits
+from prinz_enricher.ipc.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this platform has no sealed memory")
 
@@ -283,7 +283,7 @@ def test_where_no_descriptor_can_be_handed_over_the_socket_is_left() -> None:
 LIMITED = """
 import os, resource, sys
 sys.path.insert(0, sys.argv[1])
-from prinz_enricher.worker.shared_memory import sealed_memory
+from prinz_enricher.ipc.shared_memory import sealed_memory
 kept = []
 if sys.argv[2] == "file":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, read_signature
-from prinz_enricher.worker.faults import InvalidRows
 from prinz_enricher.worker.frame import InputBuilder
 
 # MLflow's import warns of what is not ours.

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.worker.batches import BatchReader, BatchWriter, has_at_most
-from prinz_enricher.worker.frames import Frame, FrameError, FrameSocket, Kind, Limits, decode_value, encode_value
+from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
+from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, Limits, decode_value, encode_value
 
 HEADER = struct.Struct("<4sB3xQIIQ")
 

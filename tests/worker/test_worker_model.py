@@ -15,9 +15,9 @@ from sklearn.linear_model import ElasticNet, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import output_schema
 from prinz_enricher.signature.mlflow_json import with_outputs
-from prinz_enricher.worker.faults import InvalidRows
 from prinz_enricher.worker.forms import Form
 from prinz_enricher.worker.model import LoadedModel
 from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse  # type: ignore[import-untyped] # has no stubs
 
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import Field, ListOf, Record, Scalar, ScalarKind, arrow_field
-from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.results import OutputReader
 
 DOUBLE = pa.field("output_0", pa.float64(), nullable=False)

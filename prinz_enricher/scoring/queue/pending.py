@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring.pool import Job, Scores
+from prinz_enricher.scoring.ports import Job, Scores
 
 if TYPE_CHECKING:
-    from prinz_enricher.scoring.lifecycle.timer import Alarm
+    from prinz_enricher.scoring.runtime.timer import Alarm
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import pyarrow as pa
 
-from prinz_enricher.scoring.pool import Job, Scores
+from prinz_enricher.scoring.ports import Job, Scores
 from prinz_enricher.scoring.queue.pending import Pending
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Origin, Record, Signature, Tensor, Type
 

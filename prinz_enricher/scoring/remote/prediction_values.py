@@ -24,6 +24,7 @@ from prinz_enricher.batch.number import EXACT_BITS, coerce_number
 from prinz_enricher.batch.numpy_dtype import numpy_dtype
 from prinz_enricher.batch.place import ColumnPlace
 from prinz_enricher.batch.wanted import type_name
+from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -36,7 +37,6 @@ from prinz_enricher.signature import (
 )
 from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import MAX_DEPTH
-from prinz_enricher.worker.faults import OutputDiffers, ValueMissing
 
 Convert = Callable[[object], object]
 """Turns one value of JSON into one that Arrow takes for a type."""

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from prinz_enricher.batch.layout import record_batch
 from prinz_enricher.errors import OutputMismatch
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.scoring.remote.prediction_values import output_array
 from prinz_enricher.signature import Signature, output_schema
 from prinz_enricher.worker.answers import AnswerReader
-from prinz_enricher.worker.faults import OutputDiffers
 
 
 class NotPredictions(Exception):

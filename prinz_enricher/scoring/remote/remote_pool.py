@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from prinz_enricher.registry.auth import Access
-from prinz_enricher.scoring.lifecycle import VersionPool
-from prinz_enricher.scoring.pool import Target
+from prinz_enricher.scoring.ports import Target
 from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.exchange import Exchange
 from prinz_enricher.scoring.remote.remote_worker import RemoteWorker, Site
+from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.settings import PoolSettings
 
 _PER_BASE = 2

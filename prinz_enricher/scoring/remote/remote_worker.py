@@ -21,7 +21,8 @@ from prinz_enricher.errors import (
     UpstreamUnavailable,
     Violation,
 )
-from prinz_enricher.scoring.pool import Target
+from prinz_enricher.scoring.launch.in_thread import Given, InThreadWorker
+from prinz_enricher.scoring.ports import Target
 from prinz_enricher.scoring.remote.conventions import ModelAddress, NoPath, paths
 from prinz_enricher.scoring.remote.errors import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from prinz_enricher.scoring.remote.exchange import Exchange
@@ -34,7 +35,6 @@ from prinz_enricher.scoring.remote.predictions import (
 )
 from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row_bytes
 from prinz_enricher.scoring.worker import Loaded, LoadFailed, OutputsObserved, ServerAway, WorkerDied
-from prinz_enricher.scoring.workers.in_thread import Given, InThreadWorker
 from prinz_enricher.signature import input_schema
 from prinz_enricher.worker.batching import RowsExchanged, Score, Sharing, may_share
 from prinz_enricher.worker.made_rows import made_batch

@@ -23,7 +23,7 @@ from prinz_enricher.errors import (
     Violation,
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
-from prinz_enricher.service.front import Call
+from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.apart import independent
 from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits, read_rows, rows_told, write_rows
 from prinz_enricher.service.score.large_response import with_output

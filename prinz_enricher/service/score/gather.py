@@ -23,7 +23,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
 from prinz_enricher.scoring import Target, WorkerPool
-from prinz_enricher.service.front import Call
+from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.call import MAX_REQUEST_ID
 from prinz_enricher.service.score.group import Asked, Group
 from prinz_enricher.service.score.template import Template, Templates, learn

@@ -12,7 +12,7 @@ import structlog
 
 from prinz_enricher.errors import EnricherError, InternalError, InvalidInput
 from prinz_enricher.scoring import Job, Scores, Target
-from prinz_enricher.service.front import Call
+from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.answers import write_answers
 from prinz_enricher.service.score.telling import tell, tell_refusal, unwritable
 from prinz_enricher.service.status import to_status

@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prinz_enricher.errors import OutputMismatch
+from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.scoring.remote.predictions import NotPredictions, answer_reader, decode
 from prinz_enricher.signature import (
     AnyValue,
@@ -25,7 +26,6 @@ from prinz_enricher.signature import (
     Tensor,
     output_schema,
 )
-from prinz_enricher.worker.faults import OutputDiffers
 from prinz_enricher.worker.results import OutputReader
 from tests.batch.batch_strategies import fields_of, jsons, types
 from tests.scoring.remote.reading import (

@@ -23,10 +23,10 @@ import yaml
 from prinz_enricher.batch import batch_from_rows, decode_columns
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput, OutputMismatch
+from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers
 from prinz_enricher.scoring.remote.predictions import decode, decode_error
 from prinz_enricher.scoring.remote.request_body import Body, Form, choose, encode
 from prinz_enricher.signature import Scalar, ScalarKind, Signature, Tensor, input_schema, output_schema, read_signature
-from prinz_enricher.worker.faults import InvalidRows, OutputDiffers
 from prinz_enricher.worker.model import LoadedModel
 from tests.golden.write_vectors import PATH
 

@@ -1,0 +1,197 @@
+"""The whole service, put together: started, kept healthy, drained."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+from dataclasses import replace
+
+import structlog
+
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
+from prinz_enricher.config import Settings
+from prinz_enricher.fronts.admin.admin_http import HttpDoor
+from prinz_enricher.fronts.grpc import SERVICE, open_front
+from prinz_enricher.scoring import WorkerPool, WorkerState
+from prinz_enricher.service.enricher import EnricherService
+from prinz_enricher.service.in_use import InUse
+from prinz_enricher.service.pools import open_pool
+from prinz_enricher.service.ports import Front
+from prinz_enricher.service.registries import Registries
+from prinz_enricher.service.routes import Routes
+from prinz_enricher.service.score.forms import Limits
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Application:
+    """The service by its settings.
+
+    Args:
+        settings: All of them; at least one registry must be set.
+        front: Where calls come from; the front of the settings by default.
+        pool: Where models are scored; worker processes by default.
+
+    Raises:
+        FrontError: The front of the settings is not installed.
+        AccessError: An endpoint's certificates can't be used.
+        ProvisionError: The settings of environments can't be used.
+    """
+
+    def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
+        self._settings = settings
+        self._limits = Limits(
+            settings.scoring.max_batch_rows, settings.server.max_message_bytes, settings.scoring.max_shared_rows
+        )
+        self._draining = False
+        self._health_changed = threading.Event()
+        self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
+        self._registries = Registries(settings.all_registries)
+        self._door: HttpDoor | None = None
+        self._front = front or open_front(
+            settings.server.front,
+            settings.server.host,
+            settings.server.port,
+            max_message_bytes=settings.server.max_message_bytes,
+            max_calls=settings.server.max_calls,
+            max_inflight_bytes=settings.server.max_inflight_bytes,
+        )
+        self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
+        self.ready = threading.Event()
+        """Set once the registry has been read and calls are answered."""
+
+    def start(self, ended: threading.Event | None = None) -> int:
+        """Begin to listen, and to read the registry; returns the port.
+
+        Args:
+            ended: Once it is set, the start of a local store's own server is given up.
+
+        Raises:
+            AccessError: The registry's URL or certificates can't be used.
+            DoorError: The HTTP door can't be opened.
+            FrontError: The address can't be listened on.
+            PrivateServerError: The local store's own server does not start.
+        """
+        self._registries.open(ended)
+        self._catalog = self._registries.catalog
+        try:
+            self._service = EnricherService(
+                self._catalog,
+                self._pool,
+                default_policy=self._settings.scoring.default_version,
+                limits=self._limits,
+                allowed_loaders=self._settings.workers.allowed_loaders,
+                allow_observed=self._settings.scoring.allow_observed_outputs,
+                environment_tag=self._settings.workers.allow_environment_tag,
+                routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
+            )
+            keeps = self._settings.scoring.preload == "used"
+            files = self._registries.used_files if keeps else {}
+            self._in_use = InUse(self._catalog, self._pool, self._service.target, files)
+            port = self._front.start(self._service.handle, self._service.open_source)
+            self._open_door()
+        except BaseException:
+            self._registries.close()
+            raise
+        # From the first call on nobody hears NOT_FOUND.
+        self._front.set_health(self._health())
+        self._health_thread.start()
+        self._catalog.subscribe(self._catalog_changed)
+        self._catalog.subscribe_looks(self._health_changed.set)
+        registries = [member.url for member in self._catalog.members]
+        log.info("listening", host=self._settings.server.host, port=port, registries=registries)
+        self._catalog.start()
+        return port
+
+    def stop(self) -> None:
+        """Drain: say NOT_SERVING, answer what was accepted within the grace period, end the workers."""
+        grace = self._settings.server.grace_period
+        log.info("draining", grace_seconds=grace)
+        self._draining = True
+        self._health_changed.set()
+        self._health_thread.join()
+        self._front.drain(grace)
+        self._service.close()
+        self._catalog.stop()
+        self._pool.close(grace=5.0)
+        if self._door is not None:
+            self._door.close()
+        self._registries.close()
+        log.info("stopped")
+
+    def _open_door(self) -> None:
+        if self._settings.http.port is None:
+            return
+        self._door = HttpDoor(
+            self._settings.http,
+            states=lambda: {name or "default": state for name, state in self._catalog.states().items()},
+            ready=self._catalog.ready.is_set,
+            draining=lambda: self._draining,
+            hasten=self._catalog.hasten,
+        )
+        try:
+            self._door.open()
+        except BaseException:
+            self._front.drain(0.0)
+            self._service.close()
+            raise
+
+    def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
+        """Unload what is gone, load what is wanted from the start, and tell the health of each model."""
+        targets = {
+            target.key: target
+            for model in new.models.values()
+            for version in model.versions
+            if version.ready and (target := self._service.target(version)) is not None
+        }
+        kept = {}
+        for model in new.models.values():
+            for version in self._preloaded(model):
+                target = self._service.target(version)
+                if target is not None:
+                    kept[target.key] = replace(target, keep=True)
+        self._pool.retain((targets | kept).values())
+        for target in kept.values():
+            self._pool.load(target)
+        self._service.follow(new)
+        self._health_changed.set()
+        if not self.ready.is_set():
+            log.info("serving", models=len(new.models), versions=len(targets))
+            self.ready.set()
+
+    def _preloaded(self, model: CatalogModel) -> list[CatalogVersion]:
+        """Return the versions of a model that are to be loaded from the start."""
+        versions = [version for version in model.versions if version.wishes.preload]
+        preload = self._settings.scoring.preload
+        named = preload != "used" and any(fnmatch.fnmatchcase(model.name, pattern) for pattern in preload)
+        default = self._service.default_version(model) if named or wants_preload(model.tags) else None
+        return versions if default is None or default in versions else [default, *versions]
+
+    def _keep_health(self) -> None:
+        """After each change, tell grpc.health.v1 what is served, the last time that nothing is; keep what is in use."""
+        draining = False
+        pause: float | None = None
+        while not draining:
+            self._health_changed.wait(pause)
+            self._health_changed.clear()
+            draining = self._draining
+            self._front.set_health(self._health())
+            # Health does not wait for the disk.
+            if not draining:
+                self._in_use.load()
+            # The pool is whole even the last time: nothing ends before this thread does.
+            pause = self._in_use.save(at_once=draining)
+
+    def _health(self) -> dict[str, bool]:
+        """Return what is SERVING: a model is, unless its default version is known to fail."""
+        serving = self._catalog.ready.is_set() and not self._draining
+        services = {"": serving, SERVICE.full_name: serving, "registry": serving and not self._catalog.stale}
+        for member in self._catalog.members:
+            if member.name:
+                services[f"registry/{member.name}"] = serving and not member.catalog.stale
+        if self._catalog.ready.is_set():
+            for model in self._catalog.snapshot().models.values():
+                default = self._service.default_version(model)
+                healthy = default is not None and self._service.status_of(default).state is not WorkerState.FAILED
+                services[f"model/{model.name}"] = serving and healthy
+        return services

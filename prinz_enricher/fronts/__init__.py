@@ -1,0 +1,1 @@
+"""The fronts: how calls come in and leave, gRPC for callers and HTTP for operators."""

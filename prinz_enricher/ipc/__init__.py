@@ -1,0 +1,1 @@
+"""Frames between a front and its workers: a header, JSON, and rows as Arrow or as plain doubles."""

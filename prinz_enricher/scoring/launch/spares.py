@@ -1,0 +1,139 @@
+"""What workers are forked from: processes that have imported what models need, one for each interpreter in use."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from prinz_enricher.provision.forks import ForkFailed, ForkServer
+from prinz_enricher.scoring.ports import Target
+
+IMPORTS = (
+    *("numpy", "pyarrow", "pandas", "mlflow.pyfunc"),
+    *("prinz_enricher.worker.serving", "prinz_enricher.worker.model"),
+)
+"""What every worker imports."""
+
+IMPORTS_OF = {
+    "mlflow.sklearn": (
+        *("mlflow.sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.tree", "sklearn.pipeline"),
+        *("sklearn.compose", "sklearn.preprocessing", "sklearn.impute", "skops.io"),
+    ),
+    "mlflow.xgboost": ("mlflow.xgboost", "xgboost"),
+    "mlflow.lightgbm": ("mlflow.lightgbm", "lightgbm"),
+    "mlflow.catboost": ("mlflow.catboost", "catboost"),
+    "mlflow.statsmodels": ("mlflow.statsmodels", "statsmodels.api"),
+}
+"""What models need besides, by the module that loads them: libraries whose import starts no thread that a fork would
+lose, as that of onnxruntime does. Others are imported by the worker itself."""
+
+_NICE = 10
+_MOST_BYTES = 2 << 30
+"""What one of these processes may hold; it runs nothing that grows."""
+
+_MOST_AVOIDED = 1000
+
+
+class Spares:
+    """Keeps a spare of the service's own interpreter, and of others while workers use them."""
+
+    def __init__(self, environment: Callable[[Path, Path | None], Mapping[str, str]]) -> None:
+        """Start nothing yet.
+
+        Args:
+            environment: Gives the environment variables of a process for its temporary folder, and the folder of the
+                worker's code where its interpreter is not this one.
+        """
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._own = ForkServer("spare", IMPORTS, lambda folder: environment(folder, None), nice=_NICE)
+        self._others: dict[Path, ForkServer] = {}
+        self._users: Counter[Path] = Counter()
+        self._avoided: set[object] = set()
+        self._dropped = 0
+
+    def expect(self, loaders: Iterable[str]) -> None:
+        """Have a spare that has imported what models with these loaders need."""
+        self._own.expect([module for loader in sorted(set(loaders)) for module in IMPORTS_OF.get(loader, ())])
+        if not self._dropped:
+            self._start()
+
+    def of(self, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
+        """Give what a worker is to be forked from; None where it is to be started by itself.
+
+        Args:
+            target: Its version.
+            python: Its interpreter; None for this one. `let_go` is to be called when the worker has ended.
+            code: The folder of the worker's code for another interpreter.
+        """
+        with self._lock:
+            if python is not None:
+                self._users[python] += 1
+                if python not in self._others:
+                    modules = [*IMPORTS, *IMPORTS_OF.get(target.loader, ())]
+                    self._others[python] = ForkServer(
+                        "spare", modules, lambda folder: self._environment(folder, code), python=python
+                    )
+            if self._dropped or target.key in self._avoided:
+                return None
+            return self._own if python is None else self._others[python]
+
+    def let_go(self, python: Path | None) -> None:
+        """Take note that a worker of an interpreter has ended: with the last one its spare ends too."""
+        ended = None
+        with self._lock:
+            if python is not None:
+                self._users[python] -= 1
+                if not self._users[python]:
+                    del self._users[python]
+                    ended = self._others.pop(python)
+        if ended is not None:
+            ended.close()
+
+    def avoid(self, target: Target) -> None:
+        """Have the workers of a version started by themselves: a forked one died at loading."""
+        with self._lock:
+            if len(self._avoided) < _MOST_AVOIDED:
+                self._avoided.add(target.key)
+
+    def memory(self) -> int:
+        """Tell the bytes of memory that the spares hold, most of which their forks share."""
+        return sum(server.memory() for server in self._servers())
+
+    def drop(self) -> bool:
+        """End the spares where memory is short; tells whether there were any."""
+        held = self.memory()
+        if held:
+            self._dropped = held
+            for server in self._servers():
+                server.end()
+        return held > 0
+
+    def tend(self, room: int) -> None:
+        """Have the spares come back that have ended.
+
+        Args:
+            room: Bytes of memory that nobody holds: those that were dropped come back where it is for twice of them.
+        """
+        if self._dropped and room > 2 * self._dropped:
+            self._dropped = 0
+            self._start()
+        for server in self._servers():
+            server.tend(_MOST_BYTES)
+
+    def close(self) -> None:
+        """End the spares for good; their forks go on."""
+        for server in self._servers():
+            server.close()
+
+    def _start(self) -> None:
+        # Without it workers are started by themselves.
+        with contextlib.suppress(OSError, ForkFailed):
+            self._own.start()
+
+    def _servers(self) -> list[ForkServer]:
+        with self._lock:
+            return [self._own, *self._others.values()]

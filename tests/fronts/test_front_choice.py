@@ -1,0 +1,48 @@
+"""Which front is chosen, and what the log says of it."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from prinz_enricher.fronts.grpc import choice
+from prinz_enricher.service.ports import FrontError
+
+
+def chosen(kind: Any) -> tuple[str, str]:
+    """Choose a front; return its class and the reason that the log gives."""
+    with capture_logs() as logs:
+        front = choice.open_front(kind, "::1", 0, max_message_bytes=1024, max_calls=1, max_inflight_bytes=None)
+    front.drain(0.0)
+    return type(front).__name__, logs[0]["why"]
+
+
+def test_the_native_front_is_taken_where_it_is_installed() -> None:
+    """Auto means native, and the settings can say otherwise."""
+    assert chosen("auto") == ("NativeFront", "it is installed")
+    assert chosen("native") == ("NativeFront", "by the settings")
+    assert chosen("grpcio") == ("GrpcioFront", "by the settings")
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto means grpcio where pygrpc-native is missing, and native is refused in plain words."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    assert chosen("auto") == ("GrpcioFront", "pygrpc-native is not installed")
+    with pytest.raises(FrontError, match="needs the package pygrpc-native"):
+        chosen("native")
+
+
+def test_where_memory_is_not_granted_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto means grpcio where a message that is only announced could end the process."""
+    strict = tmp_path / "overcommit_memory"
+    strict.write_text("2\n")
+    monkeypatch.setattr(choice, "OVERCOMMIT", strict)
+    assert chosen("auto") == ("GrpcioFront", "this system grants no memory in advance (vm.overcommit_memory is 2)")
+
+    strict.write_text("0\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 30, 1 << 30))
+    assert chosen("auto")[0] == "GrpcioFront"
+    assert chosen("native")[0] == "NativeFront"
