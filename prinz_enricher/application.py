@@ -19,7 +19,7 @@ from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.ports import Front
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.routes import Routes
-from prinz_enricher.service.score.forms import Limits
+from prinz_enricher.service.score.payload import Limits
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -36,9 +36,8 @@ from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.ports import Call, Source
 from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.forms import Limits
-from prinz_enricher.service.score.gather import Gatherer
-from prinz_enricher.service.score.large_request import parse_score_request
+from prinz_enricher.service.score.payload import Limits, parse_score_request
+from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.service.views import model_message
@@ -94,7 +93,7 @@ class EnricherService:
             environment_tag=environment_tag,
         )
         self._handover = Handover(pool, self.target)
-        self._gatherer = Gatherer(pool, self._resolve, self._targets.of, limits.shared)
+        self._grouper = RequestGrouper(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         # To write a list of a thousand models takes longer than a score, or the signature that a caller asks for before
@@ -169,14 +168,14 @@ class EnricherService:
     def _gather(self, calls: Sequence[Call]) -> None:
         """Score calls together as far as they are alike, the others each alone."""
         try:
-            alone = self._gatherer.take(calls)
+            ungrouped = self._grouper.submit(calls)
         except Exception as error:  # noqa: BLE001 - a fault of this service
             status = internal_failure(log, "calls failed", error, calls=len(calls))
             # Those that are on their way already had their answer by then, or have this one.
             for call in calls:
                 call.fail(status)
             return
-        for call, request in alone:
+        for call, request in ungrouped:
             self._answer(call, partial(self._score_alone, request=request))
 
     def _answer(self, call: Call, method: Callable[[Call], None] | None = None) -> None:

@@ -23,7 +23,7 @@ from prinz_enricher.fronts.grpc import open_front
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.scoring.launch.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.score.forms import Limits
+from prinz_enricher.service.score.payload import Limits
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
 

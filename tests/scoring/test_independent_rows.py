@@ -12,7 +12,7 @@ import pytest
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
 from prinz_enricher.scoring import Job, Scores
 from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.service.score.apart import independent
+from prinz_enricher.service.score.independent_rows import split_rows
 from tests.scoring.calls import SEPARATELY, plain, scripted_pool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
@@ -25,7 +25,7 @@ def of_rows(pool: VersionPool, batch: pa.RecordBatch, outcomes: list[Any], answe
         outcomes.append(outcome)
         answered.set()
 
-    for job in independent(Job(target_of(), batch, {"factor": 2.0}, time.monotonic() + PATIENCE, done)):
+    for job in split_rows(Job(target_of(), batch, {"factor": 2.0}, time.monotonic() + PATIENCE, done)):
         pool.submit(job)
 
 
@@ -92,7 +92,7 @@ def test_rows_that_would_change_what_the_model_sees_of_others_are_apart_from_the
         }
     )
     outcomes: list[Any] = []
-    jobs = independent(Job(target_of(), batch, {}, None, outcomes.append))
+    jobs = split_rows(Job(target_of(), batch, {}, None, outcomes.append))
     assert sorted(job.batch.num_rows for job in jobs) == [1, 1, 1, 2]
     for job in jobs:
         assert all(column.null_count in (0, len(column)) for column in job.batch.columns[:2])
@@ -111,7 +111,7 @@ def test_rows_that_would_change_what_the_model_sees_of_others_are_apart_from_the
 def test_independent_rows_are_told_their_first_fault_at_once_and_no_other() -> None:
     """Whatever the rows after it come to."""
     outcomes: list[Any] = []
-    [job] = independent(Job(target_of(), rows(*plain(3)), {}, None, outcomes.append))
+    [job] = split_rows(Job(target_of(), rows(*plain(3)), {}, None, outcomes.append))
     parts = job.apart()
     parts[0].done(Scores(rows(("", 0.0)), 0.0, 0.0, 1))
     assert not parts[2].cancelled()

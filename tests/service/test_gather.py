@@ -12,7 +12,7 @@ import pytest
 from prinz_enricher.batch.layout import input_layout
 from prinz_enricher.errors import DeadlineExceeded, ModelError, Overloaded
 from prinz_enricher.scoring import Scores, Target
-from prinz_enricher.service.score import gather
+from prinz_enricher.service.score import request_grouping
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Tensor
 from tests.support.gathering import (
     DOUBLES,
@@ -136,7 +136,7 @@ def test_each_call_of_a_job_as_a_job_of_its_own_answers_its_call() -> None:
     service = Service(pool, DOUBLES)
     now = time.monotonic()
     # In one span of deadlines.
-    start = (int(now / gather.TOGETHER) + 2000.1) * gather.TOGETHER
+    start = (int(now / request_grouping.DEADLINE_SPAN) + 2000.1) * request_grouping.DEADLINE_SPAN
     asked = [
         ask(columns_request(row(float(number)), request_id=f"{number}"), start + number / 1e4) for number in range(9)
     ]
@@ -280,7 +280,7 @@ def test_calls_with_other_deadlines_are_other_jobs() -> None:
     service = Service(pool, DOUBLES)
     request = columns_request(row(1.0))
     # The middle of a span.
-    start = (int(time.monotonic() / gather.TOGETHER) + 20_000.5) * gather.TOGETHER
+    start = (int(time.monotonic() / request_grouping.DEADLINE_SPAN) + 20_000.5) * request_grouping.DEADLINE_SPAN
     deadlines = [start + 1e-3, start, start - 1e-3, None, start + 10.0, None, start + 10.001]
     asked = [ask(request, deadline) for deadline in deadlines]
     service.handle([one.call for one in asked])

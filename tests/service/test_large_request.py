@@ -15,8 +15,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, Kind
-from prinz_enricher.service.score.large_request import parse_score_request
-from prinz_enricher.service.score.large_response import with_output
+from prinz_enricher.service.score.payload import append_output, parse_score_request
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from tests.support.large_requests import check, varint
 
@@ -81,7 +80,7 @@ def test_more_fields_than_are_walked() -> None:
 def test_an_answer_is_what_protobuf_writes(parts: list[bytes], request_id: str) -> None:
     """An answer with a stream of any length is a message that protobuf reads."""
     response = pb.ScoreResponse(request_id=request_id, timing=pb.ScoreTiming(batch_rows=3))
-    data = with_output(response.SerializeToString(), "arrow_stream", [pa.py_buffer(part) for part in parts])
+    data = append_output(response.SerializeToString(), "arrow_stream", [pa.py_buffer(part) for part in parts])
     response.arrow_stream = b"".join(parts)
 
     assert pb.ScoreResponse.FromString(data) == response

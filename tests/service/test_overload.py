@@ -12,7 +12,7 @@ from prinz_enricher.errors import BatchTooLarge, InvalidInput, Overloaded
 from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.service.ports import Call as FrontCall
 from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.forms import Limits
+from prinz_enricher.service.score.payload import Limits
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, Call, rows, target_of
 

@@ -15,7 +15,7 @@ from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.scoring import InlinePool, Target
 from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits
+from prinz_enricher.service.score.payload import MAX_INDEPENDENT_ROWS, Limits
 from prinz_enricher.signature import (
     Field,
     Param,
@@ -63,7 +63,7 @@ def test_too_many_rows_that_are_calls_of_their_own() -> None:
         lambda _: lambda batch, _: pa.RecordBatch.from_arrays(batch.columns, schema=output_schema(signature))
     )
     answers: list[bytes | status_pb2.Status] = []
-    rows = MOST_INDEPENDENT + 1
+    rows = MAX_INDEPENDENT_ROWS + 1
     column = value_pb2.Column(name="x", doubles=value_pb2.DoubleValues(values=[1.0] * rows))
     request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=rows, columns=[column]))
 
@@ -75,7 +75,7 @@ def test_too_many_rows_that_are_calls_of_their_own() -> None:
     request.independent_rows = True
     with pytest.raises(BatchTooLarge) as raised:
         ask()
-    assert raised.value.metadata["limit"] == str(MOST_INDEPENDENT)
+    assert raised.value.metadata["limit"] == str(MAX_INDEPENDENT_ROWS)
     pool.close(10.0)
     [answer] = answers
     assert isinstance(answer, bytes)

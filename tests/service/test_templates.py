@@ -8,17 +8,17 @@ import pytest
 
 from prinz_enricher.batch.layout import input_layout
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.service.score.template import Templates, learn
+from prinz_enricher.service.score.template import Templates, learn_template
 from tests.support.gathering import DOUBLES, HandPool, Service, columns_request, handled, row
 
 
 def test_the_number_of_templates_stays_bounded() -> None:
     """By count and by memory; requests of the same kind are learnt once."""
-    templates = Templates(most=50, most_bytes=1 << 20)
+    templates = Templates(max_count=50, max_bytes=1 << 20)
     layout = input_layout(DOUBLES.signature)
 
     def learnt(request: pb.ScoreRequest) -> Any:
-        template = learn(request.SerializeToString(), request, layout)
+        template = learn_template(request.SerializeToString(), request, layout)
         assert template is not None
         return template
 
@@ -45,8 +45,8 @@ def test_the_number_of_templates_stays_bounded() -> None:
 def test_a_service_that_is_asked_many_things_remembers_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """And answers all."""
     service = Service(HandPool(), DOUBLES)
-    monkeypatch.setattr(service._gatherer, "_templates", Templates(most=10))
+    monkeypatch.setattr(service._grouper, "_templates", Templates(max_count=10))
     for number in range(60):
         [one] = handled(service, columns_request(row(1.0), request_id="i" * number))
         assert one.response.request_id == "i" * number
-        assert len(service._gatherer._templates) <= 10
+        assert len(service._grouper._templates) <= 10

@@ -19,8 +19,8 @@ from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
 from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.ports import Call
-from prinz_enricher.service.score.forms import Limits
-from prinz_enricher.service.score.gather import Gatherer
+from prinz_enricher.service.score.payload import Limits
+from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema
 
 KINDS = {
@@ -146,7 +146,7 @@ class Service(EnricherService):
         self._limits = Limits(10_000, 1 << 20)
         targets_of: Any = self
         self._targets = targets_of
-        self._gatherer = Gatherer(pool, self._resolve, self.of, shared)
+        self._grouper = RequestGrouper(pool, self._resolve, self.of, shared)
 
     def _resolve(self, model: model_pb2.ModelRef) -> Any:
         if not model.name:

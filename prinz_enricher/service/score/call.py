@@ -1,9 +1,8 @@
-"""One `Score` call: its request read against the signature, handed to the pool, and its scores written back."""
+"""One `Score` call by itself: its request checked against the signature, scored by the pool, its scores written."""
 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,7 +15,6 @@ from prinz_enricher.errors import (
     BatchTooLarge,
     DeadlineExceeded,
     EnricherError,
-    InternalError,
     InvalidInput,
     InvalidRequest,
     SignatureChanged,
@@ -24,11 +22,17 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.ports import Call
-from prinz_enricher.service.score.apart import independent
-from prinz_enricher.service.score.forms import MOST_INDEPENDENT, Limits, read_rows, rows_told, write_rows
-from prinz_enricher.service.score.large_response import with_output
-from prinz_enricher.service.score.telling import tell, tell_refusal, unwritable
-from prinz_enricher.service.status import to_status
+from prinz_enricher.service.score.independent_rows import split_rows
+from prinz_enricher.service.score.payload import (
+    MAX_INDEPENDENT_ROWS,
+    Limits,
+    append_output,
+    declared_rows,
+    read_rows,
+    write_rows,
+)
+from prinz_enricher.service.score.response import log_rejection, output_mismatch, response_metadata
+from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.signature import Field
 
 log = structlog.stdlib.get_logger(__name__)
@@ -45,8 +49,8 @@ class ScoreCall:
     Args:
         call: The raw call.
         request: Its message.
-        target: The version it resolved to.
-        views: Values of a large request, which its message is without.
+        target: The version that scores it.
+        views: Values of a large request that its message lacks.
     """
 
     def __init__(self, call: Call, request: pb.ScoreRequest, target: Target, views: Views | None = None) -> None:
@@ -58,36 +62,37 @@ class ScoreCall:
         self._outputs: Sequence[Field] = ()
 
     def submit(self, pool: WorkerPool, limits: Limits) -> None:
-        """Check the request, and hand its rows to the pool.
+        """Check the request, and submit its rows to the pool.
 
         Raises:
-            EnricherError: The request is at fault; every fault of its input is told at once.
+            EnricherError: The request is invalid; all violations of its input are in one error.
         """
         request, signature = self._request, self._target.signature
         if len(request.request_id) > MAX_REQUEST_ID:
             raise InvalidRequest("request_id", f"is longer than {MAX_REQUEST_ID} characters")
         if request.signature_digest and request.signature_digest != signature.digest:
             raise SignatureChanged(self._target.name, self._target.version, signature.digest)
-        told = rows_told(request, self._form)
+        rows_declared = declared_rows(request, self._form)
         # No rows cost nothing, and too many are refused for good.
-        refusal = pool.refusal(self._target, told, self._call.deadline) if 0 < told <= limits.rows else None
-        if refusal is not None:
-            raise refusal
-        faults = _Faults()
-        outputs = faults.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
-        params = faults.collect(lambda: codec.decode_params(request.params, signature))
-        # This call lives until it is answered, and its values may be gone before.
+        if 0 < rows_declared <= limits.rows:
+            refusal = pool.refusal(self._target, rows_declared, self._call.deadline)
+            if refusal is not None:
+                raise refusal
+        violations = _Violations()
+        outputs = violations.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
+        params = violations.collect(lambda: codec.decode_params(request.params, signature))
+        # This call lives until it is answered; its values need not.
         views, self._views = self._views or Views(), None
-        rows = faults.collect(lambda: read_rows(request, signature, limits, views))
+        rows = violations.collect(lambda: read_rows(request, signature, limits, views))
         if outputs is None or params is None or rows is None:
-            raise faults.error()
+            raise violations.error()
         self._outputs = outputs
-        if request.independent_rows and rows.num_rows > MOST_INDEPENDENT:
-            raise BatchTooLarge(rows.num_rows, MOST_INDEPENDENT)
+        if request.independent_rows and rows.num_rows > MAX_INDEPENDENT_ROWS:
+            raise BatchTooLarge(rows.num_rows, MAX_INDEPENDENT_ROWS)
         if self._call.deadline is not None and time.monotonic() >= self._call.deadline:
             raise DeadlineExceeded("queue")
         job = Job(self._target, rows, params, self._call.deadline, self._done, self._call.cancelled)
-        for part in independent(job) if request.independent_rows and rows.num_rows > 1 else (job,):
+        for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
             pool.submit(part)
 
     def _done(self, outcome: Scores | EnricherError) -> None:
@@ -98,36 +103,33 @@ class ScoreCall:
                 self._call.respond(self._response(outcome))
         except EnricherError as error:
             self._fail(error)
-        except Exception:
-            correlation_id = uuid.uuid4().hex
-            log.exception("score failed", model=self._target.name, correlation_id=correlation_id)
-            self._call.fail(to_status(InternalError(correlation_id)))
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            self._call.fail(internal_failure(log, "score failed", error, model=self._target.name))
 
     def _fail(self, error: EnricherError) -> None:
-        tell_refusal(self._target, error, self._request.request_id)
+        log_rejection(self._target, error, self._request.request_id)
         self._call.fail(to_status(error))
 
     def _response(self, scores: Scores) -> bytes:
-        told = tell(self._target, scores, time.monotonic() - self._call.arrived)
+        response = response_metadata(self._target, scores, time.monotonic() - self._call.arrived)
         if self._request.request_id:
-            told += pb.ScoreResponse(request_id=self._request.request_id).SerializeToString()
+            response += pb.ScoreResponse(request_id=self._request.request_id).SerializeToString()
         wanted = scores.batch.select([field.name for field in self._outputs])
         try:
             form, parts = write_rows(wanted, self._outputs, self._form)
         except InvalidInput as error:
-            raise unwritable(self._target, error) from None
-        return with_output(told, form, parts)
+            raise output_mismatch(self._target, error) from None
+        return append_output(response, form, parts)
 
 
-class _Faults:
-    """Gathers the faults of several parts of a request, so that a caller sees them all at once."""
+class _Violations:
+    """Collects the violations of several parts of a request, so that a caller sees all of them at once."""
 
     def __init__(self) -> None:
         self._violations: list[Violation] = []
         self._omitted = 0
 
     def collect(self, read: Callable[[], _T]) -> _T | None:
-        """Return what `read` returns, or None after keeping its faults."""
         try:
             return read()
         except InvalidInput as error:
@@ -136,5 +138,4 @@ class _Faults:
             return None
 
     def error(self) -> InvalidInput:
-        """Return one error with every fault."""
         return InvalidInput(self._violations, omitted=self._omitted)

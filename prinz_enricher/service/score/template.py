@@ -1,8 +1,8 @@
-"""Requests that differ in nothing but their values, read many at a time.
+"""Reads many requests at once that differ from a known one in their values alone.
 
 A client writes the requests for a model always alike: the same tags, lengths and names, and the numbers of a row at the
-same places. Once such a request has been read in full, others that are the same in every byte but those of the numbers
-are read by it, all at once: what protobuf and the signature say of them is the same as well.
+same places. Once such a request has been read in full, others that equal it in every byte but those of the numbers are
+read by it, all at once: what protobuf and the signature say of them is the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,8 +21,9 @@ from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import BYTES, NotPlain, WireField, fields_of
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
+from prinz_enricher.scoring import Target
 from prinz_enricher.service.score.call import MAX_REQUEST_ID
-from prinz_enricher.service.score.group import Asked
+from prinz_enricher.signature import Field
 
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreRequest.DESCRIPTOR.fields_by_name.items()}
 _INPUTS: Final = tuple(field.number for field in pb.ScoreRequest.DESCRIPTOR.oneofs_by_name["input"].fields)
@@ -30,7 +32,10 @@ _COLUMNS: Final = value_pb2.ColumnBatch.DESCRIPTOR.fields_by_name["columns"].num
 _DENSE_VALUES: Final = value_pb2.DenseBatch.DESCRIPTOR.fields_by_name["values"].number
 _PACKED: Final = value_pb2.DoubleValues.DESCRIPTOR.fields_by_name["values"].number
 
-_MOST_FIELDS: Final = 1024
+_MAX_FIELDS: Final = 1024
+_MAX_OF_A_SIZE: Final = 4
+"""Templates of one length: each is tried on what the ones before it have left."""
+
 _OVERHEAD: Final = 2048
 """Bytes of a template's objects, about, whatever its size."""
 
@@ -39,16 +44,33 @@ _DOUBLE: Final = 8
 _LITTLE_ENDIAN: Final = sys.byteorder == "little"
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """What the calls of a group ask, besides their rows.
+
+    Attributes:
+        target: The version.
+        params: Every parameter of its signature.
+        outputs: The wanted outputs.
+        form: The field of the requests' input.
+    """
+
+    target: Target
+    params: Mapping[str, object]
+    outputs: Sequence[Field]
+    form: str
+
+
 class Template:
     """What requests of one row of doubles have in common.
 
     Attributes:
-        size: Bytes of each.
-        request: One of them, read.
-        layout: Of the inputs that it was read by.
-        asked: What it asked for the last time, and of which version; kept by whoever reads by it.
-        identified: Whether each has a `request_id`, of the same length.
-        memory: Bytes that it takes itself, about.
+        size: Bytes of each request.
+        request: One of them.
+        layout: The layout of its inputs.
+        spec: What its requests ask besides their rows; set by whoever reads by it.
+        identified: Whether each request has a `request_id`, of the same length.
+        memory: Bytes of the template, about.
     """
 
     def __init__(
@@ -57,35 +79,32 @@ class Template:
         self.size = len(data)
         self.request = request
         self.layout = layout
-        self.asked: Asked | None = None
+        self.spec: ScoreSpec | None = None
         self.identified = id_span is not None
         self._id_span = id_span
         self._constant = np.frombuffer(data, np.uint8)
-        # Of a byte that is a value's nothing is asked; any bit of another one counts.
+        variable = [*spans, *(() if id_span is None else (id_span,))]
+        # The bytes of values may differ, no bit of another one.
         self._mask = np.full(self.size, 0xFF, np.uint8)
-        for span in (*spans, *(() if id_span is None else (id_span,))):
+        for span in variable:
             self._mask[span] = 0
         self._places = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        variable = [*spans, *(() if id_span is None else (id_span,))]
         self._parts, self._constants, self._order = _cut(data, variable, len(spans))
         # The request as it came, and as protobuf has it.
         self.memory = 2 * self.size + self._mask.nbytes + self._places.nbytes + _OVERHEAD
 
     def reads_as(self, other: Template) -> bool:
-        """Tell whether another template of this size is for the same requests."""
+        """Return whether another template of this size matches the same requests."""
         if not np.array_equal(self._mask, other._mask):
             return False
         return not ((self._constant ^ other._constant) & self._mask).any()
 
     def read(self, requests: Sequence[bytes]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
-        """Read requests of this size.
-
-        Args:
-            requests: Serialised messages.
+        """Read serialised requests of this size.
 
         Returns:
-            The values, of shape (requests, columns) in the order of the signature, and which of the requests are as
-            this one; None in its place where all are. The values of others mean nothing.
+            The values, of shape (requests, columns) in the order of the signature, and which requests match; None
+            where all do. The values of others mean nothing.
         """
         bytes_of = np.frombuffer(b"".join(requests), np.uint8).reshape(len(requests), self.size)
         differ = (bytes_of ^ self._constant) & self._mask
@@ -96,14 +115,7 @@ class Template:
         return values, same
 
     def read_one(self, request: bytes) -> bytes | None:
-        """Read one request of this size.
-
-        Args:
-            request: The serialised message.
-
-        Returns:
-            The memory of its values in the order of the signature; None where it is not as this one.
-        """
+        """Return the bytes of a request's values in the order of the signature; None where it does not match."""
         parts = self._parts.unpack(request)
         if parts[::2] != self._constants:
             return None
@@ -111,20 +123,14 @@ class Template:
         return b"".join([values[place] for place in self._order])
 
     def request_id(self, data: bytes) -> bytes:
-        """Give the `request_id` of a request, in UTF-8 as far as it is any; empty where it has none."""
+        """Return the bytes of a request's `request_id`; empty where it has none."""
         return b"" if self._id_span is None else data[self._id_span]
 
 
 def _cut(data: bytes, variable: Sequence[slice], values: int) -> tuple[struct.Struct, tuple[bytes, ...], list[int]]:
-    """Cut a request into what is always the same and what is not, by turns.
+    """Return what cuts a request into constant and variable parts by turns, the constants, and where the values are.
 
-    Args:
-        data: The request.
-        variable: What is not.
-        values: How many of those, from the first, are values.
-
-    Returns:
-        What cuts, the constant parts, and where among the others the values are.
+    The first `values` of the variable parts are values.
     """
     order = sorted(range(len(variable)), key=lambda one: variable[one].start)
     format, constants, at = "<", [], 0
@@ -139,16 +145,13 @@ def _cut(data: bytes, variable: Sequence[slice], values: int) -> tuple[struct.St
     return cut, tuple(constants), [where[place] for place in range(values)]
 
 
-def learn(data: bytes, request: pb.ScoreRequest, layout: Layout) -> Template | None:
-    """Make a template of a request that was read.
+def learn_template(data: bytes, request: pb.ScoreRequest, layout: Layout) -> Template | None:
+    """Return the template of a request that was read; None where it is written unusually or not all are doubles.
 
     Args:
         data: The serialised message.
-        request: The message: of one row in columns or dense, without params, that fits the layout.
-        layout: Of the model's inputs.
-
-    Returns:
-        The template; None where its values are not of fixed width, or the message is written in an unusual way.
+        request: The message: one row in columns or dense, without params, that fits the layout.
+        layout: The layout of the model's inputs.
     """
     if not (_LITTLE_ENDIAN and layout.all_doubles and layout.fields):
         return None
@@ -160,13 +163,9 @@ def learn(data: bytes, request: pb.ScoreRequest, layout: Layout) -> Template | N
 
 
 def _spans(view: memoryview, layout: Layout) -> tuple[list[slice], slice | None]:
-    """Find the values of a request, in the order of the signature, and its id.
-
-    Raises:
-        NotPlain: Something is there twice, or is missing.
-    """
+    """Return where the values of a request are, in the order of the signature, and its id; raises NotPlain."""
     seen: dict[int, WireField] = {}
-    for one in fields_of(view, _MOST_FIELDS):
+    for one in fields_of(view, _MAX_FIELDS):
         if one.number in seen and one.number != _FIELDS["outputs"]:
             # protobuf merges what is there twice, or takes the last.
             raise NotPlain
@@ -193,7 +192,8 @@ def _of_columns(view: memoryview, columns: WireField, layout: Layout) -> list[sl
     for one in _inside(view, columns):
         if one.number != _COLUMNS:
             continue
-        name = bytes(view[slice(*_value(_only(view, one, _COLUMN["name"])))]).decode()
+        name_field = _only(view, one, _COLUMN["name"])
+        name = bytes(view[name_field.value : name_field.end]).decode()
         packed = _only(view, _only(view, one, _COLUMN["doubles"]), _PACKED)
         if packed.end - packed.value != _DOUBLE or name in spans:
             raise NotPlain
@@ -204,7 +204,7 @@ def _of_columns(view: memoryview, columns: WireField, layout: Layout) -> list[sl
 
 
 def _only(view: memoryview, message: WireField, number: int) -> WireField:
-    """Give a field that has a length and is in a message once."""
+    """Return a length-delimited field that is in a message once; raises NotPlain."""
     found = [one for one in _inside(view, message) if one.number == number]
     if len(found) != 1 or found[0].wire_type != BYTES:
         raise NotPlain
@@ -212,28 +212,23 @@ def _only(view: memoryview, message: WireField, number: int) -> WireField:
 
 
 def _inside(view: memoryview, message: WireField) -> Iterator[WireField]:
-    """Walk the fields of a message in a request, by their places in the request."""
+    """Yield the fields of a nested message, by their places in the request."""
     start = message.value
-    for one in fields_of(view[start : message.end], _MOST_FIELDS):
+    for one in fields_of(view[start : message.end], _MAX_FIELDS):
         yield WireField(one.number, one.wire_type, start + one.start, start + one.value, start + one.end)
 
 
-def _value(field: WireField) -> tuple[int, int]:
-    return field.value, field.end
-
-
 class Templates:
-    """Remembers templates: of those of one length, a few; of all, as many as a service has models and clients."""
+    """Remembers templates: a few of each length.
 
-    def __init__(self, most: int = 4096, most_bytes: int = 64 * 1024 * 1024) -> None:
-        """Know none.
+    Args:
+        max_count: Templates; once there are more, all are learnt anew.
+        max_bytes: Bytes of their memory, about; likewise.
+    """
 
-        Args:
-            most: How many are remembered; once there are more, all are learnt anew.
-            most_bytes: How much memory they may take, about; likewise.
-        """
-        self._most = most
-        self._most_bytes = most_bytes
+    def __init__(self, max_count: int = 4096, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._count = self._bytes = 0
         self._by_size: dict[int, tuple[Template, ...]] = {}
@@ -242,16 +237,16 @@ class Templates:
         return self._count
 
     def of_size(self, size: int) -> Sequence[Template]:
-        """Give the templates for requests of some bytes, the one that was learnt last first."""
+        """Return the templates for requests of a size in bytes, the latest first."""
         return self._by_size.get(size, ())
 
     def add(self, template: Template) -> None:
-        """Remember a template, before others of its length and in place of one that reads the same requests."""
+        """Remember a template, in place of one that matches the same requests."""
         with self._lock:
-            if self._count >= self._most or self._bytes + template.memory > self._most_bytes:
+            if self._count >= self._max_count or self._bytes + template.memory > self._max_bytes:
                 self._by_size, self._count, self._bytes = {}, 0, 0
             kept = [one for one in self.of_size(template.size) if not one.reads_as(template)]
-            self._put(template.size, (template, *kept[: _MOST_OF_A_SIZE - 1]))
+            self._put(template.size, (template, *kept[: _MAX_OF_A_SIZE - 1]))
 
     def forget(self, template: Template) -> None:
         """Forget a template that is of no use any more."""
@@ -266,7 +261,3 @@ class Templates:
             self._by_size[size] = templates
         self._count += len(templates) - len(before)
         self._bytes += sum(one.memory for one in templates) - sum(one.memory for one in before)
-
-
-_MOST_OF_A_SIZE: Final = 4
-"""Templates of one length: each is tried on what the ones before it have left."""

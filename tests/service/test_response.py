@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.scoring import Scores, Target
-from prinz_enricher.service.score.telling import tell
+from prinz_enricher.service.score.response import response_metadata
 from prinz_enricher.signature import read_signature
 
 SIGNATURE = read_signature({"signature": None})
@@ -31,7 +31,7 @@ def duration(seconds: float) -> Duration:
 def test_each_answer_tells_its_own_times(told: list[tuple[float, float, float, int, str]]) -> None:
     """One after the other, nothing is left of the one before, and what took no time is told as well."""
     for queue, compute, total, rows, name in told:
-        data = tell(Target(name, "7", "registry", SIGNATURE), Scores(BATCH, queue, compute, rows), total)
+        data = response_metadata(Target(name, "7", "registry", SIGNATURE), Scores(BATCH, queue, compute, rows), total)
         assert pb.ScoreResponse.FromString(data) == pb.ScoreResponse(
             model=model_pb2.ModelRef(name=name, version="7"),
             timing=pb.ScoreTiming(
@@ -46,7 +46,7 @@ def test_threads_do_not_mix_what_they_tell() -> None:
     def write(rows: int) -> bool:
         return all(
             pb.ScoreResponse.FromString(
-                tell(Target("m", str(rows), "registry", SIGNATURE), Scores(BATCH, rows, rows, rows), rows)
+                response_metadata(Target("m", str(rows), "registry", SIGNATURE), Scores(BATCH, rows, rows, rows), rows)
             ).timing.batch_rows
             == rows
             for _ in range(2000)

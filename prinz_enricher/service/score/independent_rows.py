@@ -1,4 +1,4 @@
-"""The rows of a request that are calls of their own: each scored alone where they can't be scored together."""
+"""Rows of a request that are calls of their own: scored together where the version allows it, else each alone."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ import pyarrow as pa
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring import Job, Scores
 
+Rows = npt.NDArray[np.int64]
+"""Rows by their places in the whole job."""
 
-def independent(job: Job) -> list[Job]:
-    """Have a job stand for a call for each of its rows.
 
-    Args:
-        job: Of one or more rows. Where a row fails, the job does, as it would have if they had been scored together.
+def split_rows(job: Job) -> list[Job]:
+    """Return the jobs that together are a job whose rows are calls of their own.
 
-    Returns:
-        The jobs that together are it: rows are apart from the start where they would change what the model sees of
-        each other.
+    Rows are apart from the start where they would change what the model sees of each other. Where a row fails, the
+    whole job does, as it would have if its rows had been scored together.
     """
     outcomes = _Outcomes(job)
-    return [_job_of(job, rows, outcomes) for rows in _alike(job.batch)]
+    return [_job_of(job, rows, outcomes) for rows in _same_nulls(job.batch)]
 
 
-def _job_of(job: Job, rows: npt.NDArray[np.int64], outcomes: _Outcomes) -> Job:
-    """Make the job of some rows, by their places in the whole."""
+def _job_of(job: Job, rows: Rows, outcomes: _Outcomes) -> Job:
     batch = job.batch if len(rows) == job.batch.num_rows else job.batch.take(pa.array(rows))
     part = replace(job, batch=batch, done=outcomes.of(rows), cancelled=outcomes.unwanted)
 
@@ -42,8 +40,8 @@ def _job_of(job: Job, rows: npt.NDArray[np.int64], outcomes: _Outcomes) -> Job:
     return replace(part, calls=len(rows), apart=apart) if len(rows) > 1 else part
 
 
-def _alike(batch: pa.RecordBatch) -> Sequence[npt.NDArray[np.int64]]:
-    """Give the places of rows that have their nulls in the same columns.
+def _same_nulls(batch: pa.RecordBatch) -> Sequence[Rows]:
+    """Return groups of rows that have their nulls in the same columns.
 
     A column of whole numbers or booleans is another one to a model as soon as one of them is missing; a float that is
     missing is NaN.
@@ -61,39 +59,36 @@ def _alike(batch: pa.RecordBatch) -> Sequence[npt.NDArray[np.int64]]:
 
 
 class _Outcomes:
-    """Waits for what each row came to, and then tells what all of them did; the first failure is told at once."""
+    """Collects the outcome of each row, and answers the job: with all scores, or at once with the first error."""
 
     def __init__(self, job: Job) -> None:
         self._lock = threading.Lock()
         self._cancelled = job.cancelled
         self._done = job.done
-        self._scores: list[tuple[npt.NDArray[np.int64], Scores]] = []
+        self._scores: list[tuple[Rows, Scores]] = []
         self._left = job.batch.num_rows
-        self._told = False
+        self._answered = False
 
     def unwanted(self) -> bool:
-        """Tell whether no row is of use any more."""
-        return self._told or self._cancelled()
+        return self._answered or self._cancelled()
 
-    def of(self, rows: npt.NDArray[np.int64]) -> Callable[[Scores | EnricherError], None]:
-        """Give what takes the outcome of some rows, by their places in the whole."""
-
-        def take(outcome: Scores | EnricherError) -> None:
+    def of(self, rows: Rows) -> Callable[[Scores | EnricherError], None]:
+        def done(outcome: Scores | EnricherError) -> None:
             with self._lock:
-                if self._told:
+                if self._answered:
                     return
                 if isinstance(outcome, EnricherError):
-                    self._told = True
+                    self._answered = True
                     self._scores = []
                 else:
                     self._scores.append((rows, outcome))
                     self._left -= len(rows)
-                    self._told = not self._left
-                told = self._told
-            if told:
+                    self._answered = not self._left
+                answered = self._answered
+            if answered:
                 self._done(outcome if isinstance(outcome, EnricherError) else self._all())
 
-        return take
+        return done
 
     def _all(self) -> Scores:
         scores = [one for _, one in self._scores]
@@ -103,7 +98,7 @@ class _Outcomes:
         return Scores(
             pa.concat_batches([one.batch for one in scores]).take(pa.array(order)),
             queue=max(one.queue for one in scores),
-            # Of a call that rows of others were in as well, their share.
+            # Their share of a model call that had rows of others in it as well.
             compute=sum(one.compute * one.batch.num_rows / max(1, one.batch_rows) for one in scores),
             batch_rows=max(one.batch_rows for one in scores),
         )

@@ -1,0 +1,385 @@
+"""Groups one-row `Score` calls that came together, as far as they ask the same of the same version.
+
+What a call costs beside the model is Python, and so is spent on groups: alike one-row requests that a front hands over
+at once are read together, are one job of the pool, and are answered together. Any other request is scored by itself
+(`ScoreCall`), and so is one with a fault, whose error then has all violations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import structlog
+from google.rpc import status_pb2
+
+from prinz_enricher import batch as codec
+from prinz_enricher.batch.columns import one_row_values
+from prinz_enricher.batch.few_rows import few_rows, rows_of_doubles
+from prinz_enricher.batch.layout import Layout, input_layout
+from prinz_enricher.catalog import CatalogVersion
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
+from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
+from prinz_enricher.service.ports import Call
+from prinz_enricher.service.score.call import MAX_REQUEST_ID
+from prinz_enricher.service.score.response import log_rejection, output_mismatch, response_metadata, write_responses
+from prinz_enricher.service.score.template import ScoreSpec, Template, Templates, learn_template
+from prinz_enricher.service.status import internal_failure, to_status
+
+log = structlog.stdlib.get_logger(__name__)
+
+DEADLINE_SPAN = 0.005
+"""Seconds: calls of one group have their deadlines in the same span of this length, and the first of them counts."""
+
+MAX_CALLS = 256
+"""Calls of a group: so many still share a model call with others."""
+
+_FAR = 1e12
+"""A deadline that is never reached."""
+
+
+@dataclass(slots=True)
+class RequestGroup:
+    """Calls whose requests differ in their rows alone.
+
+    Attributes:
+        request: One of their requests.
+        calls: The calls.
+        ids: The `request_id` of each call, in UTF-8.
+        messages: The request of each call; empty where `values` has the rows.
+        template: The template that read the values; None where the messages have the rows.
+        values: The rows, of shape (calls, inputs).
+    """
+
+    request: pb.ScoreRequest
+    calls: list[Call] = field(default_factory=list)
+    ids: list[bytes] = field(default_factory=list)
+    messages: list[pb.ScoreRequest] = field(default_factory=list)
+    template: Template | None = None
+    values: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    def at(self, places: Sequence[int]) -> RequestGroup:
+        """Return the group of some of the calls."""
+        if len(places) == len(self.calls):
+            return self
+        return RequestGroup(
+            self.request,
+            [self.calls[place] for place in places],
+            [self.ids[place] for place in places],
+            [self.messages[place] for place in places] if self.messages else [],
+            self.template,
+            self.values[list(places)] if self.template is not None else self.values,
+        )
+
+
+class GroupJob:
+    """A group as one job of the pool.
+
+    Args:
+        spec: What the calls ask.
+        calls: The calls.
+        ids: The `request_id` of each, in UTF-8.
+        batch: Their rows.
+        deadline: The first of their deadlines; None where they have none.
+    """
+
+    __slots__ = ("_batch", "_calls", "_deadline", "_ids", "_spec")
+
+    def __init__(
+        self,
+        spec: ScoreSpec,
+        calls: Sequence[Call],
+        ids: Sequence[bytes],
+        batch: pa.RecordBatch,
+        deadline: float | None,
+    ) -> None:
+        self._spec = spec
+        self._calls = calls
+        self._ids = ids
+        self._batch = batch
+        self._deadline = deadline
+
+    def job(self) -> Job:
+        """Return the job that answers the calls."""
+        spec, calls = self._spec, self._calls
+        return Job(
+            spec.target,
+            self._batch,
+            spec.params,
+            self._deadline,
+            self._done,
+            calls[0].cancelled if len(calls) == 1 else self._cancelled,
+            nulls=False,
+            calls=len(calls),
+            apart=self._split_calls,
+        )
+
+    def _cancelled(self) -> bool:
+        return all(call.cancelled() for call in self._calls)
+
+    def _split_calls(self) -> list[Job]:
+        return [
+            GroupJob(self._spec, [call], [id], self._batch.slice(row, 1), call.deadline).job()
+            for row, (call, id) in enumerate(zip(self._calls, self._ids, strict=True))
+        ]
+
+    def _done(self, outcome: Scores | EnricherError) -> None:
+        try:
+            if isinstance(outcome, EnricherError):
+                self._fail(outcome)
+                return
+            responses = self._responses(outcome)
+        except EnricherError as error:
+            if isinstance(outcome, Scores) and len(self._calls) > 1:
+                # One of the responses can't be written: each call gets its own outcome.
+                for row, job in enumerate(self._split_calls()):
+                    job.done(replace(outcome, batch=outcome.batch.slice(row, 1)))
+            else:
+                self._fail(error)
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            _fail_all(self._calls, internal_failure(log, "score failed", error, model=self._spec.target.name))
+        else:
+            for call, response in zip(self._calls, responses, strict=True):
+                call.respond(response)
+
+    def _responses(self, scores: Scores) -> list[bytes]:
+        spec = self._spec
+        target = spec.target
+        # The calls came together.
+        common = response_metadata(target, scores, time.monotonic() - self._calls[0].arrived)
+        wanted = scores.batch
+        if len(spec.outputs) != wanted.num_columns or spec.outputs is not target.signature.outputs:
+            wanted = wanted.select([field.name for field in spec.outputs])
+        try:
+            return write_responses(wanted, spec.outputs, spec.form, common, self._ids)
+        except InvalidInput as error:
+            raise output_mismatch(target, error) from None
+
+    def _fail(self, error: EnricherError) -> None:
+        for id in self._ids:
+            log_rejection(self._spec.target, error, id.decode(errors="replace"))
+        _fail_all(self._calls, to_status(error))
+
+
+_Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
+"""Calls that are scored by themselves, with their messages where those were parsed."""
+
+
+class RequestGrouper:
+    """Groups calls, and submits the groups.
+
+    Args:
+        pool: Scores the groups.
+        resolve: Returns the version that a reference means now; raises EnricherError.
+        target_of: Returns the target of a version; raises EnricherError.
+        max_rows: Rows of several callers in one model call.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        resolve: Callable[[model_pb2.ModelRef], CatalogVersion],
+        target_of: Callable[[CatalogVersion], Target],
+        max_rows: int = MAX_CALLS,
+    ) -> None:
+        self._pool = pool
+        self._resolve = resolve
+        self._target_of = target_of
+        self._max_calls = min(max_rows, MAX_CALLS)
+        self._templates = Templates()
+
+    def submit(self, calls: Sequence[Call]) -> _Ungrouped:
+        """Submit what can be grouped of calls with small requests; returns the other calls."""
+        by_size: dict[int, list[Call]] = {}
+        for call in calls:
+            by_size.setdefault(len(call.request), []).append(call)
+        ungrouped: _Ungrouped = []
+        unread: list[Call] = []
+        for size, left in by_size.items():
+            for template in self._templates.of_size(size):
+                left = self._by_template(template, left, ungrouped)  # noqa: PLW2901 - what is left of it
+                if not left:
+                    break
+            unread += left
+        if unread:
+            self._by_message(unread, ungrouped)
+        return ungrouped
+
+    def _by_template(self, template: Template, calls: list[Call], ungrouped: _Ungrouped) -> list[Call]:
+        """Submit the calls whose requests match a template; returns the others."""
+        if len(calls) == 1:
+            return self._one_by_template(template, calls, ungrouped)
+        values, same = template.read([call.request for call in calls])
+        ids = [template.request_id(call.request) for call in calls] if template.identified else [b""] * len(calls)
+        left: list[Call] = []
+        if same is not None or not all(map(bytes.isascii, ids)):
+            # An id beyond ASCII is protobuf's to judge.
+            fits = [id.isascii() and (same is None or bool(same[row])) for row, id in enumerate(ids)]
+            left = [call for call, one in zip(calls, fits, strict=True) if not one]
+            calls = [call for call, one in zip(calls, fits, strict=True) if one]
+            ids = [id for id, one in zip(ids, fits, strict=True) if one]
+            values = values[np.array(fits)]
+        if calls:
+            self._submit(RequestGroup(template.request, calls, ids, template=template, values=values), ungrouped)
+        return left
+
+    def _one_by_template(self, template: Template, calls: list[Call], ungrouped: _Ungrouped) -> list[Call]:
+        """Submit a lone call: each microsecond is one that its caller waits."""
+        request = calls[0].request
+        values = template.read_one(request)
+        id = template.request_id(request)
+        if values is None or not id.isascii():
+            return calls
+        rows = np.frombuffer(values, "<f8").reshape(1, -1)
+        self._submit(RequestGroup(template.request, calls, [id], template=template, values=rows), ungrouped)
+        return []
+
+    def _by_message(self, calls: Sequence[Call], ungrouped: _Ungrouped) -> None:
+        alike: dict[object, RequestGroup] = {}
+        for call in calls:
+            try:
+                request = pb.ScoreRequest.FromString(call.request)
+            except Exception:  # noqa: BLE001 - `ScoreCall` raises it again
+                ungrouped.append((call, None))
+                continue
+            key = _key(request)
+            if key is None:
+                ungrouped.append((call, request))
+                continue
+            some = alike.setdefault(key, RequestGroup(request))
+            some.calls.append(call)
+            some.ids.append(request.request_id.encode())
+            some.messages.append(request)
+        for some in alike.values():
+            self._submit(some, ungrouped)
+
+    def _submit(self, some: RequestGroup, ungrouped: _Ungrouped) -> None:
+        """Submit a group, those with about the same deadline together."""
+        try:
+            target = self._target_of(self._resolve(some.request.model))
+            template = some.template
+            spec = None if template is None else template.spec
+            if spec is None or spec.target is not target:
+                spec = _spec(target, some.request)
+                if template is not None:
+                    template.spec = spec
+        except InvalidInput:
+            # `ScoreCall` adds the violations of its rows.
+            _leave(some, ungrouped)
+            return
+        except EnricherError as error:
+            _fail_all(some.calls, to_status(error))
+            return
+        layout = input_layout(target.signature)
+        if template is not None and not _same_layout(template.layout, layout):
+            # The model takes something else by now.
+            self._templates.forget(template)
+            self._by_message(some.calls, ungrouped)
+            return
+        if layout.one_row is None:
+            _leave(some, ungrouped)
+            return
+        for places, deadline in _by_deadline(some.calls, self._max_calls):
+            self._send(spec, layout, some.at(places), deadline, ungrouped)
+
+    def _send(
+        self, spec: ScoreSpec, layout: Layout, some: RequestGroup, deadline: float | None, ungrouped: _Ungrouped
+    ) -> None:
+        refusal = self._pool.refusal(spec.target, len(some.calls), deadline)
+        if refusal is None and deadline is not None and time.monotonic() >= deadline:
+            refusal = DeadlineExceeded("queue")
+        if refusal is not None:
+            _fail_all(some.calls, to_status(refusal))
+            return
+        if some.template is not None:
+            batch = rows_of_doubles(layout, some.values)
+        else:
+            rows = [_values(message, layout) for message in some.messages]
+            if any(row is None for row in rows):
+                places = [place for place, row in enumerate(rows) if row is not None]
+                _leave(some.at([place for place, row in enumerate(rows) if row is None]), ungrouped)
+                some = some.at(places)
+            read = [row for row in rows if row is not None]
+            if not read:
+                return
+            template = learn_template(some.calls[0].request, some.messages[0], layout)
+            if template is not None:
+                self._templates.add(template)
+            batch = few_rows(layout, read)
+        self._pool.submit(GroupJob(spec, some.calls, some.ids, batch, deadline).job())
+
+
+def _key(request: pb.ScoreRequest) -> object:
+    """Return what a request asks besides its row, as a key; None where it is scored by itself."""
+    form = request.WhichOneof("input")
+    if form == "columns":
+        rows = request.columns.num_rows
+    elif form == "dense" and request.signature_digest:
+        rows = request.dense.num_rows
+    else:
+        return None
+    if rows != 1 or request.params or len(request.request_id) > MAX_REQUEST_ID:
+        return None
+    model = request.model
+    selector = model.WhichOneof("selector")
+    # The text of the selector tells an alias from a version of the same name.
+    return (form, model.name, selector, model.version, model.alias, request.signature_digest, *request.outputs)
+
+
+def _spec(target: Target, request: pb.ScoreRequest) -> ScoreSpec:
+    """Return what calls ask; raises EnricherError where it does not fit the signature."""
+    signature = target.signature
+    if request.signature_digest and request.signature_digest != signature.digest:
+        raise SignatureChanged(target.name, target.version, signature.digest)
+    outputs = codec.select_outputs(signature.outputs, request.outputs)
+    params = codec.decode_params(request.params, signature)
+    return ScoreSpec(target, params, outputs, request.WhichOneof("input") or "")
+
+
+def _same_layout(one: Layout, other: Layout) -> bool:
+    return one is other or one.fields == other.fields
+
+
+def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None:
+    """Return the row of a plain request; None for others."""
+    if request.WhichOneof("input") == "columns":
+        held = None if layout.one_row is None else one_row_values(request.columns, layout.one_row)
+        # Rows with nulls share a model call with rows of the same nulls only, which is the queue's to decide.
+        return None if held is None or None in held else held
+    values = request.dense.values
+    if not layout.all_doubles or len(values) != 8 * len(layout.fields):
+        return None
+    row: list[object] = np.frombuffer(values, "<f8").tolist()
+    return row
+
+
+def _by_deadline(calls: Sequence[Call], max_calls: int) -> Iterable[tuple[Sequence[int], float | None]]:
+    """Yield the places of up to `max_calls` calls with about the same deadline, and the first of their deadlines."""
+    if len(calls) == 1:
+        yield (0,), calls[0].deadline
+        return
+    spans: dict[int | None, list[int]] = {}
+    for place, call in enumerate(calls):
+        span = None if call.deadline is None else int(min(call.deadline, _FAR) / DEADLINE_SPAN)
+        spans.setdefault(span, []).append(place)
+    for places in spans.values():
+        for start in range(0, len(places), max_calls):
+            some = places[start : start + max_calls]
+            deadlines = [deadline for place in some if (deadline := calls[place].deadline) is not None]
+            yield some, min(deadlines, default=None)
+
+
+def _leave(some: RequestGroup, ungrouped: _Ungrouped) -> None:
+    messages: Sequence[pb.ScoreRequest | None] = some.messages or [None] * len(some.calls)
+    ungrouped += zip(some.calls, messages, strict=True)
+
+
+def _fail_all(calls: Sequence[Call], status: status_pb2.Status) -> None:
+    for call in calls:
+        call.fail(status)
