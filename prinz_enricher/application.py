@@ -10,7 +10,7 @@ import structlog
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
 from prinz_enricher.config import Settings
-from prinz_enricher.fronts.admin.admin_http import HttpDoor
+from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.grpc import SERVICE, open_front
 from prinz_enricher.scoring import WorkerPool, WorkerState
 from prinz_enricher.service.enricher import EnricherService
@@ -18,8 +18,8 @@ from prinz_enricher.service.in_use import InUse
 from prinz_enricher.service.pools import open_pool
 from prinz_enricher.service.ports import Front
 from prinz_enricher.service.registries import Registries
-from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score.payload import Limits
+from prinz_enricher.service.targets import Routes
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Application:
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
-        self._door: HttpDoor | None = None
+        self._admin: AdminHttpServer | None = None
         self._front = front or open_front(
             settings.server.front,
             settings.server.host,
@@ -68,7 +68,7 @@ class Application:
 
         Raises:
             AccessError: The registry's URL or certificates can't be used.
-            DoorError: The HTTP door can't be opened.
+            AdminHttpError: The admin HTTP server can't start.
             FrontError: The address can't be listened on.
             PrivateServerError: The local store's own server does not start.
         """
@@ -89,7 +89,7 @@ class Application:
             files = self._registries.used_files if keeps else {}
             self._in_use = InUse(self._catalog, self._pool, self._service.target, files)
             port = self._front.start(self._service.handle, self._service.open_source)
-            self._open_door()
+            self._start_admin()
         except BaseException:
             self._registries.close()
             raise
@@ -114,23 +114,23 @@ class Application:
         self._service.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
-        if self._door is not None:
-            self._door.close()
+        if self._admin is not None:
+            self._admin.stop()
         self._registries.close()
         log.info("stopped")
 
-    def _open_door(self) -> None:
+    def _start_admin(self) -> None:
         if self._settings.http.port is None:
             return
-        self._door = HttpDoor(
+        self._admin = AdminHttpServer(
             self._settings.http,
             states=lambda: {name or "default": state for name, state in self._catalog.states().items()},
             ready=self._catalog.ready.is_set,
             draining=lambda: self._draining,
-            hasten=self._catalog.hasten,
+            refresh=self._catalog.hasten,
         )
         try:
-            self._door.open()
+            self._admin.start()
         except BaseException:
             self._front.drain(0.0)
             self._service.close()

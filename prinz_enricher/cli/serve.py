@@ -15,7 +15,7 @@ from prinz_enricher.cli.hiding import hide_from_models
 from prinz_enricher.cli.scheduling import take_turns
 from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.config import ConfigError, Settings
-from prinz_enricher.fronts.admin.admin_http import DoorError
+from prinz_enricher.fronts.admin.admin_http import AdminHttpError
 from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service.ports import FrontError
 from prinz_enricher.telemetry import configure_logging
@@ -96,7 +96,7 @@ def run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (AccessError, DoorError, FrontError, PrivateServerError) as error:
+    except (AccessError, AdminHttpError, FrontError, PrivateServerError) as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None

@@ -30,17 +30,15 @@ from prinz_enricher.errors import (
     Overloaded,
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
-from prinz_enricher.service.handover import Handover
+from prinz_enricher.service.alias_routing import AliasRouter
 from prinz_enricher.service.heap import trim_heap
-from prinz_enricher.service.model_messages import ModelMessages
+from prinz_enricher.service.model_messages import ModelMessages, model_message
 from prinz_enricher.service.ports import Call, Source
-from prinz_enricher.service.routes import Routes
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.payload import Limits, parse_score_request
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
-from prinz_enricher.service.targets import Targets
-from prinz_enricher.service.views import model_message
+from prinz_enricher.service.targets import Routes, Targets
 from prinz_enricher.service.watch import WatchSource
 from prinz_enricher.signature import to_wire
 
@@ -92,7 +90,7 @@ class EnricherService:
             allow_observed=allow_observed,
             environment_tag=environment_tag,
         )
-        self._handover = Handover(pool, self.target)
+        self._aliases = AliasRouter(pool, self.target)
         self._grouper = RequestGrouper(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
@@ -153,7 +151,7 @@ class EnricherService:
 
     def follow(self, snapshot: Snapshot) -> None:
         """Have the versions loaded that aliases in use mean by now."""
-        self._handover.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
+        self._aliases.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
 
     def _meant(self, snapshot: Snapshot, name: str, alias: str | None) -> CatalogVersion | None:
         try:
@@ -255,7 +253,7 @@ class EnricherService:
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         if version is not None:
             return meant
-        return self._handover.choose(snapshot.models[model.name], alias, meant)
+        return self._aliases.choose(snapshot.models[model.name], alias, meant)
 
 
 def is_full(view: int) -> bool:

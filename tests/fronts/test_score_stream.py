@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, ModelNotFound
-from prinz_enricher.fronts.grpc.score_message import MAX_TIMEOUT, read_message, write_response, write_status
+from prinz_enricher.fronts.grpc.score_stream import MAX_TIMEOUT, read_message, write_response, write_status
 from prinz_enricher.service.status import to_status
 
 SEQUENCES = st.integers(0, 2**64 - 1)

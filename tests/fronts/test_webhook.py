@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlflow.webhooks.constants import WEBHOOK_DELIVERY_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
-from prinz_enricher.fronts.admin.webhook import WINDOW_SECONDS, Delivery, Receiver, Verdict, is_genuine
+from prinz_enricher.fronts.admin.webhook import WINDOW_SECONDS, Delivery, Receiver, Verdict, is_authentic
 
 NOW = 1_790_000_000
 SECRET = "a secret of äöü"  # noqa: S105 - of these tests
@@ -32,13 +32,13 @@ def test_names_of_the_headers() -> None:
 
 
 @given(st.text(), st.text(min_size=1), st.uuids(), st.integers(-WINDOW_SECONDS, WINDOW_SECONDS))
-def test_what_mlflow_signs_is_genuine(body: str, secret: str, delivery_id: object, late: int) -> None:
+def test_what_mlflow_signs_is_authentic(body: str, secret: str, delivery_id: object, late: int) -> None:
     """Any body, signed by MLflow with any secret, is genuine within the window, and with no other secret."""
     delivery = signed(body.encode(), delivery_id=str(delivery_id), timestamp=NOW - late, secret=secret)
 
-    assert is_genuine(delivery, ["another", secret], NOW)
-    assert not is_genuine(delivery, [secret + "x"], NOW)
-    assert not is_genuine(delivery, [], NOW)
+    assert is_authentic(delivery, ["another", secret], NOW)
+    assert not is_authentic(delivery, [secret + "x"], NOW)
+    assert not is_authentic(delivery, [], NOW)
 
 
 @given(st.binary(), st.binary(), st.binary(), st.binary())
@@ -46,9 +46,9 @@ def test_random_bytes_are_refused(delivery_id: bytes, timestamp: bytes, signatur
     """Headers and bodies of random bytes are refused, and raise nothing."""
     delivery = Delivery(delivery_id.decode("latin-1"), timestamp.decode("latin-1"), signature.decode("latin-1"), body)
 
-    assert not is_genuine(delivery, [SECRET], NOW)
-    assert not is_genuine(replace(delivery, timestamp=str(NOW)), [SECRET], NOW)
-    assert not is_genuine(replace(delivery, delivery_id="id-1", timestamp=str(NOW)), [SECRET], NOW)
+    assert not is_authentic(delivery, [SECRET], NOW)
+    assert not is_authentic(replace(delivery, timestamp=str(NOW)), [SECRET], NOW)
+    assert not is_authentic(replace(delivery, delivery_id="id-1", timestamp=str(NOW)), [SECRET], NOW)
 
 
 @given(st.text(min_size=1), st.data())
@@ -61,7 +61,7 @@ def test_one_changed_byte_is_refused(body: str, data: st.DataObject) -> None:
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     changed: Any = bytes(raw) if isinstance(value, bytes) else raw.decode("latin-1")
 
-    assert not is_genuine(replace(delivery, **{part: changed}), [SECRET], NOW)
+    assert not is_authentic(replace(delivery, **{part: changed}), [SECRET], NOW)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_forms_that_mlflow_does_not_write(changes: dict[str, Any]) -> None:
         signature = _generate_hmac_signature(SECRET, delivery.delivery_id, delivery.timestamp, "{}")
         delivery = replace(delivery, signature=signature)
 
-    assert not is_genuine(delivery, [SECRET], NOW)
+    assert not is_authentic(delivery, [SECRET], NOW)
 
 
 def test_signed_text_is_split_in_one_way_only() -> None:
@@ -92,26 +92,26 @@ def test_signed_text_is_split_in_one_way_only() -> None:
     delivery = signed(f"{NOW}.{{}}".encode(), delivery_id="a")
     shifted = replace(delivery, delivery_id=f"a.{NOW}", body=b"{}")
 
-    assert is_genuine(delivery, [SECRET], NOW)
-    assert not is_genuine(shifted, [SECRET], NOW)
+    assert is_authentic(delivery, [SECRET], NOW)
+    assert not is_authentic(shifted, [SECRET], NOW)
 
 
 @pytest.mark.parametrize(("late", "genuine"), [(300, True), (301, False), (-300, True), (-301, False)])
 def test_window(late: int, genuine: bool) -> None:
     """A delivery is genuine up to five minutes after and before its time, and no longer."""
-    assert is_genuine(signed(), [SECRET], NOW + late) is genuine
+    assert is_authentic(signed(), [SECRET], NOW + late) is genuine
 
 
 def test_replay() -> None:
     """A delivery is accepted once; again it is a replay, even after a clock was set back; later it is refused."""
     receiver = Receiver()
 
-    assert receiver.judge(signed(), [SECRET], NOW) is Verdict.ACCEPTED
-    assert receiver.judge(signed(), [SECRET], NOW + 299) is Verdict.REPLAYED
-    assert receiver.judge(signed(delivery_id="id-2", timestamp=NOW + 600), [SECRET], NOW + 600) is Verdict.ACCEPTED
-    assert receiver.judge(signed(), [SECRET], NOW + 601) is Verdict.REFUSED
+    assert receiver.check(signed(), [SECRET], NOW) is Verdict.ACCEPTED
+    assert receiver.check(signed(), [SECRET], NOW + 299) is Verdict.REPLAYED
+    assert receiver.check(signed(delivery_id="id-2", timestamp=NOW + 600), [SECRET], NOW + 600) is Verdict.ACCEPTED
+    assert receiver.check(signed(), [SECRET], NOW + 601) is Verdict.REFUSED
     # The clock was set back.
-    assert receiver.judge(signed(), [SECRET], NOW) is Verdict.REPLAYED
+    assert receiver.check(signed(), [SECRET], NOW) is Verdict.REPLAYED
     assert list(receiver._seen) == ["id-2"]
 
 
@@ -119,8 +119,8 @@ def test_forged_delivery_is_not_remembered() -> None:
     """One who does not know the secret can't have a genuine delivery taken for a replay."""
     receiver = Receiver()
 
-    assert receiver.judge(signed(secret="wrong"), [SECRET], NOW) is Verdict.REFUSED  # noqa: S106 - of this test
-    assert receiver.judge(signed(), [SECRET], NOW) is Verdict.ACCEPTED
+    assert receiver.check(signed(secret="wrong"), [SECRET], NOW) is Verdict.REFUSED  # noqa: S106 - of this test
+    assert receiver.check(signed(), [SECRET], NOW) is Verdict.ACCEPTED
 
 
 def test_memory_is_bounded_and_no_replay_gets_through() -> None:
@@ -128,9 +128,9 @@ def test_memory_is_bounded_and_no_replay_gets_through() -> None:
     receiver = Receiver(max_remembered=10)
     deliveries = [signed(delivery_id=f"id-{number}", timestamp=NOW + number) for number in range(100)]
 
-    assert {receiver.judge(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.ACCEPTED}
+    assert {receiver.check(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.ACCEPTED}
     assert len(receiver._seen) == 10
-    assert {receiver.judge(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.REPLAYED}
+    assert {receiver.check(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.REPLAYED}
 
 
 def test_one_of_many_at_once() -> None:
@@ -138,7 +138,7 @@ def test_one_of_many_at_once() -> None:
     receiver = Receiver()
     verdicts: list[Verdict] = []
     threads = [
-        threading.Thread(target=lambda: verdicts.append(receiver.judge(signed(), [SECRET], NOW))) for _ in range(16)
+        threading.Thread(target=lambda: verdicts.append(receiver.check(signed(), [SECRET], NOW))) for _ in range(16)
     ]
     for thread in threads:
         thread.start()

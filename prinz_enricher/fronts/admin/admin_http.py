@@ -1,4 +1,4 @@
-"""The HTTP door: metrics, probes, and MLflow's webhooks. What it needs is imported when it is opened."""
+"""The admin HTTP server: metrics, probes, and MLflow's webhooks. Its libraries are imported when it starts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from prinz_enricher.telemetry.metrics import Metrics, States
 
 MAX_BODY_BYTES = MIB
-"""How long the body of a webhook's delivery may be."""
+"""Bytes of the body of a webhook's delivery."""
 
 REFUSAL_LOG_SECONDS = 60.0
-"""Between two lines of the log on refused deliveries at the least."""
+"""Seconds between two log lines on refused deliveries."""
 
 _NO_WEBHOOK_BODY_BYTES = 4096
 _STATUS = {
@@ -40,12 +40,20 @@ _STATUS = {
 log = structlog.stdlib.get_logger(__name__)
 
 
-class DoorError(Exception):
-    """The HTTP door can't be opened; the message says why."""
+class AdminHttpError(Exception):
+    """The admin HTTP server can't start; the message says why."""
 
 
-class HttpDoor:
-    """Answers `/metrics`, `/healthz`, `/readyz`, and, where there is a secret for it, `/webhook`."""
+class AdminHttpServer:
+    """Serves `/metrics`, `/healthz`, `/readyz`, and, where there is a secret for it, `/webhook`.
+
+    Args:
+        settings: `settings.port` must be set.
+        states: Returns the state of each registry's catalog, by the registry's name.
+        ready: Whether calls are answered: a registry is known, and each was read once.
+        draining: Whether the service is about to end.
+        refresh: Requests a refresh of the catalogs; must not block.
+    """
 
     def __init__(
         self,
@@ -54,30 +62,21 @@ class HttpDoor:
         states: States,
         ready: Callable[[], bool],
         draining: Callable[[], bool],
-        hasten: Callable[[], None],
+        refresh: Callable[[], None],
     ) -> None:
-        """Open nothing yet.
-
-        Args:
-            settings: `settings.port` must be set.
-            states: How the catalog of each registry fares, by the registry's name.
-            ready: Whether calls are answered: a registry is known, and each was looked at.
-            draining: Whether the service is about to end.
-            hasten: Has the registries looked at soon; must not block.
-        """
         self._settings = settings
         self._states = states
         self._ready = ready
         self._draining = draining
-        self._webhook = Webhook(settings, hasten) if settings.has_webhook else None
+        self._webhook = Webhook(settings, refresh) if settings.has_webhook else None
         self._metrics: Metrics | None = None
         self._server: HttpServer | None = None
 
-    def open(self) -> int:
-        """Listen; return the port.
+    def start(self) -> int:
+        """Listen; returns the port.
 
         Raises:
-            DoorError: The address can't be listened on, or the secret can't be read.
+            AdminHttpError: The address can't be listened on, or the secret can't be read.
         """
         from prinz_enricher.fronts.admin.http_server import HttpServer
 
@@ -87,23 +86,23 @@ class HttpDoor:
         port: int = listener.getsockname()[1]
         max_body_bytes = MAX_BODY_BYTES if self._webhook is not None else _NO_WEBHOOK_BODY_BYTES
         self._server = HttpServer(self._answer, listener, max_body_bytes=max_body_bytes)
-        log.info("http door open", host=self._settings.host, port=port, webhook=self._webhook is not None)
+        log.info("admin http server started", host=self._settings.host, port=port, webhook=self._webhook is not None)
         return port
 
-    def close(self) -> None:
-        """Answer no more."""
+    def stop(self) -> None:
+        """Stop serving."""
         if self._server is not None:
             self._server.close()
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request; the WSGI application."""
+        """The WSGI application."""
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        reading = {"/metrics": self._tell_metrics, "/healthz": self._tell_health, "/readyz": self._tell_readiness}
+        reading = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
         headers: list[tuple[str, str]] = []
         if path in reading and method in {"GET", "HEAD"}:
             status, content, content_type = reading[path](environ)
         elif path == "/webhook" and self._webhook is not None and method == "POST":
-            status, content, content_type = self._webhook.take(environ), b"", ""
+            status, content, content_type = self._webhook.receive(environ), b"", ""
         elif path in reading or (path == "/webhook" and self._webhook is not None):
             status, content, content_type = HTTPStatus.METHOD_NOT_ALLOWED, b"", ""
             headers.append(("Allow", "GET, HEAD" if path in reading else "POST"))
@@ -117,9 +116,9 @@ class HttpDoor:
         start_response(f"{status.value} {status.phrase}", headers)
         return [content] if content and method != "HEAD" else []
 
-    def _tell_metrics(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
+    def _metrics_page(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
         if self._metrics is None:
-            # Not at the start, which has no time for it. Two scrapes at once may both do so: either will do.
+            # Not at the start, which has no time for it. Two scrapes at once may both do it, which is harmless.
             from prinz_enricher.telemetry.metrics import Metrics
 
             deliveries = self._webhook.counts if self._webhook is not None else dict[str, int]
@@ -127,11 +126,11 @@ class HttpDoor:
         content, content_type = self._metrics.write(environ.get("HTTP_ACCEPT", ""))
         return HTTPStatus.OK, content, content_type
 
-    def _tell_health(self, _: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
+    def _health(self, _: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
         return _json(HTTPStatus.OK, {"status": "ok"})
 
-    def _tell_readiness(self, _: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
-        """Tell whether calls are answered, however old what is known may be."""
+    def _readiness(self, _: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
+        """Whether calls are answered, however old the catalog may be."""
         states = self._states()
         if self._draining():
             why = "the service is draining"
@@ -139,7 +138,7 @@ class HttpDoor:
             why = "no registry is known, or one was not looked at yet"
         else:
             why = ""
-        told = {
+        content = {
             "ready": not why,
             "why": why,
             "registries": {
@@ -151,51 +150,41 @@ class HttpDoor:
                 for name, state in states.items()
             },
         }
-        return _json(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, told)
+        return _json(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, content)
 
 
 class Webhook:
-    """Takes the deliveries of MLflow's webhooks; a genuine one hastens the next look, whatever is in it."""
+    """Receives the deliveries of MLflow's webhooks; an authentic one requests a refresh, whatever is in it."""
 
-    def __init__(self, settings: HttpSettings, hasten: Callable[[], None]) -> None:
-        """Read nothing yet.
-
-        Args:
-            settings: With one secret at least.
-            hasten: Has the registries looked at soon; must not block.
-        """
+    def __init__(self, settings: HttpSettings, refresh: Callable[[], None]) -> None:
         given = settings.webhook_secret.get_secret_value()
         self._given = (given,) if given else ()
         file = settings.webhook_secret_file
         self._file = SecretFile(Path(file), "webhook secret") if file else None
-        self._hasten = hasten
+        self._refresh = refresh
         self._receiver = Receiver()
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Verdict, 0)
-        self._untold = 0
-        self._told = float("-inf")
+        self._unlogged = 0
+        self._logged = float("-inf")
 
     def __repr__(self) -> str:
         return "Webhook()"
 
     def check(self) -> None:
-        """Read the secrets.
-
-        Raises:
-            DoorError: They can't be read.
-        """
+        """Read the secrets; raises AdminHttpError where that fails."""
         try:
             self._secrets()
         except RegistryError as error:
-            raise DoorError(str(error)) from None
+            raise AdminHttpError(str(error)) from None
 
     def counts(self) -> dict[str, int]:
-        """Return how many deliveries there were of each verdict."""
+        """Return the number of deliveries by verdict."""
         with self._lock:
             return {verdict.value: count for verdict, count in self._counts.items()}
 
-    def take(self, environ: WSGIEnvironment) -> HTTPStatus:
-        """Take a delivery; return the status of the answer."""
+    def receive(self, environ: WSGIEnvironment) -> HTTPStatus:
+        """Receive a delivery; returns the status of the answer."""
         delivery = Delivery(
             delivery_id=environ.get("HTTP_X_MLFLOW_DELIVERY_ID", ""),
             timestamp=environ.get("HTTP_X_MLFLOW_TIMESTAMP", ""),
@@ -207,50 +196,42 @@ class Webhook:
         except RegistryError as error:
             self._count_refused(Verdict.REFUSED, str(error))
             return HTTPStatus.SERVICE_UNAVAILABLE
-        verdict = self._receiver.judge(delivery, secrets, time.time())
+        verdict = self._receiver.check(delivery, secrets, time.time())
         if verdict is Verdict.ACCEPTED:
             with self._lock:
                 self._counts[verdict] += 1
-            self._hasten()
+            self._refresh()
         else:
             self._count_refused(verdict, f"it is {verdict.value}")
         return _STATUS[verdict]
 
     def _secrets(self) -> tuple[str, ...]:
-        """Return all secrets that are valid now.
-
-        Raises:
-            RegistryError: The file can't be read.
-        """
+        """Return the secrets that are valid now; raises RegistryError where the file can't be read."""
         lines = self._file.current().split("\n") if self._file is not None else []
         return (*self._given, *filter(None, (line.removesuffix("\r") for line in lines)))
 
     def _count_refused(self, verdict: Verdict, why: str) -> None:
-        """Count a delivery that is not accepted, and tell of it now and then: anyone can send them."""
+        """Count a delivery that is not accepted, and log some of them: anyone can send them."""
         with self._lock:
             self._counts[verdict] += 1
-            self._untold += 1
+            self._unlogged += 1
             now = time.monotonic()
-            if now < self._told + REFUSAL_LOG_SECONDS:
+            if now < self._logged + REFUSAL_LOG_SECONDS:
                 return
-            untold, self._untold, self._told = self._untold, 0, now
-        log.warning("webhook delivery not accepted", why=why, deliveries=untold)
+            unlogged, self._unlogged, self._logged = self._unlogged, 0, now
+        log.warning("webhook delivery not accepted", why=why, deliveries=unlogged)
 
 
-def _json(status: HTTPStatus, told: dict[str, Any]) -> tuple[HTTPStatus, bytes, str]:
-    return status, json.dumps(told).encode() + b"\n", "application/json"
+def _json(status: HTTPStatus, content: dict[str, Any]) -> tuple[HTTPStatus, bytes, str]:
+    return status, json.dumps(content).encode() + b"\n", "application/json"
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
-
-    Raises:
-        DoorError: That is not possible.
-    """
+    """Return a socket that listens on an address; raises AdminHttpError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((str(address[0]), port), family=family, dualstack_ipv6=both)
     except OSError as error:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise DoorError(f"can't listen on {where} for HTTP: {error.strerror}") from None
+        raise AdminHttpError(f"can't listen on {where} for HTTP: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The HTTP server behind the door: waitress, bounded so that nobody can hold it up.
+"""The HTTP server of the admin front: waitress, bounded so that no client can block it.
 
 A connection carries one request and is closed after its answer, and in any case when it has been open for
 `CONNECTION_SECONDS`, however busily it sends or reads a byte now and then. Where there are more than `MAX_CONNECTIONS`,
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 CONNECTION_SECONDS = 10
-"""How long a connection may be open."""
+"""Seconds that a connection may be open."""
 
 MAX_CONNECTIONS = 256
-"""How many connections may be open at once."""
+"""Open connections."""
 
 MAX_HEADER_BYTES = 16 * 1024
-"""How long the head of a request may be."""
+"""Bytes of the head of a request."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,35 +40,34 @@ _SWEEP_SECONDS = 1
 
 
 class HttpServer:
-    """Serves a WSGI application in threads of its own, until it is closed."""
+    """Serves a WSGI application in threads of its own, until it is closed.
+
+    Args:
+        application: The application.
+        listener: A bound socket, which is closed with the server.
+        max_body_bytes: Bytes of the body of a request.
+    """
 
     def __init__(self, application: WSGIApplication, listener: socket.socket, *, max_body_bytes: int) -> None:
-        """Begin to serve.
-
-        Args:
-            application: What answers.
-            listener: A bound socket, which is closed with the server.
-            max_body_bytes: How long the body of a request may be.
-        """
         adjustments = Adjustments(
             sockets=[listener],
             threads=_THREADS,
             backlog=_BACKLOG,
-            # We have a limit of our own; at this one waitress would take no new connection.
+            # At its own limit waitress would accept no new connection; ours closes the oldest.
             connection_limit=2 * MAX_CONNECTIONS,
             cleanup_interval=_SWEEP_SECONDS,
             asyncore_loop_timeout=_SWEEP_SECONDS,
-            # select() can't look at a file descriptor over 1023.
+            # select() can't watch a file descriptor over 1023.
             asyncore_use_poll=True,
             max_request_header_size=MAX_HEADER_BYTES,
             # The first size that is refused.
             max_request_body_size=max_body_bytes + 1,
             inbuf_overflow=_BODY_BYTES_IN_MEMORY,
             ident="",
-            # A caller that goes away is no event of ours.
+            # A client that goes away is no event.
             log_socket_errors=False,
         )
-        # Its warning that a request waits for a thread says nothing worth a line.
+        # A request that waits for a thread is not worth a line.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self._stopping = threading.Event()
         self._map: dict[int, Any] = {}
@@ -87,7 +86,7 @@ class HttpServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more requests, and end the threads."""
+        """Stop serving, and end the threads."""
         self._stopping.set()
         self._server.pull_trigger()
         self._thread.join()
@@ -97,14 +96,14 @@ class HttpServer:
             try:
                 wasyncore.loop(timeout=_SWEEP_SECONDS, use_poll=True, map=self._map, count=1)
             except Exception:  # the only thread that takes connections must outlive what nobody foresaw
-                log.exception("http door stumbled")
+                log.exception("admin http server failed")
                 self._stopping.wait(_SWEEP_SECONDS)
         self._dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._map)
 
 
 class _Task(WSGITask):
-    """Answers a request, and has the connection closed."""
+    """Answers a request, after which the connection is closed."""
 
     def build_response_header(self) -> bytes:
         """Return the head of the answer."""
@@ -119,13 +118,13 @@ class _Channel(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-    """Takes connections, and lets none stay for long."""
+    """Accepts connections, and closes those that are too old or too many."""
 
     channel_class = _Channel
     active_channels: dict[int, HTTPChannel]  # type: ignore[assignment]  # the stub takes it for one channel
 
     def handle_accept(self) -> None:
-        """Take a new connection; the oldest makes room for it where there are too many."""
+        """Accept a connection, and close the oldest where there are too many."""
         super().handle_accept()
         if len(self.active_channels) > MAX_CONNECTIONS:
             next(iter(self.active_channels.values())).handle_close()

@@ -1,7 +1,7 @@
-"""The check of a delivery of MLflow's webhooks: who sent it, when, and whether it came before.
+"""Verifies deliveries of MLflow's webhooks: who sent it, when, and whether it came before.
 
 MLflow signs as Standard Webhooks do, see `mlflow/webhooks/delivery.py`: the header `X-MLflow-Signature` is
-`v1,<base64 of HMAC-SHA256(secret, "<delivery id>.<timestamp>.<body>")>`. What is here is pure: the time is passed in.
+`v1,<base64 of HMAC-SHA256(secret, "<delivery id>.<timestamp>.<body>")>`. Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 WINDOW_SECONDS = 300
-"""How far the time of a delivery may be from ours, either way."""
+"""Difference between the time of a delivery and ours, either way."""
 
 MAX_REMEMBERED = 10_000
-"""How many deliveries are remembered within the window."""
+"""Deliveries that are remembered within the window."""
 
 _VERSION = "v1"
 # Without a dot in it, what is signed can be split in one way only.
@@ -28,7 +28,7 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
 class Verdict(Enum):
-    """What is thought of a delivery."""
+    """The result of a check."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -37,12 +37,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One request of a webhook, as it came.
+    """One request of a webhook.
 
     Attributes:
-        delivery_id: Of the header `X-MLflow-Delivery-Id`.
-        timestamp: Of `X-MLflow-Timestamp`: seconds since 1970, as text.
-        signature: Of `X-MLflow-Signature`.
+        delivery_id: The header `X-MLflow-Delivery-Id`.
+        timestamp: The header `X-MLflow-Timestamp`: seconds since 1970, as text.
+        signature: The header `X-MLflow-Signature`.
         body: The raw body.
     """
 
@@ -52,12 +52,12 @@ class Delivery:
     body: bytes
 
 
-def is_genuine(delivery: Delivery, secrets: Iterable[str], now: float) -> bool:
-    """Tell whether one who knows a secret has sent a delivery, within the window.
+def is_authentic(delivery: Delivery, secrets: Iterable[str], now: float) -> bool:
+    """Return whether a delivery was signed with one of the valid secrets, within the window.
 
     Args:
-        delivery: As it came.
-        secrets: The ones that are valid; two while one is being replaced by the other.
+        delivery: The delivery.
+        secrets: Several while one replaces another.
         now: Seconds since 1970.
     """
     if not _DELIVERY_ID.fullmatch(delivery.delivery_id) or not _TIMESTAMP.fullmatch(delivery.timestamp):
@@ -66,7 +66,7 @@ def is_genuine(delivery: Delivery, secrets: Iterable[str], now: float) -> bool:
         return False
     signed = f"{delivery.delivery_id}.{delivery.timestamp}.".encode("ascii") + delivery.body
     given = delivery.signature.encode("ascii")
-    # Each is compared, so that the time taken does not tell which one it was.
+    # Each is compared, so that the time does not reveal which one matched.
     matches = [hmac.compare_digest(_signature(secret, signed), given) for secret in secrets]
     return any(matches)
 
@@ -77,32 +77,21 @@ def _signature(secret: str, signed: bytes) -> bytes:
 
 
 class Receiver:
-    """Judges deliveries, and remembers the genuine ones for as long as they could be sent again.
+    """Checks deliveries, and remembers the authentic ones for as long as they could be replayed.
 
     Where more come within the window than are remembered, the oldest is forgotten. All deliveries of the time of a
     forgotten one, and before, are refused: memory is bounded, and still none is accepted twice.
     """
 
     def __init__(self, *, max_remembered: int = MAX_REMEMBERED) -> None:
-        """Know of no delivery.
-
-        Args:
-            max_remembered: How many are remembered at most.
-        """
         self._max_remembered = max_remembered
         self._lock = threading.Lock()
         self._seen: dict[str, int] = {}
         self._forgotten = -1
 
-    def judge(self, delivery: Delivery, secrets: Iterable[str], now: float) -> Verdict:
-        """Return the verdict on a delivery; may be called by several threads at once.
-
-        Args:
-            delivery: As it came.
-            secrets: The ones that are valid.
-            now: Seconds since 1970.
-        """
-        if not is_genuine(delivery, secrets, now):
+    def check(self, delivery: Delivery, secrets: Iterable[str], now: float) -> Verdict:
+        """Return the verdict on a delivery, from any thread; arguments as of `is_authentic`."""
+        if not is_authentic(delivery, secrets, now):
             return Verdict.REFUSED
         sent = int(delivery.timestamp)
         with self._lock:
@@ -113,7 +102,7 @@ class Receiver:
         return Verdict.ACCEPTED
 
     def _forget(self, now: float) -> None:
-        """Forget what is refused for its time anyway, and make room for one more."""
+        """Forget what the window refuses anyway, and make room for one more."""
         while self._seen:
             # In the order in which they came, which is nearly that of their times.
             oldest, sent = next(iter(self._seen.items()))

@@ -1,4 +1,4 @@
-"""Calls that an event loop takes in one by one, handed over together."""
+"""Hands calls that an event loop receives one by one to the service together."""
 
 from __future__ import annotations
 
@@ -14,61 +14,61 @@ from prinz_enricher.service.status import internal_failure
 
 log = structlog.stdlib.get_logger(__name__)
 
-QUIET_TURNS: Final = 8
-"""Turns of the loop without another call after which there is none that waits. grpc.aio needs five or six of them, and
-of its thread that polls, for each call that it takes in."""
+IDLE_TICKS: Final = 8
+"""Iterations of the loop without another call after which none is pending. grpc.aio needs five or six of them, and its
+polling thread, for each call that it receives."""
 
-PATIENCE: Final = 0.003
-"""Seconds that a call waits for others at most."""
+MAX_WAIT: Final = 0.003
+"""Seconds that a call waits for others."""
 
 
-class Arrivals:
-    """Hands over together what is there to be taken in.
+class CallBatcher:
+    """Collects the calls that are pending, and hands them over at once. All methods are for the loop's thread.
 
-    Handing over costs as much for one call as for ten, and grpc.aio lets them in one at a time: calls that wait in it
-    can't be seen. So the loop goes round, without sleeping, until that brings no more. A call that comes alone loses
-    some tens of microseconds by it, and there is no timer. All methods are for the loop's thread.
+    Handing over costs as much for one call as for ten, and grpc.aio receives one at a time, without showing how many
+    are pending. So the loop iterates, without sleeping, until no more come. A lone call loses some tens of microseconds
+    by it, and there is no timer.
 
     Args:
-        handler: Takes the calls.
-        most: Calls that may wait here; with these the hand-over is at once. They count as in flight, so a front keeps
-            this well below what it lets in.
+        handler: Receives the calls.
+        max_calls: Calls that may wait here; with these the hand-over is at once. They count as in flight, so a front
+            keeps this well below what it admits.
     """
 
-    def __init__(self, handler: CallHandler, most: int) -> None:
+    def __init__(self, handler: CallHandler, max_calls: int) -> None:
         self._handler = handler
-        self._most = most
+        self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
         # Not every system has it.
-        self._give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+        self._yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
         self._waiting: list[Call] = []
-        self._turning = False
+        self._ticking = False
         self._seen = 0
-        self._quiet = 0
+        self._idle_ticks = 0
         self._until = 0.0
 
     def add(self, call: Call) -> None:
-        """Take a call that was let in."""
+        """Add a call that was admitted."""
         self._waiting.append(call)
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) >= self._max_calls:
             self._hand_over()
         elif len(self._waiting) == 1:
             self._seen = 0
-            self._until = self._loop.time() + PATIENCE
-            if not self._turning:
-                self._turning = True
-                self._loop.call_soon(self._turn)
+            self._until = self._loop.time() + MAX_WAIT
+            if not self._ticking:
+                self._ticking = True
+                self._loop.call_soon(self._tick)
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         if len(self._waiting) > self._seen:
-            self._seen, self._quiet = len(self._waiting), 0
-        self._quiet += 1
-        if self._waiting and self._quiet <= QUIET_TURNS and self._loop.time() < self._until:
-            # The thread that polls may have this very core to run on.
-            self._give_way()
-            self._loop.call_soon(self._turn)
+            self._seen, self._idle_ticks = len(self._waiting), 0
+        self._idle_ticks += 1
+        if self._waiting and self._idle_ticks <= IDLE_TICKS and self._loop.time() < self._until:
+            # The polling thread may need this very core.
+            self._yield_core()
+            self._loop.call_soon(self._tick)
             return
-        self._turning = False
+        self._ticking = False
         if self._waiting:
             self._hand_over()
 

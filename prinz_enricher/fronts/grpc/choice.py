@@ -1,4 +1,4 @@
-"""Which front: the native one is quicker and needs less memory, the grpcio one is there on every platform."""
+"""The choice of a front: the native one is quicker and needs less memory, the grpcio one runs on every platform."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def open_front(
     max_calls: int,
     max_inflight_bytes: int | None,
 ) -> Front:
-    """Make a front; it does not listen yet.
+    """Return a front, which does not listen yet.
 
     Args:
-        kind: `auto` takes the native one where its package is installed and the system is fit for it.
+        kind: `auto` chooses the native one where its package is installed and the system is fit for it.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        max_message_bytes: Bytes of a request or an answer at most.
-        max_calls: Unary calls in flight at most.
-        max_inflight_bytes: Bytes of their requests at most; a quarter of the memory by default.
+        port: Port to listen on; 0 picks a free one.
+        max_message_bytes: Bytes of a request or an answer.
+        max_calls: Unary calls in flight.
+        max_inflight_bytes: Bytes of their requests; a quarter of the memory by default.
 
     Raises:
-        FrontError: The native one is wanted, and is not installed.
+        FrontError: The native front is required and not installed.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     installed = importlib.util.find_spec("pygrpc_native") is not None
@@ -67,10 +67,10 @@ def open_front(
 
 
 def _why_not_native(installed: bool) -> str:
-    """Tell why `auto` does not take the native front; empty where it does."""
+    """Return why `auto` does not choose the native front; empty where it does."""
     if not installed:
         return "pygrpc-native is not installed"
-    # It makes room for a message as soon as its length is announced, up to 4 GiB, and ends the process where it can't.
+    # It allocates a message as soon as its length is announced, up to 4 GiB, and ends the process where it can't.
     if OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="ascii").strip() == "2":
         return "this system grants no memory in advance (vm.overcommit_memory is 2)"
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:

@@ -1,4 +1,4 @@
-"""The front on grpcio: every RPC, health and reflection on one port, served by an event loop in a thread of its own."""
+"""The front on grpc.aio: every RPC, health and reflection on one port, by an event loop in a thread of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from grpc_health.v1._async import HealthServicer
 from prinz_enricher.contract import enricher_service_pb2
 from prinz_enricher.errors import InternalError, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission
-from prinz_enricher.fronts.grpc.call_batcher import Arrivals
+from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
 from prinz_enricher.fronts.grpc.unary_calls import UnaryCalls
@@ -27,13 +27,13 @@ from prinz_enricher.service.status import to_status
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
 
 LINGER = 0.5
-"""Seconds that new calls are still told to go elsewhere, once those in flight have ended."""
+"""Seconds that new calls still hear SHUTTING_DOWN, once those in flight have ended."""
 
-MOST_WAITING = 256
-"""Calls that wait for their hand-over at most: as many as go together further on."""
+MAX_WAITING = 256
+"""Calls that wait for their hand-over: as many as a group has."""
 
 PATIENCE = 60.0
-"""Seconds after which the caller of a stream that does not read is cut off."""
+"""Seconds after which a stream ends whose caller does not read."""
 
 _T = TypeVar("_T")
 
@@ -42,10 +42,10 @@ class GrpcioFront:
     """Serves gRPC by `grpc.aio`.
 
     Args:
-        address: Where to listen: `host:port`, or `unix:path` for a front before this one.
-        max_message_bytes: Bytes of a request or an answer at most.
-        max_calls: Unary calls and messages of streams in flight, and streams, at most; more are refused as OVERLOADED.
-        max_inflight_bytes: Bytes of the requests of unary calls in flight at most; more are refused as OVERLOADED.
+        address: Where to listen: `host:port`, or `unix:path` behind the native front.
+        max_message_bytes: Bytes of a request or an answer.
+        max_calls: Unary calls and messages of streams in flight, and streams; more are OVERLOADED.
+        max_inflight_bytes: Bytes of the requests of unary calls in flight; more are OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
     """
 
@@ -63,7 +63,7 @@ class GrpcioFront:
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._admission = Admission(max_calls, max_inflight_bytes)
-        self._told: dict[str, bool] = {}
+        self._health_set: dict[str, bool] = {}
         self._streams: set[asyncio.Event] = set()
         self._score_streams: set[ScoreStream] = set()
         self._idle = asyncio.Event()
@@ -79,23 +79,25 @@ class GrpcioFront:
             return self._run(self._start())
         except RuntimeError as error:
             self._end_loop()
-            raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
+            raise FrontError(
+                f"can't listen on {self._address}: the port is in use, or the address is not local"
+            ) from error
 
     def set_health(self, services: dict[str, bool]) -> None:
-        """Tell which services are SERVING (True) or NOT_SERVING (False). One thread calls it."""
-        # The loop, which serves calls, gets what has changed: of a thousand models it is one.
-        gone = [name for name in self._told if name not in services]
-        changed = {name: serving for name, serving in services.items() if self._told.get(name) is not serving}
-        self._told = dict(services)
+        """Set which services are SERVING (True) or NOT_SERVING (False). One thread calls it."""
+        # The loop serves calls: it gets what has changed, of a thousand models one.
+        gone = [name for name in self._health_set if name not in services]
+        changed = {name: serving for name, serving in services.items() if self._health_set.get(name) is not serving}
+        self._health_set = dict(services)
         if gone or changed:
             self._run(self._set_health(gone, changed))
 
     def refuse(self) -> None:
-        """Take no new calls, and end the streams that owe no answers; calls in flight go on. `drain` begins with it."""
+        """Refuse new calls, and end the streams that owe no answers; calls in flight go on."""
         self._run(self._refuse())
 
     def drain(self, grace: float) -> None:
-        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+        """Refuse new calls, wait up to `grace` seconds for those in flight, and stop listening."""
         if self._thread.is_alive():
             self._run(self._drain(grace))
             self._end_loop()
@@ -115,17 +117,17 @@ class GrpcioFront:
         self._loop.close()
 
     async def _start(self) -> int:
-        self._arrivals = Arrivals(self._handler, max(1, min(MOST_WAITING, self._max_calls // 4)))
-        self._unary_calls = UnaryCalls(self._admission, self._arrivals, max_message_bytes=self._max_message_bytes)
+        self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._max_calls // 4)))
+        self._unary_calls = UnaryCalls(self._admission, self._batcher, max_message_bytes=self._max_message_bytes)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
-                # Answers are measured here, where the caller can be told what is wrong.
+                # Answers are measured here, for an error that says what is wrong.
                 ("grpc.max_send_message_length", -1),
-                # Two services that share a port by accident would each get half of the calls.
+                # Two services on one port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
-                # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED and without a
-                # word; `max_calls` is the limit that tells callers why.
+                # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED without a
+                # message; `max_calls` is the limit.
                 ("grpc.server.max_pending_requests", 2**31 - 1),
                 ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
             ]
@@ -141,8 +143,8 @@ class GrpcioFront:
         return port
 
     async def _refuse(self) -> None:
-        # The server still listens while calls in flight end: its own stop would cut off new ones with CANCELLED, where
-        # SHUTTING_DOWN tells the caller to go elsewhere.
+        # The server still listens while calls in flight end: its own stop would end new ones as CANCELLED, where
+        # SHUTTING_DOWN sends the caller elsewhere.
         self._admission.draining = True
         for woken in self._streams:
             woken.set()
@@ -157,7 +159,7 @@ class GrpcioFront:
             await asyncio.wait_for(self._idle.wait(), grace)
         for stream in self._score_streams:
             stream.end(to_status(ShuttingDown()))
-        # Callers that had an answer just now are told too, when they send the next call.
+        # Callers that were just answered hear it too, when they send the next call.
         await asyncio.sleep(LINGER)
         await self._server.stop(LINGER)
 
@@ -209,7 +211,7 @@ class GrpcioFront:
             try:
                 end = await self._feed(source, woken, context)
             finally:
-                # Before the end is told: that waits until a caller that does not read has read it.
+                # Before the status is sent, which waits for a caller that does not read.
                 self._streams.discard(woken)
                 source.close()
             await _abort(context, end)
@@ -219,7 +221,7 @@ class GrpcioFront:
     async def _feed(
         self, source: Source, woken: asyncio.Event, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> status_pb2.Status:
-        """Send what a source has, as fast as the caller reads; returns why the stream ends."""
+        """Send the messages of a source as fast as the caller reads; returns the final status."""
         while not self._admission.draining:
             woken.clear()
             item = source.pull()
@@ -241,7 +243,7 @@ class GrpcioFront:
         stream = ScoreStream(
             context,
             self._admission,
-            self._arrivals,
+            self._batcher,
             max_message_bytes=self._max_message_bytes,
             patience=self._patience,
         )

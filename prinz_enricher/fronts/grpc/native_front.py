@@ -1,6 +1,6 @@
-"""The front on pygrpc-native: unary calls come in outside of Python's lock, many at a time.
+"""The front on pygrpc-native, which receives unary calls outside the GIL, many at a time; it has no TLS.
 
-All other methods (streams, health, reflection) go on, over a Unix socket, to a grpcio front behind it. It has no TLS.
+All other methods (streams, health, reflection) are forwarded over a Unix socket to a grpcio front.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import UNLIMITED, RequestBytes, no_room
+from prinz_enricher.fronts.grpc.admission import UNLIMITED, RequestBytes, too_many_bytes
 from prinz_enricher.fronts.grpc.grpcio_front import PATIENCE, SERVICE, GrpcioFront
 from prinz_enricher.service.ports import Call, CallHandler, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
@@ -32,10 +32,10 @@ log = structlog.stdlib.get_logger(__name__)
 METHODS = tuple(method.name for method in SERVICE.methods if not (method.client_streaming or method.server_streaming))
 
 MAX_EVENTS = 256
-"""Calls that are handed over at once."""
+"""Calls that are received at once."""
 
 MAX_STREAMS = 2**31 - 1
-"""Calls that one connection may have open; `max_calls` is the limit that tells callers why."""
+"""Open calls of one connection; `max_calls` is the limit, since its refusal says why."""
 
 
 class NativeFront:
@@ -43,9 +43,9 @@ class NativeFront:
 
     Args:
         address: Where to listen, as `host:port`.
-        max_message_bytes: Bytes of a request or an answer at most.
-        max_calls: Unary calls in flight at most; more are refused as OVERLOADED.
-        max_inflight_bytes: Bytes of their requests at most; more are refused as OVERLOADED.
+        max_message_bytes: Bytes of a request or an answer.
+        max_calls: Unary calls in flight; more are OVERLOADED.
+        max_inflight_bytes: Bytes of their requests; more are OVERLOADED.
         patience: Seconds that a message of a stream may wait for its caller to read.
     """
 
@@ -80,18 +80,18 @@ class NativeFront:
                 reuse_port=False,
             )
         except OSError as error:
-            raise FrontError(f"can't listen on {self._address}: is the port taken, or the address not here?") from error
-        # Only this user may enter it: who can reach the socket can call the service.
+            raise FrontError(f"can't listen on {self._address}: {error}") from error
+        # For this user alone: whoever can reach the socket can call the service.
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
-        self._behind = GrpcioFront(
+        self._fallback = GrpcioFront(
             f"unix:{socket}",
             max_message_bytes=self._max_message_bytes,
             max_calls=self._max_calls,
             patience=self._patience,
         )
         try:
-            self._behind.start(handler, open_source)
+            self._fallback.start(handler, open_source)
         except FrontError:
             self._native.close()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -102,21 +102,21 @@ class NativeFront:
         return self._native.bound_port
 
     def set_health(self, services: dict[str, bool]) -> None:
-        """Tell which services are SERVING (True) or NOT_SERVING (False)."""
-        self._behind.set_health(services)
+        """Set which services are SERVING (True) or NOT_SERVING (False)."""
+        self._fallback.set_health(services)
 
     def drain(self, grace: float) -> None:
-        """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening."""
+        """Refuse new calls, wait up to `grace` seconds for those in flight, and stop listening."""
         if not self._thread.is_alive():
             return
         until = time.monotonic() + grace
-        # From here on the last call that ends is told.
+        # From here on the end of the last call sets `_idle`.
         self._draining = True
-        self._behind.refuse()
+        self._fallback.refuse()
         if self._open:
             self._idle.wait(grace)
-        # While the front behind lingers, callers that had an answer just now are still told to go elsewhere.
-        self._behind.drain(max(0.0, until - time.monotonic()))
+        # While the fallback lingers, callers that were just answered still hear SHUTTING_DOWN.
+        self._fallback.drain(max(0.0, until - time.monotonic()))
         self._native.close()
         self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -129,7 +129,7 @@ class NativeFront:
                 status = internal_failure(log, "calls failed", error, calls=len(events))
                 for event in events:
                     self.fail(event[1], status)
-            # What is waited for next may take long; large requests must not wait with us.
+            # The next receive may block for long; large requests must not live until then.
             del events
 
     def _hand_over(self, events: Sequence[DetailedEvent]) -> None:
@@ -137,54 +137,54 @@ class NativeFront:
         calls: list[Call] = []
         for kind, number, method, request, _, details in events:
             if kind != EVENT_CALL:
-                # The caller has gone, or its deadline has passed: it has been answered already.
+                # The caller has gone, or its deadline has passed.
                 self._end(number)
-            elif request is not None and details is not None and self._let_in(number, request):
+            elif request is not None and details is not None and self._admit(number, request):
                 remaining = details[2]
                 deadline = None if remaining is None else arrived + remaining
                 calls.append(_NativeCall(self, number, METHODS[method], request, arrived, deadline))
         if calls:
             self._handler(calls)
 
-    def _let_in(self, number: int, request: bytes) -> bool:
-        """Count a call as open; one that is not let in is answered."""
-        refusal, taken = None, self._bytes.take(0)
+    def _admit(self, number: int, request: bytes) -> bool:
+        """Count a call as open; returns False after answering one that is refused."""
+        refusal, acquired = None, self._bytes.acquire(0)
         if self._draining:
             refusal = to_status(ShuttingDown())
         elif len(request) > self._max_message_bytes:
             refusal = to_status(MessageTooLarge("request", len(request), self._max_message_bytes))
         elif len(self._open) >= self._max_calls:
             refusal = to_status(Overloaded(f"{self._max_calls} calls are in flight"))
-        elif (taken := self._bytes.take(len(request))) is None:
-            refusal = to_status(no_room(self._bytes.most))
+        elif (acquired := self._bytes.acquire(len(request))) is None:
+            refusal = to_status(too_many_bytes(self._bytes.limit))
         if refusal is not None:
             self._send_failure(number, refusal)
             return False
-        self._open[number] = taken or 0
+        self._open[number] = acquired or 0
         return True
 
     def is_open(self, number: int) -> bool:
-        """Tell whether a call has no answer yet, and its caller has not gone."""
+        """Return whether a call is unanswered and its caller has not gone."""
         return number in self._open
 
     def respond(self, number: int, message: bytes) -> None:
-        """Answer a call, if that is open."""
+        """Answer a call, if it is open."""
         if len(message) > self._max_message_bytes:
             self.fail(number, to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
         elif self._end(number):
             self._native.respond(number, message)
 
     def fail(self, number: int, status: status_pb2.Status) -> None:
-        """Answer a call with an error, if that is open."""
+        """Answer a call with an error, if it is open."""
         if self._end(number):
             self._send_failure(number, status)
 
     def _end(self, number: int) -> bool:
         """Count a call as ended; returns whether it was open."""
-        taken = self._open.pop(number, None)
-        if taken is None:
+        acquired = self._open.pop(number, None)
+        if acquired is None:
             return False
-        self._bytes.give_back(taken)
+        self._bytes.release(acquired)
         if self._draining and not self._open:
             self._idle.set()
         return True
@@ -196,7 +196,7 @@ class NativeFront:
 
 
 class _NativeCall(Call):
-    """A call by its number: three methods in place of three functions made for each call."""
+    """A call by its number; methods instead of three closures for each call."""
 
     __slots__ = ("_front", "_number")
 

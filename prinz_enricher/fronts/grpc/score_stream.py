@@ -1,7 +1,8 @@
-"""One `ScoreStream` on grpc.aio: its messages become calls, and their answers are written as they come, in any order.
+"""`ScoreStream` on grpc.aio: each message becomes a call, and answers are written as they come, in any order.
 
-A stream has two coroutines, one that reads and one that writes, however many messages it has. A caller who does not
-read its answers is not read from either: gRPC's flow control then holds it up, and nothing piles up here.
+A stream has two coroutines, one that reads and one that writes. A caller who does not read its answers is not read from
+either: gRPC's flow control then holds it up, and nothing piles up here. The request in a message stays bytes, for
+whoever reads that of a unary call.
 """
 
 from __future__ import annotations
@@ -11,24 +12,40 @@ import contextlib
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
+from prinz_enricher.batch.wire import prefix, varint
+from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import Admission
-from prinz_enricher.fronts.grpc.call_batcher import Arrivals
-from prinz_enricher.fronts.grpc.score_message import read_message, write_response, write_status
+from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.service.ports import Call
 from prinz_enricher.service.status import to_status
 
 MAX_MESSAGES = 1024
-"""Messages of a stream that are read and whose answers are not yet sent, at most. Far more than keeps every worker
-busy; and few enough that the answers of a caller who stops to read stay a small heap."""
+"""Messages of a stream whose answers are not sent yet: more than keeps every worker busy, and few enough that the
+answers of a caller who stops reading stay small."""
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
-"""Bytes of such messages, and of their answers, from which no more are read: the next large one waits for its turn."""
+"""Bytes of such messages, and of their answers, from which no more are read."""
+
+
+MAX_TIMEOUT: Final = 10 * 365 * 86_400.0
+"""Seconds from which a timeout is no limit: longer than any service runs, and less than Python's locks can wait."""
+
+_MAX_SECONDS: Final = 315_576_000_000
+_MAX_NANOS: Final = 999_999_999
+
+_RESPONSE: Final = pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["response"].number
+_STATUS: Final = pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["status"].number
+_SEQUENCE_TAG: Final = varint(pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["sequence"].number << 3)
 
 
 class ScoreStream:
@@ -36,9 +53,9 @@ class ScoreStream:
 
     Args:
         context: The stream.
-        admission: Lets its messages in.
-        arrivals: Takes each as a call.
-        max_message_bytes: Bytes of an answer at most.
+        admission: Admits its messages.
+        batcher: Receives each as a call.
+        max_message_bytes: Bytes of an answer.
         patience: Seconds that an answer may wait for the caller to read.
     """
 
@@ -46,7 +63,7 @@ class ScoreStream:
         self,
         context: grpc.aio.ServicerContext[bytes, bytes],
         admission: Admission,
-        arrivals: Arrivals,
+        batcher: CallBatcher,
         *,
         max_message_bytes: int,
         patience: float,
@@ -54,7 +71,7 @@ class ScoreStream:
         self.max_message_bytes = max_message_bytes
         self._context = context
         self._admission = admission
-        self._arrivals = arrivals
+        self._batcher = batcher
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
@@ -64,7 +81,7 @@ class ScoreStream:
         self._waiter: asyncio.Future[None] | None = None
         self._write_began: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        # Below: what answers touch, which come from any thread.
+        # The lock is for the following: answers come from any thread.
         self._lock = threading.Lock()
         self._open: set[_Message] = set()
         self._answers: deque[bytes] = deque()
@@ -72,10 +89,10 @@ class ScoreStream:
         self._asleep = False
 
     async def serve(self) -> status_pb2.Status | None:
-        """Serve until the caller has said all and has every answer, or until the stream can't go on.
+        """Serve until the caller has sent all and has every answer, or until the stream can't go on.
 
         Returns:
-            Why it ends; None where all is well.
+            The error that ends the stream; None for none.
         """
         remaining: float | None = self._context.time_remaining()
         self._deadline = None if remaining is None else time.monotonic() + remaining
@@ -99,11 +116,11 @@ class ScoreStream:
         return to_status(ShuttingDown()) if reading.cancelled() else self._end
 
     def refuse(self) -> None:
-        """Notice that the admission lets no more messages in: the stream ends as soon as it owes no answer."""
+        """End the stream as soon as it owes no answer; the admission refuses messages already."""
         self._wake()
 
     def end(self, status: status_pb2.Status) -> None:
-        """End the stream now, whatever it owes; the first reason is the one that is told."""
+        """End the stream now, whatever it owes, with the first status given."""
         if self._limit.when() is None:
             self._end = status
             self._limit.reschedule(self._loop.time())
@@ -117,22 +134,22 @@ class ScoreStream:
             if data is grpc.aio.EOF:
                 return
             try:
-                self._take(data)
+                self._receive(data)
             except InvalidRequest as error:
-                # Without a sequence, no answer could say which message it is about; a caller that went on would wait
-                # for it in vain. Those before are still answered.
+                # Without a sequence no answer could name the message, and its caller would wait in vain. Earlier
+                # messages are still answered.
                 self._end = to_status(error)
                 return
-            # The next message may be long in coming; a large one must not wait with us.
+            # The next message may be long in coming; a large one must not live until then.
             del data
 
     def _note_read(self, reading: asyncio.Task[None]) -> None:
         if not reading.cancelled():
-            # Where the stream is over already, nobody else asks for it.
+            # Where the stream is over already, nobody else retrieves it.
             reading.exception()
         self._wake()
 
-    def _take(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         arrived, deadline = time.monotonic(), self._deadline
         sequence, request, timeout, fault = read_message(data)
         if timeout is not None:
@@ -144,7 +161,7 @@ class ScoreStream:
             self._held += message.size
         refusal = self._admission.enter(message) if fault is None else to_status(fault)
         if refusal is None:
-            self._arrivals.add(message)
+            self._batcher.add(message)
         else:
             message.fail(refusal)
 
@@ -173,7 +190,7 @@ class ScoreStream:
             answer = answers.popleft()
             self._write_began = self._loop.time()
             if self._alarm is None:
-                self._alarm = self._loop.call_at(self._write_began + self._patience, self._look_at_write)
+                self._alarm = self._loop.call_at(self._write_began + self._patience, self._check_write)
             await self._context.write(answer)
             self._write_began = None
             self._unsent -= 1
@@ -181,22 +198,22 @@ class ScoreStream:
                 self._held -= len(answer)
             self._room.set()
 
-    def _look_at_write(self) -> None:
-        """End the stream of a caller who has not read for long. One timer looks after all writes."""
+    def _check_write(self) -> None:
+        """End the stream of a caller who has not read for long. One timer serves all writes."""
         began, self._alarm = self._write_began, None
         if began is None:
             return
         if self._loop.time() < began + self._patience:
-            self._alarm = self._loop.call_at(began + self._patience, self._look_at_write)
+            self._alarm = self._loop.call_at(began + self._patience, self._check_write)
         else:
             self.end(to_status(Overloaded(f"the stream was not read for {self._patience:g} seconds")))
 
     def is_open(self, message: _Message) -> bool:
-        """Tell whether a message waits for its answer."""
+        """Return whether a message has no answer yet."""
         return message in self._open
 
     def answer(self, message: _Message, answer: bytes) -> None:
-        """Send an answer, from any thread; only the first one to a message counts."""
+        """Send an answer, from any thread; the first to a message counts."""
         with self._lock:
             if message not in self._open:
                 return
@@ -214,14 +231,14 @@ class ScoreStream:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        """Have the writer look at what there is to do; it sleeps only where it waits for this."""
+        """Wake the writer."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
 
 class _Message(Call):
-    """A message that waits for its answer, as a call: three methods in place of three functions made for each."""
+    """A message as a call; methods instead of three closures for each."""
 
     __slots__ = ("_sequence", "_stream", "size")
 
@@ -249,3 +266,109 @@ class _Message(Call):
 
     def cancelled(self) -> bool:
         return not self._stream.is_open(self)
+
+
+class ScoreMessage(NamedTuple):
+    """A message of a caller.
+
+    Attributes:
+        sequence: The caller's number for it.
+        request: The serialised `ScoreRequest`, which may be invalid; empty for none.
+        timeout: Seconds after its arrival when an answer is useless; None for no limit of its own.
+        fault: What is wrong with the message itself, if anything.
+    """
+
+    sequence: int
+    request: bytes
+    timeout: float | None
+    fault: InvalidRequest | None
+
+
+def read_message(data: bytes) -> ScoreMessage:
+    """Parse a serialised `ScoreStreamRequest`, and leave the request in it as bytes.
+
+    Raises:
+        InvalidRequest: It can't be parsed, so that there is no sequence to answer under.
+    """
+    try:
+        envelope = _Envelope.FromString(data)
+    except DecodeError:
+        raise InvalidRequest("message", "is no ScoreStreamRequest") from None
+    # Each field access makes an object; most messages have one request and no timeout.
+    requests, timeouts = envelope.request, envelope.timeout
+    try:
+        return ScoreMessage(
+            envelope.sequence,
+            requests[0] if len(requests) == 1 else _merged(requests),
+            _seconds(timeouts) if timeouts else None,
+            None,
+        )
+    except InvalidRequest as fault:
+        return ScoreMessage(envelope.sequence, b"", None, fault)
+
+
+def write_response(sequence: int, response: bytes) -> bytes:
+    """Return a serialised `ScoreStreamResponse` with a serialised `ScoreResponse`."""
+    return b"".join((_written(sequence), prefix(_RESPONSE, len(response)), response))
+
+
+def write_status(sequence: int, status: status_pb2.Status) -> bytes:
+    """Return a serialised `ScoreStreamResponse` with an error."""
+    written = status.SerializeToString()
+    return b"".join((_written(sequence), prefix(_STATUS, len(written)), written))
+
+
+def _written(sequence: int) -> bytes:
+    return _SEQUENCE_TAG + varint(sequence) if sequence else b""
+
+
+def _merged(requests: Sequence[bytes]) -> bytes:
+    """Return several messages as one, as protobuf merges those that follow each other on the wire."""
+    for request in requests:
+        # Each must be whole, or the end of one and the start of the next could form a message that nobody sent.
+        try:
+            pb.ScoreRequest.FromString(request)
+        except DecodeError:
+            raise InvalidRequest("request", "is no ScoreRequest message") from None
+    return b"".join(requests)
+
+
+def _seconds(timeouts: Sequence[bytes]) -> float | None:
+    duration = Duration()
+    try:
+        for timeout in timeouts:
+            duration.MergeFromString(timeout)
+    except DecodeError:
+        raise InvalidRequest("timeout", "is no Duration message") from None
+    seconds, nanos = duration.seconds, duration.nanos
+    if seconds < 0 or nanos < 0:
+        raise InvalidRequest("timeout", "is negative, or mixes signs")
+    if seconds > _MAX_SECONDS or nanos > _MAX_NANOS:
+        raise InvalidRequest("timeout", "is out of the range of a Duration")
+    return None if seconds >= MAX_TIMEOUT else seconds + nanos / 1e9
+
+
+def _make_envelope() -> Any:
+    """Return the message type `ScoreStreamRequest` with bytes in place of messages.
+
+    protobuf parses it several times as quickly as Python could walk the wire. Repeated fields keep the parts of a field
+    that was written more than once.
+    """
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="score_stream_envelope.proto", package="envelope", syntax="proto3")
+    message = file.message_type.add(name="Envelope")
+    for field in pb.ScoreStreamRequest.DESCRIPTOR.fields:
+        nested = field.message_type is not None
+        message.field.add(
+            name=field.name,
+            number=field.number,
+            type=kinds.TYPE_BYTES if nested else kinds.Type.ValueType(field.type),
+            label=kinds.LABEL_REPEATED if nested else kinds.LABEL_OPTIONAL,
+        )
+    # A pool of its own: the type is of no concern to reflection.
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("envelope.Envelope"))
+
+
+_Envelope: Final = _make_envelope()

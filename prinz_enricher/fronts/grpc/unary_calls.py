@@ -1,4 +1,4 @@
-"""Unary calls on grpc.aio: each waits in a coroutine of its own, and their answers come into the loop together."""
+"""Unary calls on grpc.aio: each waits in a coroutine, and answers enter the loop together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.rpc import status_pb2
 
 from prinz_enricher.errors import MessageTooLarge
 from prinz_enricher.fronts.grpc.admission import Admission
-from prinz_enricher.fronts.grpc.call_batcher import Arrivals
+from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.service.ports import Call
 from prinz_enricher.service.status import to_status
 
@@ -21,24 +21,18 @@ Answer: TypeAlias = bytes | status_pb2.Status
 
 
 class UnaryCalls:
-    """Answers unary calls.
+    """Serves unary calls, whose answers have up to `max_message_bytes`."""
 
-    Args:
-        admission: Lets them in.
-        arrivals: Takes them.
-        max_message_bytes: Bytes of an answer at most.
-    """
-
-    def __init__(self, admission: Admission, arrivals: Arrivals, *, max_message_bytes: int) -> None:
+    def __init__(self, admission: Admission, batcher: CallBatcher, *, max_message_bytes: int) -> None:
         self._admission = admission
-        self._arrivals = arrivals
+        self._batcher = batcher
         self._max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
         self._answers: deque[tuple[asyncio.Future[Answer], Answer]] = deque()
-        self._told = False
+        self._scheduled = False
 
     async def serve(self, method: str, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> Answer:
-        """Have a call answered; returns the serialised answer, or why there is none."""
+        """Serve a call; returns the serialised answer or the error."""
         arrived = time.monotonic()
         remaining: float | None = context.time_remaining()
         answer: asyncio.Future[Answer] = self._loop.create_future()
@@ -47,7 +41,7 @@ class UnaryCalls:
             return refusal
         deadline = None if remaining is None else arrived + remaining
         try:
-            self._arrivals.add(_UnaryCall(self, answer, method, request, arrived, deadline))
+            self._batcher.add(_UnaryCall(self, answer, method, request, arrived, deadline))
             result = await answer
         finally:
             # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
@@ -60,16 +54,16 @@ class UnaryCalls:
     def settle(self, answer: asyncio.Future[Answer], result: Answer) -> None:
         """Answer a call, from any thread."""
         self._answers.append((answer, result))
-        # Looked at after the answer is there, and taken back before answers are taken: none stays behind.
-        if not self._told:
-            self._told = True
+        # Read after the answer is there, and reset before answers are read: none stays behind.
+        if not self._scheduled:
+            self._scheduled = True
             # The loop is closed once the front has drained; the caller has gone by then.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._settle_all)
 
     def _settle_all(self) -> None:
-        self._told = False
-        # Nobody else takes from it.
+        self._scheduled = False
+        # Nobody else removes from it.
         while self._answers:
             answer, result = self._answers.popleft()
             if not answer.done():
@@ -77,7 +71,7 @@ class UnaryCalls:
 
 
 class _UnaryCall(Call):
-    """A call by its future: three methods in place of three functions made for each call."""
+    """A call by its future; methods instead of three closures for each call."""
 
     __slots__ = ("_answer", "_calls")
 

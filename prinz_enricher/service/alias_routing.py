@@ -1,4 +1,4 @@
-"""An alias that moves drops no call: the version that served it goes on until the new one can."""
+"""Which version serves an alias: one that moves drops no call: the former one serves until the new one can."""
 
 from __future__ import annotations
 
@@ -12,33 +12,25 @@ from prinz_enricher.scoring import Target, WorkerPool, WorkerState
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Handover:
+class AliasRouter:
     """Remembers which version serves each alias, and each default, that was called.
 
     The policy is TensorFlow Serving's "availability preserving": the new version is loaded first, and takes over once
     it is available. Where it can't be loaded, the former one stays; the state of the new one says why. A former version
-    that is not loaded, or that the registry does not offer any more, gives way at once.
+    that is not loaded, or that the registry does not offer any more, is replaced at once.
+
+    Args:
+        pool: Loads versions.
+        target_of: Returns the target of a version; None for one that can't be scored.
     """
 
     def __init__(self, pool: WorkerPool, target_of: Callable[[CatalogVersion], Target | None]) -> None:
-        """Know no alias.
-
-        Args:
-            pool: Where versions are loaded.
-            target_of: Tells what the pool needs to know of a version; None for one that can't be scored.
-        """
         self._pool = pool
         self._target_of = target_of
         self._serving: dict[tuple[str, str | None], CatalogVersion] = {}
 
     def choose(self, model: CatalogModel, alias: str | None, wanted: CatalogVersion) -> CatalogVersion:
-        """Tell which version serves an alias now.
-
-        Args:
-            model: The model.
-            alias: The alias; None for the default.
-            wanted: The version that the registry means by it.
-        """
+        """Return the version that serves an alias, or the default, now; `wanted` is what the registry means by it."""
         key = (model.name, alias)
         serving = self._serving.get(key)
         if serving is wanted:
@@ -61,11 +53,11 @@ class Handover:
         return wanted
 
     def follow(self, snapshot: Snapshot, resolve: Callable[[str, str | None], CatalogVersion | None]) -> None:
-        """Begin to load what aliases mean by now, before anybody calls.
+        """Load what aliases mean in a snapshot before anybody calls.
 
         Args:
-            snapshot: What the registry offers now.
-            resolve: Tells which version the registry means by a model's name and an alias, or None for the default.
+            snapshot: The models there are.
+            resolve: Returns the version that the registry means by a model's name and an alias, None for the default.
         """
         for name, alias in list(self._serving):
             model = snapshot.models.get(name)
@@ -76,12 +68,12 @@ class Handover:
                 self.choose(model, alias, wanted)
 
     def _state(self, version: CatalogVersion) -> WorkerState | None:
-        """Tell where a version is in its life; None where it can't be scored."""
+        """Return the state of a version; None where it can't be scored."""
         target = self._target_of(version)
         return None if target is None else self._pool.status(target).state
 
     def _state_or_load(self, version: CatalogVersion) -> WorkerState:
-        """Tell where a version is in its life; one that is not loaded is, beside the one that serves."""
+        """Return the state of a version; one that is not loaded begins to load beside the one that serves."""
         target = self._target_of(version)
         if target is None:
             # Its signature is not read yet, or can't be.

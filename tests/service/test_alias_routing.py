@@ -12,7 +12,7 @@ from prinz_enricher.catalog.assembly import assemble
 from prinz_enricher.catalog.snapshot import ModelFile
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Target, WorkerState
-from prinz_enricher.service.handover import Handover
+from prinz_enricher.service.alias_routing import AliasRouter
 from tests.scoring.scripted import FAST, PATIENCE, SIGNATURE, scripted, until
 
 
@@ -38,7 +38,7 @@ class World:
         self.may_load: dict[str, threading.Event] = {"1": threading.Event(), "2": threading.Event()}
         self.broken: set[str] = set()
         self.pool = InlinePool(self._find, FAST)
-        self.handover = Handover(self.pool, target_of)
+        self.handover = AliasRouter(self.pool, target_of)
 
     def _find(self, target: Target) -> ScoreFunction:
         assert self.may_load[target.version].wait(PATIENCE)

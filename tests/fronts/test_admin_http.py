@@ -1,4 +1,4 @@
-"""The HTTP door, over real connections."""
+"""The admin HTTP server, over real connections."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ from prinz_enricher import __version__
 from prinz_enricher.catalog import CatalogState
 from prinz_enricher.config import MIB, ConfigError, HttpSettings, Settings
 from prinz_enricher.fronts.admin import http_server
-from prinz_enricher.fronts.admin.admin_http import DoorError, HttpDoor
+from prinz_enricher.fronts.admin.admin_http import AdminHttpError, AdminHttpServer
 from tests.support.deadline import wait_until
 
 SECRET = "the secret of these tests"  # noqa: S105 - it is
@@ -38,13 +38,13 @@ class Room:
 
     states: dict[str, CatalogState] = field(default_factory=lambda: {"default": KNOWN})
     draining: bool = False
-    hastened: int = 0
+    refreshed: int = 0
     http: httpx.Client = field(init=False)
     port: int = field(init=False)
 
-    def hasten(self) -> None:
+    def refresh(self) -> None:
         """Count."""
-        self.hastened += 1
+        self.refreshed += 1
 
     def deliver(self, body: bytes = b"{}", *, secret: str = SECRET, age: int = 0, **headers: str) -> httpx.Response:
         """Send a delivery, signed by MLflow's own code."""
@@ -58,19 +58,19 @@ class Room:
 def door(**settings: object) -> Iterator[Room]:
     """Open a door on a free port of loopback."""
     room = Room()
-    opened = HttpDoor(
+    opened = AdminHttpServer(
         HttpSettings.model_validate({"port": 0, **settings}),
         states=lambda: room.states,
         ready=lambda: any(state.age is not None for state in room.states.values()),
         draining=lambda: room.draining,
-        hasten=room.hasten,
+        refresh=room.refresh,
     )
-    room.port = opened.open()
+    room.port = opened.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{room.port}", trust_env=False, timeout=30) as room.http:
             yield room
     finally:
-        opened.close()
+        opened.stop()
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def test_other_requests(room: Room, method: str, path: str, status: int) -> None
     assert room.http.request(method, path).status_code == status
 
 
-def test_webhook_hastens(room: Room) -> None:
-    """A genuine delivery is answered 204 and hastens the next look; a replay is 409 and does not."""
+def test_webhook_refreshes(room: Room) -> None:
+    """A genuine delivery is answered 204 and requests a refresh; a replay is 409 and does not."""
     accepted = room.deliver(delivery_id="one")
     replayed = room.deliver(delivery_id="one")
 
     assert (accepted.status_code, accepted.content) == (204, b"")
     assert replayed.status_code == 409
-    assert room.hastened == 1
+    assert room.refreshed == 1
     found = samples(room.http.get("/metrics").text)
     assert {labels[0][1]: n for (name, labels), n in found.items() if name.endswith("webhook_deliveries_total")} == {
         "accepted": 1, "refused": 0, "replayed": 1,
@@ -171,17 +171,17 @@ def test_webhook_hastens(room: Room) -> None:
     [{"secret": "wrong"}, {"age": 400}, {"age": -400}, {"content": b'{"tampered": 1}'}, {"delivery_id": "a.b"}],
 )
 def test_webhook_refuses(room: Room, delivery: dict[str, Any]) -> None:
-    """A wrong secret, time, body or id is refused in the same words, and hastens nothing."""
+    """A wrong secret, time, body or id is refused in the same words, and requests no refresh."""
     answer = room.deliver(**delivery)
 
     assert (answer.status_code, answer.content) == (401, b"")
-    assert room.hastened == 0
+    assert room.refreshed == 0
 
 
-def test_body_that_is_no_json_hastens(room: Room) -> None:
+def test_body_that_is_no_json_refreshes(room: Room) -> None:
     """The body is signed, and never looked into; it may have a mebibyte."""
     assert room.deliver(b"\x00{[" + b"x" * (MIB - 3)).status_code == 204
-    assert room.hastened == 1
+    assert room.refreshed == 1
 
 
 def test_closed_webhook() -> None:
@@ -189,7 +189,7 @@ def test_closed_webhook() -> None:
     with door() as room:
         assert room.deliver().status_code == 404
         assert room.http.get("/webhook").status_code == 404
-        assert room.hastened == 0
+        assert room.refreshed == 0
         assert first_line(room.port, b"POST /webhook HTTP/1.1\r\nContent-Length: 5000\r\n\r\n").startswith(
             "HTTP/1.1 413"
         )
@@ -229,7 +229,7 @@ def test_secret_is_not_shown(tmp_path: Path) -> None:
         Settings.load({"http": {"port": -1, "webhook_secret": SECRET}}, environment={})
     with pytest.raises(ConfigError, match="needs a port") as closed:
         Settings.load({"http": {"webhook_secret_file": str(tmp_path)}}, environment={})
-    with pytest.raises(DoorError, match="webhook secret file"), door(webhook_secret_file=str(tmp_path / "none")):
+    with pytest.raises(AdminHttpError, match="webhook secret file"), door(webhook_secret_file=str(tmp_path / "none")):
         pass
 
     assert SECRET not in f"{settings!r} {settings} {raised.value} {closed.value}"
@@ -237,7 +237,7 @@ def test_secret_is_not_shown(tmp_path: Path) -> None:
 
 def test_port_that_is_taken(room: Room) -> None:
     """A port that is taken is one clear error."""
-    with pytest.raises(DoorError, match=f"can't listen on 127.0.0.1:{room.port} for HTTP: "), door(port=room.port):
+    with pytest.raises(AdminHttpError, match=f"can't listen on 127.0.0.1:{room.port} for HTTP: "), door(port=room.port):
         pass
 
 

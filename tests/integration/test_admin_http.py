@@ -1,4 +1,4 @@
-"""The HTTP door of a running service: its probes through start, outage and end, and a real MLflow's webhooks."""
+"""The admin HTTP server of a running service: its probes through start, outage and end, and a real MLflow's webhooks."""
 
 import base64
 import json
@@ -33,8 +33,10 @@ SECRET = "the secret of these tests"  # noqa: S105 - it is
 
 
 def door_of(front: Serve) -> httpx.Client:
-    """Return a client of the HTTP door of a service."""
-    port = next(event["port"] for event in map(json.loads, front.lines) if event["event"] == "http door open")
+    """Return a client of the admin HTTP server of a service."""
+    port = next(
+        event["port"] for event in map(json.loads, front.lines) if event["event"] == "admin http server started"
+    )
     return httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
 
 
