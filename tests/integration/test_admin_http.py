@@ -1,4 +1,4 @@
-"""The admin HTTP server of a running service: its probes through start, outage and end, and a real MLflow's webhooks."""
+"""The admin HTTP server of a running service: its probes from start to end, and a real MLflow's webhooks."""
 
 import base64
 import json
