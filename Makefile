@@ -12,11 +12,18 @@ help: ## List the targets
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-	  { echo "Python's venv module is not there; on Debian: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@uv pip install --help 2>/dev/null | grep -q -e --group || $(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "Neither uv nor Python's venv module is installed; on Debian: apt-get install python3-venv"; exit 1; }
+# uv does not read pip's settings: a package index of your own is passed on.
+	@set -e; if uv pip install --help 2>/dev/null | grep -q -e --group; then \
+	  uv=uv; uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+	else \
+	  uv=$(BIN)/uv; $(PYTHON) -m venv --clear $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
+	  index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true); \
+	  [ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+	fi; \
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch $@
 
 demo: $(READY) ## Train sample models, serve them, and say how to call them (ARGS=--once: score each and end)
