@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,8 +30,11 @@ demo: $(READY) ## Train sample models, serve them, and say how to call them (ARG
 	$(BIN)/prinz-enricher demo $(ARGS)
 
 # Two processes, each of which has its own servers; what a file's tests share stays in one of them.
-test: $(READY) lint ## Pass the linters and every test, two at a time (ARGS go to pytest instead, and it runs one)
-	$(BIN)/pytest --ignore tests/environment $(or $(ARGS),--numprocesses 2 --dist loadfile)
+test: $(READY) lint ## Pass the linters and the quick tests, two at a time (ARGS go to pytest instead, and it runs one)
+	$(BIN)/pytest --ignore tests/environment $(or $(ARGS),-m "not slow" --numprocesses 2 --dist loadfile)
+
+test-slow: $(READY) ## The tests that start, stop and kill servers, or build environments (ARGS go to pytest)
+	$(BIN)/pytest --ignore tests/environment -m slow --numprocesses 2 --dist loadfile $(ARGS)
 
 test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
 	$(BIN)/pytest --durations 0 tests/environment $(ARGS)

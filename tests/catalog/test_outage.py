@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from prinz_enricher.catalog import Catalog, paginate, resolve, scorable
 from prinz_enricher.registry import RegistryClient
 from tests.support.deadline import wait_until
 from tests.support.mlflow_server import MlflowServer
 from tests.support.registry_writer import RegistryWriter
+
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

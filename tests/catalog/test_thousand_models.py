@@ -4,11 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from prinz_enricher.catalog import Catalog, resolve, scorable
 from prinz_enricher.registry import RegistryClient
 from tests.conftest import ROOT
 from tests.support.mlflow_server import MlflowServer
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
+
+pytestmark = pytest.mark.slow
 
 COUNT = 1000
 

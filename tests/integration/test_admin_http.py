@@ -23,6 +23,8 @@ from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import Service
 from tests.support.serve_process import Serve, serve
 
+pytestmark = pytest.mark.slow
+
 WEBHOOK_VARIABLES = {
     # The webhook of these tests is on loopback, which MLflow would refuse by default.
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",

@@ -14,6 +14,8 @@ import pytest
 from prinz_enricher.cli.demo import EXAMPLES
 from tests.support.processes import is_there, mentioning
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(sys.executable).parent / "prinz-enricher"
 
 

@@ -12,6 +12,8 @@ from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG
 
+pytestmark = pytest.mark.slow
+
 REGISTER = """
 import sys
 import mlflow

@@ -16,6 +16,8 @@ from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
 from tests.support.worker_processes import runs, workers_of
 
+pytestmark = pytest.mark.slow
+
 SECRET = "correct-horse-battery-staple"  # noqa: S105 - made up
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",

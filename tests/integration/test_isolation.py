@@ -16,6 +16,8 @@ from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
 
+pytestmark = pytest.mark.slow
+
 OLD = "1.7.2"
 """A scikit-learn that is not the one of this environment."""
 

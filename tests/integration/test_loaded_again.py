@@ -18,6 +18,8 @@ from tests.support.own_service import register
 from tests.support.running_service import LONG
 from tests.support.serve_process import Serve, serve
 
+pytestmark = pytest.mark.slow
+
 AVAILABLE, DISCOVERED = model_pb2.ModelVersion.STATE_AVAILABLE, model_pb2.ModelVersion.STATE_DISCOVERED
 
 REGISTER = """

@@ -18,6 +18,8 @@ from prinz_enricher.loadtest.report import Report
 from tests.support.deadline import wait_until
 from tests.support.running_service import Service
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 WINE = "MLF-ElasticnetWineModel-1"
 FRAUD = "MLF-FraudDetection-3"

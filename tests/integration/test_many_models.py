@@ -16,6 +16,8 @@ from tests.support.running_service import LONG
 from tests.support.serve_process import serve
 from tests.support.worker_processes import workers_of
 
+pytestmark = pytest.mark.slow
+
 KNOWN, LOADED = 50, 5
 MOST_MB = 150
 

@@ -33,6 +33,8 @@ from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 64
 
 # Importing it would import MLflow here, where the front is.

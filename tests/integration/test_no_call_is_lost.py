@@ -20,6 +20,8 @@ from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
 from tests.support.worker_processes import workers_of
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 64
 TIMES = 20
 

@@ -22,6 +22,8 @@ from tests.support.token_server import CheckingProxy, TokenEndpoint
 from tests.support.typed_model import save_typed_model
 from tests.support.unity_catalog import UnityCatalogServer, UnityModel
 
+pytestmark = pytest.mark.slow
+
 DECOY = "someone-else-s-token"
 """What the service's own environment has for MLflow."""
 

@@ -19,6 +19,8 @@ from tests.support.hostile_server import Answer, HostileServer, Request, answer_
 from tests.support.running_service import Service, refused
 from tests.support.synthetic_registry import SyntheticRegistry
 
+pytestmark = pytest.mark.slow
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 WINE = pb.GetSignatureRequest(model=model_pb2.ModelRef(name="wine"))
 

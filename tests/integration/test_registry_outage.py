@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from prinz_enricher.application import Application
@@ -22,6 +23,8 @@ from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG
 from tests.support.token_server import CheckingProxy
 from tests.support.typed_model import register_typed_model
+
+pytestmark = pytest.mark.slow
 
 WINE = "MLF-ElasticnetWineModel-1"
 SETTINGS = {"refresh_interval": 0.2, "timeout": 1.0}

@@ -17,6 +17,8 @@ from prinz_enricher.client import Client, ServiceError
 from tests.support.model_server import HTML, JSON, ModelServer, Reply, Request, Script
 from tests.support.own_service import own_service
 
+pytestmark = pytest.mark.slow
+
 WINE = "MLF-ElasticnetWineModel-1"
 SECRET = "hunter2"  # noqa: S105 - made up
 DATUM = 0.123456789

@@ -23,6 +23,8 @@ from tests.support.nginx import Nginx
 from tests.support.own_service import own_service
 from tests.support.served_models import ServedModel, served_models
 
+pytestmark = pytest.mark.slow
+
 WINE = "MLF-ElasticnetWineModel-1"
 CALLERS = 32
 SECONDS = 10.0

@@ -27,6 +27,8 @@ from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Refusal, Service, refused
 from tests.support.served_models import ServedModel, served_models
 
+pytestmark = pytest.mark.slow
+
 WINE, OTHER_WINE, FRAUD = EXAMPLES
 SCRATCH = "scratch."
 TOUCHY, TAGGED = f"{SCRATCH}{touchy.NAME}", f"{SCRATCH}{touchy.TAGGED}"

@@ -20,6 +20,8 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.running_service import LONG
 from tests.support.typed_model import register_typed_model
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "models"
 REGION = "eu-west-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "made-up", "AWS_DEFAULT_REGION": REGION}

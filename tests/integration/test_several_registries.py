@@ -15,6 +15,8 @@ from tests.support.deadline import wait_until
 from tests.support.running_service import LONG, Service
 from tests.support.serve_process import serve
 
+pytestmark = pytest.mark.slow
+
 WINE = "MLF-ElasticnetWineModel-1"
 
 

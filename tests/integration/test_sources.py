@@ -21,6 +21,8 @@ from tests.support.logged_models import LoggedModels, log_models
 from tests.support.mlflow_server import MlflowServer
 from tests.support.running_service import LONG
 
+pytestmark = pytest.mark.slow
+
 SOURCES = {
     "logged by the run": "runs:/{run}/deep",
     "logged, and a folder": "runs:/{run}/both",

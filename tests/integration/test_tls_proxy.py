@@ -18,6 +18,8 @@ from tests.support.certificates import Authority
 from tests.support.nginx import Nginx
 from tests.support.running_service import LONG, Service, refused
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "fronts.md"
 MODEL = "MLF-ElasticnetWineModel-1"
 ROWS = 20_000

@@ -21,6 +21,8 @@ from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer
 from tests.support.processes import mentioning
 
+pytestmark = pytest.mark.slow
+
 MLFLOW = importlib.metadata.version("mlflow-skinny")
 OTHER_SKLEARN = "1.7.2"
 HERE = ".".join(map(str, sys.version_info[:2]))

@@ -25,6 +25,8 @@ from tests.support.certificates import Authority
 from tests.support.hostile_server import Answer, HostileServer
 from tests.support.token_server import CheckingProxy, TokenEndpoint
 
+pytestmark = pytest.mark.slow
+
 
 class Open(Protocol):
     """Opens a client of the proxy with these settings, and closes it after the test."""

@@ -21,6 +21,8 @@ from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 from tests.support.processes import memory_of, named
 from tests.support.worker_processes import workers_of
 
+pytestmark = pytest.mark.slow
+
 THERE: set[int] = set()
 
 
