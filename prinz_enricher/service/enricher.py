@@ -1,4 +1,4 @@
-"""The unary RPCs of `EnricherService`: raw calls in, answers by callback."""
+"""The RPCs of `EnricherService`: raw calls in, answers by callback."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from prinz_enricher.signature import to_wire
 log = structlog.stdlib.get_logger(__name__)
 
 LARGE_REQUEST = 256 * 1024
-"""Bytes from which a request is read in a thread of its own, so that small calls do not wait behind it."""
+"""Bytes from which a request is read by other threads, so that small calls do not wait behind it."""
 
 HUGE_REQUEST = 8 * 1024 * 1024
-"""Bytes from which the memory that a request was received in is worth giving back at once."""
+"""Bytes from which the memory of a request is returned to the system at once."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -57,14 +57,14 @@ class EnricherService:
     """Answers calls from the catalog and the worker pool.
 
     Args:
-        catalog: Which models there are.
-        pool: Where they are scored.
-        default_policy: The policies that say which version is meant where a call names none.
-        limits: What a request may have at most.
-        allowed_loaders: Which modules may load a model, by patterns of their names.
-        allow_observed: Whether outputs that were observed may be served where a tag says so.
-        environment_tag: Whether tags say what versions run in.
-        routes: Where versions are scored.
+        catalog: The models there are.
+        pool: Scores them.
+        default_policy: The policies for calls that name no version.
+        limits: Bounds of a request.
+        allowed_loaders: Patterns of the names of modules that may load a model.
+        allow_observed: Whether observed outputs may be served where a tag wants it.
+        environment_tag: Whether the tag `prinz.environment` counts.
+        routes: Chooses endpoints.
     """
 
     def __init__(
@@ -94,8 +94,7 @@ class EnricherService:
         self._grouper = RequestGrouper(pool, self._resolve, self._targets.of, limits.shared)
         self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
-        # To write a list of a thousand models takes longer than a score, or the signature that a caller asks for before
-        # it, may wait.
+        # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
         self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
         self._signatures = ThreadPoolExecutor(max_workers=2, thread_name_prefix="get-signature")
         self._methods: dict[str, Callable[[Call], None]] = {
@@ -105,7 +104,7 @@ class EnricherService:
         }
 
     def handle(self, calls: Sequence[Call]) -> None:
-        """Take calls; each is answered by its own callbacks. Never raises."""
+        """Answer calls, each by its own callbacks; never blocks for long and never raises."""
         scores = []
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
@@ -125,10 +124,10 @@ class EnricherService:
             call.fail(to_status(Overloaded(f"no thread can take the call ({error})")))
 
     def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
-        """Open the stream of a watch; others are refused."""
+        """Open the stream of a watch; other methods are refused."""
         try:
             if method != "WatchModels":
-                raise NotImplementedYet(method)  # noqa: TRY301 - told as any other error
+                raise NotImplementedYet(method)  # noqa: TRY301 - answered as any other error
             return self._watch(parse(pb.WatchModelsRequest, request), wake)
         except EnricherError as error:
             return to_status(error)
@@ -136,21 +135,21 @@ class EnricherService:
             return internal_failure(log, "stream failed", error, method=method)
 
     def close(self) -> None:
-        """Wait for requests that are being read."""
+        """Wait for the threads of large requests, lists and signatures."""
         for threads in (self._large, self._lists, self._signatures):
             threads.shutdown()
 
     def target(self, version: CatalogVersion) -> Target | None:
-        """Return what the pool needs to know of a version; None where it can't be scored."""
+        """Return the target of a version; None where it can't be scored."""
         return self._targets.find(version)
 
     def status_of(self, version: CatalogVersion) -> Status:
-        """Tell where a version is in its life: what the registry says of it, then what the pool does."""
+        """Return the status of a version, by the registry and the pool."""
         target = self.target(version)
         return self._targets.state(version, None if target is None else self._pool.status(target))
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Have the versions loaded that aliases in use mean by now."""
+        """Load the versions that aliases in use mean in a snapshot."""
         self._aliases.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
 
     def _meant(self, snapshot: Snapshot, name: str, alias: str | None) -> CatalogVersion | None:
@@ -160,16 +159,16 @@ class EnricherService:
             return None
 
     def default_version(self, model: CatalogModel) -> CatalogVersion | None:
-        """Return the version that a reference without a selector means; None where there is none."""
+        """Return the version that a reference without a selector means; None for none."""
         return default_version(model, self._policy)
 
     def _gather(self, calls: Sequence[Call]) -> None:
-        """Score calls together as far as they are alike, the others each alone."""
+        """Score alike calls together, the others each by itself."""
         try:
             ungrouped = self._grouper.submit(calls)
         except Exception as error:  # noqa: BLE001 - a fault of this service
             status = internal_failure(log, "calls failed", error, calls=len(calls))
-            # Those that are on their way already had their answer by then, or have this one.
+            # Of calls that were submitted, the first answer counts.
             for call in calls:
                 call.fail(status)
             return
@@ -187,7 +186,7 @@ class EnricherService:
     def _answer_large(self, call: Call) -> None:
         self._answer(call)
         if len(call.request) > HUGE_REQUEST:
-            # What it was received in is free by now, and nobody waits for this thread.
+            # Its memory is free by now, and nobody waits for this thread.
             trim_heap()
 
     def _list_models(self, call: Call) -> None:
@@ -208,7 +207,7 @@ class EnricherService:
             next_page_token=page.next_token, catalog_revision=page.snapshot.revision, catalog_age=age
         )
         models = [self._messages.get(model, full=full) for model in page.models]
-        # Messages one after the other are one message with the fields of all.
+        # Concatenated messages are one message with the fields of all.
         call.respond(b"".join([*models, response.SerializeToString()]))
 
     def _watch(self, request: pb.WatchModelsRequest, wake: Callable[[], None]) -> WatchSource:
@@ -257,7 +256,7 @@ class EnricherService:
 
 
 def is_full(view: int) -> bool:
-    """Tell whether a view has signatures; raises InvalidRequest where it is none."""
+    """Return whether a view has signatures; raises InvalidRequest for an unknown view."""
     if view not in pb.ModelView.values():
         raise InvalidRequest("view", "is no ModelView")
     return view == pb.MODEL_VIEW_FULL
@@ -268,7 +267,7 @@ def _refuse(call: Call) -> None:
 
 
 def parse(kind: type[_M], data: bytes) -> _M:
-    """Return the message in `data`; raises InvalidRequest where there is none of that kind."""
+    """Return the message in `data`; raises InvalidRequest where it is not of that kind."""
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""What was in use when the service ended is loaded at its next start, and what is in use now is kept for that."""
+"""Loads at the start the versions that were in use at the last end, and saves those in use for the next start."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from prinz_enricher.catalog import CatalogVersion, Union, Used, UsedFile
 from prinz_enricher.scoring import Target, WorkerPool, WorkerState
 
 SAVE_SECONDS = 1.0
-"""Between two writings at the least."""
+"""Seconds between two writes."""
 
 
 class InUse:
-    """Follows a pool. One thread uses it, after each change of a status or of the catalog."""
+    """Follows a pool. One thread uses it, after each change of a status or of the catalog.
+
+    Args:
+        catalog: The catalog of all registries.
+        pool: Has what is in use.
+        target_of: Returns the target of a version; None where it can't be scored.
+        files: The list of versions in use of each registry, by its name.
+        at_once: Versions that load at the same time.
+    """
 
     def __init__(
         self,
@@ -26,15 +34,6 @@ class InUse:
         *,
         at_once: int = os.cpu_count() or 1,
     ) -> None:
-        """Read what was in use.
-
-        Args:
-            catalog: Of all registries.
-            pool: Has what is in use.
-            target_of: Gives what the pool needs to know of a version; None where it can't be scored.
-            files: Where it is kept, by the name of the registry.
-            at_once: How many versions may be loading when one more begins.
-        """
         self._catalog = catalog
         self._pool = pool
         self._target_of = target_of
@@ -44,7 +43,7 @@ class InUse:
         self._due = 0.0
 
     def load(self) -> None:
-        """Begin to load what was in use, as many at once as may be: first what an alias points to."""
+        """Load versions that were in use, a few at a time, those with an alias first."""
         if not any(self._waiting.values()):
             return
         loading = sum(self._pool.status(target).state is WorkerState.LOADING for target in self._pool.used())
@@ -56,10 +55,10 @@ class InUse:
             loading += self._pool.status(target).state is WorkerState.LOADING
 
     def save(self, *, at_once: bool = False) -> float | None:
-        """Write what is in use, and what still waits to be loaded; tells in how many seconds to ask again, if at all.
+        """Write what is in use and what still waits to be loaded, once in `SAVE_SECONDS` unless `at_once`.
 
-        Args:
-            at_once: Whether the last time of writing does not matter.
+        Returns:
+            Seconds after which to call again; None where all is written.
         """
         if not self._files:
             return None
@@ -73,8 +72,8 @@ class InUse:
         return None
 
     def _found(self) -> list[tuple[str, Used, Target]]:
-        """Return what the catalog has of what waits; forget what it will not have."""
-        # What is stored of a registry may be older than what was in use. Asked first: the snapshot comes before it.
+        """Return the waiting versions that the catalog has; forget those that it will not have."""
+        # A stored snapshot may be older than what was in use. Read before the snapshot.
         read = {member.name for member in self._catalog.members if not member.catalog.stale}
         snapshot = self._catalog.current
         found: list[tuple[str, Used, Target]] = []

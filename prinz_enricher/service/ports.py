@@ -1,4 +1,4 @@
-"""The `Front` port: how calls come in from the network, whatever library speaks gRPC.
+"""The `Front` port: how calls come in from the network, whatever library speaks the protocol.
 
 A front hands over raw calls, many at a time, and is answered by callback from any thread; so nothing behind it belongs
 to an event loop, and a front that receives batches loses nothing.

@@ -1,4 +1,4 @@
-"""The registries of the settings: how each is reached, what each offers, and how its models are fetched."""
+"""The registries of the settings: their clients, their catalogs, and the download of their models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A registry that can be asked."""
+    """An open registry."""
 
     access: Access
     client: RegistryClient
@@ -42,19 +42,14 @@ class _Opened:
 
 
 class Registries:
-    """All registries of one service.
+    """All registries of one service, by their names in the settings.
 
     Attributes:
-        catalog: What they offer together; there from `open` on.
-        used_files: Where it is kept which versions of each are in use, by its name; those without a folder have none.
+        catalog: Their joint catalog, from `open` on.
+        used_files: The list of versions in use of each registry that has a folder, by its name.
     """
 
     def __init__(self, settings: Mapping[str, RegistrySettings]) -> None:
-        """Ask nobody yet.
-
-        Args:
-            settings: Of each registry, by its name.
-        """
         self._settings = settings
         self._opened: dict[str, _Opened] = {}
         self._closing = ExitStack()
@@ -62,10 +57,10 @@ class Registries:
         self.used_files: dict[str, UsedFile] = {}
 
     def open(self, ended: threading.Event | None = None) -> None:
-        """Start the servers of local stores, and prepare to ask each registry; `catalog.start` begins with that.
+        """Start the servers of local stores, and open a client of each registry; `catalog.start` begins to read.
 
         Args:
-            ended: Once it is set, the start of a local store's own server is given up.
+            ended: Once it is set, waiting for a local store's server ends.
 
         Raises:
             AccessError: A registry's URL or certificates can't be used.
@@ -77,7 +72,7 @@ class Registries:
             self._closing = opened.pop_all()
 
     def close(self) -> None:
-        """Ask no more, and end the servers of local stores."""
+        """Stop reading, and end the servers of local stores."""
         self.catalog.stop()
         self._closing.close()
 
@@ -90,7 +85,7 @@ class Registries:
         return opened.access.tracking_uri, target.registered_name, target.version, opened.origin
 
     def observed(self, target: Target, outputs: str) -> None:
-        """Have a target's version served with the outputs that it was seen to give, in MLflow's JSON of a schema."""
+        """Serve a target's version with the outputs that were observed, in MLflow's JSON of a schema."""
         member = next(one for one in self.catalog.members if one.name == target.registry_name)
         try:
             member.catalog.observe(target.registered_name, target.version, outputs)
@@ -98,11 +93,11 @@ class Registries:
             log.warning("outputs can't be served", model=target.name, version=target.version, why=str(error))
 
     def folder(self, target: Target) -> str:
-        """Return the URI of the folder with a target's files; the registry is asked.
+        """Return the URI of the folder with a target's files, from the registry.
 
         Raises:
-            FetchFailed: The registry does not tell it now.
-            LoadFailed: They are nowhere that they may be downloaded from.
+            FetchFailed: The registry does not answer now.
+            LoadFailed: They can't be downloaded.
         """
         try:
             return self._opened[target.registry_name].client.folder(target.registered_name, target.version)
@@ -124,14 +119,14 @@ class Registries:
         return client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=begun)
 
     def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables by which a target's registry is reached; None where none were set for it.
+        """Return the environment variables with which MLflow's client reaches a target's registry; None for none.
 
         Args:
             target: The version.
             folder: A private folder, for files that they name.
 
         Raises:
-            FetchFailed: Its credentials can't be had now.
+            FetchFailed: Its credentials are not available now.
             LoadFailed: Its certificates can't be used.
         """
         try:
@@ -172,13 +167,13 @@ class Registries:
 
 
 def _origin(settings: RegistrySettings, url: str) -> str:
-    """Return what tells a registry from others for as long as it lives."""
+    """Return the identity of a registry, the same at every start."""
     # The port of a local store's own server is another one each time; and a relative store depends on where we are.
     return f"{settings.url} {store_folder(settings.url)}" if is_local_store(settings.url) else url
 
 
 def _store(settings: RegistrySettings, url: str) -> SnapshotStore | None:
-    """Return where the catalog outlives the process; None where that is not wanted, or there is no such place."""
+    """Return where the catalog is stored on disk; None where that is off or impossible."""
     folder = settings.snapshot_folder
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -1,4 +1,4 @@
-"""One call of `WatchModels`: first the catalog as it is, or what was missed, then every change."""
+"""One call of `WatchModels`: first the catalog, or the changes that were missed, then every change."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from prinz_enricher.errors import Overloaded
 from prinz_enricher.service.status import to_status
 
 MAX_BEHIND = 256
-"""Revisions that a caller may be behind before it is cut off."""
+"""Revisions that a caller may be behind before its watch ends."""
 
 
 class WatchSource:
     """The events of one watch, pulled as fast as its caller reads.
 
-    What waits for a slow caller are references to changes that all watches share, and no more than `MAX_BEHIND` of
-    them, so that it costs the service next to nothing, and the other callers no time.
+    A slow caller costs next to nothing: at most `MAX_BEHIND` references to changes that all watches share.
 
     Args:
-        catalog: What is watched.
-        token: Of the last event that the caller has seen; empty to begin with the whole catalog.
-        to_message: Tells a model in the view that the caller wants.
+        catalog: The catalog.
+        token: The resume token of the last event that the caller has seen; empty to begin with the whole catalog.
+        to_message: Returns the message of a model, in the view that the caller wants.
         wake: Called when there is something to pull again.
 
     Raises:
-        RegistryUnavailable: Nothing is known yet.
+        RegistryUnavailable: No registry was read yet.
         ResyncRequired: The token is too old.
     """
 
@@ -45,7 +44,7 @@ class WatchSource:
         self._wake = wake
         self._waiting: deque[ChangeSet] = deque()
         self._is_behind = False
-        self._watch = catalog.watch(token, self._take_in)
+        self._watch = catalog.watch(token, self._receive)
         self._token = token
         self._events = self._all_events()
 
@@ -61,10 +60,10 @@ class WatchSource:
         self._watch.end()
         self._waiting.clear()
 
-    def _take_in(self, news: ChangeSet) -> None:
-        """Keep what changed; called by the thread that reads the registry."""
+    def _receive(self, change_set: ChangeSet) -> None:
+        """Keep a change; called by the thread that reads the registry."""
         if len(self._waiting) < MAX_BEHIND:
-            self._waiting.append(news)
+            self._waiting.append(change_set)
         else:
             self._is_behind = True
         self._wake()
@@ -73,23 +72,23 @@ class WatchSource:
         if self._watch.snapshot is not None:
             for model in self._watch.snapshot.models.values():
                 yield pb.WatchModelsResponse(added=self._to_message(model))
-        for news in self._watch.missed:
-            yield from self._events_of(news)
+        for change_set in self._watch.missed:
+            yield from self._events_of(change_set)
         self._token = self._watch.token
         yield self._bookmark(self._watch.revision)
         while True:
-            # Taken out once it has been told: what a caller is behind counts until then.
+            # Removed once it was sent: until then it counts as what the caller is behind.
             if self._waiting:
                 yield from self._events_of(self._waiting[0])
                 self._waiting.popleft()
             else:
                 yield None
 
-    def _events_of(self, news: ChangeSet) -> Iterator[pb.WatchModelsResponse]:
-        """Tell the changes of one revision; only with the last of them the token moves on."""
-        after = news.position.token()
-        for number, change in enumerate(news.changes, start=1):
-            token = after if number == len(news.changes) else self._token
+    def _events_of(self, change_set: ChangeSet) -> Iterator[pb.WatchModelsResponse]:
+        """Yield the changes of one revision; only the last of them moves the token."""
+        after = change_set.position.token()
+        for number, change in enumerate(change_set.changes, start=1):
+            token = after if number == len(change_set.changes) else self._token
             if change.kind is Kind.REMOVED or change.model is None:
                 yield pb.WatchModelsResponse(removed_name=change.name, resume_token=token)
             elif change.kind is Kind.ADDED:
@@ -97,8 +96,8 @@ class WatchSource:
             else:
                 yield pb.WatchModelsResponse(changed=self._to_message(change.model), resume_token=token)
         self._token = after
-        if not news.changes:
-            yield self._bookmark(news.position.revision)
+        if not change_set.changes:
+            yield self._bookmark(change_set.position.revision)
 
     def _bookmark(self, revision: str) -> pb.WatchModelsResponse:
         return pb.WatchModelsResponse(bookmark=pb.Bookmark(catalog_revision=revision), resume_token=self._token)

@@ -21,15 +21,6 @@ def subclasses(kind: type[EnricherError]) -> set[type[EnricherError]]:
     return {kind}.union(*derived)
 
 
-def test_direction_of_imports() -> None:
-    """The layers and the forbidden imports of pyproject.toml hold."""
-    linter = Path(sys.executable).parent / "lint-imports"
-
-    result = subprocess.run([linter], capture_output=True, text=True, check=False, cwd=ROOT)
-
-    assert result.returncode == 0, result.stdout
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_front_knows_no_ml_library(command: str) -> None:
     """Each command's imports bring in neither mlflow nor pandas nor sklearn."""
