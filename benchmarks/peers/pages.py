@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.peers.plots import plots
 from benchmarks.peers.results import Results
-from benchmarks.peers.tables import batches, generators, head, ours, ratios, report, single_rows, targets
+from benchmarks.peers.tables import head, ratios, report, single_rows, targets
 
 RESULTS = Path(__file__).parent.parent / "results"
 PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks.md"
@@ -29,7 +29,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def fill(page: str, results: Results) -> str:
-    """Return the documentation with the figures of a run between its marks.
+    """Return the documentation with the main figures of a run between its marks.
 
     Raises:
         ValueError: The marks are not there.
@@ -40,11 +40,8 @@ def fill(page: str, results: Results) -> str:
         raise ValueError(f"the page has no part between {BEGIN} and {END}")
     sections = {
         "Single rows: calls/s (p50 / p99 ms)": single_rows(results),
-        "One request of many rows: rows/s": batches(results),
         "Ours ÷ the best peer": ratios(results),
-        "Ours alone": ours(results),
         "Targets": targets(results),
-        "The generators beside what they measured": generators(results),
     }
-    told = "\n\n".join(f"### {title}\n\n{content}" for title, content in sections.items() if content)
-    return f"{before}{begin}\n\n{head(results)}\n\n{told}\n\n{end}{after}"
+    tables = "\n\n".join(f"### {title}\n\n{content}" for title, content in sections.items() if content)
+    return f"{before}{begin}\n\n{head(results)}\n\n{tables}\n\n{end}{after}"
