@@ -2,7 +2,7 @@
 
 from prinz_enricher.client.async_client import AsyncClient
 from prinz_enricher.client.client import Client
-from prinz_enricher.client.credentials import Tls
+from prinz_enricher.client.connection import Tls
 from prinz_enricher.client.errors import ServiceError
 from prinz_enricher.client.reference import ModelReference
 from prinz_enricher.client.rows import Rows

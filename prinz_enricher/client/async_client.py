@@ -11,14 +11,13 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from prinz_enricher.client.client import MAX_COALESCED_ROWS, check_coalesced_rows
-from prinz_enricher.client.connection import SERVICE, connection
-from prinz_enricher.client.credentials import Tls, TokenSource
-from prinz_enricher.client.errors import ServiceError, service_error, too_late, was_closed
+from prinz_enricher.client.connection import SERVICE, Tls, TokenSource, connection
+from prinz_enricher.client.errors import ServiceError, client_closed, service_error, timed_out
 from prinz_enricher.client.model import Model, Models, Plan
 from prinz_enricher.client.reference import ModelReference
 from prinz_enricher.client.rows import Rows, one_record
 from prinz_enricher.client.scores import Scores, read_batch
-from prinz_enricher.client.tasks import TaskLanes
+from prinz_enricher.client.tasks import TaskCoalescer
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from prinz_enricher.signature import Signature, from_wire
@@ -27,10 +26,19 @@ _R = TypeVar("_R")
 
 
 class AsyncClient:
-    """Discovers, describes and scores models, from the tasks of one event loop.
+    """Discovers, describes and scores models from the tasks of the event loop in which it is made.
 
-    It has the methods of `Client`, and takes the same arguments. It belongs to the event loop that runs while it is
-    made.
+    It has the arguments and methods of `Client`.
+
+    Examples:
+        >>> import asyncio
+        >>> async def main():
+        ...     async with AsyncClient("localhost:50051") as client:
+        ...         row = {"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}
+        ...         scores = await asyncio.gather(*(client.score("MLF-FraudDetection-3", row) for _ in range(8)))
+        ...         return [one.to_rows()[0]["output_0"] for one in scores]
+        >>> asyncio.run(main())
+        [0, 0, 0, 0, 0, 0, 0, 0]
     """
 
     def __init__(
@@ -46,24 +54,24 @@ class AsyncClient:
         max_coalesced_rows: int = MAX_COALESCED_ROWS,
     ) -> None:
         check_coalesced_rows(max_coalesced_rows)
-        made_of = connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
-        options = list(made_of.options)
+        parts = connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
+        options = list(parts.options)
         self._channel = (
-            grpc.aio.secure_channel(made_of.target, made_of.credentials, options)
-            if made_of.credentials
-            else grpc.aio.insecure_channel(made_of.target, options)
+            grpc.aio.secure_channel(parts.target, parts.credentials, options)
+            if parts.credentials
+            else grpc.aio.insecure_channel(parts.target, options)
         )
         self._stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
-        # Requests are written by hand.
+        # Requests are already serialised.
         self._score_method: Any = self._channel.unary_unary(
             f"/{SERVICE}/Score", request_serializer=None, response_deserializer=pb.ScoreResponse.FromString
         )
-        self._bearer = made_of.bearer
+        self._bearer = parts.bearer
         self._closed = False
         self._timeout = timeout
         self._models = Models()
         self._asking = asyncio.Lock()
-        self._lanes = TaskLanes(self._send, max_coalesced_rows) if coalesce else None
+        self._coalescer = TaskCoalescer(self._send, max_coalesced_rows) if coalesce else None
 
     async def __aenter__(self) -> Self:
         """Use the client in an `async with` statement, which closes it."""
@@ -76,22 +84,26 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End the connection; calls under way fail with CANCELLED."""
+        """Close the connection; calls in flight fail with CANCELLED."""
         self._closed = True
         await self._channel.close()
 
     async def list_models(self, filter: str = "", *, full: bool = False) -> AsyncIterator[model_pb2.Model]:
-        """Yield the models by name, page by page.
+        """Yield the models by name, page by page; see `Client.list_models`.
 
-        Args:
-            filter: Which models, such as `name LIKE "wine%" AND tags.team = "cellar"`; empty means all.
-            full: Whether each version's signature is wanted too.
+        Examples:
+            >>> import asyncio
+            >>> async def main():
+            ...     async with AsyncClient("localhost:50051") as client:
+            ...         return [model.name async for model in client.list_models('name LIKE "MLF-F%"')]
+            >>> asyncio.run(main())
+            ['MLF-FraudDetection-3']
         """
         view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
         token = ""
         while True:
             request = pb.ListModelsRequest(page_size=1000, page_token=token, filter=filter, view=view)
-            page = await self._ask(self._stub.ListModels, request, self._deadline(None))
+            page = await self._call(self._stub.ListModels, request, self._deadline(None))
             for model in page.models:
                 yield model
             token = page.next_page_token
@@ -99,7 +111,17 @@ class AsyncClient:
                 return
 
     async def signature(self, model: str | ModelReference) -> tuple[ModelReference, Signature]:
-        """Return the version a reference means now, and its signature."""
+        """Return the version that a reference means now, and its signature; see `Client.signature`.
+
+        Examples:
+            >>> import asyncio
+            >>> async def main():
+            ...     async with AsyncClient("localhost:50051") as client:
+            ...         return await client.signature("MLF-FraudDetection-3")
+            >>> version, signature = asyncio.run(main())
+            >>> version.version, [field.name for field in signature.outputs]
+            ('1', ['output_0'])
+        """
         return await self._signature(self._models.find(model), self._deadline(None))
 
     async def score(
@@ -112,25 +134,18 @@ class AsyncClient:
         request_id: str = "",
         timeout: float | None = None,  # noqa: ASYNC109 - it goes to the service, as the call's deadline
     ) -> Scores:
-        """Score rows, just as `Client.score` does.
+        """Score rows, with the arguments, results and errors of `Client.score`.
 
-        A single record travels together with those of other tasks, unless it has a `request_id`.
+        A single record may share a message with those of other tasks, unless it has a `request_id`.
 
-        Args:
-            model: Which version.
-            rows: The rows, by the names of the signature's inputs, in any form that `Rows` tells.
-            params: Parameters of the prediction, of the types that values of rows have; those left out have their
-                defaults.
-            outputs: Names of the outputs wanted; empty means all.
-            request_id: The caller's name for the call, found again in the service's log.
-            timeout: Seconds that the call may take, its retries included; None means the client's.
-
-        Returns:
-            The scores: as many rows as there are in `rows`.
-
-        Raises:
-            InvalidInput: Values or parameters do not fit the signature; nothing was sent.
-            ValueError: `model` names none.
+        Examples:
+            >>> import asyncio
+            >>> row = {"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}
+            >>> async def main():
+            ...     async with AsyncClient("localhost:50051") as client:
+            ...         return await client.score("MLF-FraudDetection-3/1", [row, row], timeout=10)
+            >>> asyncio.run(main()).to_rows()
+            [{'output_0': 0}, {'output_0': 0}]
         """
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         known = self._models.find(model)
@@ -157,16 +172,16 @@ class AsyncClient:
             request, layout = plan.request(rows, params, outputs, request_id)
             return read_batch(await self._send(request, deadline), layout)
         form, row = plan.admit(record, params, outputs, request_id)
-        if self._lanes is None or request_id:
-            return form.answers(await self._send(form.request([row]), deadline), 1)[0]
-        return await self._lanes.score(form, row, deadline)
+        if self._coalescer is None or request_id:
+            return form.read_responses(await self._send(form.request([row]), deadline), 1)[0]
+        return await self._coalescer.score(form, row, deadline)
 
     async def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
-        """Ask for a signature that is not known, or is another one by now; of tasks that need it, one asks."""
+        """Read a signature that is unknown or outdated; of the tasks that need it, one does."""
         try:
             await asyncio.wait_for(self._asking.acquire(), max(deadline - time.monotonic(), 0.0))
         except TimeoutError:
-            raise too_late() from None
+            raise timed_out() from None
         try:
             if model.plan is stale:
                 await self._signature(model, deadline)
@@ -179,7 +194,7 @@ class AsyncClient:
         for reference in model.candidates:
             request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                response = await self._ask(self._stub.GetSignature, request, deadline)
+                response = await self._call(self._stub.GetSignature, request, deadline)
                 break
             except ServiceError as error:
                 if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
@@ -189,9 +204,9 @@ class AsyncClient:
         return ModelReference(response.model.name, version=response.model.version), signature
 
     async def _send(self, request: bytes, deadline: float) -> pb.ScoreResponse:
-        return await self._ask(self._score_method, request, deadline)
+        return await self._call(self._score_method, request, deadline)
 
-    async def _ask(self, method: Callable[..., Awaitable[_R]], request: object, deadline: float) -> _R:
+    async def _call(self, method: Callable[..., Awaitable[_R]], request: object, deadline: float) -> _R:
         try:
             left = max(deadline - time.monotonic(), 0.0)
             return await method(request, timeout=left, metadata=self._bearer.metadata())
@@ -200,10 +215,10 @@ class AsyncClient:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
-                raise was_closed() from None
+                raise client_closed() from None
             raise
         except grpc.aio.UsageError as error:
-            raise was_closed() from error
+            raise client_closed() from error
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)

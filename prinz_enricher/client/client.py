@@ -4,61 +4,63 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
-import grpc
-
-from prinz_enricher.client.connection import SERVICE, Connection, connection
-from prinz_enricher.client.credentials import Tls, TokenSource
-from prinz_enricher.client.errors import ServiceError, service_error, too_late, was_closed
+from prinz_enricher.client.channel import Channel, seconds_until
+from prinz_enricher.client.connection import Tls, TokenSource, connection
+from prinz_enricher.client.errors import ServiceError, timed_out
 from prinz_enricher.client.model import Model, Models, Plan
 from prinz_enricher.client.reference import ModelReference
 from prinz_enricher.client.rows import Rows, one_record
 from prinz_enricher.client.scores import Scores, read_batch
-from prinz_enricher.client.threads import ThreadLanes
+from prinz_enricher.client.threads import ThreadCoalescer
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
+from prinz_enricher.contract import model_pb2
 from prinz_enricher.signature import Signature, from_wire
 
 MAX_COALESCED_ROWS: Final = 1024
-"""Rows of a message at most, where nothing else is said."""
+"""Rows of a message, by default."""
 
-MOST_COALESCED_ROWS: Final = 4096
-"""What that can be at most: as the contract has it for rows that are calls of their own."""
-
-_R = TypeVar("_R")
+_MAX_ALLOWED_ROWS: Final = 4096
+"""The contract's limit of independent rows."""
 
 
 def check_coalesced_rows(rows: int) -> None:
-    """Raise ValueError where messages can't be limited to so many rows."""
-    if not 1 <= rows <= MOST_COALESCED_ROWS:
-        raise ValueError(f"max_coalesced_rows is from 1 to {MOST_COALESCED_ROWS}")
+    """Raise ValueError for an invalid limit of rows."""
+    if not 1 <= rows <= _MAX_ALLOWED_ROWS:
+        raise ValueError(f"max_coalesced_rows is from 1 to {_MAX_ALLOWED_ROWS}")
 
 
 class Client:
     """Discovers, describes and scores models; safe for threads.
 
-    Every method raises `ServiceError` where the service refuses or is not there, or the client was closed. A model is
+    Every method raises `ServiceError` where the service refuses or is unreachable, or the client was closed. A model is
     named by text, such as `wine`, `wine/3` or `wine@champion`, or by a `ModelReference`. A model whose name is the
-    whole text goes before an alias of another one.
+    whole text takes precedence over an alias of another one.
 
     Args:
-        address: Where the service listens, such as `localhost:50051`. All addresses that its name has are used in turn.
-            Several `HOST:PORT` are used likewise; their names are resolved once, here.
-        timeout: Seconds that one call may take, its retries included.
-        tls: How the connection is encrypted; None means not at all.
-        token: Sent with each call as `authorization: Bearer …`: the token, the path of its file, which is read again
-            once it changes, or a function that gives it for each message, and so is to be quick.
-        allow_insecure_token: Whether the token may go unencrypted to another machine.
-        retry: Whether calls that fail with UNAVAILABLE are tried again.
-        coalesce: Whether single rows that several threads score at the same time travel together.
-        max_coalesced_rows: How many of them at most.
+        address: Address of the service, such as `localhost:50051`; all addresses of its name are used in turn, and so
+            are several `HOST:PORT`, whose names are resolved once.
+        timeout: Seconds of one call, with its retries.
+        tls: TLS settings; None for a plaintext connection.
+        token: Bearer token of each call: the token, the path of its file, which is read again when it changes, or a
+            quick function that returns it, called for each message.
+        allow_insecure_token: Whether the token may be sent unencrypted to another machine.
+        retry: Whether calls that fail with UNAVAILABLE are retried.
+        coalesce: Whether single rows of concurrent threads share messages.
+        max_coalesced_rows: Rows of such a message.
 
     Raises:
-        ValueError: An address can't be used, or the token would go over the network for all to read.
+        ValueError: An address is invalid, or the token would be sent unencrypted.
         OSError: A file of `tls` can't be read.
+
+    Examples:
+        >>> with Client("localhost:50051", timeout=10) as client:
+        ...     row = {"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}
+        ...     print(client.score("MLF-FraudDetection-3@champion", row).to_rows())
+        [{'output_0': 0}]
     """
 
     def __init__(
@@ -74,11 +76,11 @@ class Client:
         max_coalesced_rows: int = MAX_COALESCED_ROWS,
     ) -> None:
         check_coalesced_rows(max_coalesced_rows)
-        self._line = _Line(connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry))
+        self._channel = Channel(connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry))
         self._timeout = timeout
         self._models = Models()
         self._asking = threading.Lock()
-        self._lanes = ThreadLanes(self._line, max_coalesced_rows) if coalesce else None
+        self._coalescer = ThreadCoalescer(self._channel, max_coalesced_rows) if coalesce else None
 
     def __enter__(self) -> Self:
         """Use the client in a `with` statement, which closes it."""
@@ -91,28 +93,41 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection; calls under way fail with CANCELLED."""
-        self._line.close()
+        """Close the connection; calls in flight fail with CANCELLED."""
+        self._channel.close()
 
     def list_models(self, filter: str = "", *, full: bool = False) -> Iterator[model_pb2.Model]:
         """Yield the models by name, page by page.
 
         Args:
-            filter: Which models, such as `name LIKE "wine%" AND tags.team = "cellar"`; empty means all.
-            full: Whether each version's signature is wanted too.
+            filter: A filter such as `name LIKE "wine%" AND tags.team = "cellar"`; empty for all models.
+            full: Whether signatures are included.
+
+        Examples:
+            >>> with Client("localhost:50051") as client:
+            ...     for model in client.list_models('name LIKE "MLF-F%"'):
+            ...         print(model.name, model.default_version)
+            MLF-FraudDetection-3 1
         """
         view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
         token = ""
         while True:
             request = pb.ListModelsRequest(page_size=1000, page_token=token, filter=filter, view=view)
-            page = self._line.ask(self._line.stub.ListModels, request, self._deadline(None))
+            page = self._channel.call(self._channel.stub.ListModels, request, self._deadline(None))
             yield from page.models
             token = page.next_page_token
             if not token:
                 return
 
     def signature(self, model: str | ModelReference) -> tuple[ModelReference, Signature]:
-        """Return the version a reference means now, and its signature."""
+        """Return the version that a reference means now, and its signature.
+
+        Examples:
+            >>> with Client("localhost:50051") as client:
+            ...     version, signature = client.signature("MLF-FraudDetection-3@champion")
+            >>> version.version, [field.name for field in signature.inputs]
+            ('1', ['age', 'gender', 'category', 'amount'])
+        """
         return self._signature(self._models.find(model), self._deadline(None))
 
     def score(
@@ -127,27 +142,31 @@ class Client:
     ) -> Scores:
         """Score rows.
 
-        The signature is asked for once; where the model has another one since, it is asked for again.
-
-        A single record travels together with those of other threads, unless it has a `request_id`.
+        The signature is read once, and again where the model has another one. A single record may share a message with
+        those of other threads, unless it has a `request_id`.
 
         Args:
-            model: Which version.
+            model: The model, by name, version or alias.
             rows: The rows, by the names of the signature's inputs: a list of records, one record, columns of values, a
-                `pandas.DataFrame`, or an Arrow batch or table. A mapping whose every value is a column is columns, and
-                one record otherwise: see `Rows`.
-            params: Parameters of the prediction, of the types that values of rows have; those left out have their
-                defaults.
-            outputs: Names of the outputs wanted; empty means all.
-            request_id: The caller's name for the call, found again in the service's log.
-            timeout: Seconds that the call may take, its retries included; None means the client's.
+                `pandas.DataFrame`, or an Arrow batch or table; see `Rows`.
+            params: Parameters of the prediction, by name; those left out have their defaults.
+            outputs: Names of the wanted outputs; empty for all.
+            request_id: The caller's id of the call, for the service's log.
+            timeout: Seconds of the call, with its retries; None for the client's.
 
         Returns:
-            The scores: as many rows as there are in `rows`.
+            The scores, with as many rows as `rows`, in their order.
 
         Raises:
             InvalidInput: Values or parameters do not fit the signature; nothing was sent.
-            ValueError: `model` names none.
+            ValueError: `model` is not a reference.
+
+        Examples:
+            >>> columns = {"age": ["4", "2"], "gender": ["F", "M"], "category": ["es_transportation", "es_travel"]}
+            >>> with Client("localhost:50051") as client:
+            ...     scores = client.score("MLF-FraudDetection-3", columns | {"amount": [800.0, 5000.0]})
+            >>> scores.version, scores.batch.num_rows
+            ('1', 2)
         """
         deadline = self._deadline(timeout)
         known = self._models.find(model)
@@ -171,16 +190,16 @@ class Client:
         record = one_record(rows)
         if record is None:
             request, layout = plan.request(rows, params, outputs, request_id)
-            return read_batch(self._line.call(request, deadline), layout)
+            return read_batch(self._channel.score(request, deadline), layout)
         form, row = plan.admit(record, params, outputs, request_id)
-        if self._lanes is None or request_id:
-            return form.answers(self._line.call(form.request([row]), deadline), 1)[0]
-        return self._lanes.score(form, row, deadline)
+        if self._coalescer is None or request_id:
+            return form.read_responses(self._channel.score(form.request([row]), deadline), 1)[0]
+        return self._coalescer.score(form, row, deadline)
 
     def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
-        """Ask for a signature that is not known, or is another one by now; of threads that need it, one asks."""
-        if not self._asking.acquire(timeout=_seconds(deadline)):
-            raise too_late()
+        """Read a signature that is unknown or outdated; of the threads that need it, one does."""
+        if not self._asking.acquire(timeout=seconds_until(deadline)):
+            raise timed_out()
         try:
             if model.plan is stale:
                 self._signature(model, deadline)
@@ -193,7 +212,7 @@ class Client:
         for reference in model.candidates:
             request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                response = self._line.ask(self._line.stub.GetSignature, request, deadline)
+                response = self._channel.call(self._channel.stub.GetSignature, request, deadline)
                 break
             except ServiceError as error:
                 if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
@@ -204,77 +223,3 @@ class Client:
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)
-
-
-def _seconds(deadline: float) -> float:
-    return min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
-
-
-class _Line:
-    """A channel, and what each call on it has."""
-
-    def __init__(self, made_of: Connection) -> None:
-        target, options, credentials = made_of.target, list(made_of.options), made_of.credentials
-        self.channel = (
-            grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
-        )
-        self.stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self.channel)  # type: ignore[no-untyped-call]  # generated
-        # Requests are written by hand.
-        self._score: Any = self.channel.unary_unary(
-            f"/{SERVICE}/Score", request_serializer=None, response_deserializer=pb.ScoreResponse.FromString
-        )
-        self._bearer = made_of.bearer
-        self._closed = False
-
-    def close(self) -> None:
-        """End the connection."""
-        self._closed = True
-        self.channel.close()
-
-    def ask(self, method: Callable[..., _R], request: object, deadline: float) -> _R:
-        """Call a method, and wait for the answer."""
-        metadata = self._bearer.metadata()
-        try:
-            return method(request, timeout=_seconds(deadline), metadata=metadata)
-        except grpc.RpcError as error:
-            raise service_error(error) from error
-        except ValueError as error:
-            raise self._refusal(error) from error
-
-    def call(self, request: bytes, deadline: float) -> pb.ScoreResponse:
-        """Score, and wait for the answer."""
-        return self.ask(self._score, request, deadline)  # type: ignore[no-any-return]  # grpc has no types
-
-    def start(self, request: bytes, deadline: float) -> _Sending:
-        """Score, and do not wait."""
-        metadata = self._bearer.metadata()
-        try:
-            return _Sending(self._score.future(request, timeout=_seconds(deadline), metadata=metadata))
-        except ValueError as error:
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: ValueError) -> Exception:
-        # gRPC says by it that the channel is closed, but not by it alone.
-        return was_closed() if self._closed else error
-
-
-class _Sending:
-    """A request on its way."""
-
-    def __init__(self, future: Any) -> None:
-        self._future = future
-
-    def result(self, timeout: float) -> pb.ScoreResponse:
-        """Wait for the answer."""
-        try:
-            return self._future.result(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))  # type: ignore[no-any-return]
-        except grpc.FutureTimeoutError:
-            raise TimeoutError from None
-        except grpc.FutureCancelledError as error:
-            raise was_closed() from error
-        except grpc.RpcError as error:
-            raise service_error(error) from error
-
-    def then(self, done: Callable[[], None]) -> None:
-        """Have something done once there is an answer."""
-        self._future.add_done_callback(lambda _: done())

@@ -1,17 +1,20 @@
-"""How a channel is made: its target, its options, its retries and its load balancing, which all are gRPC's own."""
+"""Connection settings: target, TLS and tokens, retries and load balancing, which are gRPC's own."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import grpc
 
-from prinz_enricher.client.credentials import Bearer, Tls, TokenSource
+from prinz_enricher.client.errors import ServiceError
 from prinz_enricher.contract import enricher_service_pb2
 
 SERVICE: Final = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"].full_name
@@ -20,25 +23,24 @@ MAX_MESSAGE_BYTES: Final = 2**31 - 1
 
 _SERVICE_CONFIG: Final = json.dumps(
     {
-        # With one address it is the same as `pick_first`; with several, one that fails is left out until it is back.
+        # With one address the same as `pick_first`; with several, one that fails is left out until it is back.
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
-                # Every method here may be called again: none changes anything. Calls do not wait for a service that is
-                # not there (`waitForReady`): a wrong address is told within a second, not after the timeout.
+                # Every method is idempotent. Calls do not wait for a missing service (`waitForReady`): a wrong address
+                # fails within a second, not after the timeout.
                 "name": [{"service": SERVICE}],
                 "retryPolicy": {
                     "maxAttempts": 4,
                     "initialBackoff": "0.1s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 2,
-                    # Not RESOURCE_EXHAUSTED: a service that has too much to do is not to be asked more often.
+                    # Not RESOURCE_EXHAUSTED: an overloaded service must not get more calls.
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
         ],
-        # While more than half of the tokens are gone there are no retries: each failure costs one, each answer gives
-        # back a half.
+        # No retries while more than half of the tokens are gone: a failure costs one, an answer returns a half.
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
     }
 )
@@ -47,33 +49,124 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.service_config", _SERVICE_CONFIG),
-    # A call whose message is larger than this is not retried; the messages are kept without a copy.
+    # Larger messages are not retried; they are kept without a copy.
     ("grpc.per_rpc_retry_buffer_size", 1 << 30),
     # A service that was restarted is found within about a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Names are asked for again once an address fails, but not more often than this.
+    # Names are resolved again once an address fails, but not more often than this.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    # gRPC's servers hang up on a client that pings more often than every five minutes. What counts here is what comes
-    # along: data that nobody acknowledges for 20 s end the connection, where a host is gone without a word.
+    # gRPC's servers disconnect a client that pings more often than every five minutes. Its timeout ends a connection
+    # whose data nobody acknowledges for 20 s, where a host is gone.
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # No other client's connection, nor its waiting time after a failure.
+    # Connections and back-off are not shared with other clients.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
+Pem: TypeAlias = str | Path | bytes
+"""PEM: the path of a file, or its contents as bytes."""
+
+TokenSource: TypeAlias = str | Path | Callable[[], str]
+"""A token, its file, or a function that returns it."""
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Connection:
-    """What a channel is made of.
+class Tls:
+    """TLS settings of a client; files are read once, when the client is made.
 
     Attributes:
-        target: gRPC's name of the service.
-        options: The channel's options.
-        credentials: For TLS; None without.
-        bearer: Gives the metadata of each call.
+        ca: The CAs that are trusted; None for those that come with gRPC.
+        certificate: The client's certificate, with `key`.
+        key: Its private key, without a password.
+        server_name: The name in the service's certificate, if not the one in the address.
+
+    Raises:
+        ValueError: A certificate without a key, or a key without a certificate.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> client = Client("prinz.example:443", tls=Tls(), token=lambda: Path("/run/secrets/token").read_text())
+        >>> client.close()
     """
+
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    key: Pem | None = field(default=None, repr=False)
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that certificate and key come together."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client's certificate and its key go together: give both, or neither")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return the credentials of a channel; raises OSError where a file can't be read."""
+        return grpc.ssl_channel_credentials(_contents(self.ca), _contents(self.key), _contents(self.certificate))
+
+
+def _contents(pem: Pem | None) -> bytes | None:
+    return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()
+
+
+class Bearer:
+    """The metadata of each call: `authorization: Bearer …`, or nothing without a token.
+
+    Args:
+        source: The token; a file, which is read again when it changes; or a quick function, called for each message.
+
+    Raises:
+        ValueError: The token is empty, or can't be the value of a header.
+    """
+
+    def __init__(self, source: TokenSource | None) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._read: tuple[object, Metadata] | None = None
+        self._fixed: Metadata | None = None
+        if source is None:
+            self._fixed = ()
+        elif isinstance(source, str):
+            self._fixed = _header(source)
+
+    def metadata(self) -> Metadata:
+        """Return the metadata of a call; raises ServiceError, UNAUTHENTICATED, where there is no token."""
+        if self._fixed is not None:
+            return self._fixed
+        try:
+            if isinstance(self._source, Path):
+                return self._from_file(self._source)
+            assert callable(self._source)  # noqa: S101 - what else it could be was dealt with
+            return _header(self._source())
+        except (OSError, ValueError) as error:
+            raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, f"there is no token to send: {error}") from error
+
+    def _from_file(self, path: Path) -> Metadata:
+        with self._lock:
+            seen = os.stat(path)  # noqa: PTH116 - on the way of every message, and a third of the price
+            mark = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
+            if self._read is None or self._read[0] != mark:
+                self._read = (mark, _header(path.read_text()))
+            return self._read[1]
+
+
+def _header(token: str) -> Metadata:
+    token = token.strip()
+    # Never the token itself: errors end up in logs.
+    if not token:
+        raise ValueError("the token is empty")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError("the token has blanks, or characters that a header can't hold")
+    return (("authorization", f"Bearer {token}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The parts of a channel: gRPC's target and options, credentials for TLS, and the metadata of calls."""
 
     target: str
     options: tuple[tuple[str, Any], ...]
@@ -89,20 +182,7 @@ def connection(
     allow_insecure_token: bool,
     retry: bool,
 ) -> Connection:
-    """Say how a service is reached.
-
-    Args:
-        address: `HOST:PORT`, or any target of gRPC; or several `HOST:PORT`, whose names are resolved here and now.
-        tls: How it is encrypted; None means not at all.
-        token: What is sent to show who calls.
-        allow_insecure_token: Whether the token may go unencrypted to another machine.
-        retry: Whether calls that fail with UNAVAILABLE are tried again.
-
-    Raises:
-        ValueError: There is no address, one of several is not `HOST:PORT` or has a name that nobody knows, or the
-            token would go over the network for all to read.
-        OSError: A file of `tls` can't be read.
-    """
+    """Return the connection settings of a client; arguments and errors as of `Client`."""
     addresses = [address] if isinstance(address, str) else list(address)
     if not addresses or not all(addresses):
         raise ValueError("an address is needed, such as localhost:50051")
@@ -117,7 +197,7 @@ def connection(
         target = addresses[0]
     else:
         target = _target_of(addresses)
-        # Without it the literals themselves would be the name that the service is called by.
+        # Without it the literals themselves would be the authority.
         options.append(("grpc.default_authority", _named(addresses, tls)))
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
@@ -131,7 +211,7 @@ def _named(addresses: Sequence[str], tls: Tls | None) -> str:
 
 
 def _target_of(addresses: Sequence[str]) -> str:
-    """Write several addresses as one target."""
+    """Return several addresses as one target."""
     literals: dict[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int], None] = {}
     for one in addresses:
         host, port = _split(one)
@@ -143,7 +223,7 @@ def _target_of(addresses: Sequence[str]) -> str:
             literals[ipaddress.ip_address(place[0]), port] = None
     if all(ip.version == 4 for ip, _ in literals):
         return "ipv4:" + ",".join(f"{ip}:{port}" for ip, port in literals)
-    # A target holds addresses of one family; those of the other are written in its form.
+    # A target has addresses of one family; IPv4 ones are mapped.
     sixes = ((ip if ip.version == 6 else f"::ffff:{ip}", port) for ip, port in literals)
     return "ipv6:" + ",".join(f"[{ip}]:{port}" for ip, port in sixes)
 
@@ -156,11 +236,11 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address never leaves this machine, as far as its text says."""
+    """Return whether an address is of this machine, by its text."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
     if address.startswith("dns:"):
-        # It may name the server to ask, between slashes.
+        # It may name a DNS server, between slashes.
         address = address.removeprefix("dns:").rpartition("/")[2]
     for scheme in ("ipv4:", "ipv6:"):
         address = address.removeprefix(scheme)

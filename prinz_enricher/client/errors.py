@@ -1,4 +1,4 @@
-"""What the service says when something is wrong, as an exception."""
+"""Errors of calls as an exception."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DETAILS = "grpc-status-details-bin"
 """The trailer that holds a serialised google.rpc.Status."""
 
 _ONE_ROWS: Final = frozenset({"INVALID_INPUT", "BATCH_TOO_LARGE", "MODEL_ERROR", "OUTPUT_MISMATCH"})
-"""Reasons of a refusal of several rows that may be the fault of one of them."""
+"""Reasons for refusing several rows that may be the fault of one of them."""
 
 
 class ServiceError(Exception):
@@ -25,8 +25,16 @@ class ServiceError(Exception):
         reason: The service's reason, such as `INVALID_INPUT`; empty where the service was not reached.
         message: One sentence for a person.
         metadata: Every variable part of the message.
-        violations: Faults of the request.
-        retry_after: Seconds after which a retry makes sense; None where the service named none.
+        violations: What is wrong with the request, by field.
+        retry_after: Seconds after which to retry; None where the service named none.
+
+    Examples:
+        >>> with Client("localhost:50051") as client:
+        ...     try:
+        ...         client.score("no-such-model", {"x": 1.0})
+        ...     except ServiceError as error:
+        ...         print(error.code.name, error.reason, error.metadata["model"])
+        NOT_FOUND MODEL_NOT_FOUND no-such-model
     """
 
     def __init__(
@@ -49,8 +57,8 @@ class ServiceError(Exception):
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:
-    """Read a failed call, with the details that came with it; to be raised from it."""
-    # Pairs, which the stubs of grpc do not tell of those of a synchronous call.
+    """Return the error of a failed call, with its details; to be raised from it."""
+    # Pairs; the stubs of grpc lack them for synchronous calls.
     trailers: Any = error.trailing_metadata() or ()
     details = next((value for key, value in trailers if key == DETAILS), b"")
     status = status_pb2.Status.FromString(details)
@@ -58,7 +66,7 @@ def service_error(error: grpc.RpcError) -> ServiceError:
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
-        # Each kind of detail comes at most once (AIP-193); Unpack leaves the others alone.
+        # Each kind of detail comes at most once (AIP-193); Unpack ignores the others.
         for wanted in (info, bad_request, retry):
             detail.Unpack(wanted)
     return ServiceError(
@@ -71,29 +79,29 @@ def service_error(error: grpc.RpcError) -> ServiceError:
     )
 
 
-def too_late() -> ServiceError:
-    """Make the error of a caller whose time is up before anything came back."""
+def timed_out() -> ServiceError:
+    """Return the error of a call without an answer in time."""
     return ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "there was no answer within the timeout")
 
 
-def was_closed() -> ServiceError:
-    """Make the error of a caller whose client was closed before anything came back."""
+def client_closed() -> ServiceError:
+    """Return the error of a call whose client was closed."""
     return ServiceError(grpc.StatusCode.CANCELLED, "the client was closed")
 
 
-def may_be_one_rows(error: Exception) -> bool:
-    """Tell whether a message of several callers may have failed for what one of them sent, or for their number."""
+def is_one_rows_fault(error: Exception) -> bool:
+    """Return whether a message may have failed for what one of its callers sent, or for its size."""
     if not isinstance(error, ServiceError):
-        # A value that the wire has no form for.
+        # A value without a form on the wire.
         return isinstance(error, InvalidInput)
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Without a reason it is gRPC's own: the message is too large.
+        # Without a reason it is gRPC's: the message is too large.
         return error.reason in {"", "MESSAGE_TOO_LARGE"}
     return error.reason in _ONE_ROWS
 
 
-def own_copy(error: Exception) -> Exception:
-    """Return an error for one of several callers: what each raises gets a traceback of its own."""
+def copy_error(error: Exception) -> Exception:
+    """Return a copy of an error for one of several callers, each with a traceback of its own."""
     if not isinstance(error, ServiceError):
         return error
     copy = ServiceError(

@@ -1,4 +1,4 @@
-"""A model as a client knows it: its signature, and what follows from it for requests and answers."""
+"""What a client knows of a model: its signature, and how requests are written and responses read by it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.signature import Signature
 from prinz_enricher.signature.arrow import arrow_tells_all
 
-MANY_ROWS: Final = 256
-"""Rows from which they travel as an Arrow stream, which is quicker from there on, where `arrow_tells_all`."""
+ARROW_FROM_ROWS: Final = 256
+"""Rows from which an Arrow stream, where it loses nothing, is quicker than columns."""
 
 _COLUMNS: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["columns"].number
 _ARROW_STREAM: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["arrow_stream"].number
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of a model, but for the rows.
+class RequestHead:
+    """A request without its rows.
 
     Attributes:
-        head: The request without its rows, as it goes over the wire.
-        outputs: What the answer has.
+        head: The serialised request.
+        outputs: The layout of the response.
     """
 
     head: bytes
@@ -39,40 +39,35 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What rows have in common that go together.
+    """What rows that may share a message have in common.
 
     Attributes:
-        records: Writes them.
-        asked: What is asked of the model.
-        shape: Which columns they have, and which of them are null.
+        records: Writes the rows.
+        asked: The request without its rows.
+        shape: The columns that are there, and those that are null.
     """
 
     records: Records
-    asked: Asked
+    asked: RequestHead
     shape: Shape
 
     @property
     def key(self) -> Hashable:
-        """The same for rows that may go together."""
+        """Equal for rows that may share a message."""
         return self.asked.head if self.shape is FULL else (self.asked.head, self.shape)
 
     def request(self, rows: Sequence[tuple[object, ...]]) -> bytes:
-        """Write the request of some rows, as it goes over the wire."""
+        """Return the serialised request of some rows."""
         columns = self.records.encode(self.shape, rows).SerializeToString()
         return self.asked.head + prefix(_COLUMNS, len(columns)) + columns
 
-    def answers(self, response: pb.ScoreResponse, rows: int) -> list[Scores]:
-        """Read the answer to some rows, each for itself; raises as `read_rows` does."""
+    def read_responses(self, response: pb.ScoreResponse, rows: int) -> list[Scores]:
+        """Return the scores of each row; raises as `read_rows` does."""
         return read_rows(response, self.asked.outputs, rows)
 
 
 class Plan:
-    """How rows are sent and answers read, by a model's signature.
-
-    Args:
-        reference: How callers name the model.
-        signature: Its signature.
-    """
+    """How rows are written and responses read by the signature of a model."""
 
     def __init__(self, reference: ModelReference, signature: Signature) -> None:
         self._reference = reference
@@ -89,13 +84,10 @@ class Plan:
         outputs: Sequence[str],
         request_id: str = "",
     ) -> tuple[Form, tuple[object, ...]]:
-        """Check a record that is scored for itself, whatever it travels with.
-
-        Returns:
-            Its form, and its values.
+        """Check a single record; returns its form and its values.
 
         Raises:
-            InvalidInput: With every fault of the record, or of the parameters.
+            InvalidInput: All violations of the record, or of the parameters.
         """
         shape, values = self._records.admit(record)
         form = self._form(outputs, params or {}, request_id) if params or outputs or request_id else self._plain
@@ -104,21 +96,18 @@ class Plan:
     def request(
         self, rows: Rows, params: Mapping[str, object] | None, outputs: Sequence[str], request_id: str
     ) -> tuple[bytes, Layout]:
-        """Write the request of one caller's rows, in whatever form they are.
-
-        Returns:
-            The request as it goes over the wire, and what the answer has.
+        """Return the serialised request of rows in any form, and the layout of its response.
 
         Raises:
-            InvalidInput: With every fault of the rows, or of the parameters.
+            InvalidInput: All violations of the rows, or of the parameters.
         """
         batch = to_batch(rows, self._signature)
         asked = self._asked(outputs, params or {}, request_id, independent=False)
-        if is_arrow(rows) or (batch.num_rows >= MANY_ROWS and self._arrow_tells_all):
+        if is_arrow(rows) or (batch.num_rows >= ARROW_FROM_ROWS and self._arrow_tells_all):
             number, parts = _ARROW_STREAM, stream_parts(batch)
         else:
             number, parts = _COLUMNS, column_parts(batch, self._signature.inputs)
-        # Joined at once, since columns may be large.
+        # Joined in one copy, since columns may be large.
         return b"".join((asked.head, prefix(number, sum(map(len, parts))), *parts)), asked.outputs
 
     def _form(self, outputs: Sequence[str], params: Mapping[str, object], request_id: str) -> Form:
@@ -126,7 +115,7 @@ class Plan:
 
     def _asked(
         self, outputs: Sequence[str], params: Mapping[str, object], request_id: str, *, independent: bool
-    ) -> Asked:
+    ) -> RequestHead:
         request = pb.ScoreRequest(
             model=self._reference.to_message(),
             outputs=outputs,
@@ -135,21 +124,21 @@ class Plan:
             independent_rows=independent,
             params=encode_params(params, self._signature),
         )
-        # The same parameters in another order are the same bytes.
+        # Parameters in another order give the same bytes.
         head = request.SerializeToString(deterministic=True)
         names = tuple(outputs)
         layout = self._layouts.get(names)
         if layout is None:
             layout = self._layouts[names] = Layout(wanted_outputs(self._signature, names))
-        return Asked(head, layout)
+        return RequestHead(head, layout)
 
 
 class Model:
     """A model by one reference.
 
     Attributes:
-        candidates: What its name may mean, in turn; the first that the service knows is meant.
-        plan: How it is scored; None until its signature is known.
+        candidates: What the reference may mean; the first that the service knows counts.
+        plan: None until the signature was read.
     """
 
     __slots__ = ("candidates", "plan")
@@ -160,21 +149,17 @@ class Model:
 
 
 class Models:
-    """The models that callers have named so far."""
+    """The models that callers have named."""
 
     def __init__(self) -> None:
         self._by_name: dict[str | ModelReference | tuple[ModelReference, ...], Model] = {}
 
     def find(self, model: str | ModelReference) -> Model:
-        """Return the model that text or a reference names; where both mean the same, they are one.
-
-        Raises:
-            ValueError: The text names no model.
-        """
+        """Return the model of a text or a reference; raises ValueError for an invalid text."""
         found = self._by_name.get(model)
         if found is None:
             candidates = (model,) if isinstance(model, ModelReference) else ModelReference.candidates(model)
-            # Threads that come here together get the same one.
+            # Concurrent threads get the same one.
             found = self._by_name.setdefault(candidates, Model(candidates))
             self._by_name[model] = found
         return found

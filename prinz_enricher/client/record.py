@@ -1,4 +1,4 @@
-"""Single records, checked against a signature, value by value: what is put together with those of other callers."""
+"""Single records: checked against a signature value by value, and written together with those of other callers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EXACT: Final[dict[str, tuple[type, Callable[[Any], bool] | None]]] = {
     "strings": (str, is_unicode),
     "binaries": (bytes, None),
 }
-"""By kind of wire column: the Python type whose values it takes as they are, and what is to be checked besides."""
+"""By kind of wire column: the Python type whose values need no conversion, and a further check, if any."""
 
 
 class _Never:
@@ -40,7 +40,7 @@ class _Never:
 
 
 _NEVER: Final[tuple[type, Callable[[Any], bool] | None]] = (_Never, None)
-"""For what is not in `_EXACT`: such values are always looked at closely."""
+"""For kinds that are not in `_EXACT`, whose values are always converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Shape:
 
     Attributes:
         names: The columns that are there; None for all of the signature.
-        nulls: The places of those that are null.
+        nulls: The places of null columns.
     """
 
     names: tuple[str, ...] | None = None
@@ -66,7 +66,7 @@ class Records:
     """Checks single records, and writes those of one shape as columns of the wire.
 
     Args:
-        fields: The inputs of a signature; empty for columns of any name, as values of any type.
+        fields: The inputs of a signature; empty for columns of any name and type.
     """
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
@@ -77,26 +77,23 @@ class Records:
         self._types = tuple(type for type, _ in exact)
         self._checks = [(place, check) for place, (_, check) in enumerate(exact) if check is not None]
         self._paths = {field.name: column_path(field.name) for field in fields}
-        self._take = _taker([field.name for field in fields])
+        self._values_of = _getter([field.name for field in fields])
 
     def admit(self, record: Mapping[str, object]) -> tuple[Shape, tuple[object, ...]]:
-        """Check a record by the policy of the service.
-
-        Args:
-            record: By the names of the fields; an optional one may be missing.
+        """Check a record, by the names of the fields, by the service's rules.
 
         Returns:
-            Its shape, and a value for each column of it, in the form that Arrow and the wire take.
+            Its shape, and a value for each of its columns, as Arrow and the wire take it.
 
         Raises:
-            InvalidInput: With every fault, such as `columns["alcohol"][0]`.
+            InvalidInput: All violations, such as of `columns["alcohol"][0]`.
         """
         if len(record) == len(self._types):
             try:
-                values = self._take(record)
+                values = self._values_of(record)
             except KeyError:
                 return self._admit(record)
-            # Of just the right types, as in nearly every record, values are taken as they are.
+            # Nearly every record has values of the exact types.
             if tuple(map(type, values)) == self._types:
                 for place, check in self._checks:
                     if not check(values[place]):
@@ -131,17 +128,10 @@ class Records:
         return Shape(tuple(names) if len(names) != len(self._fields) else None, nulls), tuple(values)
 
     def encode(self, shape: Shape, rows: Sequence[tuple[object, ...]]) -> value_pb2.ColumnBatch:
-        """Write rows as columns of the wire.
-
-        Args:
-            shape: Of all of them.
-            rows: As `admit` gave them; at least one.
-
-        Returns:
-            The columns.
+        """Return one or more rows of a shape, as `admit` returned them, as columns of the wire.
 
         Raises:
-            InvalidInput: Values that the wire has no form for.
+            InvalidInput: Values without a form on the wire.
         """
         if shape is FULL and self._fields and None not in self._layout.kinds:
             message = value_pb2.ColumnBatch(num_rows=len(rows))
@@ -162,7 +152,7 @@ class Records:
         return encode_columns(record_batch(arrays, layout.schema, len(rows)), fields)
 
 
-def _taker(names: list[str]) -> Callable[[Mapping[str, object]], tuple[object, ...]]:
+def _getter(names: list[str]) -> Callable[[Mapping[str, object]], tuple[object, ...]]:
     if len(names) > 1:
         return itemgetter(*names)
     return lambda record: tuple(record[name] for name in names)

@@ -1,4 +1,4 @@
-"""`NAME[@alias|/version]`: how a person names a version of a model."""
+"""`NAME[@alias|/version]`: the text that names a version of a model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from prinz_enricher.contract import model_pb2
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Names a version of a model.
+    """A version of a model, by number, by alias, or the default.
 
     Attributes:
-        name: The registered model's name; it holds no `/`, as in MLflow.
-        version: The version number, if that is what was named.
-        alias: The alias, if that is what was named.
+        name: The registered model's name, without `/`, as in MLflow.
+        version: The version number, if any.
+        alias: The alias, if any.
+
+    Examples:
+        >>> ModelReference("wine", alias="champion")
+        ModelReference(name='wine', version=None, alias='champion')
     """
 
     name: str
@@ -24,10 +28,14 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `wine`, `wine/3` or `wine@champion`; what follows the last `@` is an alias.
+        """Parse `wine`, `wine/3` or `wine@champion`; the alias follows the last `@`.
 
         Raises:
             ValueError: A part is empty.
+
+        Examples:
+            >>> ModelReference.parse("wine/3").version
+            '3'
         """
         name, slash, version = text.partition("/")
         if slash:
@@ -37,19 +45,28 @@ class ModelReference:
             name, at, alias = text.rpartition("@")
             reference = cls(name, alias=alias) if at else cls(text)
         if not reference.name or reference.version == "" or reference.alias == "":
-            raise ValueError(f'"{text}" names no model: write NAME, NAME/version or NAME@alias')
+            raise ValueError(f'invalid model "{text}"; expected NAME, NAME/version or NAME@alias')
         return reference
 
     @classmethod
     def candidates(cls, text: str) -> tuple[Self, ...]:
-        """Read what a text may name, in turn: a model that is called so goes before an alias of another one.
+        """Return what a text may name, in turn: a model of the whole name comes before an alias of another one.
 
         Raises:
             ValueError: A part is empty.
+
+        Examples:
+            >>> [one.name for one in ModelReference.candidates("a@b")]
+            ['a@b', 'a']
         """
         reference = cls.parse(text)
         return (reference,) if reference.alias is None else (cls(text), reference)
 
     def to_message(self) -> model_pb2.ModelRef:
-        """Return the reference in the contract's form."""
+        """Return the reference as a message of the contract.
+
+        Examples:
+            >>> ModelReference("wine", version="3").to_message().version
+            '3'
+        """
         return model_pb2.ModelRef(name=self.name, version=self.version, alias=self.alias)

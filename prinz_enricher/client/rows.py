@@ -1,4 +1,4 @@
-"""The forms that rows may have, told apart by themselves and never by the model's signature."""
+"""The forms of rows, distinguished by their values alone, never by the model's signature."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class DataFrame(Protocol):
 
     @property
     def columns(self) -> Any:
-        """The names of its columns."""
+        """Names of the columns."""
 
     @property
     def dtypes(self) -> Any:
-        """Their types."""
+        """Types of the columns."""
 
 
 Rows: TypeAlias = Sequence[Mapping[str, object]] | Mapping[str, object] | DataFrame | pa.RecordBatch | pa.Table
 """Rows to score: a list of records, one record, columns of values, a `pandas.DataFrame`, or Arrow.
 
 A mapping whose every value is a column (a list, a tuple, a numpy array, an Arrow array, a pandas Series, …) is columns;
-one with any other value among them is one record. Text, bytes and mappings are no columns. So a record whose fields are
-lists, all of them, is to stand in a list: `[record]`.
+any other mapping is one record. Text, bytes and mappings are no columns. A record of lists alone must be in a list:
+`[record]`.
 """
 
 
@@ -44,7 +44,7 @@ def one_record(rows: Rows) -> Mapping[str, object] | None:
 
 
 def is_columns(rows: Mapping[str, object]) -> bool:
-    """Tell columns from one record. Nothing at all is no columns, of no rows."""
+    """Return whether a mapping is columns; an empty one is, of no rows."""
     for value in rows.values():  # noqa: SIM110 - a generator costs more than the loop
         # The first value decides most calls, by its type alone.
         if value.__class__ in _NO_COLUMNS or not _is_column(value):
@@ -62,22 +62,15 @@ def _is_column(value: object) -> bool:
 
 
 def is_arrow(rows: Rows) -> bool:
-    """Tell whether rows are Arrow's already, and so are answered in Arrow."""
+    """Return whether rows are Arrow already, and so are answered in Arrow."""
     return isinstance(rows, pa.RecordBatch | pa.Table)
 
 
 def to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
-    """Bring rows of any form to a batch; all but Arrow's own are checked against the signature.
-
-    Args:
-        rows: The rows.
-        signature: Of the model.
-
-    Returns:
-        A row for each.
+    """Return rows of any form as a batch; all but Arrow's own are checked against the signature.
 
     Raises:
-        InvalidInput: With every fault, such as `columns["alcohol"][17]`.
+        InvalidInput: All violations, such as of `columns["alcohol"][17]`.
     """
     if isinstance(rows, pa.RecordBatch):
         return rows
@@ -94,17 +87,17 @@ def to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
             }
     if isinstance(rows, Mapping):
         return batch_from_rows(rows if is_columns(rows) else [rows], signature.inputs)
-    return batch_from_rows(rows, signature.inputs)  # type: ignore[arg-type]  # of a list of records, as the rest is told
+    return batch_from_rows(rows, signature.inputs)  # type: ignore[arg-type]  # a list of records
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:
-    """Put the batches of a table into one."""
+    """Return the batches of a table as one."""
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
 
 
 def _columns_of(frame: Any) -> dict[str, Any]:
-    """Read a pandas.DataFrame; its index is no column."""
+    """Return the columns of a pandas.DataFrame; its index is none."""
     faults = Faults()
     columns: dict[str, Any] = {}
     for place, name in enumerate(map(str, frame.columns)):
@@ -116,13 +109,13 @@ def _columns_of(frame: Any) -> dict[str, Any]:
 
 
 def _from_pandas(series: Any) -> Any:
-    """Read a pandas.Series. What pandas has for a missing value, NaN among text too, is a null."""
+    """Return a pandas.Series as a column, with nulls for what pandas calls missing, NaN among text too."""
     try:
         array = pa.Array.from_pandas(series)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        # Of mixed types: each value is told by itself.
+        # Mixed types: value by value.
         array = None
-    # So is each object, of which Arrow would not tell what it lacks.
+    # Objects too, since Arrow would lose which properties they lack.
     if array is None or (series.dtype == object and pa.types.is_nested(array.type)):
         return [None if missing is True else value for value, missing in zip(series, _missing(series), strict=True)]
     return array

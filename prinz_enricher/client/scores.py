@@ -1,4 +1,4 @@
-"""What comes back: scores, which callers whose rows went together share the reading of."""
+"""Scores, whose parsing is shared by callers whose rows shared a message."""
 
 from __future__ import annotations
 
@@ -24,15 +24,22 @@ _NUMERIC: Final = {
     "bools": np.bool_,
 }
 _FEW: Final = 16
-"""Values up to which a list of them is quicker made one by one."""
+"""Values up to which a list is quicker made one by one."""
 
 
 class Scores:
-    """Scores, and which version gave them.
+    """Scores, and the version that made them.
 
     Attributes:
         name: The registered model's name.
         version: The version that scored.
+
+    Examples:
+        >>> row = {"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}
+        >>> with Client("localhost:50051") as client:
+        ...     scores = client.score("MLF-FraudDetection-3", row)
+        >>> scores.name, scores.version, scores.to_rows(), scores.batch.schema.names
+        ('MLF-FraudDetection-3', '1', [{'output_0': 0}], ['output_0'])
     """
 
     __slots__ = ("_batch", "_read", "_row", "name", "version")
@@ -41,23 +48,30 @@ class Scores:
         self.name = name
         self.version = version
         self._batch = batch
-        self._read: Columns | None = None
+        self._read: ScalarColumns | None = None
         self._row = 0
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """The outputs, a row for each row scored; an optional property that an object lacks is null."""
+        """The outputs, a row for each row scored; a property that an object lacks is null."""
         return caller_batch(self.held)
 
     @property
     def held(self) -> pa.RecordBatch:
-        """The outputs as `output_schema` has them, which tells what an object lacks from what is null in it."""
+        """The outputs by `output_schema`, which distinguishes missing properties from null ones."""
         if self._batch is None and self._read is not None:
             self._batch = self._read.batch().slice(self._row, 1)
         return self._batch
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Return the outputs as a list of records."""
+        """Return the outputs as a list of records.
+
+        Examples:
+            >>> row = {"age": "2", "gender": "M", "category": "es_travel", "amount": 5000.0}
+            >>> with Client("localhost:50051") as client:
+            ...     client.score("MLF-FraudDetection-3", [row, row]).to_rows()
+            [{'output_0': 1}, {'output_0': 1}]
+        """
         if self._read is not None:
             return [self._read.row(self._row)]
         return batch_to_rows(self.held)
@@ -66,13 +80,13 @@ class Scores:
         return f"Scores(name={self.name!r}, version={self.version!r}, batch={self.batch!r})"
 
 
-class Columns:
-    """Outputs that are nothing but scalars without nulls, read without Arrow, which is only made for who asks.
+class ScalarColumns:
+    """Outputs of scalars without nulls, as Python values; their Arrow batch is made on demand.
 
     Args:
-        message: As it came.
-        layout: Of the outputs.
-        values: By output: its values, one for each row.
+        message: The message.
+        layout: The layout of the outputs.
+        values: The values of each output.
     """
 
     def __init__(self, message: value_pb2.ColumnBatch, layout: Layout, values: list[list[object]]) -> None:
@@ -86,7 +100,7 @@ class Columns:
         return {name: column[place] for name, column in self._values}
 
     def batch(self) -> pa.RecordBatch:
-        """Return all of them. Two threads may both make it, to the same."""
+        """Return all outputs. Two threads may both make the batch, which is harmless."""
         batch = self._batch
         if batch is None:
             batch = self._batch = decode_columns(self._message, Signature(inputs=self._layout.fields, outputs=()))
@@ -94,7 +108,7 @@ class Columns:
 
 
 def read_batch(response: pb.ScoreResponse, outputs: Layout) -> Scores:
-    """Read the answer to one caller."""
+    """Return the scores of a response to one caller."""
     if response.WhichOneof("output") == "arrow_stream":
         answer = one_batch(pa.ipc.open_stream(response.arrow_stream).read_all())
     else:
@@ -103,19 +117,11 @@ def read_batch(response: pb.ScoreResponse, outputs: Layout) -> Scores:
 
 
 def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Scores]:
-    """Read the answer to several callers, of one row each.
-
-    Args:
-        response: In columns.
-        outputs: Those that were wanted.
-        rows: How many went there.
-
-    Returns:
-        The scores of each.
+    """Return the scores of a response, in columns, to several callers of one row each.
 
     Raises:
-        ValueError: There are more rows in it, or fewer.
-        InvalidInput: The answer is not of the outputs that were wanted.
+        ValueError: The response has another number of rows.
+        InvalidInput: The response does not have the wanted outputs.
     """
     if response.columns.num_rows != rows:
         raise ValueError(f"{rows} rows were sent, and {response.columns.num_rows} scored")
@@ -124,7 +130,7 @@ def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Sc
     if values is None:
         batch = read_batch(response, outputs).held
         return [Scores(name, version, batch.slice(row, 1)) for row in range(rows)]
-    read = Columns(response.columns, outputs, values)
+    read = ScalarColumns(response.columns, outputs, values)
     answers = []
     for row in range(rows):
         scores = Scores(name, version, None)
@@ -135,7 +141,7 @@ def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Sc
 
 
 def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) -> list[list[object]] | None:
-    """Read columns that are just as the signature says; None where anything is otherwise."""
+    """Return the values of columns that are exactly as the signature says; None for others."""
     if len(message.columns) != len(outputs.fields):
         return None
     read = []
@@ -146,11 +152,11 @@ def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) ->
         if len(values) != rows:
             return None
         numeric = _NUMERIC.get(kind) if rows > _FEW else None
-        # Of a container of protobuf's, np.array copies the memory at once.
+        # np.array copies the memory of a protobuf container at once.
         read.append(list(values) if numeric is None else np.array(values, numeric).tolist())
     return read
 
 
 def wanted_outputs(signature: Signature, names: Sequence[str]) -> tuple[Field, ...]:
-    """Return the outputs that are wanted: those named, or all."""
+    """Return the fields of the named outputs, or of all."""
     return tuple(field for field in signature.outputs if not names or field.name in names)

@@ -1,4 +1,4 @@
-"""Rows of several tasks of one event loop in one message."""
+"""Coalescing of the rows of tasks of one event loop."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final
 
-from prinz_enricher.client.coalescing import Call, Lane, Message
-from prinz_enricher.client.errors import may_be_one_rows, own_copy, too_late, was_closed
+from prinz_enricher.client.coalescing import Lane, RowCall, RowMessage
+from prinz_enricher.client.errors import client_closed, copy_error, is_one_rows_fault, timed_out
 from prinz_enricher.client.model import Form
 from prinz_enricher.client.scores import Scores
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
-ALONE_AT_ONCE: Final = 16
-"""Rows that are sent again at a time, each alone, after a message of theirs was refused."""
+MAX_ALONE: Final = 16
+"""Rows that are sent again concurrently, each alone, after their message was refused."""
 
 _TICK: Final = 0.001
-"""Seconds between two looks for callers whose time is up."""
+"""Seconds between two checks for callers whose time is up."""
 
-# None is for a caller that is to go alone.
+# None means that the row must be sent alone.
 _Waiter = asyncio.Future[Scores | None]
-_Call = Call[_Waiter]
+_Call = RowCall[_Waiter]
 
 
-class TaskLanes:
-    """Puts rows of several tasks together.
+class TaskCoalescer:
+    """Merges the rows of several tasks into messages of up to `max_rows` rows.
 
-    A message takes its rows when the event loop comes to it, after the tasks that were ready before it: of many that an
-    answer woke, all go together again.
-
-    Args:
-        send: Sends a request, which is given up at a time by `time.monotonic()`, and gives the answer.
-        max_rows: Of a message.
+    A message gets its rows when its task runs, after the tasks that were ready before it, so that callers that one
+    response woke go together again. `send` sends a request with a deadline by `time.monotonic()`.
     """
 
     def __init__(self, send: Callable[[bytes, float], Awaitable[pb.ScoreResponse]], max_rows: int) -> None:
@@ -41,24 +37,15 @@ class TaskLanes:
         self._max_rows = max_rows
         self._lanes: dict[Hashable, Lane[_Waiter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alone = asyncio.Semaphore(ALONE_AT_ONCE)
+        self._alone = asyncio.Semaphore(MAX_ALONE)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
 
     async def score(self, form: Form, row: tuple[object, ...], deadline: float) -> Scores:
-        """Score a row, together with those of other tasks that ask at the same time.
-
-        Args:
-            form: Of the row.
-            row: Its values.
-            deadline: When it is given up, by `time.monotonic()`.
-
-        Raises:
-            ServiceError: As the service says, or the time is up.
-        """
+        """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
-        call = Call(row, deadline, waiter)
+        call = RowCall(row, deadline, waiter)
         key = form.key
         lane = self._lanes.get(key)
         if lane is None:
@@ -73,48 +60,48 @@ class TaskLanes:
             call.gone = True
             message = call.message
             if message is not None and message.is_unwanted:
-                message.carrier.cancel()
+                message.task.cancel()
             raise
-        return scores if scores is not None else await self._go_alone(form, call)
+        return scores if scores is not None else await self._score_alone(form, call)
 
     def _start(self, loop: asyncio.AbstractEventLoop, lane: Lane[_Waiter], form: Form) -> None:
-        task = loop.create_task(self._carry(lane, form))
-        # The loop itself holds tasks but weakly.
+        task = loop.create_task(self._send_next(lane, form))
+        # The loop itself holds tasks weakly.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, lane: Lane[_Waiter], form: Form) -> None:
-        """Send the next message and hand out its answer."""
-        message = lane.take()
+    async def _send_next(self, lane: Lane[_Waiter], form: Form) -> None:
+        """Send the next message, and answer its callers."""
+        message = lane.next_message()
         if message is not None:
-            message.carrier = asyncio.current_task()
+            message.task = asyncio.current_task()
             calls = message.calls
             try:
                 response = await self._send(form.request([call.row for call in calls]), message.deadline)
-                for call, scores in zip(calls, form.answers(response, len(calls)), strict=True):
+                for call, scores in zip(calls, form.read_responses(response, len(calls)), strict=True):
                     if not call.waiter.done():
                         call.waiter.set_result(scores)
             except asyncio.CancelledError:
-                _fail(message, was_closed())
-                # Those who were cancelled too know it only when their turn comes.
+                _fail(message, client_closed())
+                # Callers that were cancelled too learn it only when they run.
                 for call in lane.calls():
                     call.gone = call.waiter.cancelled()
                 raise
             except Exception as error:  # noqa: BLE001 - each of its callers raises it
                 _fail(message, error)
             finally:
-                if lane.land() is not None:
+                if lane.finish() is not None:
                     self._start(asyncio.get_running_loop(), lane, form)
         if lane.is_idle and self._lanes.get(form.key) is lane:
             del self._lanes[form.key]
 
-    async def _go_alone(self, form: Form, call: _Call) -> Scores:
+    async def _score_alone(self, form: Form, call: _Call) -> Scores:
         try:
             await asyncio.wait_for(self._alone.acquire(), max(call.deadline - time.monotonic(), 0.0))
         except TimeoutError:
-            raise too_late() from None
+            raise timed_out() from None
         try:
-            return form.answers(await self._send(form.request([call.row]), call.deadline), 1)[0]
+            return form.read_responses(await self._send(form.request([call.row]), call.deadline), 1)[0]
         finally:
             self._alone.release()
 
@@ -122,10 +109,10 @@ class TaskLanes:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at = at
-        self._alarm = loop.call_later(max(at - time.monotonic(), 0.0), self._give_up, loop)
+        self._alarm = loop.call_later(max(at - time.monotonic(), 0.0), self._expire, loop)
 
-    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer the callers whose time is up; come back when that of the next one is."""
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer the callers whose time is up, and set the timer for the next one."""
         now = time.monotonic()
         following = math.inf
         for lane in self._lanes.values():
@@ -134,7 +121,7 @@ class TaskLanes:
                     continue
                 if call.deadline <= now:
                     call.gone = True
-                    call.waiter.set_exception(too_late())
+                    call.waiter.set_exception(timed_out())
                 else:
                     following = min(following, call.deadline)
         self._alarm, self._alarm_at = None, math.inf
@@ -142,12 +129,12 @@ class TaskLanes:
             self._set_alarm(loop, max(following, now + _TICK))
 
 
-def _fail(message: Message[_Waiter], error: Exception) -> None:
-    alone = len(message.calls) > 1 and may_be_one_rows(error)
+def _fail(message: RowMessage[_Waiter], error: Exception) -> None:
+    alone = len(message.calls) > 1 and is_one_rows_fault(error)
     for call in message.calls:
         if call.waiter.done():
             continue
         if alone:
             call.waiter.set_result(None)
         else:
-            call.waiter.set_exception(own_copy(error))
+            call.waiter.set_exception(copy_error(error))

@@ -1,58 +1,26 @@
-"""Rows of several threads in one message: who sends it also hands out what comes back."""
+"""Coalescing of the rows of several threads: the thread that sends a message also answers the others."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
-from prinz_enricher.client.coalescing import Call, Lane, Message
-from prinz_enricher.client.errors import may_be_one_rows, own_copy, too_late
+from prinz_enricher.client.channel import Channel, PendingScore
+from prinz_enricher.client.coalescing import Lane, RowCall, RowMessage
+from prinz_enricher.client.errors import copy_error, is_one_rows_fault, timed_out
 from prinz_enricher.client.model import Form
 from prinz_enricher.client.scores import Scores
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
-ALONE_AT_ONCE: Final = 16
-"""Rows that are sent again at a time, each alone, after a message of theirs was refused."""
-
-
-class Line(Protocol):
-    """Carries requests to the service."""
-
-    def call(self, request: bytes, deadline: float) -> pb.ScoreResponse:
-        """Send a request, and wait for the answer; a quarter quicker than `start`.
-
-        Args:
-            request: As it goes over the wire.
-            deadline: When it is given up, by `time.monotonic()`.
-
-        Raises:
-            ServiceError: It was refused, or the service is not there.
-        """
-
-    def start(self, request: bytes, deadline: float) -> Sending:
-        """Send a request, likewise, and do not wait."""
-
-
-class Sending(Protocol):
-    """A request on its way."""
-
-    def result(self, timeout: float) -> pb.ScoreResponse:
-        """Wait for the answer.
-
-        Raises:
-            TimeoutError: It did not come in this time; it is still on its way.
-            ServiceError: It was refused, or the service is not there.
-        """
-
-    def then(self, done: Callable[[], None]) -> None:
-        """Have something done, in another thread, once there is an answer."""
+MAX_ALONE: Final = 16
+"""Rows that are sent again concurrently, each alone, after their message was refused."""
 
 
 class _Sign:
-    """What a waiting thread is woken by to do: `SEND` the next message, or go `ALONE`."""
+    """What a woken thread must do: `SEND` the next message, or send its row `ALONE`."""
 
 
 _SEND, _ALONE = _Sign(), _Sign()
@@ -61,7 +29,7 @@ _Outcome = Scores | Exception | _Sign
 
 
 class _Waiter:
-    """What one thread waits on."""
+    """What a thread waits on."""
 
     __slots__ = ("gate", "outcome")
 
@@ -71,45 +39,31 @@ class _Waiter:
         self.outcome: _Outcome | None = None
 
     def wake(self, outcome: _Outcome) -> None:
-        """Let the thread go on."""
+        """Wake the thread."""
         self.outcome = outcome
         self.gate.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait; tell whether there is an outcome."""
+        """Wait; returns whether there is an outcome."""
         return self.gate.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
 
 
-_Call = Call[_Waiter]
+_Call = RowCall[_Waiter]
 
 
-class ThreadLanes:
-    """Puts rows of several threads together.
+class ThreadCoalescer:
+    """Merges the rows of several threads into messages of up to `max_rows` rows."""
 
-    Args:
-        line: To the service.
-        max_rows: Of a message.
-    """
-
-    def __init__(self, line: Line, max_rows: int) -> None:
-        self._line = line
+    def __init__(self, channel: Channel, max_rows: int) -> None:
+        self._channel = channel
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._lanes: dict[Hashable, Lane[_Waiter]] = {}
-        self._alone = threading.BoundedSemaphore(ALONE_AT_ONCE)
+        self._alone = threading.BoundedSemaphore(MAX_ALONE)
 
     def score(self, form: Form, row: tuple[object, ...], deadline: float) -> Scores:
-        """Score a row, together with those of other threads that ask at the same time.
-
-        Args:
-            form: Of the row.
-            row: Its values.
-            deadline: When it is given up, by `time.monotonic()`.
-
-        Raises:
-            ServiceError: As the service says, or the time is up.
-        """
-        call = Call(row, deadline, _Waiter())
+        """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
+        call = RowCall(row, deadline, _Waiter())
         key = form.key
         with self._lock:
             lane = self._lanes.get(key)
@@ -117,13 +71,13 @@ class ThreadLanes:
                 lane = self._lanes[key] = Lane(self._max_rows)
             sends = lane.join(call)
         if sends:
-            self._carry(lane, form, call)
+            self._send_next(lane, form, call)
         while True:
             outcome = self._outcome(lane, key, call)
             if outcome is _SEND:
-                self._carry(lane, form, call)
+                self._send_next(lane, form, call)
             elif outcome is _ALONE:
-                return self._go_alone(form, call)
+                return self._score_alone(form, call)
             elif isinstance(outcome, Scores):
                 return outcome
             else:
@@ -139,52 +93,54 @@ class ThreadLanes:
                     if waiter.outcome is _SEND:
                         self._wake_next(lane.relay())
                     self._forget(lane, key)
-                    return too_late()
+                    return timed_out()
             waiter.gate.acquire()
         outcome, waiter.outcome = waiter.outcome, None
         assert outcome is not None  # noqa: S101 - the gate was open
         return outcome
 
-    def _carry(self, lane: Lane[_Waiter], form: Form, sender: _Call) -> None:
-        """Send the next message and hand out its answer."""
+    def _send_next(self, lane: Lane[_Waiter], form: Form, sender: _Call) -> None:
+        """Send the next message, and answer its callers."""
         with self._lock:
-            message = lane.take()
+            message = lane.next_message()
             if message is None:
                 self._forget(lane, form.key)
                 return
         calls = message.calls
         rows = [call.row for call in calls]
-        sending: Sending | None = None
-        # What the others do where this thread is interrupted.
+        pending: PendingScore | None = None
+        # For the others, where this thread is interrupted.
         outcomes: list[_Outcome] = [_ALONE] * len(calls)
         try:
             if len(calls) == 1:
-                outcomes = _answers(form, self._line.call(form.request(rows), message.deadline), calls)
+                outcomes = _answers(form, self._channel.score(form.request(rows), message.deadline), calls)
             else:
-                sending = self._line.start(form.request(rows), message.deadline)
-                outcomes = _answers(form, sending.result(sender.deadline - time.monotonic()), calls)
-                sending = None
+                pending = self._channel.start_score(form.request(rows), message.deadline)
+                outcomes = _answers(form, pending.result(sender.deadline - time.monotonic()), calls)
+                pending = None
         except TimeoutError:
             pass
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
-            outcomes, sending = _failures(error, calls), None
+            outcomes, pending = _failures(error, calls), None
         finally:
-            if sending is None:
-                self._land(lane, form, message, outcomes)
+            if pending is None:
+                self._finish(lane, form, message, outcomes)
             else:
-                # The thread that sent it gives up; the others still want their answers.
-                sending.then(partial(self._land_late, lane, form, message, sending))
+                # The thread that sent it gives up; the others still wait.
+                pending.add_done_callback(partial(self._finish_late, lane, form, message, pending))
 
-    def _land_late(self, lane: Lane[_Waiter], form: Form, message: Message[_Waiter], sending: Sending) -> None:
+    def _finish_late(
+        self, lane: Lane[_Waiter], form: Form, message: RowMessage[_Waiter], pending: PendingScore
+    ) -> None:
         try:
-            outcomes = _answers(form, sending.result(0.0), message.calls)
+            outcomes = _answers(form, pending.result(0.0), message.calls)
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
             outcomes = _failures(error, message.calls)
-        self._land(lane, form, message, outcomes)
+        self._finish(lane, form, message, outcomes)
 
-    def _land(self, lane: Lane[_Waiter], form: Form, message: Message[_Waiter], outcomes: list[_Outcome]) -> None:
+    def _finish(self, lane: Lane[_Waiter], form: Form, message: RowMessage[_Waiter], outcomes: list[_Outcome]) -> None:
         with self._lock:
-            following = lane.land()
+            following = lane.finish()
             if following is not None:
                 following.waiter.wake(_SEND)
             self._forget(lane, form.key)
@@ -201,20 +157,20 @@ class ThreadLanes:
         if lane.is_idle and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    def _go_alone(self, form: Form, call: _Call) -> Scores:
+    def _score_alone(self, form: Form, call: _Call) -> Scores:
         if not self._alone.acquire(timeout=max(call.deadline - time.monotonic(), 0.0)):
-            raise too_late()
+            raise timed_out()
         try:
-            return form.answers(self._line.call(form.request([call.row]), call.deadline), 1)[0]
+            return form.read_responses(self._channel.score(form.request([call.row]), call.deadline), 1)[0]
         finally:
             self._alone.release()
 
 
 def _answers(form: Form, response: pb.ScoreResponse, calls: Sequence[_Call]) -> list[_Outcome]:
-    return list(form.answers(response, len(calls)))
+    return list(form.read_responses(response, len(calls)))
 
 
 def _failures(error: Exception, calls: Sequence[_Call]) -> list[_Outcome]:
-    if len(calls) > 1 and may_be_one_rows(error):
+    if len(calls) > 1 and is_one_rows_fault(error):
         return [_ALONE] * len(calls)
-    return [own_copy(error) for _ in calls]
+    return [copy_error(error) for _ in calls]

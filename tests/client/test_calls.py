@@ -43,7 +43,7 @@ class Callers:
 
     def known(self) -> int:
         """Return how many callers wait or are on their way together."""
-        lanes = self.client._lanes
+        lanes = self.client._coalescer
         assert lanes is not None
         with lanes._lock:
             return sum(len(list(lane.calls())) for lane in lanes._lanes.values())

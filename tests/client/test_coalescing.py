@@ -1,16 +1,16 @@
 """The policy of sharing messages, without threads and clocks."""
 
-from prinz_enricher.client.coalescing import Call, Lane
+from prinz_enricher.client.coalescing import Lane, RowCall
 
 
-def caller(number: int, deadline: float = 10.0) -> Call[None]:
+def caller(number: int, deadline: float = 10.0) -> RowCall[None]:
     """Make a caller with a row of one number."""
-    return Call((number,), deadline, None)
+    return RowCall((number,), deadline, None)
 
 
 def taken(lane: Lane[None]) -> list[object]:
     """Take the next message; return its rows."""
-    message = lane.take()
+    message = lane.next_message()
     return [] if message is None else [call.row[0] for call in message.calls]
 
 
@@ -22,9 +22,9 @@ def test_the_first_leaves_at_once_and_the_others_together() -> None:
     second = caller(2)
     assert not lane.join(second)
     assert not lane.join(caller(3))
-    assert lane.land() is second
+    assert lane.finish() is second
     assert taken(lane) == [2, 3]
-    assert lane.land() is None
+    assert lane.finish() is None
     assert lane.is_idle
 
 
@@ -41,11 +41,11 @@ def test_what_is_too_much_goes_in_the_next_message() -> None:
     lane: Lane[None] = Lane(2)
     assert [lane.join(caller(number)) for number in range(5)] == [True, False, False, False, False]
     assert taken(lane) == [0, 1]
-    assert lane.land() is not None
+    assert lane.finish() is not None
     assert taken(lane) == [2, 3]
-    assert lane.land() is not None
+    assert lane.finish() is not None
     assert taken(lane) == [4]
-    assert lane.land() is None
+    assert lane.finish() is None
 
 
 def test_who_gave_up_is_left_out() -> None:
@@ -57,7 +57,7 @@ def test_who_gave_up_is_left_out() -> None:
     lane.join(second)
     lane.join(third)
     second.gone = True
-    assert lane.land() is third
+    assert lane.finish() is third
     third.gone = True
     assert lane.relay() is None
     assert lane.is_idle
@@ -69,7 +69,7 @@ def test_nobody_is_left_when_it_is_to_leave() -> None:
     only = caller(1)
     assert lane.join(only)
     only.gone = True
-    assert lane.take() is None
+    assert lane.next_message() is None
     assert lane.is_idle
     assert lane.join(caller(2))
 
@@ -79,7 +79,7 @@ def test_a_message_has_the_latest_deadline_of_its_callers() -> None:
     lane: Lane[None] = Lane(10)
     for number, deadline in enumerate((3.0, 9.0, 5.0)):
         lane.join(caller(number, deadline))
-    message = lane.take()
+    message = lane.next_message()
     assert message is not None
     assert message.deadline == 9.0
     assert not message.is_unwanted
@@ -93,8 +93,8 @@ def test_what_has_landed_is_let_go() -> None:
     lane: Lane[None] = Lane(10)
     call = caller(1)
     lane.join(call)
-    assert lane.take() is call.message is not None
-    lane.land()
+    assert lane.next_message() is call.message is not None
+    lane.finish()
     assert call.message is None
 
 
@@ -103,7 +103,7 @@ def test_all_who_want_an_answer_are_known() -> None:
     lane: Lane[None] = Lane(10)
     away, waiting, gone = caller(1), caller(2), caller(3)
     lane.join(away)
-    lane.take()
+    lane.next_message()
     lane.join(waiting)
     lane.join(gone)
     gone.gone = True

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from prinz_enricher.client import ServiceError, Tls
-from prinz_enricher.client.credentials import Bearer
+from prinz_enricher.client.connection import Bearer
 
 
 def test_half_a_pair() -> None:

@@ -38,5 +38,5 @@ def test_what_a_text_may_name(text: str, candidates: tuple[ModelReference, ...])
 @pytest.mark.parametrize("text", ["", "/3", "wine/", "@champion", "wine@"])
 def test_empty_parts(text: str) -> None:
     """A reference with an empty part is refused."""
-    with pytest.raises(ValueError, match="names no model"):
+    with pytest.raises(ValueError, match="invalid model"):
         ModelReference.parse(text)
