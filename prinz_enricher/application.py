@@ -13,10 +13,10 @@ from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.grpc import SERVICE, open_front
 from prinz_enricher.scoring import WorkerPool, WorkerState
+from prinz_enricher.service.calls import Front
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
 from prinz_enricher.service.pools import open_pool
-from prinz_enricher.service.ports import Front
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.payload import Limits
 from prinz_enricher.service.targets import Routes

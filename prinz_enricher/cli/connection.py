@@ -81,7 +81,7 @@ def own_service(registry: str) -> Iterator[str]:
     from prinz_enricher.application import Application
     from prinz_enricher.config import Settings
     from prinz_enricher.registry import PrivateServerError
-    from prinz_enricher.service.ports import FrontError
+    from prinz_enricher.service.calls import FrontError
     from prinz_enricher.telemetry import configure_logging
 
     configure_logging("warning", "auto")

@@ -25,7 +25,7 @@ from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import PrivateServer, PrivateServerError
-from prinz_enricher.service.ports import FrontError
+from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
 
 WINE_COLUMNS = (

@@ -17,7 +17,7 @@ from prinz_enricher.cli.waiting import wait_for_signal
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError
 from prinz_enricher.registry import AccessError, PrivateServerError
-from prinz_enricher.service.ports import FrontError
+from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
 
 SWITCH_SECONDS = 0.0002

@@ -12,11 +12,11 @@ import grpc
 
 from prinz_enricher.client.client import MAX_COALESCED_ROWS, check_coalesced_rows
 from prinz_enricher.client.connection import SERVICE, Tls, TokenSource, connection
-from prinz_enricher.client.errors import ServiceError, client_closed, service_error, timed_out
-from prinz_enricher.client.model import Model, Models, Plan
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.rows import Rows, one_record
+from prinz_enricher.client.row_forms import Rows, one_record
+from prinz_enricher.client.score_plan import Model, Models, ScorePlan
 from prinz_enricher.client.scores import Scores, read_batch
+from prinz_enricher.client.service_error import ServiceError, client_closed, service_error, timed_out
 from prinz_enricher.client.tasks import TaskCoalescer
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
@@ -160,7 +160,7 @@ class AsyncClient:
 
     async def _score(
         self,
-        plan: Plan,
+        plan: ScorePlan,
         rows: Rows,
         params: Mapping[str, object] | None,
         outputs: Sequence[str],
@@ -176,7 +176,7 @@ class AsyncClient:
             return form.read_responses(await self._send(form.request([row]), deadline), 1)[0]
         return await self._coalescer.score(form, row, deadline)
 
-    async def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
+    async def _plan(self, model: Model, stale: ScorePlan | None, deadline: float) -> ScorePlan:
         """Read a signature that is unknown or outdated; of the tasks that need it, one does."""
         try:
             await asyncio.wait_for(self._asking.acquire(), max(deadline - time.monotonic(), 0.0))
@@ -200,7 +200,7 @@ class AsyncClient:
                 if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
         signature = from_wire(response.signature)
-        model.plan = Plan(reference, signature)
+        model.plan = ScorePlan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature
 
     async def _send(self, request: bytes, deadline: float) -> pb.ScoreResponse:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from prinz_enricher.client.connection import SERVICE, Connection
-from prinz_enricher.client.errors import client_closed, service_error
+from prinz_enricher.client.service_error import client_closed, service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 

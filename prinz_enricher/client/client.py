@@ -10,11 +10,11 @@ from typing import Final, Self
 
 from prinz_enricher.client.channel import Channel, seconds_until
 from prinz_enricher.client.connection import Tls, TokenSource, connection
-from prinz_enricher.client.errors import ServiceError, timed_out
-from prinz_enricher.client.model import Model, Models, Plan
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.rows import Rows, one_record
+from prinz_enricher.client.row_forms import Rows, one_record
+from prinz_enricher.client.score_plan import Model, Models, ScorePlan
 from prinz_enricher.client.scores import Scores, read_batch
+from prinz_enricher.client.service_error import ServiceError, timed_out
 from prinz_enricher.client.threads import ThreadCoalescer
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
@@ -180,7 +180,7 @@ class Client:
 
     def _score(
         self,
-        plan: Plan,
+        plan: ScorePlan,
         rows: Rows,
         params: Mapping[str, object] | None,
         outputs: Sequence[str],
@@ -196,7 +196,7 @@ class Client:
             return form.read_responses(self._channel.score(form.request([row]), deadline), 1)[0]
         return self._coalescer.score(form, row, deadline)
 
-    def _plan(self, model: Model, stale: Plan | None, deadline: float) -> Plan:
+    def _plan(self, model: Model, stale: ScorePlan | None, deadline: float) -> ScorePlan:
         """Read a signature that is unknown or outdated; of the threads that need it, one does."""
         if not self._asking.acquire(timeout=seconds_until(deadline)):
             raise timed_out()
@@ -218,7 +218,7 @@ class Client:
                 if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
         signature = from_wire(response.signature)
-        model.plan = Plan(reference, signature)
+        model.plan = ScorePlan(reference, signature)
         return ModelReference(response.model.name, version=response.model.version), signature
 
     def _deadline(self, timeout: float | None) -> float:

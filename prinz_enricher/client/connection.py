@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from prinz_enricher.client.errors import ServiceError
+from prinz_enricher.client.service_error import ServiceError
 from prinz_enricher.contract import enricher_service_pb2
 
 SERVICE: Final = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"].full_name
@@ -113,7 +113,7 @@ def _contents(pem: Pem | None) -> bytes | None:
     return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()
 
 
-class Bearer:
+class BearerToken:
     """The metadata of each call: `authorization: Bearer …`, or nothing without a token.
 
     Args:
@@ -171,7 +171,7 @@ class Connection:
     target: str
     options: tuple[tuple[str, Any], ...]
     credentials: grpc.ChannelCredentials | None
-    bearer: Bearer
+    bearer: BearerToken
 
 
 def connection(
@@ -201,7 +201,7 @@ def connection(
         options.append(("grpc.default_authority", _named(addresses, tls)))
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
-    return Connection(target, tuple(options), tls.credentials() if tls else None, Bearer(token))
+    return Connection(target, tuple(options), tls.credentials() if tls else None, BearerToken(token))
 
 
 def _named(addresses: Sequence[str], tls: Tls | None) -> str:

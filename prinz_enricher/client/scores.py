@@ -11,7 +11,7 @@ import pyarrow as pa
 from prinz_enricher.batch import batch_to_rows, decode_columns
 from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.layout import Layout
-from prinz_enricher.client.rows import one_batch
+from prinz_enricher.client.row_forms import one_batch
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import Field, Signature

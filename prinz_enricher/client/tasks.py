@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Final
 
 from prinz_enricher.client.coalescing import Lane, RowCall, RowMessage
-from prinz_enricher.client.errors import client_closed, copy_error, is_one_rows_fault, timed_out
-from prinz_enricher.client.model import Form
+from prinz_enricher.client.score_plan import RowForm
 from prinz_enricher.client.scores import Scores
+from prinz_enricher.client.service_error import client_closed, copy_error, is_one_rows_fault, timed_out
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
 MAX_ALONE: Final = 16
@@ -41,7 +41,7 @@ class TaskCoalescer:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
 
-    async def score(self, form: Form, row: tuple[object, ...], deadline: float) -> Scores:
+    async def score(self, form: RowForm, row: tuple[object, ...], deadline: float) -> Scores:
         """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
@@ -64,13 +64,13 @@ class TaskCoalescer:
             raise
         return scores if scores is not None else await self._score_alone(form, call)
 
-    def _start(self, loop: asyncio.AbstractEventLoop, lane: Lane[_Waiter], form: Form) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop, lane: Lane[_Waiter], form: RowForm) -> None:
         task = loop.create_task(self._send_next(lane, form))
         # The loop itself holds tasks weakly.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send_next(self, lane: Lane[_Waiter], form: Form) -> None:
+    async def _send_next(self, lane: Lane[_Waiter], form: RowForm) -> None:
         """Send the next message, and answer its callers."""
         message = lane.next_message()
         if message is not None:
@@ -95,7 +95,7 @@ class TaskCoalescer:
         if lane.is_idle and self._lanes.get(form.key) is lane:
             del self._lanes[form.key]
 
-    async def _score_alone(self, form: Form, call: _Call) -> Scores:
+    async def _score_alone(self, form: RowForm, call: _Call) -> Scores:
         try:
             await asyncio.wait_for(self._alone.acquire(), max(call.deadline - time.monotonic(), 0.0))
         except TimeoutError:

@@ -10,9 +10,9 @@ from typing import Final
 
 from prinz_enricher.client.channel import Channel, PendingScore
 from prinz_enricher.client.coalescing import Lane, RowCall, RowMessage
-from prinz_enricher.client.errors import copy_error, is_one_rows_fault, timed_out
-from prinz_enricher.client.model import Form
+from prinz_enricher.client.score_plan import RowForm
 from prinz_enricher.client.scores import Scores
+from prinz_enricher.client.service_error import copy_error, is_one_rows_fault, timed_out
 from prinz_enricher.contract import enricher_service_pb2 as pb
 
 MAX_ALONE: Final = 16
@@ -61,7 +61,7 @@ class ThreadCoalescer:
         self._lanes: dict[Hashable, Lane[_Waiter]] = {}
         self._alone = threading.BoundedSemaphore(MAX_ALONE)
 
-    def score(self, form: Form, row: tuple[object, ...], deadline: float) -> Scores:
+    def score(self, form: RowForm, row: tuple[object, ...], deadline: float) -> Scores:
         """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
         call = RowCall(row, deadline, _Waiter())
         key = form.key
@@ -99,7 +99,7 @@ class ThreadCoalescer:
         assert outcome is not None  # noqa: S101 - the gate was open
         return outcome
 
-    def _send_next(self, lane: Lane[_Waiter], form: Form, sender: _Call) -> None:
+    def _send_next(self, lane: Lane[_Waiter], form: RowForm, sender: _Call) -> None:
         """Send the next message, and answer its callers."""
         with self._lock:
             message = lane.next_message()
@@ -130,7 +130,7 @@ class ThreadCoalescer:
                 pending.add_done_callback(partial(self._finish_late, lane, form, message, pending))
 
     def _finish_late(
-        self, lane: Lane[_Waiter], form: Form, message: RowMessage[_Waiter], pending: PendingScore
+        self, lane: Lane[_Waiter], form: RowForm, message: RowMessage[_Waiter], pending: PendingScore
     ) -> None:
         try:
             outcomes = _answers(form, pending.result(0.0), message.calls)
@@ -138,7 +138,9 @@ class ThreadCoalescer:
             outcomes = _failures(error, message.calls)
         self._finish(lane, form, message, outcomes)
 
-    def _finish(self, lane: Lane[_Waiter], form: Form, message: RowMessage[_Waiter], outcomes: list[_Outcome]) -> None:
+    def _finish(
+        self, lane: Lane[_Waiter], form: RowForm, message: RowMessage[_Waiter], outcomes: list[_Outcome]
+    ) -> None:
         with self._lock:
             following = lane.finish()
             if following is not None:
@@ -157,7 +159,7 @@ class ThreadCoalescer:
         if lane.is_idle and self._lanes.get(key) is lane:
             del self._lanes[key]
 
-    def _score_alone(self, form: Form, call: _Call) -> Scores:
+    def _score_alone(self, form: RowForm, call: _Call) -> Scores:
         if not self._alone.acquire(timeout=max(call.deadline - time.monotonic(), 0.0)):
             raise timed_out()
         try:
@@ -166,7 +168,7 @@ class ThreadCoalescer:
             self._alone.release()
 
 
-def _answers(form: Form, response: pb.ScoreResponse, calls: Sequence[_Call]) -> list[_Outcome]:
+def _answers(form: RowForm, response: pb.ScoreResponse, calls: Sequence[_Call]) -> list[_Outcome]:
     return list(form.read_responses(response, len(calls)))
 
 

@@ -31,9 +31,9 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring import Status, Target, WorkerPool
 from prinz_enricher.service.alias_routing import AliasRouter
+from prinz_enricher.service.calls import Call, Source
 from prinz_enricher.service.heap import trim_heap
 from prinz_enricher.service.model_messages import ModelMessages, model_message
-from prinz_enricher.service.ports import Call, Source
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.payload import Limits, parse_score_request
 from prinz_enricher.service.score.request_grouping import RequestGrouper

@@ -25,7 +25,7 @@ from prinz_enricher.batch import (
 from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.params import decode_params
 from prinz_enricher.batch.python_values import python_values
-from prinz_enricher.client.rows import to_batch
+from prinz_enricher.client.row_forms import to_batch
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.ipc.faults import InvalidRows

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from prinz_enricher.client import ServiceError, Tls
-from prinz_enricher.client.connection import Bearer
+from prinz_enricher.client.connection import BearerToken
 
 
 def test_half_a_pair() -> None:
@@ -32,19 +32,19 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_no_token() -> None:
     """Without a token nothing is sent."""
-    assert Bearer(None).metadata() == ()
+    assert BearerToken(None).metadata() == ()
 
 
 def test_a_token_itself() -> None:
     """A token is sent as it is, without the line end that it may have."""
-    assert Bearer("one\n").metadata() == (("authorization", "Bearer one"),)
+    assert BearerToken("one\n").metadata() == (("authorization", "Bearer one"),)
 
 
 @pytest.mark.parametrize("token", ["", " \n", "two words", "line\nfeed", "ümlaut", "bell\a"])
 def test_what_is_no_token(token: str) -> None:
     """What a header can't hold is refused, and not repeated."""
     with pytest.raises(ValueError, match="the token") as raised:
-        Bearer(token)
+        BearerToken(token)
     assert not token.strip() or token not in str(raised.value)
 
 
@@ -52,7 +52,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     """A token that is written anew, or put in the place of the old file, is the one that is sent next."""
     path = tmp_path / "token"
     path.write_text("one\n")
-    bearer = Bearer(path)
+    bearer = BearerToken(path)
     assert bearer.metadata() == bearer.metadata() == (("authorization", "Bearer one"),)
     path.write_text("second\n")
     assert bearer.metadata() == (("authorization", "Bearer second"),)
@@ -65,7 +65,7 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     """Without its file a call fails with UNAUTHENTICATED before anything is sent; with it again, it goes on."""
     path = tmp_path / "token"
     path.write_text("one")
-    bearer = Bearer(path)
+    bearer = BearerToken(path)
     bearer.metadata()
     path.unlink()
     with pytest.raises(ServiceError) as raised:
@@ -80,11 +80,11 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
 def test_a_function_that_gives_none(give: Callable[[], str]) -> None:
     """Where a function gives no token the call fails with UNAUTHENTICATED."""
     with pytest.raises(ServiceError, match="there is no token"):
-        Bearer(give).metadata()
+        BearerToken(give).metadata()
 
 
 def test_a_function_is_asked_each_time() -> None:
     """A function gives the token of each message."""
     tokens = iter(["one", "two"])
-    bearer = Bearer(lambda: next(tokens))
+    bearer = BearerToken(lambda: next(tokens))
     assert [bearer.metadata()[0][1] for _ in range(2)] == ["Bearer one", "Bearer two"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.batch import batch_to_rows
-from prinz_enricher.client.rows import one_record, to_batch
+from prinz_enricher.client.row_forms import one_record, to_batch
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field, ListOf, Scalar, ScalarKind, Signature
 

@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.fronts.grpc import call_batcher
 from prinz_enricher.fronts.grpc.call_batcher import MAX_WAIT, CallBatcher
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 
 
 def test_calls_that_come_within_a_few_turns_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

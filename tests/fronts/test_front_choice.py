@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from prinz_enricher.fronts.grpc import choice
-from prinz_enricher.service.ports import FrontError
+from prinz_enricher.service.calls import FrontError
 
 
 def chosen(kind: Any) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc import SERVICE
-from prinz_enricher.service.ports import FrontError
+from prinz_enricher.service.calls import FrontError
 from prinz_enricher.service.status import to_status
 from tests.support.front_core import (
     FRONTS,

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prinz_enricher.application import Application
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
-from prinz_enricher.service.ports import CallHandler, SourceOpener
+from prinz_enricher.service.calls import CallHandler, SourceOpener
 from tests.conftest import RunningRegistry
 from tests.support.deadline import wait_until
 from tests.support.mlflow_server import MlflowServer

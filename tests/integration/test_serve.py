@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client, ServiceError
-from prinz_enricher.client.errors import service_error
+from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 from tests.support.processes import children, is_there, resident_mb

@@ -13,7 +13,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.scoring import InlinePool, Target
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.payload import MAX_INDEPENDENT_ROWS, Limits
 from prinz_enricher.signature import (

@@ -20,7 +20,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc import SERVICE, GrpcioFront
 from prinz_enricher.fronts.grpc.native_front import NativeFront
-from prinz_enricher.service.ports import Call, Front, Source
+from prinz_enricher.service.calls import Call, Front, Source
 from prinz_enricher.service.status import to_status
 
 LIMIT = 64 * 1024

@@ -17,8 +17,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
 from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.ports import Call
 from prinz_enricher.service.score.payload import Limits
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema

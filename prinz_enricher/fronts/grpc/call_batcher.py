@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from prinz_enricher.service.ports import Call, CallHandler
+from prinz_enricher.service.calls import Call, CallHandler
 from prinz_enricher.service.status import internal_failure
 
 log = structlog.stdlib.get_logger(__name__)

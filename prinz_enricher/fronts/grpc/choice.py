@@ -13,7 +13,7 @@ import structlog
 from prinz_enricher.fronts.grpc.admission import UNLIMITED
 from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
 from prinz_enricher.provision.memory import default_budget
-from prinz_enricher.service.ports import Front, FrontError
+from prinz_enricher.service.calls import Front, FrontError
 
 log = structlog.stdlib.get_logger(__name__)
 

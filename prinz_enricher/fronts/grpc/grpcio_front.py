@@ -21,7 +21,7 @@ from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
 from prinz_enricher.fronts.grpc.unary_calls import UnaryCalls
-from prinz_enricher.service.ports import CallHandler, FrontError, Source, SourceOpener
+from prinz_enricher.service.calls import CallHandler, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]

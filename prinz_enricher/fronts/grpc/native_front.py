@@ -21,7 +21,7 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, RequestBytes, too_many_bytes
 from prinz_enricher.fronts.grpc.grpcio_front import PATIENCE, SERVICE, GrpcioFront
-from prinz_enricher.service.ports import Call, CallHandler, FrontError, SourceOpener
+from prinz_enricher.service.calls import Call, CallHandler, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
 
 if TYPE_CHECKING:

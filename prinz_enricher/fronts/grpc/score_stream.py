@@ -26,7 +26,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import Admission
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.status import to_status
 
 MAX_MESSAGES = 1024

@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 from prinz_enricher.errors import MessageTooLarge
 from prinz_enricher.fronts.grpc.admission import Admission
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.status import to_status
 
 Answer: TypeAlias = bytes | status_pb2.Status

@@ -21,7 +21,7 @@ from prinz_enricher.errors import (
     Violation,
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.independent_rows import split_rows
 from prinz_enricher.service.score.payload import (
     MAX_INDEPENDENT_ROWS,

@@ -26,7 +26,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
-from prinz_enricher.service.ports import Call
+from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.call import MAX_REQUEST_ID
 from prinz_enricher.service.score.response import log_rejection, output_mismatch, response_metadata, write_responses
 from prinz_enricher.service.score.template import ScoreSpec, Template, Templates, learn_template

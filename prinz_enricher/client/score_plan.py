@@ -11,7 +11,7 @@ from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import prefix
 from prinz_enricher.client.record import FULL, Records, Shape
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.rows import Rows, is_arrow, to_batch
+from prinz_enricher.client.row_forms import Rows, is_arrow, to_batch
 from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.signature import Signature
@@ -38,7 +38,7 @@ class RequestHead:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class RowForm:
     """What rows that may share a message have in common.
 
     Attributes:
@@ -66,7 +66,7 @@ class Form:
         return read_rows(response, self.asked.outputs, rows)
 
 
-class Plan:
+class ScorePlan:
     """How rows are written and responses read by the signature of a model."""
 
     def __init__(self, reference: ModelReference, signature: Signature) -> None:
@@ -83,7 +83,7 @@ class Plan:
         params: Mapping[str, object] | None,
         outputs: Sequence[str],
         request_id: str = "",
-    ) -> tuple[Form, tuple[object, ...]]:
+    ) -> tuple[RowForm, tuple[object, ...]]:
         """Check a single record; returns its form and its values.
 
         Raises:
@@ -91,7 +91,7 @@ class Plan:
         """
         shape, values = self._records.admit(record)
         form = self._form(outputs, params or {}, request_id) if params or outputs or request_id else self._plain
-        return (form if shape is FULL else Form(form.records, form.asked, shape)), values
+        return (form if shape is FULL else RowForm(form.records, form.asked, shape)), values
 
     def request(
         self, rows: Rows, params: Mapping[str, object] | None, outputs: Sequence[str], request_id: str
@@ -110,8 +110,8 @@ class Plan:
         # Joined in one copy, since columns may be large.
         return b"".join((asked.head, prefix(number, sum(map(len, parts))), *parts)), asked.outputs
 
-    def _form(self, outputs: Sequence[str], params: Mapping[str, object], request_id: str) -> Form:
-        return Form(self._records, self._asked(outputs, params, request_id, independent=True), FULL)
+    def _form(self, outputs: Sequence[str], params: Mapping[str, object], request_id: str) -> RowForm:
+        return RowForm(self._records, self._asked(outputs, params, request_id, independent=True), FULL)
 
     def _asked(
         self, outputs: Sequence[str], params: Mapping[str, object], request_id: str, *, independent: bool
@@ -145,7 +145,7 @@ class Model:
 
     def __init__(self, candidates: tuple[ModelReference, ...]) -> None:
         self.candidates = candidates
-        self.plan: Plan | None = None
+        self.plan: ScorePlan | None = None
 
 
 class Models:
