@@ -1,4 +1,4 @@
-"""The whole service, put together: started, kept healthy, drained."""
+"""The application: assembles the service, starts it, keeps its health, drains it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Application:
-    """The service by its settings.
+    """The service by its settings, with at least one registry.
 
     Args:
-        settings: All of them; at least one registry must be set.
-        front: Where calls come from; the front of the settings by default.
-        pool: Where models are scored; worker processes by default.
+        settings: The settings.
+        front: The front; by default that of the settings.
+        pool: Scores models; by default worker processes and the endpoints of the settings.
 
     Raises:
         FrontError: The front of the settings is not installed.
         AccessError: An endpoint's certificates can't be used.
-        ProvisionError: The settings of environments can't be used.
+        ProvisionError: The settings of environments are invalid.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
@@ -58,19 +58,19 @@ class Application:
         )
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
-        """Set once the registry has been read and calls are answered."""
+        """Set once the registry was read and calls are answered."""
 
     def start(self, ended: threading.Event | None = None) -> int:
-        """Begin to listen, and to read the registry; returns the port.
+        """Listen, and begin to read the registry; returns the port.
 
         Args:
-            ended: Once it is set, the start of a local store's own server is given up.
+            ended: Once it is set, waiting for a local store's server ends.
 
         Raises:
             AccessError: The registry's URL or certificates can't be used.
             AdminHttpError: The admin HTTP server can't start.
             FrontError: The address can't be listened on.
-            PrivateServerError: The local store's own server does not start.
+            PrivateServerError: A local store's server does not start.
         """
         self._registries.open(ended)
         self._catalog = self._registries.catalog
@@ -93,7 +93,7 @@ class Application:
         except BaseException:
             self._registries.close()
             raise
-        # From the first call on nobody hears NOT_FOUND.
+        # Before the first call, which would hear NOT_FOUND.
         self._front.set_health(self._health())
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
@@ -104,7 +104,7 @@ class Application:
         return port
 
     def stop(self) -> None:
-        """Drain: say NOT_SERVING, answer what was accepted within the grace period, end the workers."""
+        """Drain: set NOT_SERVING, answer calls in flight within the grace period, end the workers."""
         grace = self._settings.server.grace_period
         log.info("draining", grace_seconds=grace)
         self._draining = True
@@ -137,7 +137,7 @@ class Application:
             raise
 
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
-        """Unload what is gone, load what is wanted from the start, and tell the health of each model."""
+        """Unload versions that are gone, load those to preload, and request an update of health."""
         targets = {
             target.key: target
             for model in new.models.values()
@@ -160,7 +160,7 @@ class Application:
             self.ready.set()
 
     def _preloaded(self, model: CatalogModel) -> list[CatalogVersion]:
-        """Return the versions of a model that are to be loaded from the start."""
+        """Return the versions of a model to preload."""
         versions = [version for version in model.versions if version.wishes.preload]
         preload = self._settings.scoring.preload
         named = preload != "used" and any(fnmatch.fnmatchcase(model.name, pattern) for pattern in preload)
@@ -168,7 +168,7 @@ class Application:
         return versions if default is None or default in versions else [default, *versions]
 
     def _keep_health(self) -> None:
-        """After each change, tell grpc.health.v1 what is served, the last time that nothing is; keep what is in use."""
+        """After each change set the health, the last time to NOT_SERVING, and save what is in use."""
         draining = False
         pause: float | None = None
         while not draining:
@@ -176,14 +176,14 @@ class Application:
             self._health_changed.clear()
             draining = self._draining
             self._front.set_health(self._health())
-            # Health does not wait for the disk.
+            # After the health, which must not wait for the disk.
             if not draining:
                 self._in_use.load()
-            # The pool is whole even the last time: nothing ends before this thread does.
+            # The pool is open even the last time: it is closed after this thread.
             pause = self._in_use.save(at_once=draining)
 
     def _health(self) -> dict[str, bool]:
-        """Return what is SERVING: a model is, unless its default version is known to fail."""
+        """Return which services are SERVING: a model is, unless its default version is FAILED."""
         serving = self._catalog.ready.is_set() and not self._draining
         services = {"": serving, SERVICE.full_name: serving, "registry": serving and not self._catalog.stale}
         for member in self._catalog.members:

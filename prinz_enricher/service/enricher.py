@@ -258,7 +258,7 @@ class EnricherService:
 def is_full(view: int) -> bool:
     """Return whether a view has signatures; raises InvalidRequest for an unknown view."""
     if view not in pb.ModelView.values():
-        raise InvalidRequest("view", "is no ModelView")
+        raise InvalidRequest("view", "is not a ModelView")
     return view == pb.MODEL_VIEW_FULL
 
 
@@ -271,4 +271,4 @@ def parse(kind: type[_M], data: bytes) -> _M:
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise InvalidRequest("request", f"is no {kind.DESCRIPTOR.name} message") from None
+        raise InvalidRequest("request", f"is not a {kind.DESCRIPTOR.name} message") from None

@@ -59,7 +59,7 @@ class Routes:
         endpoint = wish.removeprefix(_REMOTE).strip()
         if wish.startswith(_REMOTE) and endpoint in self._rules:
             return Route(endpoint)
-        return Route(fault=f'has a tag prinz.route "{wish[:100]}", which is no endpoint of this service')
+        return Route(fault=f'has a tag prinz.route "{wish[:100]}", which is not an endpoint of this service')
 
 
 class Targets:

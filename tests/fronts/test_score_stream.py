@@ -125,7 +125,7 @@ def test_it_reads_as_protobuf_does(data: bytes) -> None:
 
 def test_what_is_no_message() -> None:
     """Bytes that have no sequence are refused as a whole."""
-    with pytest.raises(InvalidRequest, match="message: is no ScoreStreamRequest"):
+    with pytest.raises(InvalidRequest, match="message: is not a ScoreStreamRequest"):
         read_message(b"\xff")
 
 

@@ -293,7 +293,7 @@ def read_message(data: bytes) -> ScoreMessage:
     try:
         envelope = _Envelope.FromString(data)
     except DecodeError:
-        raise InvalidRequest("message", "is no ScoreStreamRequest") from None
+        raise InvalidRequest("message", "is not a ScoreStreamRequest") from None
     # Each field access makes an object; most messages have one request and no timeout.
     requests, timeouts = envelope.request, envelope.timeout
     try:
@@ -329,7 +329,7 @@ def _merged(requests: Sequence[bytes]) -> bytes:
         try:
             pb.ScoreRequest.FromString(request)
         except DecodeError:
-            raise InvalidRequest("request", "is no ScoreRequest message") from None
+            raise InvalidRequest("request", "is not a ScoreRequest message") from None
     return b"".join(requests)
 
 
@@ -339,7 +339,7 @@ def _seconds(timeouts: Sequence[bytes]) -> float | None:
         for timeout in timeouts:
             duration.MergeFromString(timeout)
     except DecodeError:
-        raise InvalidRequest("timeout", "is no Duration message") from None
+        raise InvalidRequest("timeout", "is not a Duration message") from None
     seconds, nanos = duration.seconds, duration.nanos
     if seconds < 0 or nanos < 0:
         raise InvalidRequest("timeout", "is negative, or mixes signs")

@@ -59,7 +59,7 @@ def parse_score_request(data: bytes) -> tuple[pb.ScoreRequest, Views]:
             return pb.ScoreRequest.FromString(data), Views()
         return pb.ScoreRequest.FromString(rest), views
     except DecodeError:
-        raise InvalidRequest("request", "is no ScoreRequest message") from None
+        raise InvalidRequest("request", "is not a ScoreRequest message") from None
 
 
 def declared_rows(request: pb.ScoreRequest, form: str | None) -> int:
