@@ -260,7 +260,7 @@ def test_tag_routes(world: World) -> None:
             world.scratch.set_tag(touchy.TAGGED, "prinz.route", lie)
             wait_until(lambda lie=lie: lie in version().state_message)  # type: ignore[misc]  # bound to this turn
             assert version().state == model_pb2.ModelVersion.STATE_FAILED
-            with pytest.raises(ServiceError, match="is no endpoint of this service") as raised:
+            with pytest.raises(ServiceError, match="is not an endpoint of this service") as raised:
                 client.score(TAGGED, row)
             assert raised.value.reason == "MODEL_LOAD_FAILED"
         assert len(world.nginx.seen()) == asked
