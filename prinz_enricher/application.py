@@ -97,7 +97,7 @@ class Application:
         self._front.set_health(self._health())
         self._health_thread.start()
         self._catalog.subscribe(self._catalog_changed)
-        self._catalog.subscribe_looks(self._health_changed.set)
+        self._catalog.on_stale_change(self._health_changed.set)
         registries = [member.url for member in self._catalog.members]
         log.info("listening", host=self._settings.server.host, port=port, registries=registries)
         self._catalog.start()
@@ -127,7 +127,7 @@ class Application:
             states=lambda: {name or "default": state for name, state in self._catalog.states().items()},
             ready=self._catalog.ready.is_set,
             draining=lambda: self._draining,
-            refresh=self._catalog.hasten,
+            refresh=self._catalog.request_refresh,
         )
         try:
             self._admin.start()
@@ -161,7 +161,7 @@ class Application:
 
     def _preloaded(self, model: CatalogModel) -> list[CatalogVersion]:
         """Return the versions of a model to preload."""
-        versions = [version for version in model.versions if version.wishes.preload]
+        versions = [version for version in model.versions if version.options.preload]
         preload = self._settings.scoring.preload
         named = preload != "used" and any(fnmatch.fnmatchcase(model.name, pattern) for pattern in preload)
         default = self._service.default_version(model) if named or wants_preload(model.tags) else None

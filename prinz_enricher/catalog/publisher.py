@@ -1,35 +1,217 @@
-"""The readers' side of the catalog: the snapshot that is current, those before it, and whoever watches."""
+"""Publishes snapshots: the current one and those before it, what each changed, and who is told of it."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
 import structlog
 
-from prinz_enricher.catalog.history import ChangeSet, History, read_token
-from prinz_enricher.catalog.recent import RecentSnapshots
-from prinz_enricher.catalog.snapshot import Snapshot
-from prinz_enricher.errors import ResyncRequired
+from prinz_enricher.catalog.snapshot import CatalogModel, Snapshot
+from prinz_enricher.errors import RegistryUnavailable, ResyncRequired
 
-Subscriber = Callable[[Snapshot | None, Snapshot], None]
-Listener = Callable[[ChangeSet], None]
+MAX_REVISIONS = 256
+MAX_CHANGES = 10_000
+"""Changes kept in all, so that the history of a large registry that changes as a whole does not hold many copies."""
+
+KEPT_SECONDS = 60.0
+"""How long a snapshot is kept after another took its place."""
+
+MIN_KEPT = 3
+"""How many snapshots are kept however old they are."""
+
+MAX_KEPT = 16
+"""How many snapshots are kept at most; what two of them have in common is stored once."""
+
+_FORMAT = b"\x01"
+_EPOCH_BYTES = 8
+_COUNTER_BYTES = 8
+_CHECKSUM_BYTES = 4
+_MAX_TOKEN_CHARACTERS = 256
 
 _log = structlog.get_logger(__name__)
 
 
+class ChangeKind(StrEnum):
+    """What happened to a model. One that was renamed is removed and added."""
+
+    ADDED = "added"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One model's change; `model` is None where it was removed."""
+
+    kind: ChangeKind
+    name: str
+    model: CatalogModel | None = None
+
+
+def diff(old: Snapshot | None, new: Snapshot) -> tuple[Change, ...]:
+    """Return what changed: removals first, so that a renamed model is never there twice; then the rest by name."""
+    before = {} if old is None else old.models
+    changes = [Change(ChangeKind.REMOVED, name) for name in before if name not in new.models]
+    for name, model in new.models.items():
+        former = before.get(name)
+        if former is None:
+            changes.append(Change(ChangeKind.ADDED, name, model))
+        elif former is not model and former.fingerprint != model.fingerprint:
+            changes.append(Change(ChangeKind.CHANGED, name, model))
+    return tuple(changes)
+
+
+def encode_token(content: bytes) -> str:
+    """Return bytes as text without padding, safe in a URL."""
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def decode_token(token: str, max_characters: int) -> bytes | None:
+    """Return the bytes of `encode_token`; None for anything else, or for more characters than that."""
+    if len(token) > max_characters or not token.isascii():
+        return None
+    try:
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+class Position(NamedTuple):
+    """A place in the history of one process.
+
+    Attributes:
+        epoch: Tells processes apart.
+        counter: How many revisions the process had seen.
+        revision: The catalog's revision then.
+    """
+
+    epoch: bytes
+    counter: int
+    revision: str
+
+    def token(self) -> str:
+        """Return the position as an opaque text for callers."""
+        body = _FORMAT + self.epoch + self.counter.to_bytes(_COUNTER_BYTES, "big") + self.revision.encode()
+        return encode_token(_checksum(body) + body)
+
+
+def read_token(token: str) -> Position:
+    """Read what `Position.token` wrote.
+
+    Raises:
+        ResyncRequired: The token is not valid.
+    """
+    content = decode_token(token, _MAX_TOKEN_CHARACTERS) or b""
+    body = content[_CHECKSUM_BYTES:]
+    if content[:_CHECKSUM_BYTES] != _checksum(body) or not body.startswith(_FORMAT):
+        raise ResyncRequired
+    epoch, rest = body[1 : 1 + _EPOCH_BYTES], body[1 + _EPOCH_BYTES :]
+    try:
+        revision = rest[_COUNTER_BYTES:].decode()
+    except UnicodeDecodeError:
+        raise ResyncRequired from None
+    return Position(epoch, int.from_bytes(rest[:_COUNTER_BYTES], "big"), revision)
+
+
+def _checksum(body: bytes) -> bytes:
+    # Against damage alone: who makes up a token harms nobody else.
+    return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
+
+
+class ChangeSet(NamedTuple):
+    """What changed with one revision, in the order of `diff`, and where the catalog was after it."""
+
+    position: Position
+    changes: tuple[Change, ...]
+
+
+class History:
+    """The change sets of the last revisions, so that a watch resumes where it was cut off. Not thread-safe."""
+
+    def __init__(self, limit: int = MAX_REVISIONS, *, max_changes: int = MAX_CHANGES) -> None:
+        self._limit = limit
+        self._max_changes = max_changes
+        self.position = Position(secrets.token_bytes(_EPOCH_BYTES), 0, "")
+        # The revision before the oldest change set that is kept: a watch that saw it can still be resumed.
+        self._oldest = self.position
+        self._sets: deque[ChangeSet] = deque()
+        self._kept_changes = 0
+
+    def append(self, old: Snapshot | None, new: Snapshot) -> ChangeSet:
+        """Add a snapshot, and return what changed; that may be nothing, where only faults outside of models did."""
+        self.position = Position(self.position.epoch, self.position.counter + 1, new.revision)
+        news = ChangeSet(self.position, diff(old, new))
+        if old is None:
+            # Nobody can have seen less than the first snapshot.
+            self._oldest = self.position
+            return news
+        self._sets.append(news)
+        self._kept_changes += len(news.changes)
+        while self._sets and (len(self._sets) > self._limit or self._kept_changes > self._max_changes):
+            gone = self._sets.popleft()
+            self._kept_changes -= len(gone.changes)
+            self._oldest = gone.position
+        return news
+
+    def since(self, position: Position) -> tuple[ChangeSet, ...] | None:
+        """Return the change sets after a position, oldest first; None where they are not known.
+
+        A position of another process counts where the catalog had the same revision here: the same revision is the
+        same content.
+        """
+        seen = [self._oldest, *(one.position for one in self._sets)]
+        for index in range(len(seen) - 1, -1, -1):
+            ours = seen[index]
+            same_place = position.epoch != ours.epoch or position.counter == ours.counter
+            if ours.counter and position.revision == ours.revision and same_place:
+                return tuple(self._sets)[index:]
+        return None
+
+
+class RecentSnapshots:
+    """The last few snapshots, so that a caller pages through the one that it began with. One thread writes."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[float, Snapshot], ...] = ()
+
+    def keep(self, snapshot: Snapshot, now: float) -> None:
+        """Add the snapshot that is current from now on, in seconds of a monotonic clock; forget what is too old."""
+        others = [(since, one) for since, one in self._kept if one.revision != snapshot.revision]
+        kept = deque([*others, (now, snapshot)], MAX_KEPT)
+        # A snapshot was replaced when the next one came.
+        while len(kept) > MIN_KEPT and now - kept[1][0] > KEPT_SECONDS:
+            kept.popleft()
+        self._kept = tuple(kept)
+
+    def find(self, revision: str) -> Snapshot | None:
+        """Return the snapshot of a revision; None where it is not kept."""
+        return next((one for _, one in self._kept if one.revision == revision), None)
+
+
+Subscriber = Callable[[Snapshot | None, Snapshot], None]
+Listener = Callable[[ChangeSet], None]
+
+
 @dataclass(frozen=True)
 class Watch:
-    """The start of a watch; what comes after it, without gap or double, goes to its listener.
+    """The start of a watch; what comes after it goes to its listener, without a gap or a duplicate.
 
     Attributes:
         snapshot: All that there is; None where the watch was resumed.
         missed: What changed since the token that it was resumed from, oldest first.
         revision: Of the catalog after all of that.
         token: Resumes after all of that.
-        end: Ends the watch; the listener is called no more once it has returned.
+        end: Ends the watch; the listener is not called after it has returned.
     """
 
     snapshot: Snapshot | None
@@ -40,51 +222,38 @@ class Watch:
 
 
 class Publisher:
-    """Gives out one snapshot after the other. One thread publishes, any may read and watch."""
+    """Answers from the snapshot that was published last. One thread publishes, any may read and watch."""
 
     def __init__(self) -> None:
-        """Have nothing yet."""
         self._current: Snapshot | None = None
         self._recent = RecentSnapshots()
         self._history = History()
         self._subscribers: tuple[Subscriber, ...] = ()
         self._listeners: dict[object, Listener] = {}
-        self._lock = threading.Lock()
-
-    def copy(self) -> Publisher:
-        """Return another one that knows the same and that nobody watches: for another process, which is told the rest.
-
-        Where that publishes the same snapshots, tokens of the one resume watches of the other.
-        """
-        other = Publisher()
-        with self._lock:
-            other._current, other._recent = self._current, self._recent.copy()
-            other._history = self._history.copy()
-        return other
-
-    def __getstate__(self) -> tuple[Snapshot | None, RecentSnapshots, History]:
-        return (self._current, self._recent, self._history)
-
-    def __setstate__(self, state: tuple[Snapshot | None, RecentSnapshots, History]) -> None:
-        self.__init__()  # type: ignore[misc]  # what can't travel is made anew
-        self._current, self._recent, self._history = state
+        self._publishing = threading.Lock()
 
     @property
     def current(self) -> Snapshot | None:
-        """The newest snapshot; None where there was none yet."""
+        """The last good snapshot; None where there was none yet."""
+        return self._current
+
+    def snapshot(self) -> Snapshot:
+        """Return the last good snapshot.
+
+        Raises:
+            RegistryUnavailable: There was none yet.
+        """
+        if self._current is None:
+            raise self._unavailable()
         return self._current
 
     def find(self, revision: str) -> Snapshot | None:
-        """Return the snapshot of a revision of the last minute; None where it is not known."""
+        """Return the snapshot of a revision of the last minute; None where it is not known any more."""
         return self._recent.find(revision)
 
     def publish(self, new: Snapshot) -> Snapshot:
-        """Make a snapshot the current one, and tell who watches; does nothing where its revision is current.
-
-        Returns:
-            The snapshot that is current then.
-        """
-        with self._lock:
+        """Make a snapshot current and notify who watches, unless its revision is current; return the current one."""
+        with self._publishing:
             old = self._current
             if old is not None and old.revision == new.revision:
                 return old
@@ -98,7 +267,13 @@ class Publisher:
         return new
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Have a function called with the old and the new snapshot after each change; return what ends that."""
+        """Have a function called with the old and the new snapshot after each change; the first old one is None.
+
+        It is called in the thread that publishes, so it must be quick; what it raises is logged.
+
+        Returns:
+            A function that ends the subscription.
+        """
         self._subscribers += (subscriber,)
 
         def end() -> None:
@@ -107,15 +282,26 @@ class Publisher:
         return end
 
     def watch(self, token: str, listener: Listener) -> Watch:
-        """Begin, or resume, a watch; see `Catalog.watch`. There is a current snapshot."""
+        """Begin a watch, or resume one, so that nothing is sent twice and nothing is left out.
+
+        Args:
+            token: Where to go on; empty to begin with the whole catalog.
+            listener: Called with each set of changes after the start, in order, by the thread that publishes; before
+                `watch` has returned if need be. It may only put the set into a queue.
+
+        Raises:
+            ResyncRequired: It is not known what changed since the token.
+            RegistryUnavailable: There is no snapshot yet.
+        """
+        self.snapshot()
         position = read_token(token) if token else None
         identity = object()
 
         def end() -> None:
-            with self._lock:
+            with self._publishing:
                 self._listeners.pop(identity, None)
 
-        with self._lock:
+        with self._publishing:
             missed = self._history.since(position) if position else ()
             if missed is None:
                 raise ResyncRequired
@@ -124,9 +310,12 @@ class Publisher:
             here = self._history.position
             return Watch(start, missed, here.revision, here.token(), end)
 
+    def _unavailable(self) -> RegistryUnavailable:
+        return RegistryUnavailable("", "nothing was published yet")
+
 
 def _guarded(function: Callable[..., None], *arguments: object) -> None:
     try:
         function(*arguments)
-    except Exception:  # noqa: BLE001 - who is told must not take the catalog, or others who are told, down
+    except Exception:  # noqa: BLE001 - a subscriber must not take the catalog, or other subscribers, down
         _log.exception("subscriber to the catalog failed")

@@ -1,27 +1,27 @@
-"""A complete reading of what the registry lists.
+"""A complete reading of the models and versions that the registry lists.
 
 MLflow's page tokens are offsets, and its lists come in several requests. So a list may leave out what is there: where
 one entity is deleted between two pages, another moves from a page not read yet to one that was. And models and versions
-are not of the same moment. Here a former entity is believed to be gone only when the registry says so of that entity,
-or when a second list has all that the first one had: what hid an entity in the first is missing in the second.
+are not of the same moment. So a former entity is believed to be gone only when the registry says so of that entity, or
+when a second list has all that the first one had: what hid an entity in the first is missing in the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Generic, TypeVar
 
 import structlog
 
-from prinz_enricher.catalog.selection import Selection
+from prinz_enricher.catalog.serving_rules import Selection
+from prinz_enricher.catalog.snapshot import VersionKey
 from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable, RegistryUnreadable
 
 MAX_ASKED = 50
-"""How many entities are asked for one by one; where more are in doubt, the list is read again."""
+"""How many entities are requested one by one; where more are in doubt, the list is read again."""
 
 MAX_LISTS = 6
 """How often a list is read until it is the same twice."""
@@ -33,8 +33,6 @@ _log = structlog.get_logger(__name__)
 K = TypeVar("K")
 T = TypeVar("T")
 
-VersionKey = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -43,8 +41,8 @@ class Reading:
     Attributes:
         models: Those that are served, by name.
         versions: All versions of those models, by name and number.
-        faults: What the registry told that can't be read.
-        hidden: Names of models of which the registry lists versions, but which it neither lists nor tells.
+        faults: What the registry lists that can't be read.
+        hidden: Names of models of which the registry lists versions, but which it neither lists nor returns.
     """
 
     models: Mapping[str, RegisteredModel]
@@ -53,37 +51,36 @@ class Reading:
     hidden: frozenset[str] = frozenset()
 
 
-NOTHING = Reading({}, {})
-
-
 def read_registry(client: RegistryClient, former: Reading | None = None, selection: Selection | None = None) -> Reading:
-    """Read all registered models and their versions.
-
-    Args:
-        client: Of the registry.
-        former: The reading before; None where this is the first.
-        selection: Which models are served; all by default.
+    """Read all registered models and their versions; those of the selection are served, by default all.
 
     Raises:
         RegistryError: They can't be read completely.
     """
+
+    def request_model(name: str) -> RegisteredModel | None:
+        model = client.registered_model(name)
+        return None if model.tags.get(_PROMPT_TAG) == "true" else model
+
     admits = (selection or Selection()).admits
-    known = former or NOTHING
+    known = former or Reading({}, {})
     # Models first: an alias that moves to a new version between the two requests still points to the old one then,
     # never to a version that is not there.
-    model_list = _List(client.registered_models, _model_asker(client), lambda model: model.name)
+    model_list = _List(client.registered_models, request_model, lambda model: model.name)
     models = model_list.read(known.models, first=former is None)
-    version_list = _List(client.model_versions, _version_asker(client), lambda version: (version.name, version.version))
-    # A version is gone with its model, so it is not asked for where that is gone.
+    version_list = _List(
+        client.model_versions, lambda key: client.model_version(*key), lambda version: (version.name, version.version)
+    )
+    # A version is gone with its model, so it is not requested where that is gone.
     wanted = {key: version for key, version in known.versions.items() if version.name in models}
     versions = version_list.read(wanted, first=former is None)
 
     unlisted = {name for name, _ in versions if name not in models}
-    # One that was created just now is listed the next time; the others may not be seen by us, which need not be asked
-    # with each reading.
+    # One that was created just now is listed the next time; the others may be hidden from us, which need not be
+    # requested with each reading.
     models |= model_list.look_up(unlisted - known.hidden, known.models)
     torn = _torn(models, versions, known) | {name for name, _ in version_list.lost if name in models}
-    for name, model in model_list.ask(torn, models).items():
+    for name, model in model_list.request(torn, models).items():
         if model is None:
             del models[name]
         else:
@@ -112,7 +109,7 @@ def select(reading: Reading, selection: Selection) -> Reading:
     return Reading(models, versions, reading.faults)
 
 
-def sought_after(reading: Reading) -> set[VersionKey]:
+def most_needed(reading: Reading) -> set[VersionKey]:
     """Return the versions that calls most likely mean: those with an alias, and the newest of each model."""
     newest: dict[str, int] = {}
     for name, number in reading.versions:
@@ -148,36 +145,33 @@ class _List(Generic[K, T]):
     """
 
     def __init__(
-        self, list_all: Callable[[], Listing[T]], ask_one: Callable[[K], T | None], key_of: Callable[[T], K]
+        self, list_all: Callable[[], Listing[T]], request_one: Callable[[K], T | None], key_of: Callable[[T], K]
     ) -> None:
         self.faults: tuple[str, ...] = ()
         self.lost: set[K] = set()
         self._list_all = list_all
-        self._ask_one = ask_one
+        self._request_one = request_one
         self._key_of = key_of
 
     def read(self, known: Mapping[K, T], *, first: bool) -> dict[K, T]:
-        """Read the list, and make sure of what is missing.
+        """Read the list, and make sure of what is missing of what was known.
 
         Args:
             known: What was there before.
-            first: Whether nothing is known, so that a list of several pages has nothing to be compared with.
+            first: Whether nothing is known, so that a list of several pages can't be compared with anything.
         """
         items, pages = self._once()
         missing = [key for key in known if key not in items]
         if (first and pages > 1) or len(missing) > MAX_ASKED:
             return self._until_same(items)
-        for key, item in self.ask(missing, known).items():
-            if item is not None:
-                items[key] = item
-        return items
+        return items | self.look_up(missing, known)
 
-    def look_up(self, keys: set[K], known: Mapping[K, T]) -> dict[K, T]:
+    def look_up(self, keys: Collection[K], known: Mapping[K, T]) -> dict[K, T]:
         """Return what is there of some entities that the list did not have."""
-        return {key: item for key, item in self.ask(keys, known).items() if item is not None}
+        return {key: item for key, item in self.request(keys, known).items() if item is not None}
 
-    def ask(self, keys: set[K] | list[K], known: Mapping[K, T]) -> dict[K, T | None]:
-        """Ask for entities one by one; None for one that is not there.
+    def request(self, keys: Collection[K], known: Mapping[K, T]) -> dict[K, T | None]:
+        """Request entities one by one; None for one that is gone, or hidden from us.
 
         Where many are in doubt the list is read again instead. One for which there is no good answer is as it was.
         """
@@ -187,10 +181,13 @@ class _List(Generic[K, T]):
         found: dict[K, T | None] = {}
         for key in keys:
             try:
-                found[key] = self._ask_one(key)
+                found[key] = self._request_one(key)
             except RegistryUnreachable:
                 raise
             except RegistryError as error:
+                if isinstance(error, RegistryRefused) and (error.missing or error.forbidden):
+                    found[key] = None
+                    continue
                 _log.warning("registry does not tell whether an entity is there", entity=key, fault=str(error))
                 if key in known:
                     found[key] = known[key]
@@ -208,41 +205,11 @@ class _List(Generic[K, T]):
             former, (items, _) = items, self._once()
             seen |= items
             if former.keys() <= items.keys():
-                self.lost = seen.keys() - items.keys()
-                return items
-        missing = [key for key in seen if key not in items]
-        if len(missing) > MAX_ASKED:
-            raise RegistryUnreadable(f"something is missing in a list that was there just before, {MAX_LISTS} times")
-        items |= {key: item for key, item in self.ask(missing, seen).items() if item is not None}
+                break
+        else:
+            missing = [key for key in seen if key not in items]
+            if len(missing) > MAX_ASKED:
+                raise RegistryUnreadable(f"entities are missing in a list that had them just before, {MAX_LISTS} times")
+            items |= self.look_up(missing, seen)
         self.lost = seen.keys() - items.keys()
         return items
-
-
-def _model_asker(client: RegistryClient) -> Callable[[str], RegisteredModel | None]:
-    def ask(name: str) -> RegisteredModel | None:
-        try:
-            model = client.registered_model(name)
-        except RegistryRefused as error:
-            if _is_gone(error):
-                return None
-            raise
-        return None if model.tags.get(_PROMPT_TAG) == "true" else model
-
-    return ask
-
-
-def _version_asker(client: RegistryClient) -> Callable[[VersionKey], ModelVersion | None]:
-    def ask(key: VersionKey) -> ModelVersion | None:
-        try:
-            return client.model_version(*key)
-        except RegistryRefused as error:
-            if _is_gone(error):
-                return None
-            raise
-
-    return ask
-
-
-def _is_gone(error: RegistryRefused) -> bool:
-    """Tell whether there is nothing, or nothing for us any more."""
-    return error.missing or error.status == HTTPStatus.FORBIDDEN

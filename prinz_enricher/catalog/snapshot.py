@@ -1,14 +1,23 @@
-"""What the registry offered at one moment: immutable values, put together from what it told of models and versions."""
+"""What the registry offered at one moment: immutable values, and how they are assembled from what it lists."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from prinz_enricher.catalog.wishes import NO_WISHES, Wishes
-from prinz_enricher.registry.entities import ARCHIVED, READY
+from prinz_enricher.catalog.serving_rules import (
+    DEFAULT_TAG,
+    NO_OPTIONS,
+    PolicyError,
+    ServingOptions,
+    parse_policy,
+    read_serving_options,
+)
+from prinz_enricher.registry.entities import ARCHIVED, READY, ModelVersion, RegisteredModel
 from prinz_enricher.signature.types import Signature
 
 
@@ -19,10 +28,10 @@ class ModelFile:
     Attributes:
         signature: None where it can't be read.
         flavors: MLflow's flavors, sorted.
-        fault: What is amiss; empty where all is well.
+        fault: What is wrong, as a sentence without its subject; or empty.
         pending: Whether the file was not read yet, or not for a passing reason.
         loader: The module that loads the model; empty where none is named.
-        observed: Its signature with the outputs that the model was seen to give; None where none were.
+        observed: Its signature with the outputs that the model was observed to return; None where none were.
     """
 
     signature: Signature | None
@@ -37,7 +46,7 @@ class ModelFile:
         """A hash of the content; made once, because a signature is large beside what else there is of a version."""
         told: object = None
         if self.signature is not None:
-            # The digest writes the parameters without the order that their defaults happen to have in memory.
+            # The digest does not depend on the order that the parameters' defaults happen to have in memory.
             fields = (self.signature.inputs, self.signature.outputs)
             told = (self.signature.digest, self.signature.origin.value, fields)
         seen = None if self.observed is None else self.observed.digest
@@ -45,10 +54,16 @@ class ModelFile:
 
 
 NO_FILE = ModelFile(None)
-"""Of a version whose MLmodel file is not looked at."""
+"""Of a version whose MLmodel file is not read."""
 
 NOT_READ = ModelFile(None, fault="was not read yet", pending=True)
-"""Of a version whose MLmodel file will be looked at soon."""
+"""Of a version whose MLmodel file will be read soon."""
+
+VersionKey = tuple[str, str]
+"""Name and number of a version."""
+
+Files = Mapping[VersionKey, ModelFile]
+"""What MLmodel files hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +71,9 @@ class CatalogVersion:
     """A version of a model.
 
     Attributes:
-        name: The model's name.
+        name: The name under which its model is served.
         version: Its number as text, such as `3`.
         aliases: Those that point to it, sorted.
-        description: What its author said of it; may be empty.
-        tags: Its tags.
         status: `READY`, or why the registry does not offer it yet.
         flavors: MLflow's flavors of it, sorted.
         run_id: The run that made it; may be empty.
@@ -68,11 +81,11 @@ class CatalogVersion:
         created_ms: When it was registered, in milliseconds since the epoch.
         updated_ms: When the registry last changed it.
         signature: None where it can't be read; of the origin MISSING where the version has none.
-        fault: What is amiss, as a sentence without its subject; empty where all is well.
+        fault: What is wrong, as a sentence without its subject; or empty.
         pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
-        registry: What the settings call the registry that it is of; empty for the one without a name.
+        registry: The name of its registry in the settings; empty for the one without a name.
         registered_as: Its model's name in that registry, where it is served under another; else empty.
-        wishes: What its tags, or else its model's, wish of how it is served.
+        options: What its tags, or else its model's, say of how it is served.
         loader: The module that loads it; empty where that is not known.
         stage: Its stage, such as `Production`; empty where its registry knows no stages.
     """
@@ -93,7 +106,7 @@ class CatalogVersion:
     pending: bool = False
     registry: str = ""
     registered_as: str = ""
-    wishes: Wishes = NO_WISHES
+    options: ServingOptions = NO_OPTIONS
     loader: str = ""
     stage: str = ""
 
@@ -107,11 +120,6 @@ class CatalogVersion:
         """Whether the registry offers it."""
         return self.status == READY
 
-    @property
-    def archived(self) -> bool:
-        """Whether it is in the stage of those that are out of use."""
-        return self.stage == ARCHIVED
-
 
 @dataclass(frozen=True)
 class CatalogModel:
@@ -119,14 +127,12 @@ class CatalogModel:
 
     Attributes:
         name: Unique in the snapshot.
-        description: What its author said of it; may be empty.
-        tags: Its tags.
         aliases: Alias to version number.
         versions: Highest number first.
         created_ms: When it was registered, in milliseconds since the epoch.
         updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
         policy: Which version is meant where a caller names none, by its tag `prinz.default`; None where it has none.
-        fault: What is amiss with the model itself, as a sentence without its subject; empty where all is well.
+        fault: What is wrong with the model itself, as a sentence without its subject; or empty.
         fingerprint: A hash of the content, the signatures included.
     """
 
@@ -149,7 +155,7 @@ class CatalogModel:
     @cached_property
     def latest_ready(self) -> CatalogVersion | None:
         """The READY version of the highest number that is not archived; None where there is none."""
-        return next((version for version in self.versions if version.ready and not version.archived), None)
+        return next((one for one in self.versions if one.ready and one.stage != ARCHIVED), None)
 
     def latest_in(self, stage: str) -> CatalogVersion | None:
         """Return the READY version of the highest number in a stage, in any case; None where there is none."""
@@ -164,7 +170,7 @@ class Snapshot:
         registry: The registry's URL, without user and password.
         revision: A hash of the content: the same content has the same revision, on every machine.
         models: By name, sorted by name.
-        faults: What the registry told that can't be read, and so is not in `models`.
+        faults: What the registry lists that can't be read, and so is not in `models`.
     """
 
     registry: str
@@ -176,3 +182,124 @@ class Snapshot:
     def names(self) -> tuple[str, ...]:
         """The models' names, sorted."""
         return tuple(self.models)
+
+
+class Assembler:
+    """Assembles one snapshot after the other; a model that did not change is the same object in all of them."""
+
+    def __init__(self, registry: str) -> None:
+        self._registry = registry
+        # By name: what a model was assembled from, and the model. Who reads the registry keeps unchanged objects.
+        self._made: dict[str, tuple[tuple[object, ...], CatalogModel]] = {}
+
+    def assemble(
+        self,
+        models: Iterable[RegisteredModel],
+        versions: Iterable[ModelVersion],
+        files: Files,
+        faults: Iterable[str] = (),
+    ) -> Snapshot:
+        """Return the snapshot of what the registry lists.
+
+        Args:
+            models: With the aliases.
+            versions: Those without a model among `models` are left out: it was created or deleted meanwhile.
+            files: Only of versions that are READY.
+            faults: What the registry lists that can't be read.
+        """
+        grouped: dict[str, list[ModelVersion]] = defaultdict(list)
+        for version in versions:
+            grouped[version.name].append(version)
+        self._made = {
+            model.name: self._make(model, grouped.get(model.name, ()), files)
+            for model in sorted(models, key=lambda model: model.name)
+        }
+        sorted_faults = tuple(sorted(faults))
+        catalog = {name: model for name, (_, model) in self._made.items()}
+        revision = hashlib.sha256(repr(sorted_faults).encode())
+        for model in catalog.values():
+            revision.update(model.fingerprint)
+        return Snapshot(self._registry, revision.hexdigest()[:32], catalog, sorted_faults)
+
+    def _make(
+        self, model: RegisteredModel, listed: Iterable[ModelVersion], files: Files
+    ) -> tuple[tuple[object, ...], CatalogModel]:
+        versions = sorted(listed, key=lambda version: int(version.version), reverse=True)
+        read = [files.get((version.name, version.version), NO_FILE) for version in versions]
+        parts = (model, *versions, *read)
+        former = self._made.get(model.name)
+        if former is not None and len(former[0]) == len(parts) and all(map(operator.is_, former[0], parts)):
+            return former
+        made = _make_model(model, versions, read)
+        if former is not None and former[1].fingerprint == made.fingerprint:
+            made = former[1]
+        return parts, made
+
+
+def _make_model(model: RegisteredModel, versions: list[ModelVersion], files: list[ModelFile]) -> CatalogModel:
+    aliases: dict[str, list[str]] = defaultdict(list)
+    for alias, number in model.aliases.items():
+        aliases[number].append(alias)
+    policy: tuple[str, ...] | None = None
+    fault = ""
+    if DEFAULT_TAG in model.tags:
+        try:
+            policy = parse_policy(model.tags[DEFAULT_TAG])
+        except PolicyError as error:
+            fault = f"has a tag {DEFAULT_TAG} that can't be used ({error}), so the service's own policy holds"
+    made = CatalogModel(
+        name=model.name,
+        description=model.description,
+        tags=model.tags,
+        aliases=dict(sorted(model.aliases.items())),
+        versions=tuple(
+            _make_version(version, tuple(sorted(aliases[version.version])), file, model.tags)
+            for version, file in zip(versions, files, strict=True)
+        ),
+        created_ms=model.created_ms,
+        updated_ms=model.updated_ms,
+        policy=policy,
+        fault=fault,
+    )
+    return replace(made, fingerprint=_fingerprint(made, files))
+
+
+def _make_version(
+    version: ModelVersion, aliases: tuple[str, ...], file: ModelFile, model_tags: Mapping[str, str]
+) -> CatalogVersion:
+    fault, pending = file.fault, file.pending
+    if version.status != READY:
+        message = f": {version.status_message}" if version.status_message else ""
+        fault, pending = f"is {version.status} in the registry{message}", False
+    options = read_serving_options(version.tags, model_tags)
+    return CatalogVersion(
+        name=version.name,
+        version=version.version,
+        aliases=aliases,
+        description=version.description,
+        tags=version.tags,
+        status=version.status,
+        flavors=file.flavors,
+        run_id=version.run_id,
+        source=version.source,
+        created_ms=version.created_ms,
+        updated_ms=version.updated_ms,
+        signature=file.observed if options.observed and file.observed is not None else file.signature,
+        fault=fault,
+        pending=pending,
+        options=options,
+        loader=file.loader,
+        stage=version.stage,
+    )
+
+
+def _fingerprint(model: CatalogModel, files: list[ModelFile]) -> bytes:
+    """Hash the content; `repr` writes every part of these values, and separates them."""
+    head = (model.name, model.description, sorted(model.tags.items()), sorted(model.aliases.items()))
+    digest = hashlib.sha256(repr((head, model.created_ms, model.updated_ms)).encode())
+    for version, file in zip(model.versions, files, strict=True):
+        own = (version.version, version.description, sorted(version.tags.items()), version.status)
+        rest = (version.run_id, version.source, version.created_ms, version.updated_ms, version.fault, version.stage)
+        digest.update(repr((own, rest)).encode())
+        digest.update(file.fingerprint)
+    return digest.digest()

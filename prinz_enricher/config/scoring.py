@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from prinz_enricher.catalog.policy import VERSION_PREFIX, is_choice
+from prinz_enricher.catalog.serving_rules import VERSION_PREFIX, is_choice
 from prinz_enricher.config.section import Section
 from prinz_enricher.provision.loaders import DEFAULT_LOADERS
 

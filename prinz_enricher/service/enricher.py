@@ -15,8 +15,8 @@ from google.rpc import status_pb2
 from prinz_enricher.catalog import (
     CatalogModel,
     CatalogVersion,
-    CatalogView,
     Snapshot,
+    Union,
     default_version,
     paginate,
     resolve,
@@ -69,7 +69,7 @@ class EnricherService:
 
     def __init__(
         self,
-        catalog: CatalogView,
+        catalog: Union,
         pool: WorkerPool,
         *,
         default_policy: Sequence[str],

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from prinz_enricher.catalog import CatalogVersion, Union, Used, UsedFile
+from prinz_enricher.catalog import CatalogVersion, Union, UsedFile, UsedVersion
 from prinz_enricher.scoring import Target, WorkerPool, WorkerState
 
 SAVE_SECONDS = 1.0
@@ -71,12 +71,12 @@ class InUse:
             file.save([*self._waiting[name], *(_used(target) for target in in_use if target.registry_name == name)])
         return None
 
-    def _found(self) -> list[tuple[str, Used, Target]]:
+    def _found(self) -> list[tuple[str, UsedVersion, Target]]:
         """Return the waiting versions that the catalog has; forget those that it will not have."""
         # A stored snapshot may be older than what was in use. Read before the snapshot.
         read = {member.name for member in self._catalog.members if not member.catalog.stale}
         snapshot = self._catalog.current
-        found: list[tuple[str, Used, Target]] = []
+        found: list[tuple[str, UsedVersion, Target]] = []
         if snapshot is None:
             return found
         for member in self._catalog.members:
@@ -91,6 +91,6 @@ class InUse:
         return found
 
 
-def _used(target: Target) -> Used:
+def _used(target: Target) -> UsedVersion:
     content = hashlib.sha256(f"{target.fingerprint} {target.signature.digest}".encode()).hexdigest()
-    return Used(target.registered_name, target.version, content)
+    return UsedVersion(target.registered_name, target.version, content)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from prinz_enricher.catalog import ENVIRONMENT_TAG, CatalogVersion, CatalogView, scorable
+from prinz_enricher.catalog import ENVIRONMENT_TAG, CatalogVersion, Union, scorable
 from prinz_enricher.errors import LoaderNotAllowed, ModelLoadFailed
 from prinz_enricher.provision.loaders import allows
 from prinz_enricher.scoring import Status, Target, WorkerState
@@ -53,7 +53,7 @@ class Routes:
         for endpoint, patterns in self._rules.items():
             if any(fnmatchcase(version.name, pattern) for pattern in patterns):
                 return Route(endpoint)
-        wish = version.wishes.route
+        wish = version.options.route
         if not wish or wish == "local":
             return _LOCAL_ROUTE
         endpoint = wish.removeprefix(_REMOTE).strip()
@@ -75,7 +75,7 @@ class Targets:
 
     def __init__(
         self,
-        catalog: CatalogView,
+        catalog: Union,
         allowed_loaders: Sequence[str],
         routes: Routes,
         *,
@@ -141,7 +141,7 @@ class Targets:
         found = state_of(version, status)
         if route.endpoint != LOCAL:
             return replace(found, remote=True)
-        wish = version.wishes.environment
+        wish = version.options.environment
         if not wish or self._environment_tag:
             return found
         ignored = f"its tag {ENVIRONMENT_TAG} = {wish} counts only with workers.allow_environment_tag"
@@ -162,12 +162,12 @@ class Targets:
             signature,
             version.registry,
             version.registered_as,
-            version.wishes.batching,
-            version.wishes.replicas,
+            version.options.batching,
+            version.options.replicas,
             fingerprint=f"{version.created_ms} {version.source}",
             aliases=version.aliases,
             route=endpoint,
-            observe=self._allow_observed and version.wishes.observed and signature.origin is not Origin.OBSERVED,
-            environment=version.wishes.environment if self._environment_tag and endpoint == LOCAL else "",
+            observe=self._allow_observed and version.options.observed and signature.origin is not Origin.OBSERVED,
+            environment=version.options.environment if self._environment_tag and endpoint == LOCAL else "",
             loader=version.loader,
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from google.rpc import status_pb2
 
-from prinz_enricher.catalog import CatalogModel, CatalogView, ChangeSet, Kind
+from prinz_enricher.catalog import CatalogModel, ChangeKind, ChangeSet, Union
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import Overloaded
@@ -35,7 +35,7 @@ class WatchSource:
 
     def __init__(
         self,
-        catalog: CatalogView,
+        catalog: Union,
         token: str,
         to_message: Callable[[CatalogModel], model_pb2.Model],
         wake: Callable[[], None],
@@ -89,9 +89,9 @@ class WatchSource:
         after = change_set.position.token()
         for number, change in enumerate(change_set.changes, start=1):
             token = after if number == len(change_set.changes) else self._token
-            if change.kind is Kind.REMOVED or change.model is None:
+            if change.kind is ChangeKind.REMOVED or change.model is None:
                 yield pb.WatchModelsResponse(removed_name=change.name, resume_token=token)
-            elif change.kind is Kind.ADDED:
+            elif change.kind is ChangeKind.ADDED:
                 yield pb.WatchModelsResponse(added=self._to_message(change.model), resume_token=token)
             else:
                 yield pb.WatchModelsResponse(changed=self._to_message(change.model), resume_token=token)

@@ -30,14 +30,14 @@ def client(hostile_server: HostileServer) -> Iterator[RegistryClient]:
         yield opened
 
 
-def test_hasten(client: RegistryClient, registry: SyntheticRegistry) -> None:
+def test_request_refresh(client: RegistryClient, registry: SyntheticRegistry) -> None:
     """A hint brings the next look forward; a thousand hints are one."""
     with Catalog(client, refresh_interval=3600) as catalog:
         assert catalog.ready.wait(20)
         registry.add("new")
         looks = registry.asked[LISTS]
         for _ in range(1000):
-            catalog.hasten()
+            catalog.request_refresh()
         wait_until(lambda: "new" in catalog.snapshot().models)
         # One that came when the look had just begun may lead to another.
         assert registry.asked[LISTS] <= looks + 2
@@ -45,7 +45,7 @@ def test_hasten(client: RegistryClient, registry: SyntheticRegistry) -> None:
         registry.add("newer")
         catalog.want(catalog.snapshot().models["wine"].versions[0])
         assert "newer" not in catalog.snapshot().models
-        catalog.hasten()
+        catalog.request_refresh()
         wait_until(lambda: "newer" in catalog.snapshot().models)
 
 
@@ -60,7 +60,7 @@ def test_hint_during_a_look_is_not_lost(
         answer = registry(request)
         if request.path.endswith("model-versions/search") and next(once, False):
             registry.add("new")
-            catalog.hasten()
+            catalog.request_refresh()
         return answer
 
     hostile_server.respond = respond
@@ -123,7 +123,7 @@ def test_state(client: RegistryClient, registry: SyntheticRegistry, hostile_serv
     """The state tells what there is, how old it is, and whether the registry can be read; a turn is told once."""
     turns: list[bool] = []
     catalog = Catalog(client)
-    catalog.subscribe_looks(lambda: turns.append(catalog.stale))
+    catalog.on_stale_change(lambda: turns.append(catalog.stale))
     never = catalog.state()
     assert (never.models, never.age, never.stale, never.revision, never.refreshes) == (0, None, True, "", 0)
     registry.models["wine"].versions[1].mlmodel = None

@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.catalog.assembly import assemble
-from prinz_enricher.catalog.changes import Change, Kind, diff
-from prinz_enricher.catalog.history import ChangeSet, History, Position, read_token
-from prinz_enricher.catalog.publisher import Publisher
-from prinz_enricher.catalog.snapshot import Snapshot
+from prinz_enricher.catalog.publisher import (
+    Change,
+    ChangeKind,
+    ChangeSet,
+    History,
+    Position,
+    Publisher,
+    diff,
+    read_token,
+)
+from prinz_enricher.catalog.snapshot import Assembler, Snapshot
 from prinz_enricher.errors import ResyncRequired
 from prinz_enricher.registry import RegisteredModel
 
@@ -22,7 +28,9 @@ MODELS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2))
 
 def make_snapshot(**models: int) -> Snapshot:
     """Return a snapshot of models; the number stands for all that may change in one."""
-    return assemble("", [RegisteredModel(name, "", {}, {}, number, 0) for name, number in models.items()], [], {})
+    return Assembler("").assemble(
+        [RegisteredModel(name, "", {}, {}, number, 0) for name, number in models.items()], [], {}
+    )
 
 
 def named(changes: tuple[Change, ...]) -> list[str]:
@@ -34,8 +42,8 @@ def apply(models: dict[str, Any], changes: tuple[Change, ...]) -> dict[str, Any]
     """Return what a watcher knows after some changes; it never sees one that does not fit."""
     models = dict(models)
     for change in changes:
-        assert (change.name in models) == (change.kind is not Kind.ADDED)
-        if change.kind is Kind.REMOVED:
+        assert (change.name in models) == (change.kind is not ChangeKind.ADDED)
+        if change.kind is ChangeKind.REMOVED:
             del models[change.name]
         else:
             models[change.name] = change.model

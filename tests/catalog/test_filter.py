@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.catalog import CatalogModel, parse_filter
-from prinz_enricher.catalog.filter import MAX_CHARACTERS
+from prinz_enricher.catalog.queries import MAX_FILTER_CHARACTERS
 from prinz_enricher.errors import InvalidFilter
 
 
@@ -91,7 +91,7 @@ def test_faults_tell_their_position(text: str, position: int) -> None:
 def test_length_is_bounded() -> None:
     """A filter that is too long is refused unread."""
     with pytest.raises(InvalidFilter, match="longer than"):
-        parse_filter(f'name = "{"x" * MAX_CHARACTERS}"')
+        parse_filter(f'name = "{"x" * MAX_FILTER_CHARACTERS}"')
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.catalog import CatalogModel, Snapshot, page, paginate
-from prinz_enricher.catalog.recent import MAX_KEPT, RecentSnapshots
+from prinz_enricher.catalog import CatalogModel, Snapshot, paginate, queries
+from prinz_enricher.catalog.publisher import MAX_KEPT, RecentSnapshots
 from prinz_enricher.errors import InvalidFilter, InvalidPageToken, InvalidRequest
 
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True)
@@ -102,7 +102,7 @@ def test_token_belongs_to_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for filter_text, view in (("", "FULL"), ('name LIKE "%"', ""), ('name LIKE "%"F', "ULL")):
         with pytest.raises((InvalidPageToken, InvalidFilter)):
             paginate(HUNDREDS, 10, token, filter_text, view)
-    monkeypatch.setattr(page, "_KEY", b"another")
+    monkeypatch.setattr(queries, "_KEY", b"another")
     with pytest.raises(InvalidPageToken):
         paginate(HUNDREDS, 10, token, 'name LIKE "%"', "FULL")
 

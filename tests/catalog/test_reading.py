@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from prinz_enricher.catalog.reading import MAX_ASKED, Reading, read_registry
-from prinz_enricher.catalog.selection import Selection
+from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.registry import RegistryClient, RegistryError, RegistryUnreachable, RegistryUnreadable
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.synthetic_registry import SyntheticRegistry

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.catalog import Selection, default_version, resolve, scorable
-from prinz_enricher.catalog.assembly import assemble
-from prinz_enricher.catalog.policy import PolicyError, parse_policy
-from prinz_enricher.catalog.snapshot import ModelFile, Snapshot
+from prinz_enricher.catalog.serving_rules import PolicyError, parse_policy
+from prinz_enricher.catalog.snapshot import Assembler, ModelFile, Snapshot
 from prinz_enricher.errors import AliasNotFound, ModelLoadFailed, ModelNotFound, VersionNotFound
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.signature import Signature
@@ -25,7 +24,7 @@ def make_snapshot(
         for n, status in statuses.items()
     ]
     file = ModelFile(Signature((), ()))
-    return assemble("http://mlflow", [model], versions, {("wine", number): file for number in statuses})
+    return Assembler("http://mlflow").assemble([model], versions, {("wine", number): file for number in statuses})
 
 
 SNAPSHOT = make_snapshot(
@@ -138,7 +137,9 @@ def test_scorable() -> None:
     assert scorable(resolve(SNAPSHOT, "wine")).version == "2"
     model = RegisteredModel("wine", "", {}, {}, 0, 0)
     version = ModelVersion("wine", "1", "", {}, "READY", "", "", "", 0, 0)
-    snapshot = assemble("http://mlflow", [model], [version], {("wine", "1"): ModelFile(None, fault="is broken")})
+    snapshot = Assembler("http://mlflow").assemble(
+        [model], [version], {("wine", "1"): ModelFile(None, fault="is broken")}
+    )
     with pytest.raises(ModelLoadFailed, match="it is broken"):
         scorable(resolve(snapshot, "wine"))
 
@@ -209,7 +210,7 @@ def test_own_policy_of_a_model(tag: str, number: str | None) -> None:
     model = SNAPSHOT.models["wine"]
     versions = [ModelVersion("wine", v.version, "", {}, v.status, "", "", "", 0, 0) for v in model.versions]
     told = RegisteredModel("wine", "", {"prinz.default": tag}, dict(model.aliases), 0, 0)
-    snapshot = assemble("http://mlflow", [told], versions, {})
+    snapshot = Assembler("http://mlflow").assemble([told], versions, {})
     default = default_version(snapshot.models["wine"])
     assert (None if default is None else default.version) == number
     assert bool(snapshot.models["wine"].fault) == (tag == "newest")

@@ -4,10 +4,10 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from prinz_enricher.catalog import Catalog, SnapshotStore
 from prinz_enricher.catalog import store as store_module
 from prinz_enricher.catalog.reading import Reading
 from prinz_enricher.catalog.snapshot import ModelFile
-from prinz_enricher.catalog.snapshot_lines import read_lines, write_lines
+from prinz_enricher.catalog.store import StoreError, decode, encode
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.registry import ModelVersion, RegisteredModel, RegistryClient, RegistryError
@@ -96,8 +96,7 @@ def reading_of(*files: ModelFile) -> tuple[Reading, dict[tuple[str, str], ModelF
 def test_signatures_come_back_exactly(signature: Signature) -> None:
     """A signature has the digest that it had, and all else that a digest leaves out."""
     reading, files = reading_of(ModelFile(signature, ("sklearn",), "has a fault"), ModelFile(signature))
-    lines = json.loads(json.dumps(list(write_lines(reading, files))))
-    back_reading, back = read_lines(lines)
+    back_reading, back = decode(encode(reading, files))
     assert back_reading == reading
     assert back == files
     for key, file in files.items():
@@ -110,9 +109,36 @@ def test_signatures_come_back_exactly(signature: Signature) -> None:
 def test_signature_that_can_not_be_written_is_left_out() -> None:
     """What the wire does not hold exactly is read from the registry again, and the others are there."""
     odd = Signature((), (), (Param("p", SCALARS, 2**64),))
-    reading, files = reading_of(ModelFile(odd), ModelFile(ODD[0]), ModelFile(None, ("x",), "can't be read"))
-    _, back = read_lines(list(write_lines(reading, files)))
-    assert back == {key: file for key, file in files.items() if key != ("m", "1")}
+    reading, files = reading_of(
+        ModelFile(odd), ModelFile(ODD[0]), ModelFile(None, ("x",), "can't be read"), ModelFile(ODD[0], loader="\ud800")
+    )
+    _, back = decode(encode(reading, files))
+    assert back == {key: file for key, file in files.items() if key not in {("m", "1"), ("m", "4")}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("versions", [{"name": "m", "version": "x"}]),
+        ("versions", [{"name": "m", "version": "9" * 5000}]),
+        ("models", [{"name": 5}]),
+        ("files", [["m", "1", [], "", "", 0]]),
+        ("files", [["m", "1", [], "", "", -1]]),
+        ("files", [["m", "1", [5], "", "", None]]),
+        ("signatures", ["%"]),
+        ("signatures", ["_w=="]),
+        ("signatures", 5),
+    ],
+)
+def test_what_was_not_written_so_is_refused(name: str, value: object) -> None:
+    """Content that is JSON, and not what this program writes, is damaged."""
+    whole = json.loads(encode(*reading_of()))
+    whole["versions"] = [asdict(ModelVersion("m", "1", "", {}, "READY", "", "", "", 0, 0))]
+    assert decode(json.dumps(whole).encode())
+    if name == "versions":
+        value = [whole["versions"][0] | one for one in cast("list[dict[str, str]]", value)]
+    with pytest.raises(StoreError, match="damaged"):
+        decode(json.dumps(whole | {name: value}).encode())
 
 
 @given(TEXTS.filter(bool), TEXTS, PAIRS, PAIRS, TIMES, TIMES)
@@ -123,16 +149,16 @@ def test_entities_come_back_exactly(
     model = RegisteredModel(name, text, tags, aliases, created, updated)
     version = ModelVersion(name, "7", text, tags, text or "READY", text, text, text, created, updated, text)
     reading = Reading({name: model}, {(name, "7"): version})
-    assert read_lines(json.loads(json.dumps(list(write_lines(reading, {}))))) == (reading, {})
+    assert decode(encode(reading, {})) == (reading, {})
 
 
-def test_lines_of_before_stages_are_read() -> None:
+def test_content_of_before_stages_is_read() -> None:
     """A list that was stored without stages is read, with versions in none."""
     version = ModelVersion("m", "1", "", {}, "READY", "", "", "", 0, 0, "Production")
     model = RegisteredModel("m", "", {}, {}, 0, 0)
-    (line,) = json.loads(json.dumps(list(write_lines(Reading({"m": model}, {("m", "1"): version}), {}))))
-    del line["versions"][0]["current_stage"]
-    assert read_lines([line])[0].versions["m", "1"] == replace(version, stage="")
+    stored = json.loads(encode(Reading({"m": model}, {("m", "1"): version}), {}))
+    del stored["versions"][0]["stage"]
+    assert decode(json.dumps(stored).encode())[0].versions["m", "1"] == replace(version, stage="")
 
 
 def test_file_is_ours_alone(store: SnapshotStore) -> None:
@@ -153,7 +179,7 @@ def test_folder_of_others_is_refused(store: SnapshotStore, mode: int, capsys: py
     store.path.unlink()
     store.save("2", *reading_of())
     assert list(store.path.parent.iterdir()) == []
-    assert capsys.readouterr().out.count("others may write") == 2
+    assert capsys.readouterr().out.count("writable by other users") == 2
     store.path.parent.chmod(0o700)
     store.save("3", *reading_of())
     store.path.chmod(mode)
@@ -176,14 +202,10 @@ def test_any_damage_is_seen(store: SnapshotStore) -> None:
     store.save("1", *reading_of(*(ModelFile(signature) for signature in ODD[:2])))
     content = store.path.read_bytes()
     for position in range(len(content)):
-        # The last line break alone may be missing.
-        if position < len(content) - 1:
-            store.path.write_bytes(content[:position])
-            assert store.load() is None
+        store.path.write_bytes(content[:position])
+        assert store.load() is None
         store.path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        stored = store.load()
-        # White space in the last line, which is the checksum's own, changes nothing.
-        assert stored is None or position >= content.rstrip(b"\n").rindex(b"\n")
+        assert store.load() is None
     store.path.write_bytes(content)
     assert store.load() is not None
 
@@ -199,12 +221,13 @@ def test_foreign_file_is_ignored(store: SnapshotStore, content: bytes, capsys: p
     assert "the stored catalog is not used" in capsys.readouterr().out
 
 
-def test_newer_format_is_ignored(
-    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("format_number", [1, store_module.FORMAT + 1])
+def test_other_format_is_ignored(
+    store: SnapshotStore, format_number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file of a later version of this program is not used."""
-    with monkeypatch.context() as later:
-        later.setattr(store_module, "FORMAT", 2)
+    """A file of another version of this program is not used."""
+    with monkeypatch.context() as other:
+        other.setattr(store_module, "FORMAT", format_number)
         store.save("1", *reading_of())
     assert store.load() is None
     assert "another version" in capsys.readouterr().out

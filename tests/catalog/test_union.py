@@ -54,8 +54,8 @@ def test_prefixes_tell_models_apart(stack: ExitStack) -> None:
     assert list(models) == ["fraud", "risk/wine", "wine"]
     (version,) = models["risk/wine"].versions
     assert (version.name, version.registered_name) == ("risk/wine", "wine")
-    assert two.union.member_of(version).url == two.servers[1].url
-    assert two.union.member_of(models["wine"].versions[0]).url == two.servers[0].url
+    assert two.union.url_of(version) == two.servers[1].url
+    assert two.union.url_of(models["wine"].versions[0]) == two.servers[0].url
     assert two.union.age() < 20
     assert set(two.union.states()) == {"", "risk"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.catalog import SnapshotStore, Used, UsedFile
+from prinz_enricher.catalog import SnapshotStore, UsedFile, UsedVersion
 
 DAMAGED = [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"kind": "another"}', b" " * (1024 * 1024 + 1)]
 DAMAGED += [
@@ -16,7 +16,7 @@ DAMAGED += [
     for used in ("3", "{}", "[null]", '[["wine"]]', '[["wine", 3, "a1"]]', '[["wine", "3", "a1", "more"]]')
 ]
 
-WINE, FRAUD = Used("wine", "3", "a1"), Used("fraud/ż", "1", "b2")
+WINE, FRAUD = UsedVersion("wine", "3", "a1"), UsedVersion("fraud/ż", "1", "b2")
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from prinz_enricher.catalog import Snapshot
-from prinz_enricher.catalog.assembly import assemble
-from prinz_enricher.catalog.snapshot import ModelFile
+from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Target
@@ -93,7 +92,7 @@ def snapshot() -> Snapshot:
         ModelVersion(name, "1", "", {}, "PENDING_REGISTRATION" if name == PENDING else READY, "", "", "", 0, 0)
         for name in names
     ]
-    return assemble(REGISTRY, models, versions, files)
+    return Assembler(REGISTRY).assemble(models, versions, files)
 
 
 def function_of(target: Target) -> ScoreFunction:

@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import click
 
-from prinz_enricher.catalog import CatalogVersion, Snapshot
-from prinz_enricher.catalog.policy import DEFAULT_POLICY
+from prinz_enricher.catalog import DEFAULT_POLICY, CatalogVersion, Snapshot, Union
 from prinz_enricher.catalog.publisher import Listener, Watch
 from prinz_enricher.cli.footprint import take_memory_from_libc
 from prinz_enricher.cli.purity import keep_out
@@ -32,19 +31,12 @@ MAX_MEMORY = 8 * 1024 * MIB
 """Bytes of address space: a request that takes more is a fault of the service, and should not take the machine too."""
 
 
-class StillCatalog:
+class StillCatalog(Union):
     """A catalog that never changes."""
 
     def __init__(self, content: Snapshot) -> None:
-        self._content = content
-
-    def snapshot(self) -> Snapshot:
-        """Return what there is."""
-        return self._content
-
-    def find(self, revision: str) -> Snapshot | None:
-        """Return what there is, by its revision."""
-        return self._content if revision == self._content.revision else None
+        super().__init__([])
+        self.publish(content)
 
     def url_of(self, version: CatalogVersion) -> str:
         """Return the one registry there is."""
@@ -53,12 +45,6 @@ class StillCatalog:
     def watch(self, token: str, listener: Listener) -> Watch:
         """Refuse: nothing changes, and nobody asks here."""
         raise RegistryUnavailable(REGISTRY, "nothing is watched here", 1.0)
-
-    def unknown(self, name: str) -> None:
-        """Nothing is: all is known."""
-
-    def want(self, version: CatalogVersion) -> None:
-        """Do nothing: what is there was read."""
 
     def age(self) -> float:
         """Return how old it is."""

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from prinz_enricher.catalog import CatalogVersion, Snapshot, resolve
-from prinz_enricher.catalog.assembly import assemble
-from prinz_enricher.catalog.snapshot import ModelFile
+from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Target, WorkerState
 from prinz_enricher.service.alias_routing import AliasRouter
@@ -21,7 +20,7 @@ def offering(champion: str, *numbers: str, unread: str = "") -> Snapshot:
     model = RegisteredModel("wine", "", {}, {"champion": champion}, 0, 0)
     versions = [ModelVersion("wine", n, "", {}, "READY", "", "", "", 0, 0) for n in numbers]
     files = {("wine", n): ModelFile(SIGNATURE) for n in numbers if n != unread}
-    return assemble("http://mlflow", [model], versions, files)
+    return Assembler("http://mlflow").assemble([model], versions, files)
 
 
 def target_of(version: CatalogVersion) -> Target | None:

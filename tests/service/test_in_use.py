@@ -10,9 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from prinz_enricher.catalog import CatalogVersion, Member, Snapshot, Used, UsedFile
-from prinz_enricher.catalog.assembly import assemble
-from prinz_enricher.catalog.snapshot import NOT_READ, ModelFile
+from prinz_enricher.catalog import CatalogVersion, Member, Snapshot, UsedFile, UsedVersion
+from prinz_enricher.catalog.snapshot import NOT_READ, Assembler, ModelFile
 from prinz_enricher.catalog.union import _renamed
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import InlinePool, ScoreFunction, Target, WorkerState
@@ -28,7 +27,7 @@ def offering(*numbers: str, champion: str = "", pending: str = "", created: int 
     model = RegisteredModel("wine", "", {}, {"champion": champion} if champion else {}, 0, 0)
     versions = [ModelVersion("wine", n, "", {}, "READY", "", "", "", created, 0) for n in numbers]
     files = {("wine", n): NOT_READ if n == pending else ModelFile(SIGNATURE) for n in numbers}
-    return assemble("http://mlflow", [model], versions, files)
+    return Assembler("http://mlflow").assemble([model], versions, files)
 
 
 @dataclass
@@ -207,7 +206,7 @@ def test_a_hostile_list_has_models_of_the_catalog_loaded_at_most(world: World) -
     world.registry.current, world.registry.stale = offering("1"), False
     known = in_use_module._used(world.target("1"))
     names = ["../../etc", "", "wine\x00", *map(str, range(9_000))]
-    world.file.save([known, *(Used(name, "1", known.content) for name in names)])
+    world.file.save([known, *(UsedVersion(name, "1", known.content) for name in names)])
     in_use = world.made()
     in_use.load()
     until(lambda: world.begun == ["1"])

@@ -1,8 +1,7 @@
 """Models on the wire: what is kept is what would be written anew."""
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, default_version
-from prinz_enricher.catalog.assembly import Assembler
-from prinz_enricher.catalog.snapshot import NOT_READ, ModelFile
+from prinz_enricher.catalog.snapshot import NOT_READ, Assembler, ModelFile
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import ModelVersion, RegisteredModel
