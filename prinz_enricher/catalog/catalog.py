@@ -23,14 +23,11 @@ from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.errors import RegistryError, RegistryUnreachable
 
 MAX_BACKOFF_SECONDS = 60.0
-
 READING_SECONDS = 2.0
 """How long MLmodel files may hold up what is known. A larger registry's are read in such steps: all models are listed
 after the first one, and the signature that a call waits for is read in the next one."""
-
 MIN_INTERVAL_SECONDS = 1.0
 """Between two refreshes at least, however often someone requests one."""
-
 _FIRST_RETRY_SECONDS = 0.5
 _JITTER = 0.1
 
@@ -41,17 +38,8 @@ _log = structlog.get_logger(__name__)
 class CatalogState:
     """Refresh status and size of a catalog.
 
-    Attributes:
-        models: How many are served.
-        versions: How many those have.
-        faults: How many of the versions, and of what else the registry lists, have a fault.
-        revision: Of the current snapshot; empty where there is none.
-        age: Seconds since the registry was last read; None where it never was.
-        stale: Whether the last refresh failed, or there was none yet.
-        fault: Why; empty where it succeeded.
-        last_refresh_seconds: How long the last refresh took.
-        failures_in_row: How many refreshes failed since the last good one.
-        refreshes: How many refreshes there were.
+    `faults` counts versions, and what else the registry lists. `age` is in seconds, None where the registry was never
+    read. It is stale where the last refresh failed, which `fault` explains, or where there was none yet.
     """
 
     models: int
@@ -180,7 +168,7 @@ class Catalog(Publisher):
     def on_stale_change(self, callback: Callable[[], None]) -> None:
         """Have a function called after the first refresh, and whenever `stale` changes.
 
-        It is called in the thread that refreshes, so it must be quick, and it must not raise.
+        The thread that refreshes calls it, so it must be quick, and must not raise.
         """
         self._on_stale_change += (callback,)
 
@@ -201,10 +189,7 @@ class Catalog(Publisher):
         Args:
             name: Of its model, in the registry.
             version: Its number.
-            outputs: MLflow's JSON of a schema.
-
-        Raises:
-            SignatureError: They can't be read.
+            outputs: MLflow's JSON of a schema; raises SignatureError where it can't be read.
         """
         self._files.observe(name, version, outputs)
         self._wake.set()

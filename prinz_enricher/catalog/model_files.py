@@ -7,7 +7,6 @@ checked again within a time to live, in one conditional request; those checked l
 from __future__ import annotations
 
 import math
-import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,13 +25,10 @@ from prinz_enricher.signature.types import Origin, SignatureError
 
 MAX_UNREACHABLE = 8
 """After how many requests in a row without an answer the others wait for the next refresh."""
-
 CHECKED_EACH_TIME = 64
 """Files that are checked again each time, at least: a registry of no more is checked whole each time."""
-
 _HASTE = 1.25
 """How much faster than the time to live demands the files are checked, so that a slow refresh does not break it."""
-
 _MIN_PAUSE = 1.0
 """Seconds between two requests for a file that calls wait for, and that can't be read."""
 
@@ -141,13 +137,10 @@ class ModelFiles:
         tried again next time; where it was, it stays as it was.
 
         Args:
-            versions: All versions of the registry; only the files of READY ones are read.
+            versions: All versions of the registry; only the files of READY ones are read, and returned.
             stopped: Whether to read no more.
             first: Versions whose files go before others.
             budget: Seconds after which no more requests are started; `read_on` goes on.
-
-        Returns:
-            What each READY version's file holds.
         """
         ready = {_key(version): version for version in versions if version.status == READY}
         former = self._known
@@ -194,13 +187,14 @@ class ModelFiles:
 
     def _check_all(self, keys: list[_Key], stopped: Callable[[], bool], deadline: float) -> list[_Key]:
         """Read or check files; return those for which there was no time."""
-        breaker = _Breaker(MAX_UNREACHABLE)
+        # Since the last answer; so a frozen registry delays no refresh for long.
+        unanswered: list[_Key] = []
         # One time for all: those of one refresh have the same age.
         now = self._clock()
         late: set[_Key] = set()
 
         def check(key: _Key) -> None:
-            if stopped() or breaker.open:
+            if stopped() or len(unanswered) >= MAX_UNREACHABLE:
                 return
             if self._clock() >= deadline:
                 late.add(key)
@@ -208,9 +202,12 @@ class ModelFiles:
             known = self._known[key]
             try:
                 found = self._check(known)
-                breaker.record(reached=True)
+                unanswered.clear()
             except RegistryError as error:
-                breaker.record(reached=not isinstance(error, RegistryUnreachable))
+                if isinstance(error, RegistryUnreachable):
+                    unanswered.append(key)
+                else:
+                    unanswered.clear()
                 found = self._failed(known, error)
             self._known[key] = replace(found, checked=now)
 
@@ -253,23 +250,6 @@ class ModelFiles:
     def _share(self, file: ModelFile) -> ModelFile:
         """Return the one object for this content."""
         return NOT_READ if file is NOT_READ else self._shared.setdefault(file.fingerprint, file)
-
-
-class _Breaker:
-    """Opens when a registry did not answer several times in a row, so that a frozen one delays no refresh for long."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._failures = 0
-        self._lock = threading.Lock()
-
-    @property
-    def open(self) -> bool:
-        return self._failures >= self._limit
-
-    def record(self, *, reached: bool) -> None:
-        with self._lock:
-            self._failures = 0 if reached else self._failures + 1
 
 
 def _key(version: ModelVersion) -> _Key:

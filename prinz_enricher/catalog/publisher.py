@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
+import re
 import secrets
 import threading
 import time
@@ -22,21 +21,15 @@ from prinz_enricher.errors import RegistryUnavailable, ResyncRequired
 MAX_REVISIONS = 256
 MAX_CHANGES = 10_000
 """Changes kept in all, so that the history of a large registry that changes as a whole does not hold many copies."""
-
 KEPT_SECONDS = 60.0
 """How long a snapshot is kept after another took its place."""
-
 MIN_KEPT = 3
 """How many snapshots are kept however old they are."""
-
 MAX_KEPT = 16
 """How many snapshots are kept at most; what two of them have in common is stored once."""
-
-_FORMAT = b"\x01"
-_EPOCH_BYTES = 8
-_COUNTER_BYTES = 8
-_CHECKSUM_BYTES = 4
-_MAX_TOKEN_CHARACTERS = 256
+_TOKEN = re.compile(
+    r"(?P<place>(?P<epoch>[0-9a-f]{16})-(?P<counter>[0-9]{1,15})-(?P<revision>[0-9a-f]{32}))-(?P<checksum>[0-9a-f]{8})"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -71,38 +64,17 @@ def diff(old: Snapshot | None, new: Snapshot) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def encode_token(content: bytes) -> str:
-    """Return bytes as text without padding, safe in a URL."""
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-def decode_token(token: str, max_characters: int) -> bytes | None:
-    """Return the bytes of `encode_token`; None for anything else, or for more characters than that."""
-    if len(token) > max_characters or not token.isascii():
-        return None
-    try:
-        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
 class Position(NamedTuple):
-    """A place in the history of one process.
+    """A place in the history of one process, which `epoch` tells from others; `counter` revisions were seen."""
 
-    Attributes:
-        epoch: Tells processes apart.
-        counter: How many revisions the process had seen.
-        revision: The catalog's revision then.
-    """
-
-    epoch: bytes
+    epoch: str
     counter: int
     revision: str
 
     def token(self) -> str:
         """Return the position as an opaque text for callers."""
-        body = _FORMAT + self.epoch + self.counter.to_bytes(_COUNTER_BYTES, "big") + self.revision.encode()
-        return encode_token(_checksum(body) + body)
+        place = f"{self.epoch}-{self.counter}-{self.revision}"
+        return f"{place}-{_checksum(place)}"
 
 
 def read_token(token: str) -> Position:
@@ -111,21 +83,15 @@ def read_token(token: str) -> Position:
     Raises:
         ResyncRequired: The token is not valid.
     """
-    content = decode_token(token, _MAX_TOKEN_CHARACTERS) or b""
-    body = content[_CHECKSUM_BYTES:]
-    if content[:_CHECKSUM_BYTES] != _checksum(body) or not body.startswith(_FORMAT):
+    found = _TOKEN.fullmatch(token)
+    if found is None or found["checksum"] != _checksum(found["place"]):
         raise ResyncRequired
-    epoch, rest = body[1 : 1 + _EPOCH_BYTES], body[1 + _EPOCH_BYTES :]
-    try:
-        revision = rest[_COUNTER_BYTES:].decode()
-    except UnicodeDecodeError:
-        raise ResyncRequired from None
-    return Position(epoch, int.from_bytes(rest[:_COUNTER_BYTES], "big"), revision)
+    return Position(found["epoch"], int(found["counter"]), found["revision"])
 
 
-def _checksum(body: bytes) -> bytes:
+def _checksum(place: str) -> str:
     # Against damage alone: who makes up a token harms nobody else.
-    return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
 
 
 class ChangeSet(NamedTuple):
@@ -141,7 +107,7 @@ class History:
     def __init__(self, limit: int = MAX_REVISIONS, *, max_changes: int = MAX_CHANGES) -> None:
         self._limit = limit
         self._max_changes = max_changes
-        self.position = Position(secrets.token_bytes(_EPOCH_BYTES), 0, "")
+        self.position = Position(secrets.token_hex(8), 0, "")
         # The revision before the oldest change set that is kept: a watch that saw it can still be resumed.
         self._oldest = self.position
         self._sets: deque[ChangeSet] = deque()
@@ -209,8 +175,7 @@ class Watch:
     Attributes:
         snapshot: All that there is; None where the watch was resumed.
         missed: What changed since the token that it was resumed from, oldest first.
-        revision: Of the catalog after all of that.
-        token: Resumes after all of that.
+        revision: Of the catalog after all of that; `token` resumes there.
         end: Ends the watch; the listener is not called after it has returned.
     """
 
@@ -266,20 +231,12 @@ class Publisher:
             _guarded(subscriber, old, new)
         return new
 
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+    def subscribe(self, subscriber: Subscriber) -> None:
         """Have a function called with the old and the new snapshot after each change; the first old one is None.
 
-        It is called in the thread that publishes, so it must be quick; what it raises is logged.
-
-        Returns:
-            A function that ends the subscription.
+        The thread that publishes calls it, so it must be quick; what it raises is logged.
         """
         self._subscribers += (subscriber,)
-
-        def end() -> None:
-            self._subscribers = tuple(other for other in self._subscribers if other is not subscriber)
-
-        return end
 
     def watch(self, token: str, listener: Listener) -> Watch:
         """Begin a watch, or resume one, so that nothing is sent twice and nothing is left out.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -10,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from prinz_enricher.catalog.publisher import decode_token, encode_token
 from prinz_enricher.catalog.serving_rules import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, STAGE_PREFIX, VERSION_PREFIX
 from prinz_enricher.catalog.snapshot import NOT_READ, CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.errors import (
@@ -26,15 +27,11 @@ from prinz_enricher.errors import (
 
 RETRY_SECONDS = 2.0
 """After how long the signature of a version that was not read yet should be there."""
-
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-
 MAX_FILTER_CHARACTERS = 2000
-
 _KEY = secrets.token_bytes(32)
 """Signs the tokens of this process."""
-
 _CHECKSUM_BYTES = 16
 _SEPARATOR = "\n"
 _MAX_TOKEN_CHARACTERS = 64 * 1024
@@ -51,8 +48,8 @@ def resolve(
 
     Args:
         snapshot: Where to look.
-        name: The model's name.
-        version: The version's number, exactly as it is listed.
+        name: Of the model.
+        version: Its number, exactly as it is listed.
         alias: Ignored where a version is given.
         policy: What is meant where neither is given, tried in turn; the model's own policy goes before it. An alias
             that exists decides, even where its version is not READY: no other version than its owner chose is used
@@ -173,7 +170,8 @@ def paginate(
         if len(page) == limit:
             # A revision has no line break in it, a name may.
             place = f"{snapshot.revision}{_SEPARATOR}{page[-1].name}".encode()
-            return Page(page, encode_token(_checksum(place, request) + place), snapshot)
+            token = base64.urlsafe_b64encode(_checksum(place, request) + place).rstrip(b"=").decode()
+            return Page(page, token, snapshot)
         page.append(model)
     return Page(page, "", snapshot)
 
@@ -184,7 +182,12 @@ def _checksum(place: bytes, request: bytes) -> bytes:
 
 def _read_page_token(token: str, request: bytes) -> tuple[str, str]:
     """Return the revision and the last name that a token carries."""
-    content = decode_token(token, _MAX_TOKEN_CHARACTERS) or b""
+    if len(token) > _MAX_TOKEN_CHARACTERS or not token.isascii():
+        raise InvalidPageToken
+    try:
+        content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidPageToken from None
     checksum, place = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
     if not hmac.compare_digest(checksum, _checksum(place, request)):
         raise InvalidPageToken

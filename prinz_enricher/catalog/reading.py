@@ -22,10 +22,8 @@ from prinz_enricher.registry.errors import RegistryError, RegistryRefused, Regis
 
 MAX_ASKED = 50
 """How many entities are requested one by one; where more are in doubt, the list is read again."""
-
 MAX_LISTS = 6
 """How often a list is read until it is the same twice."""
-
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
 
 _log = structlog.get_logger(__name__)

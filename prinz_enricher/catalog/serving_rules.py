@@ -62,15 +62,11 @@ LATEST = "latest"
 ALIAS_PREFIX = "alias:"
 STAGE_PREFIX = "stage:"
 VERSION_PREFIX = "version:"
-
 STAGES = ("None", "Staging", "Production", "Archived")
 """MLflow's stages, all of them."""
-
 DEFAULT_TAG = "prinz.default"
 """The tag of a registered model that holds its own policy."""
-
 DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
-
 MAX_POLICY_CHARACTERS = 1000
 
 
@@ -111,7 +107,6 @@ def is_choice(text: str) -> bool:
 
 MAX_REPLICAS = 64
 """A registry can lie; the limit of all workers holds besides."""
-
 ENVIRONMENT_TAG = "prinz.environment"
 
 
@@ -121,10 +116,9 @@ class ServingOptions:
 
     Attributes:
         batching: `prinz.batching`, `on` or `off`: whether rows of several callers share model calls; or empty.
-        replicas: `prinz.replicas`: the number of workers; 0 where that is not said.
+        replicas: `prinz.replicas`: the number of workers; or 0.
         preload: `prinz.preload`, `true`: loaded from the start, and kept loaded.
-        route: `prinz.route`, `local`, or `remote:` and the name of an endpoint of the settings: where it is scored; not
-            checked; or empty.
+        route: `prinz.route`, unchecked: `local`, or `remote:` and the name of an endpoint of the settings; or empty.
         observed: `prinz.outputs`, `observed`: whether outputs that were observed may take the place of those declared.
         environment: `prinz.environment`, `current`, `isolated` or `auto`: what it runs in; or empty.
     """

@@ -27,10 +27,10 @@ class ModelFile:
 
     Attributes:
         signature: None where it can't be read.
-        flavors: MLflow's flavors, sorted.
+        flavors: Sorted.
         fault: What is wrong, as a sentence without its subject; or empty.
         pending: Whether the file was not read yet, or not for a passing reason.
-        loader: The module that loads the model; empty where none is named.
+        loader: The module that loads the model, or empty.
         observed: Its signature with the outputs that the model was observed to return; None where none were.
     """
 
@@ -55,39 +55,31 @@ class ModelFile:
 
 NO_FILE = ModelFile(None)
 """Of a version whose MLmodel file is not read."""
-
 NOT_READ = ModelFile(None, fault="was not read yet", pending=True)
 """Of a version whose MLmodel file will be read soon."""
 
 VersionKey = tuple[str, str]
 """Name and number of a version."""
-
 Files = Mapping[VersionKey, ModelFile]
 """What MLmodel files hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogVersion:
-    """A version of a model.
+    """A version of a model; texts that are not known are empty, and times are milliseconds since the epoch.
 
     Attributes:
         name: The name under which its model is served.
         version: Its number as text, such as `3`.
-        aliases: Those that point to it, sorted.
         status: `READY`, or why the registry does not offer it yet.
-        flavors: MLflow's flavors of it, sorted.
-        run_id: The run that made it; may be empty.
         source: Where the registry says that its files are.
-        created_ms: When it was registered, in milliseconds since the epoch.
-        updated_ms: When the registry last changed it.
         signature: None where it can't be read; of the origin MISSING where the version has none.
         fault: What is wrong, as a sentence without its subject; or empty.
         pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
         registry: The name of its registry in the settings; empty for the one without a name.
         registered_as: Its model's name in that registry, where it is served under another; else empty.
-        options: What its tags, or else its model's, say of how it is served.
-        loader: The module that loads it; empty where that is not known.
-        stage: Its stage, such as `Production`; empty where its registry knows no stages.
+        loader: The module that loads it.
+        stage: Its stage, such as `Production`.
     """
 
     name: str
@@ -126,11 +118,10 @@ class CatalogModel:
     """A registered model with all its versions.
 
     Attributes:
-        name: Unique in the snapshot.
         aliases: Alias to version number.
         versions: Highest number first.
-        created_ms: When it was registered, in milliseconds since the epoch.
-        updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
+        created_ms: In milliseconds since the epoch.
+        updated_ms: Likewise; setting an alias or a tag does not change it.
         policy: Which version is meant where a caller names none, by its tag `prinz.default`; None where it has none.
         fault: What is wrong with the model itself, as a sentence without its subject; or empty.
         fingerprint: A hash of the content, the signatures included.

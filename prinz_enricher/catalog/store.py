@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -30,20 +30,18 @@ from prinz_enricher.signature.types import Signature, SignatureError
 from prinz_enricher.signature.wire import from_wire, to_wire
 
 MAX_BYTES = 256 * 1024 * 1024
-"""How large a stored snapshot may be."""
-
+"""Of a stored snapshot."""
 MAX_USED_BYTES = 1024 * 1024
-"""How large the list of versions in use may be."""
-
+"""Of the list of versions in use."""
 SAVE_SECONDS = 10.0
 """Between two writes at least, so that a registry that changes all the time does not keep the disk busy."""
-
 FORMAT = 2
 _HEAD = '{"kind":"prinz-enricher catalog","format":'
 _TEMPORARY_SECONDS = 3600.0
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class StoreError(Exception):
@@ -79,11 +77,9 @@ class _Content(BaseModel):
 
 
 def encode(reading: Reading, files: Files) -> bytes:
-    """Return what is known as JSON; a file that can't be written exactly is left out, and read from the registry again.
+    """Return what is known, no pending files, as JSON.
 
-    Args:
-        reading: What the registry listed.
-        files: What MLmodel files hold; none that is pending.
+    A file that can't be written exactly is left out, and read from the registry again.
     """
     positions: dict[bytes, int | None] = {}
     signatures: list[bytes] = []
@@ -147,15 +143,26 @@ def _read_signature(content: bytes) -> Signature | None:
     return signature if signature.digest == message.digest else None
 
 
+def _seal(body: bytes) -> bytes:
+    """Put a line before a content that says what it is, and its checksum."""
+    return f'{_HEAD}{FORMAT},"sha256":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode() + body
+
+
+def _unseal(content: bytes) -> bytes:
+    """Return what `_seal` was called with."""
+    if not content.startswith(_HEAD.encode()):
+        raise StoreError("it is not a stored catalog")
+    if not content.startswith(f"{_HEAD}{FORMAT},".encode()):
+        raise StoreError("it was written by another version of this program")
+    body = content.partition(b"\n")[2]
+    if content != _seal(body):
+        raise StoreError("it is damaged")
+    return body
+
+
 @dataclass(frozen=True)
 class Stored:
-    """A stored snapshot.
-
-    Attributes:
-        reading: What the registry listed.
-        files: What MLmodel files held; only those that had been read.
-        age: Seconds since the registry was last read; never negative, whatever the clock did.
-    """
+    """A stored snapshot: what the registry listed, the files that had been read, and its age in seconds, at least 0."""
 
     reading: Reading
     files: Files
@@ -183,24 +190,21 @@ class SnapshotStore:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = folder / f"{hashlib.sha256(registry.encode()).hexdigest()[:32]}.jsonl"
+        self._file = _PrivateFile(self.path, f".{self.path.stem}-", "the stored catalog")
         self._clock = clock
         self._wall_clock = wall_clock
         self._saved_revision = ""
         self._saved_at = float("-inf")
-        self._has_failed = False
 
     def load(self) -> Stored | None:
         """Return what is stored; None where there is nothing that can be used."""
-        try:
-            content, changed = _read(self.path, MAX_BYTES)
-            reading, files = decode(_unseal(content))
-        except FileNotFoundError:
+        found = self._file.read(lambda content: decode(_unseal(content)), MAX_BYTES)
+        if found is None:
             return None
-        except (OSError, StoreError) as error:
-            _log.warning("the stored catalog is not used", file=str(self.path), fault=_describe(error))
-            return None
-        self._remove_leftovers()
-        return Stored(reading, files, max(0.0, self._wall_clock() - changed))
+        now = self._wall_clock()
+        self._file.remove_leftovers(now - _TEMPORARY_SECONDS)
+        (reading, files), changed = found
+        return Stored(reading, files, max(0.0, now - changed))
 
     def outdated(self, revision: str, *, at_once: bool = False) -> bool:
         """Return whether it is time to save a revision; `at_once`: even soon after the last time."""
@@ -209,46 +213,18 @@ class SnapshotStore:
     def save(self, revision: str, reading: Reading, files: Files) -> None:
         """Write what is known now; see `encode`."""
         self._saved_at = self._clock()
-        try:
-            _replace(self.path, _seal(encode(reading, files)), f".{self.path.stem}-", self._wall_clock())
-        except (OSError, StoreError) as error:
-            self._failed(error)
-        else:
-            self._saved_revision = revision
-            self._has_failed = False
+        is_written = self._file.write(_seal(encode(reading, files)), MAX_BYTES, self._wall_clock())
+        # Otherwise what is there may be gone; the next change writes it anew.
+        self._saved_revision = revision if is_written else ""
 
     def touch(self, revision: str) -> None:
         """Note that the registry was read now, where its revision is the one that was saved."""
-        if revision == self._saved_revision:
-            now = self._wall_clock()
-            try:
-                os.utime(self.path, (now, now))
-            except OSError as error:
-                self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        if not self._has_failed:
-            _log.warning("the catalog can't be stored", file=str(self.path), fault=_describe(error))
-        self._has_failed = True
-        # What is there may be gone; the next change writes it anew.
-        self._saved_revision = ""
-
-    def _remove_leftovers(self) -> None:
-        """Remove what a process that was killed has left."""
-        for file in self.path.parent.glob(f".{self.path.stem}-*"):
-            with suppress(OSError):
-                if self._wall_clock() - file.lstat().st_mtime > _TEMPORARY_SECONDS:
-                    file.unlink()
+        if revision == self._saved_revision and not self._file.touch(self._wall_clock()):
+            self._saved_revision = ""
 
 
 class UsedVersion(NamedTuple):
-    """A version that is in use.
-
-    Attributes:
-        name: Its model's name in its registry.
-        version: Its number.
-        content: Tells its files and its signature from those of another version with that name and number.
-    """
+    """A version that is in use, by its model's name in its registry; `content` is a hash of its files and signature."""
 
     name: str
     version: str
@@ -265,101 +241,122 @@ class UsedFile:
 
     def __init__(self, snapshot: Path) -> None:
         self.path = snapshot.with_suffix(".used.json")
-        # The snapshot's own, so that it removes what a killed process has left of this file too.
-        self._temporary_prefix = f".{snapshot.stem}-"
+        # With the snapshot's prefix, so that its store removes what a killed process has left of this file too.
+        self._file = _PrivateFile(self.path, f".{snapshot.stem}-", "the list of versions in use")
         self._saved: set[UsedVersion] | None = None
-        self._has_failed = False
 
     def load(self) -> set[UsedVersion]:
         """Return what is stored; nothing where it can't be used."""
-        try:
-            return set(_Used.model_validate_json(_read(self.path, MAX_USED_BYTES)[0]).used)
-        except FileNotFoundError:
-            pass
-        except (OSError, StoreError, ValidationError) as error:
-            _log.warning("the list of versions in use is not used", file=str(self.path), fault=_describe(error))
-        return set()
+        found = self._file.read(_Used.model_validate_json, MAX_USED_BYTES)
+        return set() if found is None else set(found[0].used)
 
     def save(self, used: Iterable[UsedVersion]) -> None:
         """Write which versions are in use, where that is not what was written last."""
         now = set(used)
-        if now == self._saved:
-            return
-        self._saved = now
-        content = _Used(kind="prinz-enricher versions in use, format 1", used=sorted(now))
+        if now != self._saved:
+            self._saved = now
+            content = _Used(kind="prinz-enricher versions in use, format 1", used=sorted(now))
+            self._file.write(content.model_dump_json().encode(), MAX_USED_BYTES)
+
+
+class _PrivateFile:
+    """A file that nobody else can have written, replaced as a whole. Faults are logged, at writing once."""
+
+    def __init__(self, path: Path, temporary_prefix: str, what: str) -> None:
+        self._path = path
+        self._temporary_prefix = temporary_prefix
+        self._what = what
+        self._has_failed = False
+
+    def read(self, parse: Callable[[bytes], T], max_bytes: int) -> tuple[T, float] | None:
+        """Return the content and the time of the last change; None where the file can't be used."""
         try:
-            _replace(self.path, content.model_dump_json().encode(), self._temporary_prefix)
+            content, changed = self._read(max_bytes)
+            return parse(content), changed
+        except FileNotFoundError:
+            return None
+        except (OSError, StoreError, ValidationError) as error:
+            event = f"{self._what} is not used"
+            _log.warning(event, file=str(self._path), fault=_describe(error))
+            return None
+
+    def write(self, content: bytes, max_bytes: int, changed: float | None = None) -> bool:
+        """Replace the content; return whether that worked."""
+        try:
+            self._replace(content, max_bytes, changed)
         except (OSError, StoreError) as error:
-            if not self._has_failed:
-                _log.warning("the list of versions in use can't be stored", file=str(self.path), fault=_describe(error))
-            self._has_failed = True
-        else:
-            self._has_failed = False
+            return self._fail(error)
+        self._has_failed = False
+        return True
 
+    def touch(self, changed: float) -> bool:
+        """Set the time of the last change; return whether that worked."""
+        try:
+            os.utime(self._path, (changed, changed))
+        except OSError as error:
+            return self._fail(error)
+        return True
 
-def _seal(body: bytes) -> bytes:
-    """Put a line before a content that says what it is, and its checksum."""
-    content = f'{_HEAD}{FORMAT},"sha256":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode() + body
-    if len(content) > MAX_BYTES:
-        raise StoreError(f"it would be larger than {MAX_BYTES} bytes")
-    return content
+    def remove_leftovers(self, before: float) -> None:
+        """Remove what a process that was killed before a time has left."""
+        for file in self._path.parent.glob(f"{self._temporary_prefix}*"):
+            with suppress(OSError):
+                if file.lstat().st_mtime < before:
+                    file.unlink()
 
+    def _fail(self, error: Exception) -> bool:
+        if not self._has_failed:
+            event = f"{self._what} can't be stored"
+            _log.warning(event, file=str(self._path), fault=_describe(error))
+        self._has_failed = True
+        return False
 
-def _unseal(content: bytes) -> bytes:
-    """Return what `_seal` was called with."""
-    if not content.startswith(_HEAD.encode()):
-        raise StoreError("it is not a stored catalog")
-    if not content.startswith(f"{_HEAD}{FORMAT},".encode()):
-        raise StoreError("it was written by another version of this program")
-    body = content.partition(b"\n")[2]
-    if content != _seal(body):
-        raise StoreError("it is damaged")
-    return body
+    def _read(self, max_bytes: int) -> tuple[bytes, float]:
+        _check_folder(self._path.parent)
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise StoreError("it is not a file")
+            if _others_may_write(status):
+                raise StoreError("it is writable by other users")
+            if status.st_size > max_bytes:
+                raise StoreError(f"it is larger than {max_bytes} bytes")
+            return file.read(max_bytes), status.st_mtime
+
+    def _replace(self, content: bytes, max_bytes: int, changed: float | None) -> None:
+        if len(content) > max_bytes:
+            raise StoreError(f"it would be larger than {max_bytes} bytes")
+        folder = self._path.parent
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _check_folder(folder)
+        descriptor, name = tempfile.mkstemp(prefix=self._temporary_prefix, dir=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                # Before its time is set, which a later write would change.
+                file.flush()
+                if changed is not None:
+                    os.utime(descriptor, (changed, changed))
+                os.fsync(descriptor)
+            Path(name).replace(self._path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that others could put a file into."""
     status = folder.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise StoreError("its folder is not a folder")
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & _OTHERS_MAY_WRITE:
+    if _others_may_write(status):
         raise StoreError("its folder is writable by other users; choose a subfolder, which is created with mode 0700")
 
 
-def _read(path: Path, max_bytes: int) -> tuple[bytes, float]:
-    """Return the content of a file that only we can have written, and its modification time."""
-    _check_folder(path.parent)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError("it is not a file")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & _OTHERS_MAY_WRITE:
-            raise StoreError("it is writable by other users")
-        if status.st_size > max_bytes:
-            raise StoreError(f"it is larger than {max_bytes} bytes")
-        return file.read(max_bytes), status.st_mtime
-
-
-def _replace(path: Path, content: bytes, temporary_prefix: str, changed: float | None = None) -> None:
-    """Write a file as a whole, with a modification time; its folder is created where it does not exist."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        path.parent.mkdir(mode=0o700)
-    _check_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=temporary_prefix, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            # Before its time is set, which a later write would change.
-            file.flush()
-            if changed is not None:
-                os.utime(descriptor, (changed, changed))
-            os.fsync(descriptor)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _others_may_write(status: os.stat_result) -> bool:
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _describe(error: Exception) -> str:

@@ -9,6 +9,7 @@ from prinz_enricher.catalog import Catalog, Snapshot
 from prinz_enricher.catalog import model_files as model_files_module
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.registry import RegistryClient, RegistryError
+from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.synthetic_registry import SyntheticRegistry
 
@@ -87,17 +88,14 @@ def test_thread_recovers_by_itself(catalog: Catalog, hostile_server: HostileServ
         raise RuntimeError("a subscriber fails")
 
     catalog.subscribe(fail)
-    end = catalog.subscribe(lambda _old, _new: recovered.set())
+    catalog.subscribe(lambda _old, _new: recovered.set())
     with catalog:
         while not hostile_server.requests:
             assert not catalog.ready.wait(0.01)
         hostile_server.respond = registry
         assert recovered.wait(20)
-        end()
-        recovered.clear()
         registry.add("fraud")
-        while "fraud" not in catalog.snapshot().models:
-            assert not recovered.wait(0.01)
+        wait_until(lambda: "fraud" in catalog.snapshot().models)
 
 
 def test_stop_during_a_refresh(catalog: Catalog, hostile_server: HostileServer) -> None:
