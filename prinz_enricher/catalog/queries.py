@@ -159,7 +159,7 @@ def paginate(
         revision, last = _read_page_token(page_token, request)
         began = snapshot if revision == snapshot.revision else find(revision)
         if began is None:
-            raise InvalidPageToken("is of a list that has changed too long ago; start again without one")
+            raise InvalidPageToken("is of a list that changed too long ago; restart the listing without it")
         snapshot = began
         start = bisect_right(snapshot.names, last)
     page: list[CatalogModel] = []

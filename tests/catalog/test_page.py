@@ -76,7 +76,7 @@ def test_catalog_may_change_between_pages() -> None:
     page = paginate(second, 2, token, find={"1": first}.get)
     assert [model.name for model in page.models] == ["f", "h"]
     assert page.snapshot is first
-    with pytest.raises(InvalidPageToken, match="start again"):
+    with pytest.raises(InvalidPageToken, match="restart the listing"):
         paginate(second, 2, token)
 
 

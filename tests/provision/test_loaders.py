@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.errors import LoaderNotAllowed
-from prinz_enricher.errors.caller import FORECASTERS
+from prinz_enricher.errors import FORECASTERS, LoaderNotAllowed
 from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
 from prinz_enricher.provision.loaders import DEFAULT_LOADERS, allows, check_loader
 from tests.support.registry_writer import mlmodel_text

@@ -45,7 +45,14 @@ DETAIL = {
 
 def test_the_list_is_complete() -> None:
     """Every error of the tree that can be raised is in the list above."""
-    abstract = {"NotFoundError", "InvalidArgumentError", "_OneField", "FailedPreconditionError", "UnavailableError"}
+    abstract = {
+        "_OfVersion",
+        "NotFoundError",
+        "InvalidArgumentError",
+        "_OneField",
+        "FailedPreconditionError",
+        "UnavailableError",
+    }
     kinds = {
         name
         for name, kind in inspect.getmembers(errors, inspect.isclass)

@@ -1,0 +1,383 @@
+"""Every error that a caller can see, as one tree.
+
+EnricherError
+├── NotFoundError               NOT_FOUND
+│   ├── ModelNotFound               MODEL_NOT_FOUND
+│   ├── VersionNotFound             VERSION_NOT_FOUND
+│   └── AliasNotFound               ALIAS_NOT_FOUND
+├── InvalidArgumentError        INVALID_ARGUMENT
+│   ├── InvalidInput                INVALID_INPUT
+│   ├── InvalidPageToken            INVALID_PAGE_TOKEN
+│   ├── InvalidFilter               INVALID_FILTER
+│   ├── InvalidRequest              INVALID_REQUEST
+│   └── BatchTooLarge               BATCH_TOO_LARGE
+├── FailedPreconditionError     FAILED_PRECONDITION
+│   ├── SignatureChanged            SIGNATURE_CHANGED
+│   ├── ModelLoadFailed             MODEL_LOAD_FAILED
+│   └── LoaderNotAllowed            LOADER_NOT_ALLOWED
+├── ResyncRequired              OUT_OF_RANGE         RESYNC_REQUIRED
+├── UnavailableError            UNAVAILABLE
+│   ├── ModelLoading                MODEL_LOADING
+│   ├── RegistryUnavailable         REGISTRY_UNAVAILABLE
+│   ├── UpstreamUnavailable         UPSTREAM_UNAVAILABLE
+│   └── ShuttingDown                SHUTTING_DOWN
+├── Overloaded                  RESOURCE_EXHAUSTED   OVERLOADED
+├── MessageTooLarge             RESOURCE_EXHAUSTED   MESSAGE_TOO_LARGE
+├── DeadlineExceeded            DEADLINE_EXCEEDED    DEADLINE_EXCEEDED
+├── NotImplementedYet           UNIMPLEMENTED        UNIMPLEMENTED
+└── InternalError               INTERNAL             INTERNAL
+    ├── ModelError                  MODEL_ERROR
+    └── OutputMismatch              OUTPUT_MISMATCH
+
+An error owns its gRPC code, its reason and its details; `service/status.py` alone writes them on the wire. A message
+says in one sentence what happened and what the caller can do, and never holds the caller's data or a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+DOMAIN = "prinz.enricher"
+
+MAX_VIOLATIONS = 100
+"""How many violations an error lists; the rest is counted."""
+
+FORECASTERS = ("mlflow.pmdarima", "mlflow.diviner")
+"""Loaders of models that are asked for a span of time, and return a row for each of its steps."""
+
+
+class Code(IntEnum):
+    """The gRPC status codes in use, by their numbers on the wire."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One fault of a request.
+
+    Attributes:
+        field: Where, such as `columns["alcohol"][17]`.
+        description: What is wrong and what is expected, without the caller's value.
+    """
+
+    field: str
+    description: str
+
+
+class EnricherError(Exception):
+    """An error that a caller can see.
+
+    Attributes:
+        message: One sentence for a person.
+        metadata: Every variable part of the message.
+        violations: Faults of the request; at most `MAX_VIOLATIONS`.
+        omitted: How many more faults there are.
+        resource: Kind and name of what the error is about, such as `("model", "wine")`; or None.
+        retry_after: Seconds after which a retry makes sense; None where it makes none.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        violations: Iterable[Violation] = (),
+        omitted: int = 0,
+        resource: tuple[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        every = tuple(violations)
+        self.violations = every[:MAX_VIOLATIONS]
+        self.omitted = omitted + len(every) - len(self.violations)
+        self.resource = resource
+        self.retry_after = retry_after
+
+
+class _OfVersion(EnricherError):
+    """An error about one version of a model."""
+
+    def __init__(self, message: str, name: str, version: str, metadata: Mapping[str, str] | None = None) -> None:
+        every = {"model": name, "version": version, **(metadata or {})}
+        EnricherError.__init__(self, message, every, resource=("model version", f"{name}/{version}"))
+
+
+class NotFoundError(EnricherError):
+    """Something that the request names does not exist."""
+
+    code = Code.NOT_FOUND
+
+
+class ModelNotFound(NotFoundError):
+    """The registry has no such model, or it is not served."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        text = f'There is no model "{name}"; ListModels tells which there are.'
+        super().__init__(text, {"model": name}, resource=("model", name))
+
+
+class VersionNotFound(_OfVersion, NotFoundError):
+    """The model has no such version, or none that can be scored."""
+
+    reason = "VERSION_NOT_FOUND"
+
+    def __init__(self, name: str, version: str) -> None:
+        which = f'version "{version}"' if version else "version that is ready and not archived"
+        super().__init__(f'Model "{name}" has no {which}; ListModels tells which there are.', name, version)
+
+
+class AliasNotFound(NotFoundError):
+    """The model has no such alias."""
+
+    reason = "ALIAS_NOT_FOUND"
+
+    def __init__(self, name: str, alias: str) -> None:
+        text = f'Model "{name}" has no alias "{alias}"; ListModels tells which there are.'
+        super().__init__(text, {"model": name, "alias": alias}, resource=("model alias", f"{name}@{alias}"))
+
+
+class InvalidArgumentError(EnricherError):
+    """The request is wrong, whatever the state of the service; a retry makes no sense."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class InvalidInput(InvalidArgumentError):
+    """Rows, parameters or wanted outputs do not fit the signature; all faults are listed."""
+
+    reason = "INVALID_INPUT"
+
+    def __init__(self, violations: Sequence[Violation], *, omitted: int = 0) -> None:
+        total = len(violations) + omitted
+        first = f"{violations[0].field}: {violations[0].description}" if violations else "unknown"
+        more = "" if total == 1 else f" (and {total - 1} more)"
+        text = f"The input does not fit the model's signature: {first}{more}."
+        super().__init__(text, {"faults": str(total)}, violations=violations, omitted=omitted)
+
+
+class _OneField(InvalidArgumentError):
+    """A fault of one field of the request."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}.", {"field": field}, violations=[Violation(field, description)])
+
+
+class InvalidPageToken(_OneField):
+    """The page token was not returned by this service for this request."""
+
+    reason = "INVALID_PAGE_TOKEN"
+
+    def __init__(self, description: str = "is invalid; restart the listing without it") -> None:
+        super().__init__("page_token", description)
+
+
+class InvalidFilter(_OneField):
+    """The filter can't be read."""
+
+    reason = "INVALID_FILTER"
+
+    def __init__(self, description: str) -> None:
+        super().__init__("filter", description)
+
+
+class InvalidRequest(_OneField):
+    """A field of the request is missing or out of its range."""
+
+    reason = "INVALID_REQUEST"
+
+
+class BatchTooLarge(InvalidArgumentError):
+    """The request has more rows than the service accepts at once."""
+
+    reason = "BATCH_TOO_LARGE"
+
+    def __init__(self, rows: int, limit: int) -> None:
+        text = f"The batch has {rows} rows, more than the limit of {limit}; send it in parts."
+        violation = Violation("input", f"has more than {limit} rows")
+        super().__init__(text, {"rows": str(rows), "limit": str(limit)}, violations=[violation])
+
+
+class FailedPreconditionError(_OfVersion):
+    """The version is not in a state to answer; someone has to change something first."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class SignatureChanged(FailedPreconditionError):
+    """The caller built its rows for another signature."""
+
+    reason = "SIGNATURE_CHANGED"
+
+    def __init__(self, name: str, version: str, digest: str) -> None:
+        text = f'Version {version} of model "{name}" has another signature than the request was made for; '
+        super().__init__(text + "get the signature again.", name, version, {"digest": digest})
+
+
+class ModelLoadFailed(FailedPreconditionError):
+    """The version can't be read or loaded."""
+
+    reason = "MODEL_LOAD_FAILED"
+
+    def __init__(self, name: str, version: str, why: str) -> None:
+        super().__init__(f'Version {version} of model "{name}" can\'t be loaded: {why}', name, version, {"why": why})
+
+
+class LoaderNotAllowed(FailedPreconditionError):
+    """The version would be loaded by code that the operator has not allowed."""
+
+    reason = "LOADER_NOT_ALLOWED"
+
+    def __init__(self, name: str, version: str, loader: str) -> None:
+        why = "; the operator can, by workers.allowed_loaders"
+        if loader in FORECASTERS:
+            why = ": a forecaster answers with rows of its own; log a python_function that answers each row with one"
+        text = f'Version {version} of model "{name}" needs the loader "{loader}", which this service does not allow'
+        super().__init__(f"{text}{why}.", name, version, {"loader": loader})
+
+
+class ResyncRequired(EnricherError):
+    """A watch can't go on from its resume token; what changed since is not known any more."""
+
+    code = Code.OUT_OF_RANGE
+    reason = "RESYNC_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The watch can't be resumed from this token: it is too old, or of another service; watch again without one."
+        )
+
+
+class UnavailableError(EnricherError):
+    """The service can't answer now; a retry makes sense."""
+
+    code = Code.UNAVAILABLE
+
+
+class ModelLoading(UnavailableError):
+    """The version was still being loaded, or loaded again, when the call had to be answered."""
+
+    reason = "MODEL_LOADING"
+
+    def __init__(self, name: str, version: str, retry_after: float, why: str = "", step: str = "") -> None:
+        state = f"is to be loaded again: {why}" if why else "is still being loaded" + (f" ({step})" if step else "")
+        known = {key: value for key, value in (("why", why), ("step", step)) if value}
+        text = f'Version {version} of model "{name}" {state}; try again.'
+        super().__init__(text, {"model": name, "version": version, **known}, retry_after=retry_after)
+
+
+class RegistryUnavailable(UnavailableError):
+    """The registry can't be read now, and what is asked for is not known from before."""
+
+    reason = "REGISTRY_UNAVAILABLE"
+
+    def __init__(self, registry: str, why: str, retry_after: float = 5.0) -> None:
+        text = f"The model registry at {registry} is not available: {why}"
+        super().__init__(text, {"registry": registry, "why": why}, retry_after=retry_after)
+
+
+class UpstreamUnavailable(UnavailableError):
+    """A model server elsewhere did not answer, or not as agreed."""
+
+    reason = "UPSTREAM_UNAVAILABLE"
+
+    def __init__(self, upstream: str, why: str, retry_after: float = 1.0) -> None:
+        text = f"The model server {upstream} did not answer as it should: {why}"
+        super().__init__(text, {"upstream": upstream, "why": why}, retry_after=retry_after)
+
+
+class ShuttingDown(UnavailableError):
+    """The service accepts no new calls."""
+
+    reason = "SHUTTING_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("The service is shutting down; try another instance.", retry_after=1.0)
+
+
+class Overloaded(EnricherError):
+    """The service has more to do than it can; it refuses at once rather than answer late."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+    def __init__(self, why: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"The service is overloaded: {why}; try again.", {"why": why}, retry_after=retry_after)
+
+
+class MessageTooLarge(EnricherError):
+    """A request or an answer has more bytes than a message may have; a retry makes no sense."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+    def __init__(self, which: str, size: int, limit: int) -> None:
+        text = f"The {which} has {size} bytes, more than the limit of {limit}; ask for less at once."
+        super().__init__(text, {"message": which, "bytes": str(size), "limit": str(limit)})
+
+
+class DeadlineExceeded(EnricherError):
+    """The call's deadline passed before its answer was there."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"The call's deadline passed (in: {where}).", {"where": where})
+
+
+class NotImplementedYet(EnricherError):
+    """The method is part of the contract, but this version of the service does not have it."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} is not served by this version of the service.", {"method": method})
+
+
+class InternalError(EnricherError):
+    """A fault of the service itself; its log has the traceback under the correlation id."""
+
+    def __init__(self, correlation_id: str) -> None:
+        text = f"The service failed on this call; its log says why (correlation id {correlation_id})."
+        super().__init__(text, {"correlation_id": correlation_id})
+
+
+class ModelError(_OfVersion, InternalError):
+    """The model raised an exception, or died."""
+
+    reason = "MODEL_ERROR"
+
+    def __init__(self, name: str, version: str, exception: str, correlation_id: str) -> None:
+        text = f'Version {version} of model "{name}" failed on this input ({exception}); '
+        text += f"the service's log says more (correlation id {correlation_id})."
+        super().__init__(text, name, version, {"exception": exception, "correlation_id": correlation_id})
+
+
+class OutputMismatch(_OfVersion, InternalError):
+    """The model's answer is not what its signature declares."""
+
+    reason = "OUTPUT_MISMATCH"
+
+    def __init__(self, name: str, version: str, why: str) -> None:
+        text = f'The answer of version {version} of model "{name}" is not what its signature declares: {why}'
+        super().__init__(text, name, version, {"why": why})
