@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prinz_enricher.config import ENVIRONMENT_PREFIX, EndpointSettings, Section, sections
+from prinz_enricher.config import ENVIRONMENT_PREFIX, AccessKeys, EndpointSettings, Section, sections
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
@@ -45,7 +45,8 @@ def page() -> str:
 
 def _section(name: str, kind: type[Section]) -> str:
     rows = [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n", "| key | default | what it is |", "|---|---|---|"]
-    for key, field in kind.model_fields.items():
+    # The keys of access, which several sections have, come last.
+    for key, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in AccessKeys.model_fields):
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()

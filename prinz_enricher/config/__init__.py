@@ -4,19 +4,23 @@ They come from, each over the one before: the defaults, a TOML file, environment
 key, such as `PRINZ_SERVER__PORT`), and the flags of the command line.
 """
 
-from __future__ import annotations
-
-from prinz_enricher.config.endpoints import EndpointSettings
-from prinz_enricher.config.registry import RegistrySettings
-from prinz_enricher.config.scoring import CacheSettings, ScoringSettings, WorkerSettings
-from prinz_enricher.config.section import MIB, ConfigError, Section
-from prinz_enricher.config.service import HttpSettings, LoggingSettings, ServerSettings
-from prinz_enricher.config.settings import Settings, sections
-from prinz_enricher.config.sources import ENVIRONMENT_PREFIX
+from prinz_enricher.config.connections import AccessKeys, EndpointSettings, RegistrySettings
+from prinz_enricher.config.sections import (
+    MIB,
+    CacheSettings,
+    HttpSettings,
+    LoggingSettings,
+    ScoringSettings,
+    Section,
+    ServerSettings,
+    WorkerSettings,
+)
+from prinz_enricher.config.settings import ENVIRONMENT_PREFIX, ConfigError, Settings, sections
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
     "MIB",
+    "AccessKeys",
     "CacheSettings",
     "ConfigError",
     "EndpointSettings",

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 from pydantic import ValidationError
 
-from prinz_enricher.config.endpoints import EndpointSettings
+from prinz_enricher.config import EndpointSettings
 from prinz_enricher.scoring.remote import Endpoint
 
 SECRET = "hunter2"  # noqa: S105 - made up
@@ -46,18 +46,18 @@ def test_secrets_are_not_shown() -> None:
         ({"urls": [f"{URL}?"]}, "has a query or a fragment"),
         ({"urls": ["https://models:port"]}, "can't be read"),
         ({"urls": ["https://modèles"]}, "has a host"),
-        ({"urls": ["https://mod\nels"]}, "has a path that is none"),
-        ({"urls": [f"{URL}/a/../b"]}, "has a path that is none"),
-        ({"urls": [f"{URL}/%2e%2e/b"]}, "has a path that is none"),
-        ({"urls": [f"{URL}/a b"]}, "has a path that is none"),
-        ({"urls": [f"{URL}//a"]}, "has a path that is none"),
+        ({"urls": ["https://mod\nels"]}, "has a path that no base URL has"),
+        ({"urls": [f"{URL}/a/../b"]}, "has a path that no base URL has"),
+        ({"urls": [f"{URL}/%2e%2e/b"]}, "has a path that no base URL has"),
+        ({"urls": [f"{URL}/a b"]}, "has a path that no base URL has"),
+        ({"urls": [f"{URL}//a"]}, "has a path that no base URL has"),
         ({"urls": [URL, f"{URL}/"]}, "twice"),
         ({"urls": [URL, "http://models.example.com"]}, "all of http:// or all of https://"),
         ({"convention": []}, "at least 1 item"),
-        ({"convention": ["seldon"]}, '"seldon" is no convention: "prinz", "databricks", "mlflow" are'),
+        ({"convention": ["seldon"]}, 'invalid convention "seldon"; expected "prinz", "databricks", "mlflow"'),
         ({"convention": ["{base}/{stage}"]}, "nothing else in braces"),
-        ({"convention": ["https://elsewhere/{name}"]}, "is no convention"),
-        ({"models": [""]}, "is no name pattern"),
+        ({"convention": ["https://elsewhere/{name}"]}, "invalid convention"),
+        ({"models": [""]}, "at least 1 character"),
         ({"headers": {"X Key": "a"}}, "characters that no header has"),
         ({"headers": {"X-Key": f"{SECRET}\r\nHost: x"}}, 'the header "X-Key" can not be sent'),
         ({"headers": {"Host": "x"}}, "is set by the service"),

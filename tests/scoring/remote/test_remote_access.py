@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.config.endpoints import EndpointSettings
+from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access, open_access
 from prinz_enricher.registry.errors import AccessError
 from prinz_enricher.scoring.remote import UpstreamFailed, UpstreamTimeout

@@ -1,15 +1,15 @@
-"""The settings of an endpoint: model servers elsewhere, which models they score, and how they are asked."""
+"""The settings of the servers that the service calls: registries, and model servers elsewhere."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from prinz_enricher.config.access import AccessKeys
-from prinz_enricher.config.section import MIB, Section
+from prinz_enricher.catalog.serving_rules import parse_rule
+from prinz_enricher.config.sections import MIB, Section
 from prinz_enricher.registry.auth.rules import access_faults, auth_method
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -24,8 +24,83 @@ _OWN_HEADERS = frozenset(
 )
 
 
-class EndpointKeys(Section):
-    """Model servers elsewhere, without the keys of their access."""
+class AccessKeys(Section):
+    """How the service authenticates, whose certificates are trusted, and which one is shown."""
+
+    auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = Field(
+        "auto", description="how requests are authenticated; auto is what the other keys say"
+    )
+    username: str = Field("", description="user of basic authentication")
+    password: SecretStr = Field(SecretStr(""), description="its password")
+    password_file: str = Field("", description="file with the password, read again when it changes")
+    token: SecretStr = Field(SecretStr(""), description="bearer token")
+    token_file: str = Field("", description="file with the bearer token, read again when it changes")
+    oauth2_token_url: str = Field("", description="token endpoint of OAuth 2.0 (client credentials)")
+    oauth2_client_id: str = Field("", description="client id there")
+    oauth2_client_secret: SecretStr = Field(SecretStr(""), description="client secret there")
+    oauth2_client_secret_file: str = Field("", description="file with the client secret, read again when it changes")
+    oauth2_scope: str = Field("", description="scope asked for; with databricks, all-apis where it is empty")
+    oauth2_audience: str = Field("", description="audience asked for, where the token endpoint wants one")
+    ca_file: str = Field("", description="PEM file of the only authorities that are trusted for https")
+    client_certificate: str = Field("", description="PEM file of the certificate that is shown to the server")
+    client_key: str = Field("", description="PEM file of its key, without a password, where it is not in the same file")
+
+
+class RegistrySettings(AccessKeys):
+    """Which MLflow registry is served, and how it is reached."""
+
+    # It may hold a password.
+    url: str = Field(
+        "", repr=False, description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"
+    )
+    prefix: str | None = Field(
+        None,
+        max_length=200,
+        description="put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`",
+    )
+    kind: Literal["mlflow", "unity"] = Field(
+        "mlflow", description="unity for the Unity Catalog of the Databricks workspace at the url"
+    )
+    refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two reads of the registry")
+    timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
+    signature_ttl: float = Field(
+        300.0,
+        gt=0,
+        le=86400,
+        description="seconds within which each signature is checked again; with up to 64 versions, at each refresh",
+    )
+    snapshot_folder: str | None = Field(
+        None,
+        description="folder for the last good list of models, served when the registry is down at the start, and for "
+        "what is in use (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and "
+        '`""` is none',
+    )
+    include: tuple[str, ...] = Field(
+        ("*",), min_length=1, description="models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"
+    )
+    exclude: tuple[str, ...] = Field((), description="models not to serve, likewise; they are as if they did not exist")
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for rule in value:
+            parse_rule(rule)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if faults := access_faults(self):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def prefix_of(self, name: str) -> str:
+        """Return what is put before the names of its models; it is called `name`, or has no name (empty)."""
+        default = f"{name}." if name else ""
+        return default if self.prefix is None else self.prefix
+
+
+class EndpointSettings(AccessKeys):
+    """Model servers elsewhere that score models in place of workers; see docs/remote.md."""
 
     urls: tuple[str, ...] = Field(
         (), description="base URLs of its servers, such as `https://models.example.com`; all must answer alike"
@@ -37,7 +112,7 @@ class EndpointKeys(Section):
         description="where below a base URL a model is scored, tried in order: `prinz`, `databricks`, `mlflow`, or a "
         "URL template such as `{base}/team/{name}/{version}/invocations`; see docs/remote.md",
     )
-    models: tuple[str, ...] = Field(
+    models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="models that are scored here, by name; * stands for any text. A model's tag can say so, too"
     )
     endpoint_names: dict[str, str] = Field(
@@ -61,63 +136,6 @@ class EndpointKeys(Section):
     )
     headers: dict[str, SecretStr] = Field({}, description="headers that each request has besides the usual ones")
 
-    @field_validator("urls")
-    @classmethod
-    def _base_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for number, url in enumerate(value, 1):
-            # By its number: it may hold a password.
-            if fault := _url_fault(url):
-                raise ValueError(f"the URL number {number} {fault}")
-        bases = tuple(url.rstrip("/") for url in value)
-        if len(set(bases)) < len(bases):
-            raise ValueError("a URL stands there twice")
-        if len({url.partition(":")[0].lower() for url in bases}) > 1:
-            raise ValueError("its URLs are all of http:// or all of https://")
-        return bases
-
-    @field_validator("convention")
-    @classmethod
-    def _known_conventions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # Here, so that settings without endpoints do not bring in all of scoring.
-        from prinz_enricher.scoring.remote.conventions import CONVENTIONS, template_fault
-
-        for convention in value:
-            if convention in CONVENTIONS:
-                continue
-            if not convention.startswith(("{base}", "/")):
-                known = ", ".join(f'"{name}"' for name in CONVENTIONS)
-                raise ValueError(
-                    f'"{convention}" is no convention: {known} are, and templates that begin with {{base}}'
-                )
-            if fault := template_fault(convention):
-                raise ValueError(f'the template "{convention}" can not be used: {fault}')
-        return value
-
-    @field_validator("models")
-    @classmethod
-    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(value):
-            raise ValueError('"" is no name pattern')
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _sendable(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, secret in value.items():
-            text = secret.get_secret_value()
-            if not _HEADER.fullmatch(name) or not (text.isascii() and text.isprintable()):
-                raise ValueError(f'the header "{name}" can not be sent: it has characters that no header has')
-            if name.lower() in _OWN_HEADERS:
-                raise ValueError(f'the header "{name}" is set by the service')
-        if len({name.lower() for name in value}) < len(value):
-            raise ValueError("a header stands there twice")
-        return value
-
-
-# The bases stand in this order so that the keys of access come last.
-class EndpointSettings(AccessKeys, EndpointKeys):
-    """Model servers elsewhere that score models in place of workers; see docs/remote.md."""
-
     @property
     def url(self) -> str:
         """The first of its base URLs, which the token endpoint of Databricks is next to."""
@@ -127,6 +145,51 @@ class EndpointSettings(AccessKeys, EndpointKeys):
     def kind(self) -> Literal["mlflow"]:
         """What the rules of access take it for: a server that wants what the keys say."""
         return "mlflow"
+
+    @field_validator("urls")
+    @classmethod
+    def _are_base_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, url in enumerate(value, 1):
+            # By its number: it may hold a password.
+            if fault := _url_fault(url):
+                raise ValueError(f"the URL number {number} {fault}")
+        bases = tuple(url.rstrip("/") for url in value)
+        if len(set(bases)) < len(bases):
+            raise ValueError("a URL is listed twice")
+        if len({url.partition(":")[0].lower() for url in bases}) > 1:
+            raise ValueError("its URLs must be all of http:// or all of https://")
+        return bases
+
+    @field_validator("convention")
+    @classmethod
+    def _are_conventions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Here, so that settings without endpoints do not bring in all of scoring.
+        from prinz_enricher.scoring.remote.conventions import CONVENTIONS, template_fault
+
+        for convention in value:
+            if convention in CONVENTIONS:
+                continue
+            if not convention.startswith(("{base}", "/")):
+                known = ", ".join(f'"{name}"' for name in CONVENTIONS)
+                raise ValueError(
+                    f'invalid convention "{convention}"; expected {known}, or a template that begins with {{base}}'
+                )
+            if fault := template_fault(convention):
+                raise ValueError(f'the template "{convention}" can not be used: {fault}')
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _are_sendable(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, secret in value.items():
+            text = secret.get_secret_value()
+            if not _HEADER.fullmatch(name) or not (text.isascii() and text.isprintable()):
+                raise ValueError(f'the header "{name}" can not be sent: it has characters that no header has')
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f'the header "{name}" is set by the service')
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError("a header is listed twice")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -159,5 +222,5 @@ def _url_fault(url: str) -> str:
     path = parts.path.rstrip("/")
     # Line breaks and tabs are dropped when a URL is taken apart.
     if not url.isprintable() or not _PATH.fullmatch(path) or "//" in path or leads_elsewhere(path):
-        return "has a path that is none of a base URL"
+        return "has a path that no base URL has"
     return ""
