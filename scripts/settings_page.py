@@ -51,7 +51,8 @@ def _section(name: str, kind: type[Section]) -> str:
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
         shown = repr(default).replace("'", '"')
-        rows.append(f"| `{key}` | `{shown}` | {field.description} |")
+        description = " ".join((field.description or "").split())
+        rows.append(f"| `{key}` | `{shown}` | {description} |")
     return "\n".join(rows) + "\n"
 
 

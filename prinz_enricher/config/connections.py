@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from prinz_enricher.catalog.serving_rules import parse_rule
 from prinz_enricher.config.sections import MIB, Section
@@ -24,68 +24,89 @@ _OWN_HEADERS = frozenset(
 )
 
 
+def _check_rule(rule: str) -> str:
+    parse_rule(rule)
+    return rule
+
+
+def _check_convention(convention: str) -> str:
+    # Here, so that settings without endpoints do not bring in all of scoring.
+    from prinz_enricher.scoring.remote.conventions import CONVENTIONS, template_fault
+
+    if convention in CONVENTIONS:
+        return convention
+    if not convention.startswith(("{base}", "/")):
+        known = ", ".join(f'"{name}"' for name in CONVENTIONS)
+        raise ValueError(
+            f'invalid convention "{convention}"; expected {known}, or a template that begins with {{base}}'
+        )
+    if fault := template_fault(convention):
+        raise ValueError(f'the template "{convention}" can not be used: {fault}')
+    return convention
+
+
+_Rule = Annotated[str, AfterValidator(_check_rule)]
+_Convention = Annotated[str, AfterValidator(_check_convention)]
+
+
 class AccessKeys(Section):
     """How the service authenticates, whose certificates are trusted, and which one is shown."""
 
-    auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = Field(
-        "auto", description="how requests are authenticated; auto is what the other keys say"
-    )
-    username: str = Field("", description="user of basic authentication")
-    password: SecretStr = Field(SecretStr(""), description="its password")
-    password_file: str = Field("", description="file with the password, read again when it changes")
-    token: SecretStr = Field(SecretStr(""), description="bearer token")
-    token_file: str = Field("", description="file with the bearer token, read again when it changes")
-    oauth2_token_url: str = Field("", description="token endpoint of OAuth 2.0 (client credentials)")
-    oauth2_client_id: str = Field("", description="client id there")
-    oauth2_client_secret: SecretStr = Field(SecretStr(""), description="client secret there")
-    oauth2_client_secret_file: str = Field("", description="file with the client secret, read again when it changes")
-    oauth2_scope: str = Field("", description="scope asked for; with databricks, all-apis where it is empty")
-    oauth2_audience: str = Field("", description="audience asked for, where the token endpoint wants one")
-    ca_file: str = Field("", description="PEM file of the only authorities that are trusted for https")
-    client_certificate: str = Field("", description="PEM file of the certificate that is shown to the server")
-    client_key: str = Field("", description="PEM file of its key, without a password, where it is not in the same file")
+    auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = "auto"
+    """how requests are authenticated; auto is what the other keys say"""
+    username: str = ""
+    """user of basic authentication"""
+    password: SecretStr = SecretStr("")
+    """its password"""
+    password_file: str = ""
+    """file with the password, read again when it changes"""
+    token: SecretStr = SecretStr("")
+    """bearer token"""
+    token_file: str = ""
+    """file with the bearer token, read again when it changes"""
+    oauth2_token_url: str = ""
+    """token endpoint of OAuth 2.0 (client credentials)"""
+    oauth2_client_id: str = ""
+    """client id there"""
+    oauth2_client_secret: SecretStr = SecretStr("")
+    """client secret there"""
+    oauth2_client_secret_file: str = ""
+    """file with the client secret, read again when it changes"""
+    oauth2_scope: str = ""
+    """scope asked for; with databricks, all-apis where it is empty"""
+    oauth2_audience: str = ""
+    """audience asked for, where the token endpoint wants one"""
+    ca_file: str = ""
+    """PEM file of the only authorities that are trusted for https"""
+    client_certificate: str = ""
+    """PEM file of the certificate that is shown to the server"""
+    client_key: str = ""
+    """PEM file of its key, without a password, where it is not in the same file"""
 
 
 class RegistrySettings(AccessKeys):
     """Which MLflow registry is served, and how it is reached."""
 
     # It may hold a password.
-    url: str = Field(
-        "", repr=False, description="an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"
-    )
-    prefix: str | None = Field(
-        None,
-        max_length=200,
-        description="put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`",
-    )
-    kind: Literal["mlflow", "unity"] = Field(
-        "mlflow", description="unity for the Unity Catalog of the Databricks workspace at the url"
-    )
-    refresh_interval: float = Field(10.0, gt=0, le=3600, description="seconds between two reads of the registry")
-    timeout: float = Field(10.0, gt=0, le=600, description="seconds that one request to the registry may take")
-    signature_ttl: float = Field(
-        300.0,
-        gt=0,
-        le=86400,
-        description="seconds within which each signature is checked again; with up to 64 versions, at each refresh",
-    )
-    snapshot_folder: str | None = Field(
-        None,
-        description="folder for the last good list of models, served when the registry is down at the start, and for "
-        "what is in use (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and "
-        '`""` is none',
-    )
-    include: tuple[str, ...] = Field(
-        ("*",), min_length=1, description="models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"
-    )
-    exclude: tuple[str, ...] = Field((), description="models not to serve, likewise; they are as if they did not exist")
-
-    @field_validator("include", "exclude")
-    @classmethod
-    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for rule in value:
-            parse_rule(rule)
-        return value
+    url: str = Field("", repr=False)
+    """an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"""
+    prefix: str | None = Field(None, max_length=200)
+    """put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`"""
+    kind: Literal["mlflow", "unity"] = "mlflow"
+    """unity for the Unity Catalog of the Databricks workspace at the url"""
+    refresh_interval: float = Field(10.0, gt=0, le=3600)
+    """seconds between two reads of the registry"""
+    timeout: float = Field(10.0, gt=0, le=600)
+    """seconds that one request to the registry may take"""
+    signature_ttl: float = Field(300.0, gt=0, le=86400)
+    """seconds within which each signature is checked again; with up to 64 versions, at each refresh"""
+    snapshot_folder: str | None = None
+    """folder for the last good list of models, served when the registry is down at the start, and for what is in use
+    (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and `""` is none"""
+    include: tuple[_Rule, ...] = Field(("*",), min_length=1)
+    """models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"""
+    exclude: tuple[_Rule, ...] = ()
+    """models not to serve, likewise; they are as if they did not exist"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -102,39 +123,38 @@ class RegistrySettings(AccessKeys):
 class EndpointSettings(AccessKeys):
     """Model servers elsewhere that score models in place of workers; see docs/remote.md."""
 
-    urls: tuple[str, ...] = Field(
-        (), description="base URLs of its servers, such as `https://models.example.com`; all must answer alike"
-    )
-    convention: tuple[str, ...] = Field(
-        # Not `mlflow`, whose path names no model: whatever is served there would score for all.
-        ("prinz", "databricks"),
-        min_length=1,
-        description="where below a base URL a model is scored, tried in order: `prinz`, `databricks`, `mlflow`, or a "
-        "URL template such as `{base}/team/{name}/{version}/invocations`; see docs/remote.md",
-    )
-    models: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="models that are scored here, by name; * stands for any text. A model's tag can say so, too"
-    )
-    endpoint_names: dict[str, str] = Field(
-        {}, description="model's name = name of its Databricks serving endpoint; by default the model's name"
-    )
-    http2: bool = Field(False, description="whether HTTP/2 is offered to servers with https")
-    timeout: float = Field(10.0, gt=0, le=600, description="seconds that one try of a request may take")
-    max_concurrent: int = Field(8, ge=1, le=1024, description="requests at once, to all its servers together")
-    max_rows: int = Field(8192, ge=1, description="rows of one request at most")
-    max_bytes: int = Field(16 * MIB, ge=1024, description="bytes of one request at most")
-    max_answer_bytes: int = Field(64 * MIB, ge=1024, description="bytes of one answer at most")
-    max_retries: int = Field(3, ge=0, le=10, description="how often a call is tried again where that may help")
-    retry_share: float = Field(
-        0.2, ge=0, le=1, description="retries for each call, over all calls, so that a server that fails is spared"
-    )
-    breaker_failures: int = Field(
-        5, ge=1, le=1000, description="failures in a row after which a base URL is left out for a while"
-    )
-    breaker_pause: float = Field(
-        5.0, gt=0, le=60, description="seconds until it is tried again; doubled while it goes on failing, up to 60"
-    )
-    headers: dict[str, SecretStr] = Field({}, description="headers that each request has besides the usual ones")
+    urls: tuple[str, ...] = ()
+    """base URLs of its servers, such as `https://models.example.com`; all must answer alike"""
+    # Not `mlflow`, whose path names no model: whatever is served there would score for all.
+    convention: tuple[_Convention, ...] = Field(("prinz", "databricks"), min_length=1)
+    """where below a base URL a model is scored, tried in order: `prinz`, `databricks`, `mlflow`, or a URL template such
+    as `{base}/team/{name}/{version}/invocations`; see docs/remote.md"""
+    models: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """models that are scored here, by name; * stands for any text. A model's tag can say so, too"""
+    endpoint_names: dict[str, str] = Field({})
+    """model's name = name of its Databricks serving endpoint; by default the model's name"""
+    http2: bool = False
+    """whether HTTP/2 is offered to servers with https"""
+    timeout: float = Field(10.0, gt=0, le=600)
+    """seconds that one try of a request may take"""
+    max_concurrent: int = Field(8, ge=1, le=1024)
+    """requests at once, to all its servers together"""
+    max_rows: int = Field(8192, ge=1)
+    """rows of one request at most"""
+    max_bytes: int = Field(16 * MIB, ge=1024)
+    """bytes of one request at most"""
+    max_answer_bytes: int = Field(64 * MIB, ge=1024)
+    """bytes of one answer at most"""
+    max_retries: int = Field(3, ge=0, le=10)
+    """how often a call is tried again where that may help"""
+    retry_share: float = Field(0.2, ge=0, le=1)
+    """retries for each call, over all calls, so that a server that fails is spared"""
+    breaker_failures: int = Field(5, ge=1, le=1000)
+    """failures in a row after which a base URL is left out for a while"""
+    breaker_pause: float = Field(5.0, gt=0, le=60)
+    """seconds until it is tried again; doubled while it goes on failing, up to 60"""
+    headers: dict[str, SecretStr] = Field({})
+    """headers that each request has besides the usual ones"""
 
     @property
     def url(self) -> str:
@@ -156,27 +176,9 @@ class EndpointSettings(AccessKeys):
         bases = tuple(url.rstrip("/") for url in value)
         if len(set(bases)) < len(bases):
             raise ValueError("a URL is listed twice")
-        if len({url.partition(":")[0].lower() for url in bases}) > 1:
+        if len({urlsplit(url).scheme for url in bases}) > 1:
             raise ValueError("its URLs must be all of http:// or all of https://")
         return bases
-
-    @field_validator("convention")
-    @classmethod
-    def _are_conventions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # Here, so that settings without endpoints do not bring in all of scoring.
-        from prinz_enricher.scoring.remote.conventions import CONVENTIONS, template_fault
-
-        for convention in value:
-            if convention in CONVENTIONS:
-                continue
-            if not convention.startswith(("{base}", "/")):
-                known = ", ".join(f'"{name}"' for name in CONVENTIONS)
-                raise ValueError(
-                    f'invalid convention "{convention}"; expected {known}, or a template that begins with {{base}}'
-                )
-            if fault := template_fault(convention):
-                raise ValueError(f'the template "{convention}" can not be used: {fault}')
-        return value
 
     @field_validator("headers")
     @classmethod
