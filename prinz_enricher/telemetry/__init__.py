@@ -1,4 +1,4 @@
-"""What the service tells of itself."""
+"""Logs and metrics."""
 
 from prinz_enricher.telemetry.logs import configure_logging
 

@@ -12,7 +12,7 @@ def configure_logging(level: str, style: str) -> None:
     """Send the logs of this process, those of libraries too, to standard error.
 
     Args:
-        level: The least level that is logged: debug, info, warning or error.
+        level: The lowest level that is logged: debug, info, warning or error.
         style: `json`, `console`, or `auto`, which is console on a terminal and JSON elsewhere.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
@@ -39,7 +39,7 @@ def configure_logging(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # httpx tells of every request at INFO; the registry is looked at every few seconds.
+    # httpx logs every request at INFO; the registry is read every few seconds.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
