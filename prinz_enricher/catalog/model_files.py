@@ -34,8 +34,6 @@ _MIN_PAUSE = 1.0
 
 _log = structlog.get_logger(__name__)
 
-_Key = tuple[str, str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class _Known:
@@ -56,7 +54,7 @@ class _Known:
 
 
 class ModelFiles:
-    """Reads MLmodel files and keeps what they hold, by name, number and source of the version.
+    """Reads MLmodel files and keeps what they hold, until the version's source changes.
 
     One thread reads; any may call `want` and `observe`.
 
@@ -79,13 +77,13 @@ class ModelFiles:
         self._threads = threads
         self._time_to_live = time_to_live
         self._clock = clock
-        self._known: dict[_Key, _Known] = {}
+        self._known: dict[VersionKey, _Known] = {}
         self._last_read = -math.inf
-        self._to_do: list[_Key] = []
+        self._to_do: list[VersionKey] = []
         self._wanted: set[VersionKey] = set()
         # What is the same in many versions is stored once.
         self._shared: weakref.WeakValueDictionary[bytes, ModelFile] = weakref.WeakValueDictionary()
-        # By the version: its file, and the same with the outputs that were observed.
+        # The file of a version, and the same with the outputs that were observed.
         self._observed: dict[VersionKey, tuple[ModelFile, ModelFile]] = {}
         self._news = False
 
@@ -93,8 +91,7 @@ class ModelFiles:
         """Start from what was known before this process began, to be checked again in turn; return as `read` does."""
         for version in versions:
             if version.status == READY:
-                file = files.get((version.name, version.version), NOT_READ)
-                self._known[_key(version)] = _Known(version, self._share(file))
+                self._known[_key(version)] = _Known(version, self._share(files.get(_key(version), NOT_READ)))
         return self._contents()
 
     def want(self, name: str, version: str) -> None:
@@ -107,7 +104,7 @@ class ModelFiles:
         Raises:
             SignatureError: They can't be read.
         """
-        known = next((one for key, one in self._known.items() if key[:2] == (name, version)), None)
+        known = self._known.get((name, version))
         if known is not None and known.file.signature is not None:
             seen = replace(known.file, observed=with_outputs(known.file.signature, outputs))
             self._observed[name, version] = (known.file, seen)
@@ -121,7 +118,7 @@ class ModelFiles:
     @property
     def settled(self) -> Files:
         """What each file holds that was read."""
-        return {key[:2]: known.file for key, known in self._known.items() if not known.file.pending}
+        return {key: known.file for key, known in self._known.items() if not known.file.pending}
 
     def read(
         self,
@@ -142,12 +139,16 @@ class ModelFiles:
             first: Versions whose files go before others.
             budget: Seconds after which no more requests are started; `read_on` goes on.
         """
-        ready = {_key(version): version for version in versions if version.status == READY}
-        former = self._known
-        self._known = {key: former.get(key) or _Known(version, NOT_READ) for key, version in ready.items()}
+        former, self._known = self._known, {}
+        for version in versions:
+            if version.status == READY:
+                known = former.get(_key(version))
+                if known is None or known.version.source != version.source:
+                    known = _Known(version, NOT_READ)
+                self._known[_key(version)] = known
         began = self._clock()
         unread = [key for key, known in self._known.items() if known.file.pending]
-        unread.sort(key=lambda key: key[:2] not in first)
+        unread.sort(key=lambda key: key not in first)
         self._to_do = [*unread, *self._due(first, began)]
         self._last_read = began
         return self.read_on(stopped, budget=budget)
@@ -159,7 +160,7 @@ class ModelFiles:
         hurried = [
             key
             for key, known in self._known.items()
-            if key[:2] in wanted and known.file.pending and now - known.checked >= _MIN_PAUSE
+            if key in wanted and known.file.pending and now - known.checked >= _MIN_PAUSE
         ]
         # What is in both is read once: a dictionary keeps the order.
         keys = list(dict.fromkeys([*hurried, *self._to_do]))
@@ -169,7 +170,7 @@ class ModelFiles:
 
     def _contents(self) -> Files:
         self._news = False
-        contents = {key[:2]: known.file for key, known in self._known.items()}
+        contents = {key: known.file for key, known in self._known.items()}
         for key, (file, seen) in list(self._observed.items()):
             if contents.get(key) is file:
                 contents[key] = seen
@@ -177,23 +178,23 @@ class ModelFiles:
                 del self._observed[key]
         return contents
 
-    def _due(self, first: Collection[VersionKey], now: float) -> list[_Key]:
+    def _due(self, first: Collection[VersionKey], now: float) -> list[VersionKey]:
         """Return what to check again: what is in doubt, and what was not checked for longest."""
         known = [key for key, one in self._known.items() if not one.file.pending]
         share = max(0.0, now - self._last_read) / self._time_to_live if self._last_read > -math.inf else 0.0
         count = max(CHECKED_EACH_TIME, math.ceil(len(known) * min(1.0, share * _HASTE)))
-        known.sort(key=lambda key: (not self._known[key].doubted, self._known[key].checked, key[:2] not in first))
+        known.sort(key=lambda key: (not self._known[key].doubted, self._known[key].checked, key not in first))
         return known[:count]
 
-    def _check_all(self, keys: list[_Key], stopped: Callable[[], bool], deadline: float) -> list[_Key]:
+    def _check_all(self, keys: list[VersionKey], stopped: Callable[[], bool], deadline: float) -> list[VersionKey]:
         """Read or check files; return those for which there was no time."""
         # Since the last answer; so a frozen registry delays no refresh for long.
-        unanswered: list[_Key] = []
+        unanswered: list[VersionKey] = []
         # One time for all: those of one refresh have the same age.
         now = self._clock()
-        late: set[_Key] = set()
+        late: set[VersionKey] = set()
 
-        def check(key: _Key) -> None:
+        def check(key: VersionKey) -> None:
             if stopped() or len(unanswered) >= MAX_UNREACHABLE:
                 return
             if self._clock() >= deadline:
@@ -252,8 +253,8 @@ class ModelFiles:
         return NOT_READ if file is NOT_READ else self._shared.setdefault(file.fingerprint, file)
 
 
-def _key(version: ModelVersion) -> _Key:
-    return (version.name, version.version, version.source)
+def _key(version: ModelVersion) -> VersionKey:
+    return version.name, version.version
 
 
 def _read_file(entries: Mapping[str, object]) -> ModelFile:

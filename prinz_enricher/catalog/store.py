@@ -20,13 +20,13 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from prinz_enricher.catalog.reading import Reading
-from prinz_enricher.catalog.snapshot import Files, ModelFile, VersionKey
+from prinz_enricher.catalog.snapshot import Files, ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import ModelVersion, RegisteredModel
-from prinz_enricher.signature.types import Signature, SignatureError
+from prinz_enricher.signature.types import SignatureError
 from prinz_enricher.signature.wire import from_wire, to_wire
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -48,32 +48,29 @@ class StoreError(Exception):
     """What is stored can't be used, or can't be stored; the text says why."""
 
 
-class _StoredFile(NamedTuple):
-    """A `ModelFile`, with the position of its signature in the list of all."""
-
-    name: str
-    version: str
-    flavors: tuple[str, ...]
-    fault: str
-    loader: str
-    signature: int | None
-
-
 def _check_number(version: ModelVersion) -> ModelVersion:
     if not (version.version.isascii() and version.version.isdecimal() and len(version.version) <= 18):
         raise ValueError("a version has no number")
     return version
 
 
+class _StoredFile(NamedTuple):
+    """A `ModelFile`, with its signature as on the wire."""
+
+    signature: bytes | None
+    flavors: tuple[str, ...]
+    fault: str
+    loader: str
+
+
 class _Content(BaseModel):
-    """A stored snapshot: what the registry listed, what MLmodel files held, and each signature once, as on the wire."""
+    """A stored snapshot: each different MLmodel file once, and with each version the position of its own."""
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     models: list[RegisteredModel]
-    versions: list[Annotated[ModelVersion, AfterValidator(_check_number)]]
     files: list[_StoredFile]
-    signatures: list[bytes]
+    versions: list[tuple[Annotated[ModelVersion, AfterValidator(_check_number)], NonNegativeInt | None]]
 
 
 def encode(reading: Reading, files: Files) -> bytes:
@@ -82,65 +79,67 @@ def encode(reading: Reading, files: Files) -> bytes:
     A file that can't be written exactly is left out, and read from the registry again.
     """
     positions: dict[bytes, int | None] = {}
-    signatures: list[bytes] = []
     stored: list[_StoredFile] = []
-    for (name, version), file in files.items():
+    versions: list[tuple[ModelVersion, int | None]] = []
+    for key, version in reading.versions.items():
         position = None
-        if any("\ud800" <= character <= "\udfff" for character in "".join((file.fault, file.loader, *file.flavors))):
-            # A lone surrogate, which an MLmodel file may hold, and UTF-8 can't.
-            continue
-        if file.signature is not None:
+        if (file := files.get(key)) is not None:
             if file.fingerprint not in positions:
-                message = _exact_message(file.signature)
-                positions[file.fingerprint] = None if message is None else len(signatures)
-                signatures += [] if message is None else [message]
+                written = _write_file(file)
+                positions[file.fingerprint] = None if written is None else len(stored)
+                stored += [] if written is None else [written]
             position = positions[file.fingerprint]
-            if position is None:
-                continue
-        stored.append(_StoredFile(name, version, file.flavors, file.fault, file.loader, position))
-    models, versions = list(reading.models.values()), list(reading.versions.values())
-    content = _Content.model_construct(models=models, versions=versions, files=stored, signatures=signatures)
+        versions.append((version, position))
+    content = _Content.model_construct(models=list(reading.models.values()), files=stored, versions=versions)
     return content.model_dump_json().encode()
 
 
 def decode(content: bytes) -> tuple[Reading, Files]:
-    """Return what `encode` was called with; without signatures that this program reads otherwise than the one before.
+    """Return what `encode` was called with; without files whose signature is read otherwise than it was written.
 
     Raises:
         StoreError: It is not such a content.
     """
     try:
         stored = _Content.model_validate_json(content)
-        signatures = [_read_signature(one) for one in stored.signatures]
-    except (ValidationError, DecodeError) as error:
+        known = [_read_file(one) for one in stored.files]
+        files = {
+            (version.name, version.version): file
+            for version, position in stored.versions
+            if position is not None and (file := known[position]) is not None
+        }
+    except (ValidationError, DecodeError, IndexError) as error:
         raise StoreError("it is damaged") from error
-    files: dict[VersionKey, ModelFile] = {}
-    for name, version, flavors, fault, loader, position in stored.files:
-        if position is not None and not 0 <= position < len(signatures):
-            raise StoreError("it is damaged")
-        signature = None if position is None else signatures[position]
-        if signature is not None or position is None:
-            files[name, version] = ModelFile(signature, flavors, fault, loader=loader)
-    models = {model.name: model for model in stored.models}
-    return Reading(models, {(version.name, version.version): version for version in stored.versions}), files
+    versions = {(version.name, version.version): version for version, _ in stored.versions}
+    return Reading({model.name: model for model in stored.models}, versions), files
 
 
-def _exact_message(signature: Signature) -> bytes | None:
+def _write_file(file: ModelFile) -> _StoredFile | None:
+    message = None
     try:
-        message = to_wire(signature, schemas=False)
-        exact = from_wire(message).digest == signature.digest
+        # An MLmodel file may hold a lone surrogate, which UTF-8 can't.
+        "".join((file.fault, file.loader, *file.flavors)).encode()
+        if file.signature is not None:
+            message = to_wire(file.signature, schemas=False)
+            if from_wire(message).digest != file.signature.digest:
+                return None
     except ValueError:
         return None
-    return message.SerializeToString(deterministic=True) if exact else None
+    content = None if message is None else message.SerializeToString(deterministic=True)
+    return _StoredFile(content, file.flavors, file.fault, file.loader)
 
 
-def _read_signature(content: bytes) -> Signature | None:
-    message = signature_pb2.Signature.FromString(content)
-    try:
-        signature = from_wire(message)
-    except SignatureError:
-        return None
-    return signature if signature.digest == message.digest else None
+def _read_file(stored: _StoredFile) -> ModelFile | None:
+    signature = None
+    if stored.signature is not None:
+        message = signature_pb2.Signature.FromString(stored.signature)
+        try:
+            signature = from_wire(message)
+        except SignatureError:
+            return None
+        if signature.digest != message.digest:
+            return None
+    return ModelFile(signature, stored.flavors, stored.fault, loader=stored.loader)
 
 
 def _seal(body: bytes) -> bytes:
