@@ -2,7 +2,7 @@
 
 from prinz_enricher.catalog.catalog import Catalog, CatalogState
 from prinz_enricher.catalog.publisher import ChangeKind, ChangeSet
-from prinz_enricher.catalog.queries import Page, default_version, paginate, parse_filter, resolve, scorable
+from prinz_enricher.catalog.queries import default_version, paginate, parse_filter, resolve, scorable
 from prinz_enricher.catalog.serving_rules import DEFAULT_POLICY, ENVIRONMENT_TAG, Selection, wants_preload
 from prinz_enricher.catalog.snapshot import CatalogModel, CatalogVersion, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore, UsedFile, UsedVersion
@@ -18,7 +18,6 @@ __all__ = [
     "ChangeKind",
     "ChangeSet",
     "Member",
-    "Page",
     "Selection",
     "Snapshot",
     "SnapshotStore",

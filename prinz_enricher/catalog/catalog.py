@@ -62,11 +62,10 @@ class Catalog(Publisher):
         refresh_interval: Seconds between two refreshes.
         threads: How many MLmodel files are read at once.
         signature_ttl: Seconds within which each signature is checked again.
-        selection: Which models are served; all by default.
-        store: Where the last good snapshot outlives the process; nowhere by default.
+        selection: Which models are served.
+        store: Where the last good snapshot outlives the process.
 
     Attributes:
-        ready: Set once there is a snapshot: the registry was read, or an earlier one was in the store.
         refreshed: Whether there was a refresh since the start, with or without success.
     """
 
@@ -81,7 +80,6 @@ class Catalog(Publisher):
         store: SnapshotStore | None = None,
     ) -> None:
         super().__init__()
-        self.ready = threading.Event()
         self.refreshed = False
         self._on_stale_change: tuple[Callable[[], None], ...] = ()
         self._client = client
@@ -91,7 +89,7 @@ class Catalog(Publisher):
         self._selection = selection or Selection()
         self._store = store
         self._files = ModelFiles(client, threads, time_to_live=signature_ttl)
-        self._assembler = Assembler(client.url)
+        self._assembler = Assembler()
         self._reading: Reading | None = None
         self._last_good = 0.0
         self._last_fault = "it was not read yet"
@@ -113,11 +111,7 @@ class Catalog(Publisher):
             self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop refreshing; the last snapshot stays.
-
-        Args:
-            timeout: Seconds to wait for requests under way; a registry that does not answer must not hold us longer.
-        """
+        """Stop refreshing, and wait for requests under way, at most `timeout` seconds; the last snapshot stays."""
         self._stopping.set()
         self._wake.set()
         thread, self._thread = self._thread, None
@@ -186,10 +180,7 @@ class Catalog(Publisher):
     def observe(self, name: str, version: str, outputs: str) -> None:
         """Have a version served with the outputs that it was observed to return; never blocks.
 
-        Args:
-            name: Of its model, in the registry.
-            version: Its number.
-            outputs: MLflow's JSON of a schema; raises SignatureError where it can't be read.
+        They are in MLflow's JSON of a schema; where that can't be read it raises SignatureError.
         """
         self._files.observe(name, version, outputs)
         self._wake.set()
@@ -256,9 +247,7 @@ class Catalog(Publisher):
             former = old.models.get(name) if old else None
             if model.fault and (former is None or former.fault != model.fault):
                 _log.warning("model has a fault", model=name, fault=model.fault)
-        snapshot = self.publish(new)
-        self.ready.set()
-        return snapshot
+        return self.publish(new)
 
     def _restore(self) -> None:
         """Serve what an earlier process knew, until the registry is read."""

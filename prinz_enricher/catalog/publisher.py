@@ -187,9 +187,13 @@ class Watch:
 
 
 class Publisher:
-    """Answers from the snapshot that was published last. One thread publishes, any may read and watch."""
+    """Answers from the snapshot that was published last; `ready` is set once there is one.
+
+    One thread publishes; any may read and watch.
+    """
 
     def __init__(self) -> None:
+        self.ready = threading.Event()
         self._current: Snapshot | None = None
         self._recent = RecentSnapshots()
         self._history = History()
@@ -224,6 +228,7 @@ class Publisher:
                 return old
             self._recent.keep(new, time.monotonic())
             self._current = new
+            self.ready.set()
             news = self._history.append(old, new)
             for listener in list(self._listeners.values()):
                 _guarded(listener, news)

@@ -71,7 +71,7 @@ def resolve(
             raise AliasNotFound(name, alias or "")
     else:
         number = version
-    found = model.by_number.get(number) if number is not None else None
+    found = model.by_number.get(number or "")
     if found is None or not found.ready:
         raise VersionNotFound(name, number or "")
     return found
@@ -79,8 +79,7 @@ def resolve(
 
 def default_version(model: CatalogModel, policy: Sequence[str] = DEFAULT_POLICY) -> CatalogVersion | None:
     """Return the version that is meant where a caller names none; None where there is none that is READY."""
-    number = _default_number(model, policy)
-    found = model.by_number.get(number) if number is not None else None
+    found = model.by_number.get(_default_number(model, policy) or "")
     return found if found is not None and found.ready else None
 
 

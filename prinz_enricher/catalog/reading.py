@@ -135,30 +135,22 @@ def _torn(
 
 
 class _List(Generic[K, T]):
-    """One of the registry's lists, read until it is complete.
-
-    Attributes:
-        faults: What in it can't be read.
-        lost: What was there when the reading began, and no more when it ended.
-    """
+    """One of the registry's lists, read until it is complete."""
 
     def __init__(
         self, list_all: Callable[[], Listing[T]], request_one: Callable[[K], T | None], key_of: Callable[[T], K]
     ) -> None:
         self.faults: tuple[str, ...] = ()
+        # What was there when the reading began, and no more when it ended.
         self.lost: set[K] = set()
         self._list_all = list_all
         self._request_one = request_one
         self._key_of = key_of
 
     def read(self, known: Mapping[K, T], *, first: bool) -> dict[K, T]:
-        """Read the list, and make sure of what is missing of what was known.
-
-        Args:
-            known: What was there before.
-            first: Whether nothing is known, so that a list of several pages can't be compared with anything.
-        """
+        """Read the list, and make sure of what is missing of what was known."""
         items, pages = self._once()
+        # The first time a list of several pages can't be compared with anything.
         missing = [key for key in known if key not in items]
         if (first and pages > 1) or len(missing) > MAX_ASKED:
             return self._until_same(items)

@@ -75,7 +75,7 @@ class CatalogVersion:
         source: Where the registry says that its files are.
         signature: None where it can't be read; of the origin MISSING where the version has none.
         fault: What is wrong, as a sentence without its subject; or empty.
-        pending: Whether its signature may be there soon: its file was not read yet, or not for a passing reason.
+        pending: Whether its file was not read yet, or not for a passing reason.
         registry: The name of its registry in the settings; empty for the one without a name.
         registered_as: Its model's name in that registry, where it is served under another; else empty.
         loader: The module that loads it.
@@ -158,13 +158,11 @@ class Snapshot:
     """All that the registry offered at one moment.
 
     Attributes:
-        registry: The registry's URL, without user and password.
         revision: A hash of the content: the same content has the same revision, on every machine.
         models: By name, sorted by name.
         faults: What the registry lists that can't be read, and so is not in `models`.
     """
 
-    registry: str
     revision: str
     models: Mapping[str, CatalogModel]
     faults: tuple[str, ...] = ()
@@ -178,8 +176,7 @@ class Snapshot:
 class Assembler:
     """Assembles one snapshot after the other; a model that did not change is the same object in all of them."""
 
-    def __init__(self, registry: str) -> None:
-        self._registry = registry
+    def __init__(self) -> None:
         # By name: what a model was assembled from, and the model. Who reads the registry keeps unchanged objects.
         self._made: dict[str, tuple[tuple[object, ...], CatalogModel]] = {}
 
@@ -190,13 +187,9 @@ class Assembler:
         files: Files,
         faults: Iterable[str] = (),
     ) -> Snapshot:
-        """Return the snapshot of what the registry lists.
+        """Return the snapshot of what the registry lists, with the files of versions that are READY.
 
-        Args:
-            models: With the aliases.
-            versions: Those without a model among `models` are left out: it was created or deleted meanwhile.
-            files: Only of versions that are READY.
-            faults: What the registry lists that can't be read.
+        Versions without a model are left out: it was created or deleted meanwhile. `faults` are what can't be read.
         """
         grouped: dict[str, list[ModelVersion]] = defaultdict(list)
         for version in versions:
@@ -210,7 +203,7 @@ class Assembler:
         revision = hashlib.sha256(repr(sorted_faults).encode())
         for model in catalog.values():
             revision.update(model.fingerprint)
-        return Snapshot(self._registry, revision.hexdigest()[:32], catalog, sorted_faults)
+        return Snapshot(revision.hexdigest()[:32], catalog, sorted_faults)
 
     def _make(
         self, model: RegisteredModel, listed: Iterable[ModelVersion], files: Files

@@ -171,13 +171,8 @@ class Stored:
 class SnapshotStore:
     """Keeps the snapshot of one registry in a folder; several processes may share it.
 
-    The modification time of its file is the time of the last good refresh.
-
-    Args:
-        folder: Created where it does not exist.
-        registry: Tells the registry from others; no credentials.
-        clock: Monotonic, in seconds.
-        wall_clock: Seconds since the epoch.
+    The modification time of its file is the time of the last good refresh. `registry` tells it from others, without
+    credentials; `clock` is monotonic.
     """
 
     def __init__(

@@ -19,13 +19,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the registries.
+    """One of the registries: its name in the settings, if any, what precedes the names of its models, and its catalog.
 
-    Attributes:
-        name: Its name in the settings; empty for the one without a name.
-        prefix: Put before the name of each of its models; may be empty.
-        url: Where it is, without user and password.
-        catalog: What it offers.
+    Its URL is without user and password.
     """
 
     name: str
@@ -35,24 +31,15 @@ class Member:
 
 
 class Union(Publisher):
-    """What all registries offer, answered from memory; all methods can be called from any thread.
+    """What all registries offer, answered from memory, once every registry is known or had a refresh.
 
-    A registry that was never read hides only its own models, which its prefix tells.
-
-    Args:
-        members: Each with a name and a prefix of its own. Where two models have the same name all the same, that of the
-            first member is served, and the other is a fault.
-
-    Attributes:
-        ready: Set once there is a snapshot, and every registry is known or had a refresh.
+    A registry that was never read hides only its own models, which its prefix tells. Where two models have the same
+    name in spite of prefixes, that of the first member is served, and the other is a fault.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
-        self.ready = threading.Event()
         self.members = tuple(members)
-        # The first of the subscribers, so that the others find it set.
-        self.subscribe(lambda _old, _new: self.ready.set())
         self._merging = threading.Lock()
         # By registry and name: a model, and the same as it is served.
         self._renamed: dict[tuple[str, str], tuple[CatalogModel, CatalogModel]] = {}
@@ -92,11 +79,7 @@ class Union(Publisher):
         return None
 
     def age(self) -> float:
-        """Return how many seconds ago the registry was read whose last reading is the oldest; of those that are known.
-
-        Raises:
-            RegistryUnavailable: None has ever been.
-        """
+        """Return the `Catalog.age` of the registry, among those that are known, whose last good read is the oldest."""
         self.snapshot()
         return max(member.catalog.age() for member in self.members if member.catalog.current is not None)
 
@@ -155,8 +138,7 @@ class Union(Publisher):
         self._renamed, self._hidden = renamed, hidden
         parts = repr([(member.name, member.prefix, snapshot.revision) for member, snapshot in snapshots])
         revision = hashlib.sha256(parts.encode()).hexdigest()[:32]
-        urls = ", ".join(member.url for member, _ in snapshots)
-        return Snapshot(urls, revision, dict(sorted(models.items())), tuple(sorted([*faults, *hidden])))
+        return Snapshot(revision, dict(sorted(models.items())), tuple(sorted([*faults, *hidden])))
 
 
 def _unavailable(member: Member) -> RegistryUnavailable:

@@ -28,7 +28,7 @@ MODELS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2))
 
 def make_snapshot(**models: int) -> Snapshot:
     """Return a snapshot of models; the number stands for all that may change in one."""
-    return Assembler("").assemble(
+    return Assembler().assemble(
         [RegisteredModel(name, "", {}, {}, number, 0) for name, number in models.items()], [], {}
     )
 

@@ -15,7 +15,7 @@ NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), 
 
 def make_snapshot(names: list[str], revision: str = "") -> Snapshot:
     """Return a snapshot of models with these names."""
-    return Snapshot("", revision, {name: CatalogModel(name, "", {}, {}, (), 0, 0) for name in sorted(names)})
+    return Snapshot(revision, {name: CatalogModel(name, "", {}, {}, (), 0, 0) for name in sorted(names)})
 
 
 HUNDREDS = make_snapshot([f"model-{number:04}" for number in range(1500)])

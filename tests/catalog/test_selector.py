@@ -24,7 +24,7 @@ def make_snapshot(
         for n, status in statuses.items()
     ]
     file = ModelFile(Signature((), ()))
-    return Assembler("http://mlflow").assemble([model], versions, {("wine", number): file for number in statuses})
+    return Assembler().assemble([model], versions, {("wine", number): file for number in statuses})
 
 
 SNAPSHOT = make_snapshot(
@@ -137,9 +137,7 @@ def test_scorable() -> None:
     assert scorable(resolve(SNAPSHOT, "wine")).version == "2"
     model = RegisteredModel("wine", "", {}, {}, 0, 0)
     version = ModelVersion("wine", "1", "", {}, "READY", "", "", "", 0, 0)
-    snapshot = Assembler("http://mlflow").assemble(
-        [model], [version], {("wine", "1"): ModelFile(None, fault="is broken")}
-    )
+    snapshot = Assembler().assemble([model], [version], {("wine", "1"): ModelFile(None, fault="is broken")})
     with pytest.raises(ModelLoadFailed, match="it is broken"):
         scorable(resolve(snapshot, "wine"))
 
@@ -210,7 +208,7 @@ def test_own_policy_of_a_model(tag: str, number: str | None) -> None:
     model = SNAPSHOT.models["wine"]
     versions = [ModelVersion("wine", v.version, "", {}, v.status, "", "", "", 0, 0) for v in model.versions]
     told = RegisteredModel("wine", "", {"prinz.default": tag}, dict(model.aliases), 0, 0)
-    snapshot = Assembler("http://mlflow").assemble([told], versions, {})
+    snapshot = Assembler().assemble([told], versions, {})
     default = default_version(snapshot.models["wine"])
     assert (None if default is None else default.version) == number
     assert bool(snapshot.models["wine"].fault) == (tag == "newest")

@@ -92,7 +92,7 @@ def snapshot() -> Snapshot:
         ModelVersion(name, "1", "", {}, "PENDING_REGISTRATION" if name == PENDING else READY, "", "", "", 0, 0)
         for name in names
     ]
-    return Assembler(REGISTRY).assemble(models, versions, files)
+    return Assembler().assemble(models, versions, files)
 
 
 def function_of(target: Target) -> ScoreFunction:

@@ -20,7 +20,7 @@ def offering(champion: str, *numbers: str, unread: str = "") -> Snapshot:
     model = RegisteredModel("wine", "", {}, {"champion": champion}, 0, 0)
     versions = [ModelVersion("wine", n, "", {}, "READY", "", "", "", 0, 0) for n in numbers]
     files = {("wine", n): ModelFile(SIGNATURE) for n in numbers if n != unread}
-    return Assembler("http://mlflow").assemble([model], versions, files)
+    return Assembler().assemble([model], versions, files)
 
 
 def target_of(version: CatalogVersion) -> Target | None:

@@ -27,7 +27,7 @@ def offering(*numbers: str, champion: str = "", pending: str = "", created: int 
     model = RegisteredModel("wine", "", {}, {"champion": champion} if champion else {}, 0, 0)
     versions = [ModelVersion("wine", n, "", {}, "READY", "", "", "", created, 0) for n in numbers]
     files = {("wine", n): NOT_READ if n == pending else ModelFile(SIGNATURE) for n in numbers}
-    return Assembler("http://mlflow").assemble([model], versions, files)
+    return Assembler().assemble([model], versions, files)
 
 
 @dataclass

@@ -23,7 +23,7 @@ class World:
 
     def __init__(self) -> None:
         self.states = {number: Status(WorkerState.DISCOVERED) for number in FILES}
-        self.assembler = Assembler("http://mlflow")
+        self.assembler = Assembler()
         self.messages = self.writer()
         self.model = self.make({"champion": "1"})
 
