@@ -9,10 +9,7 @@ from prinz_enricher.config.sections import (
     MIB,
     CacheSettings,
     HttpSettings,
-    LoggingSettings,
-    ScoringSettings,
     Section,
-    ServerSettings,
     WorkerSettings,
 )
 from prinz_enricher.config.settings import ENVIRONMENT_PREFIX, ConfigError, Settings, sections
@@ -25,11 +22,8 @@ __all__ = [
     "ConfigError",
     "EndpointSettings",
     "HttpSettings",
-    "LoggingSettings",
     "RegistrySettings",
-    "ScoringSettings",
     "Section",
-    "ServerSettings",
     "Settings",
     "WorkerSettings",
     "sections",
