@@ -6,6 +6,7 @@ is served (`ServingOptions`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,20 +51,11 @@ def parse_rule(text: str) -> _Rule:
     return lambda model: key in model.tags and fnmatchcase(model.tags[key], pattern)
 
 
-# The policy: which version is meant where a caller names neither version nor alias.
-#
-#     policy  = choice {"," choice}
-#     choice  = "latest" | "alias:" name | "stage:" name | "version:" number
-#
-# The choices are tried in turn; an alias or a version that is not there, and a stage without a READY version, lead to
-# the next one. Stages are MLflow's, in any case. An archived version is neither the latest nor in another stage.
-
 LATEST = "latest"
 ALIAS_PREFIX = "alias:"
 STAGE_PREFIX = "stage:"
 VERSION_PREFIX = "version:"
-STAGES = ("None", "Staging", "Production", "Archived")
-"""MLflow's stages, all of them."""
+_CHOICE = re.compile(r"latest|alias:.+|stage:(?ai:none|staging|production|archived)|version:[0-9]+", re.DOTALL)
 DEFAULT_TAG = "prinz.default"
 """The tag of a registered model that holds its own policy."""
 DEFAULT_POLICY: tuple[str, ...] = ("alias:champion", LATEST)
@@ -75,7 +67,13 @@ class PolicyError(ValueError):
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
-    """Return the choices of a policy, in turn.
+    """Return the choices of a policy: which version is meant where a caller names neither version nor alias.
+
+        policy  = choice {"," choice}
+        choice  = "latest" | "alias:" name | "stage:" name | "version:" number
+
+    The choices are tried in turn; an alias or a version that is not there, and a stage without a READY version, lead to
+    the next one. Stages are MLflow's, in any case. An archived version is neither the latest nor in another stage.
 
     Raises:
         PolicyError: The policy is invalid.
@@ -87,22 +85,14 @@ def parse_policy(text: str) -> tuple[str, ...]:
         if not is_choice(choice):
             raise PolicyError(
                 f'invalid version policy "{choice[:80]}"; expected "latest", "alias:<name>", "stage:<name>" '
-                f'({", ".join(STAGES)}) or "version:<number>"'
+                '(None, Staging, Production, Archived) or "version:<number>"'
             )
     return choices
 
 
 def is_choice(text: str) -> bool:
     """Return whether a text is a choice of a policy."""
-    kind, colon, what = text.partition(":")
-    match kind + colon:
-        case "alias:":
-            return bool(what)
-        case "stage:":
-            return what.lower() in map(str.lower, STAGES)
-        case "version:":
-            return what.isascii() and what.isdecimal()
-    return text == LATEST
+    return _CHOICE.fullmatch(text) is not None
 
 
 MAX_REPLICAS = 64
