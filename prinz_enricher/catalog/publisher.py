@@ -107,26 +107,23 @@ class History:
     def __init__(self, limit: int = MAX_REVISIONS, *, max_changes: int = MAX_CHANGES) -> None:
         self._limit = limit
         self._max_changes = max_changes
-        self.position = Position(secrets.token_hex(8), 0, "")
-        # The revision before the oldest change set that is kept: a watch that saw it can still be resumed.
-        self._oldest = self.position
+        self._epoch = secrets.token_hex(8)
+        # The first one is the earliest position that a watch can be resumed from; its own changes are not kept.
         self._sets: deque[ChangeSet] = deque()
         self._kept_changes = 0
+        self._counter = 0
 
     def append(self, old: Snapshot | None, new: Snapshot) -> ChangeSet:
         """Add a snapshot, and return what changed; that may be nothing, where only faults outside of models did."""
-        self.position = Position(self.position.epoch, self.position.counter + 1, new.revision)
-        news = ChangeSet(self.position, diff(old, new))
-        if old is None:
-            # Nobody can have seen less than the first snapshot.
-            self._oldest = self.position
-            return news
-        self._sets.append(news)
-        self._kept_changes += len(news.changes)
-        while self._sets and (len(self._sets) > self._limit or self._kept_changes > self._max_changes):
-            gone = self._sets.popleft()
-            self._kept_changes -= len(gone.changes)
-            self._oldest = gone.position
+        self._counter += 1
+        news = ChangeSet(Position(self._epoch, self._counter, new.revision), diff(old, new))
+        self._sets.append(news if self._sets else ChangeSet(news.position, ()))
+        self._kept_changes += len(self._sets[-1].changes)
+        while len(self._sets) > self._limit + 1 or self._kept_changes > self._max_changes:
+            self._sets.popleft()
+            first = self._sets[0]
+            self._kept_changes -= len(first.changes)
+            self._sets[0] = ChangeSet(first.position, ())
         return news
 
     def since(self, position: Position) -> tuple[ChangeSet, ...] | None:
@@ -135,13 +132,18 @@ class History:
         A position of another process counts where the catalog had the same revision here: the same revision is the
         same content.
         """
-        seen = [self._oldest, *(one.position for one in self._sets)]
-        for index in range(len(seen) - 1, -1, -1):
-            ours = seen[index]
+        sets = tuple(self._sets)
+        for index in range(len(sets) - 1, -1, -1):
+            ours = sets[index].position
             same_place = position.epoch != ours.epoch or position.counter == ours.counter
-            if ours.counter and position.revision == ours.revision and same_place:
-                return tuple(self._sets)[index:]
+            if position.revision == ours.revision and same_place:
+                return sets[index + 1 :]
         return None
+
+    @property
+    def position(self) -> Position:
+        """Where the catalog is now; there was a snapshot."""
+        return self._sets[-1].position
 
 
 class RecentSnapshots:

@@ -10,6 +10,7 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from prinz_enricher.catalog.serving_rules import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, STAGE_PREFIX, VERSION_PREFIX
@@ -161,18 +162,15 @@ def paginate(
             raise InvalidPageToken("is of a list that changed too long ago; restart the listing without it")
         snapshot = began
         start = bisect_right(snapshot.names, last)
-    page: list[CatalogModel] = []
-    for position in range(start, len(snapshot.names)):
-        model = snapshot.models[snapshot.names[position]]
-        if not passes(model):
-            continue
-        if len(page) == limit:
-            # A revision has no line break in it, a name may.
-            place = f"{snapshot.revision}{_SEPARATOR}{page[-1].name}".encode()
-            token = base64.urlsafe_b64encode(_checksum(place, request) + place).rstrip(b"=").decode()
-            return Page(page, token, snapshot)
-        page.append(model)
-    return Page(page, "", snapshot)
+    found = (model for name in snapshot.names[start:] if passes(model := snapshot.models[name]))
+    page = list(islice(found, limit + 1))
+    if len(page) <= limit:
+        return Page(page, "", snapshot)
+    del page[limit:]
+    # A revision has no line break in it, a name may.
+    place = f"{snapshot.revision}{_SEPARATOR}{page[-1].name}".encode()
+    token = base64.urlsafe_b64encode(_checksum(place, request) + place).rstrip(b"=").decode()
+    return Page(page, token, snapshot)
 
 
 def _checksum(place: bytes, request: bytes) -> bytes:
