@@ -1,4 +1,4 @@
-"""Publishes snapshots: the current one and those before it, what each changed, and who is told of it."""
+"""Publishes snapshots: the current one and those before it, what each changed, and who is notified."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def diff(old: Snapshot | None, new: Snapshot) -> tuple[Change, ...]:
 
 
 class Position(NamedTuple):
-    """A place in the history of one process, which `epoch` tells from others; `counter` revisions were seen."""
+    """A place in the history of one process, identified by `epoch`; it had seen `counter` revisions."""
 
     epoch: str
     counter: int

@@ -215,7 +215,7 @@ def parse_filter(text: str) -> Predicate:
         condition  = field ("=" | LIKE) text
         field      = "name" | "tags." key
         key        = letters, digits and _ . - / : or a text, or anything but a backtick between backticks
-        text       = between " or '; a backslash takes the next character as it is
+        text       = between " or '; a backslash makes the next character plain
 
     In a LIKE, `%` stands for any characters and `_` for one; a backslash before them makes them plain. Keywords are
     read in any case; texts are compared exactly.

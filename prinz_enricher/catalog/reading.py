@@ -178,7 +178,7 @@ class _List(Generic[K, T]):
                 if isinstance(error, RegistryRefused) and (error.missing or error.forbidden):
                     found[key] = None
                     continue
-                _log.warning("registry does not tell whether an entity is there", entity=key, fault=str(error))
+                _log.warning("registry does not say whether an entity exists", entity=key, fault=str(error))
                 if key in known:
                     found[key] = known[key]
         return found

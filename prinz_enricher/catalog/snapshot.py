@@ -44,13 +44,14 @@ class ModelFile:
     @cached_property
     def fingerprint(self) -> bytes:
         """A hash of the content; made once, because a signature is large beside what else there is of a version."""
-        told: object = None
+        declared: object = None
         if self.signature is not None:
             # The digest does not depend on the order that the parameters' defaults happen to have in memory.
             fields = (self.signature.inputs, self.signature.outputs)
-            told = (self.signature.digest, self.signature.origin.value, fields)
-        seen = None if self.observed is None else self.observed.digest
-        return hashlib.sha256(repr((told, self.flavors, self.fault, self.pending, self.loader, seen)).encode()).digest()
+            declared = (self.signature.digest, self.signature.origin.value, fields)
+        observed = None if self.observed is None else self.observed.digest
+        content = (declared, self.flavors, self.fault, self.pending, self.loader, observed)
+        return hashlib.sha256(repr(content).encode()).digest()
 
 
 NO_FILE = ModelFile(None)

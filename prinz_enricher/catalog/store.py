@@ -171,7 +171,7 @@ class Stored:
 class SnapshotStore:
     """Keeps the snapshot of one registry in a folder; several processes may share it.
 
-    The modification time of its file is the time of the last good refresh. `registry` tells it from others, without
+    The modification time of its file is the time of the last good refresh. `registry` identifies the registry, without
     credentials; `clock` is monotonic.
     """
 

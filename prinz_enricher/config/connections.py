@@ -106,7 +106,7 @@ class RegistrySettings(AccessKeys):
     include: tuple[_Rule, ...] = Field(("*",), min_length=1)
     """models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"""
     exclude: tuple[_Rule, ...] = ()
-    """models not to serve, likewise; they are as if they did not exist"""
+    """models not to serve, by the same rules; they are as if they did not exist"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -163,7 +163,7 @@ class EndpointSettings(AccessKeys):
 
     @property
     def kind(self) -> Literal["mlflow"]:
-        """What the rules of access take it for: a server that wants what the keys say."""
+        """What it is for the rules of access: a server that wants what the keys say."""
         return "mlflow"
 
     @field_validator("urls")
@@ -222,7 +222,7 @@ def _url_fault(url: str) -> str:
     if not _HOST.fullmatch(parts.netloc):
         return "has a host that can't be read; one that is not in ASCII is written in its ASCII form (xn--…)"
     path = parts.path.rstrip("/")
-    # Line breaks and tabs are dropped when a URL is taken apart.
+    # Line breaks and tabs are dropped when a URL is parsed.
     if not url.isprintable() or not _PATH.fullmatch(path) or "//" in path or leads_elsewhere(path):
         return "has a path that no base URL has"
     return ""

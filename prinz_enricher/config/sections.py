@@ -119,7 +119,7 @@ class ScoringSettings(Section):
     max_queue_rows: int = Field(2_000_000, ge=1)
     """rows waiting for one version at most"""
     allow_observed_outputs: bool = False
-    """whether the tag prinz.outputs = observed has the outputs served that a model was seen to give"""
+    """whether the tag prinz.outputs = observed has the outputs served that a model was observed to return"""
     batching: Literal["auto", "exact", "off"] = "auto"
     """whether rows of several callers share model calls: `auto`, where each was shown to get its own answer up to
     rounding; `exact`, where no bit of it changes; or `off`"""
