@@ -127,9 +127,9 @@ def _torn(
     for name, model in models.items():
         former = known.models.get(name)
         for alias, number in model.aliases.items():
-            told_before = former is not None and former.aliases.get(alias) == number
+            was_so_before = former is not None and former.aliases.get(alias) == number
             was_there = (name, number) in known.versions
-            if (name, number) not in versions and (was_there or not told_before):
+            if (name, number) not in versions and (was_there or not was_so_before):
                 lost.add(name)
     return lost
 
@@ -150,8 +150,8 @@ class _List(Generic[K, T]):
     def read(self, known: Mapping[K, T], *, first: bool) -> dict[K, T]:
         """Read the list, and make sure of what is missing of what was known."""
         items, pages = self._once()
-        # The first time a list of several pages can't be compared with anything.
         missing = [key for key in known if key not in items]
+        # At first a list of several pages can't be compared with anything.
         if (first and pages > 1) or len(missing) > MAX_ASKED:
             return self._until_same(items)
         return items | self.look_up(missing, known)

@@ -8,6 +8,7 @@ import pytest
 from prinz_enricher.catalog.reading import MAX_ASKED, Reading, read_registry
 from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.registry import RegistryClient, RegistryError, RegistryUnreachable, RegistryUnreadable
+from prinz_enricher.registry.errors import TokenRefused
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.synthetic_registry import SyntheticRegistry
 
@@ -152,6 +153,20 @@ def test_no_clear_answer_keeps_an_entity(registry: Registry, client: RegistryCli
     assert "b" in read_registry(client, former).models
     registry.override = {"registered-models/get": Answer(b"", 403)}
     assert "b" not in read_registry(client, former).models
+
+
+def test_refused_token_keeps_an_entity(
+    registry: Registry, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token endpoint that forbids says nothing of a model that is missing, so that it stays."""
+    former = read_registry(client)
+    registry.remove("b")
+
+    def refuse(_: str) -> None:
+        raise TokenRefused("no token", 403)
+
+    monkeypatch.setattr(client, "registered_model", refuse)
+    assert "b" in read_registry(client, former).models
 
 
 def test_registry_that_goes_away_ends_the_reading(registry: Registry, client: RegistryClient) -> None:
