@@ -171,10 +171,10 @@ class Catalog(Publisher):
         self._requested.set()
         self._wake.set()
 
-    def want(self, version: CatalogVersion) -> None:
+    def prioritize(self, version: CatalogVersion) -> None:
         """Have a signature that was not read yet read before others; never blocks."""
         if version.pending:
-            self._files.want(version.name, version.version)
+            self._files.prioritize(version.name, version.version)
             self._wake.set()
 
     def observe(self, name: str, version: str, outputs: str) -> None:

@@ -56,7 +56,7 @@ class _Known:
 class ModelFiles:
     """Reads MLmodel files and keeps what they hold, until the version's source changes.
 
-    One thread reads; any may call `want` and `observe`.
+    One thread reads; any may call `prioritize` and `observe`.
 
     Args:
         client: Where to read them.
@@ -80,7 +80,7 @@ class ModelFiles:
         self._known: dict[VersionKey, _Known] = {}
         self._last_read = -math.inf
         self._to_do: list[VersionKey] = []
-        self._wanted: set[VersionKey] = set()
+        self._urgent: set[VersionKey] = set()
         # What is the same in many versions is stored once.
         self._shared: weakref.WeakValueDictionary[bytes, ModelFile] = weakref.WeakValueDictionary()
         # The file of a version, and the same with the outputs that were observed.
@@ -94,9 +94,9 @@ class ModelFiles:
                 self._known[_key(version)] = _Known(version, self._share(files.get(_key(version), NOT_READ)))
         return self._contents()
 
-    def want(self, name: str, version: str) -> None:
+    def prioritize(self, name: str, version: str) -> None:
         """Have the file of a version read before others, because a call waits for it."""
-        self._wanted.add((name, version))
+        self._urgent.add((name, version))
 
     def observe(self, name: str, version: str, outputs: str) -> None:
         """Keep the outputs that a version was observed to return, in MLflow's JSON of a schema, until its file changes.
@@ -113,7 +113,7 @@ class ModelFiles:
     @property
     def behind(self) -> bool:
         """Whether there is something to read, or to publish, before the next refresh."""
-        return bool(self._to_do or self._wanted or self._news)
+        return bool(self._to_do or self._urgent or self._news)
 
     @property
     def settled(self) -> Files:
@@ -155,15 +155,15 @@ class ModelFiles:
 
     def read_on(self, stopped: Callable[[], bool] = lambda: False, *, budget: float) -> Files:
         """Go on with the files that `read` had no time for, those that a call waits for first; otherwise as `read`."""
-        wanted, self._wanted = self._wanted, set()
+        requested, self._urgent = self._urgent, set()
         now = self._clock()
-        hurried = [
+        urgent = [
             key
             for key, known in self._known.items()
-            if key in wanted and known.file.pending and now - known.checked >= _MIN_PAUSE
+            if key in requested and known.file.pending and now - known.checked >= _MIN_PAUSE
         ]
         # What is in both is read once: a dictionary keeps the order.
-        keys = list(dict.fromkeys([*hurried, *self._to_do]))
+        keys = list(dict.fromkeys([*urgent, *self._to_do]))
         self._to_do = []
         self._to_do = self._check_all(keys, stopped, now + budget)
         return self._contents()

@@ -93,10 +93,10 @@ class Union(Publisher):
         for member in self.members:
             member.catalog.request_refresh()
 
-    def want(self, version: CatalogVersion) -> None:
+    def prioritize(self, version: CatalogVersion) -> None:
         """Have a signature that was not read yet read before others; never blocks."""
         if version.pending:
-            self._member_of(version).catalog.want(replace(version, name=version.registered_name))
+            self._member_of(version).catalog.prioritize(replace(version, name=version.registered_name))
 
     def _member_of(self, version: CatalogVersion) -> Member:
         return next(member for member in self.members if member.name == version.registry)

@@ -122,7 +122,7 @@ class Targets:
         Raises:
             EnricherError: The version can't be scored, or the caller is to come back.
         """
-        self._catalog.want(version)
+        self._catalog.prioritize(version)
         if self._is_refused(version):
             raise LoaderNotAllowed(version.name, version.version, version.loader)
         signature = scorable(version).signature

@@ -43,7 +43,7 @@ def test_request_refresh(client: RegistryClient, registry: SyntheticRegistry) ->
         assert registry.asked[LISTS] <= looks + 2
         # None is left over: the next one comes only when it is asked for.
         registry.add("newer")
-        catalog.want(catalog.snapshot().models["wine"].versions[0])
+        catalog.prioritize(catalog.snapshot().models["wine"].versions[0])
         assert "newer" not in catalog.snapshot().models
         catalog.request_refresh()
         wait_until(lambda: "newer" in catalog.snapshot().models)
@@ -92,7 +92,7 @@ def test_all_is_listed_before_every_file_is_read(
             scorable(version)
         assert refused.value.retry_after
         monkeypatch.setattr(catalog_module, "READING_SECONDS", 30.0)
-        catalog.want(version)
+        catalog.prioritize(version)
         go_on.set()
         wait_until(lambda: resolve(catalog.snapshot(), "wine").signature is not None)
         assert not scorable(resolve(catalog.snapshot(), "wine")).fault

@@ -224,14 +224,14 @@ def test_what_there_is_no_time_for_comes_later(reader: Reader, registry: Synthet
     files = reader.look(budget=0.0)
     assert set(map(id, files.values())) == {id(NOT_READ)}
     assert reader.files.behind
-    reader.files.want("many", "77")
+    reader.files.prioritize("many", "77")
 
     def stop_after_one() -> bool:
         return bool(registry.asked["many/77"])
 
     one = ModelFiles(reader.client, 1, clock=reader.clock)
     one.read(reader.client.model_versions().items, budget=0.0)
-    one.want("many", "77")
+    one.prioritize("many", "77")
     read = one.read_on(stop_after_one, budget=60.0)
     assert [key for key, file in read.items() if file is not NOT_READ] == [("many", "77")]
     rest = reader.files.read_on(budget=60.0)
@@ -245,12 +245,12 @@ def test_wanting_what_is_known_asks_nothing(reader: Reader, registry: SyntheticR
     reader.look()
     reader.looked_at()
     for name in ("a", "b", "nobody"):
-        reader.files.want(name, "1")
+        reader.files.prioritize(name, "1")
     reader.files.read_on(budget=60.0)
     assert reader.looked_at() == {}
     assert not reader.files.behind
     reader.clock.now += 1.5
-    reader.files.want("b", "1")
+    reader.files.prioritize("b", "1")
     registry.override.clear()
     assert reader.files.read_on(budget=60.0)["b", "1"].fault == ""
 
