@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import click
 import pyarrow as pa
@@ -17,69 +17,55 @@ from rich.console import Console
 from prinz_enricher.cli.row_faults import RowFileError
 from prinz_enricher.cli.row_source import open_rows
 from prinz_enricher.cli.signature import MODEL_ARGUMENT
-from prinz_enricher.client import ModelReference
+from prinz_enricher.client import ModelReference, Tls
 from prinz_enricher.errors import InvalidInput
-from prinz_enricher.loadtest.console import Watcher, print_report
-from prinz_enricher.loadtest.errors import LoadTestError
-from prinz_enricher.loadtest.ladder import Ladder, Rate, parse_concurrencies, parse_rates
-from prinz_enricher.loadtest.page import html_page
-from prinz_enricher.loadtest.prepared import Form, Mode
-from prinz_enricher.loadtest.rehearsal import Subject, find_subject
-from prinz_enricher.loadtest.report import Arguments, Report
-from prinz_enricher.loadtest.row_pool import made_pool, read_pool
-from prinz_enricher.loadtest.run import Plan, run
-from prinz_enricher.loadtest.target import Target
-
-_T = TypeVar("_T")
+from prinz_enricher.loadtest.callers import LoadTestError, Mode, Target
+from prinz_enricher.loadtest.rendering import ProgressDisplay, html_page, print_report
+from prinz_enricher.loadtest.report import Arguments
+from prinz_enricher.loadtest.request_pool import ModelUnderTest, find_model, generated_pool, read_pool
+from prinz_enricher.loadtest.run import Rate, Schedule, parse_concurrencies, parse_rates, run
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _TARGET_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
-def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Parameter, str | None], _T | tuple[()]]:
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> _T | tuple[()]:
-        try:
-            return () if value is None else parse(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), ctx, param) from None
-
-    return read
+def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | tuple[Rate, ...]:
+    try:
+        if value is None:
+            return ()
+        return parse_rates(value) if param.name == "rate" else parse_concurrencies(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @click.command("loadtest", short_help="Measure what a server carries.")
 @MODEL_ARGUMENT
 @click.option(
     "--concurrency",
-    callback=_read_by(parse_concurrencies),
+    callback=_parse_loads,
     metavar="N,…",
-    help="Closed loops of so many callers, one after the other. 1,16,64 where no rate is named either.",
+    help="Closed loops with these numbers of callers, one after the other.  [default: 1,16,64 without --rate]",
 )
 @click.option(
     "--rate",
-    callback=_read_by(parse_rates),
+    callback=_parse_loads,
     metavar="N,…",
-    help="Then open loops of so many calls a second; 70% is a share of what the closed loops reached.",
+    help="Then open loops with these calls a second; 70% is a share of what the closed loops reached.",
 )
-@click.option(
-    "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    default="unary",
-    show_default=True,
-    help="How rows travel.",
-)
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="unary", show_default=True, help="How rows travel.")
 @click.option(
     "--form",
     type=click.Choice(["columns", "dense"]),
     default="columns",
     show_default=True,
-    help="The form of rows in the modes unary and stream.",
+    help="Form of the rows in the modes unary and stream.",
 )
 @click.option("--rows", default=1, show_default=True, type=click.IntRange(1), help="Rows of a call.")
 @click.option(
-    "--input", "source", type=_FILE, help="Rows to send: .csv, .tsv, .parquet, .json or .jsonl; made ones if left out."
+    "--input", "source", type=_FILE, help="Rows to send: .csv, .tsv, .parquet, .json or .jsonl.  [default: generated]"
 )
-@click.option("--separator", help="Separator of a CSV file; found by itself if left out.")
-@click.option("--seed", default=0, show_default=True, help="Of made rows and of planned times.")
+@click.option("--separator", help="Separator of a CSV file.  [default: detected]")
+@click.option("--seed", default=0, show_default=True, help="Random seed for generated rows and arrival times.")
 @click.option("--duration", default=10.0, show_default=True, type=click.FloatRange(0.05), help="Seconds of each step.")
 @click.option(
     "--warm-up",
@@ -89,7 +75,7 @@ def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Param
     help="Seconds of load before each step, not measured.",
 )
 @click.option(
-    "--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that make the load."
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that generate the load."
 )
 @click.option(
     "--connections",
@@ -103,17 +89,17 @@ def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Param
     type=click.Choice(["scores", "rows"]),
     default="scores",
     show_default=True,
-    help="What of each answer is checked: all scores, or the number of rows, for models that answer by chance.",
+    help="What is checked of each answer: all scores, or the number of rows, for models that are not deterministic.",
 )
 @click.option(
     "--max-in-flight",
     default=10_000,
     show_default=True,
     type=click.IntRange(1),
-    help="Calls that an open loop has on their way at most; more are counted as unsent.",
+    help="Largest number of unanswered calls of an open loop; calls beyond it count as unsent.",
 )
-@click.option("--json", "json_file", type=_TARGET_FILE, help="Write the report there as JSON.")
-@click.option("--html", "html_file", type=_TARGET_FILE, help="Write the report there as one HTML page with plots.")
+@click.option("--json", "json_file", type=_TARGET_FILE, help="Write the report to this file as JSON.")
+@click.option("--html", "html_file", type=_TARGET_FILE, help="Write the report to this file as an HTML page.")
 @click.option(
     "--address",
     "addresses",
@@ -122,12 +108,12 @@ def _read_by(parse: Callable[[str], _T]) -> Callable[[click.Context, click.Param
     show_default=True,
     envvar="PRINZ_ADDRESS",
     show_envvar=True,
-    help="Where the server listens; several take turns.",
+    help="Address of the server. Repeatable: calls alternate between addresses.",
 )
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.001), help="Seconds of a call.")
-@click.option("--tls", is_flag=True, help="Speak TLS.")
-@click.option("--ca", type=_FILE, help="Who may vouch for the server (PEM); implies --tls.")
-@click.option("--token-file", type=_FILE, help="A file with the bearer token that calls carry.")
+@click.option("--tls", is_flag=True, help="Use TLS.")
+@click.option("--ca", type=_FILE, help="Certificates (PEM) to verify the server with; implies --tls.")
+@click.option("--token-file", type=_FILE, help="File with the bearer token to send.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -146,99 +132,94 @@ def command(
 ) -> None:
     """Measure what a server carries with calls of a model: NAME, NAME/version or NAME@alias.
 
-    Each answer is checked against a scoring of the same rows before the test. The exit code is 0 if no call was
-    answered with an error or wrongly, and 1 otherwise.
+    Each answer is compared with the scores that the same rows had before the test. The exit code is 0 if every call had
+    its correct answer, and 1 otherwise.
     """
     arguments = _arguments(rest, source, tls=tls or ca is not None)
     target = Target(
         tuple(arguments.addresses),
         connections=arguments.connections,
-        tls=arguments.tls,
-        authority=ca.read_text() if ca else None,
+        tls=Tls(ca=ca.read_bytes() if ca else None) if arguments.tls else None,
         token=token_file.read_text().strip() if token_file else None,
         timeout=arguments.timeout,
     )
-    console = Console()
-    ladder = Ladder.of(concurrency, rate)
+    schedule = Schedule.of(concurrency, rate)
     try:
         target.check()
-        subject = find_subject(target, ModelReference.parse(model).to_message())
-        plan = Plan(target, subject, _rows(subject, arguments, source, separator), ladder, arguments)
+        found = find_model(target, ModelReference.parse(model).to_message())
+        rows = _rows(found, arguments, source, separator)
         with (
-            Watcher(len(ladder), arguments.warm_up, arguments.duration) as watcher,
-            _ended_by_signals(watcher) as ended,
+            ProgressDisplay(len(schedule), arguments.warm_up, arguments.duration) as display,
+            _stopped_by_signals(display) as stopped,
         ):
-            report = run(plan, watcher, ended)
+            report = run(
+                target,
+                found,
+                rows,
+                schedule,
+                arguments,
+                stopped,
+                on_step=display.on_step,
+                on_progress=display.on_progress,
+            )
     except (LoadTestError, RowFileError) as error:
         raise click.ClickException(str(error)) from None
     except InvalidInput as error:
         faults = [f"  {fault.field}: {fault.description}" for fault in error.violations]
         raise click.ClickException("\n".join([error.message, *faults])) from None
-    print_report(console, report, len(ladder))
-    _write(report, json_file, html_file)
+    print_report(Console(), report, len(schedule))
+    if json_file:
+        _write(json_file, report.model_dump_json(indent=2) + "\n")
+    if html_file:
+        _write(html_file, html_page(report))
     ctx.exit(1 if report.errors or not report.steps else 0)
 
 
 def _arguments(given: dict[str, Any], source: Path | None, *, tls: bool) -> Arguments:
-    """Gather what was asked for.
-
-    Raises:
-        click.UsageError: Arguments do not go together.
-    """
-    mode, form = Mode(given["mode"]), Form(given["form"])
-    if mode in {Mode.ARROW, Mode.COALESCED} and form is Form.DENSE:
-        raise click.UsageError(f"--form dense is for the modes unary and stream; {mode.value} has a form of its own")
-    if mode is Mode.COALESCED and given["rows"] != 1:
-        raise click.UsageError("--mode coalesced puts calls of single rows together: --rows is 1 there")
-    told = {name: value for name, value in given.items() if name not in {"mode", "form"}}
-    return Arguments(
-        **{**told, "addresses": list(given["addresses"])},
-        mode=mode.value,
-        form=Form.ARROW.value if mode is Mode.ARROW else form.value,
-        input=None if source is None else str(source),
-        tls=tls,
-    )
+    mode = given["mode"]
+    if mode in {"arrow", "coalesced"} and given["form"] == "dense":
+        raise click.UsageError(f"--form dense is for the modes unary and stream, not for {mode}")
+    if mode == "coalesced" and given["rows"] != 1:
+        raise click.UsageError("--mode coalesced is for calls of single rows: use --rows 1")
+    form = "arrow" if mode == "arrow" else given["form"]
+    fields = {**given, "form": form, "addresses": list(given["addresses"])}
+    return Arguments(**fields, input=None if source is None else str(source), tls=tls)
 
 
 def _rows(
-    subject: Subject, arguments: Arguments, source: Path | None, separator: str | None
+    model: ModelUnderTest, arguments: Arguments, source: Path | None, separator: str | None
 ) -> Sequence[pa.RecordBatch]:
-    """Return the rows of the calls of the pool."""
+    """Return the rows of each call of the pool."""
     if source is None:
-        return made_pool(subject.signature, arguments.rows, arguments.seed)
-    batches = open_rows(source, subject.signature.inputs, 65_536, separator).batches
-    return read_pool(batches, subject.signature, arguments.rows)
+        return generated_pool(model.signature, arguments.rows, arguments.seed)
+    batches = open_rows(source, model.signature.inputs, 65_536, separator).batches
+    return read_pool(batches, model.signature, arguments.rows)
 
 
 @contextlib.contextmanager
-def _ended_by_signals(watcher: Watcher) -> Iterator[threading.Event]:
+def _stopped_by_signals(display: ProgressDisplay) -> Iterator[threading.Event]:
     """Yield what Ctrl-C or SIGTERM sets, so that the test ends and reports; a second one ends the command at once."""
-    ended = threading.Event()
+    stopped = threading.Event()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        if ended.is_set() or not watcher.measuring:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopped.is_set() or not display.measuring:
             raise KeyboardInterrupt
-        ended.set()
+        stopped.set()
 
     # Python lets only the main thread handle signals; a program that runs the command in another one has no Ctrl-C.
     if threading.current_thread() is not threading.main_thread():
-        yield ended
+        yield stopped
         return
-    former = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield ended
+        yield stopped
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def _write(report: Report, json_file: Path | None, html_file: Path | None) -> None:
-    for path, text in (
-        (json_file, report.model_dump_json(indent=2) + "\n" if json_file else ""),
-        (html_file, html_page(report) if html_file else ""),
-    ):
-        if path is not None:
-            try:
-                path.write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise click.ClickException(f"{path}: {error.strerror}") from None
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None

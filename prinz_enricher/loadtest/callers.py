@@ -1,218 +1,306 @@
-"""Who sends a prepared call and waits for its answer: one for each mode."""
+"""The server under test, and callers that send it prepared requests: one kind of caller for each mode."""
 
 from __future__ import annotations
 
-import abc
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import grpc
+import pyarrow as pa
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
+from prinz_enricher.batch import batch_to_rows
+from prinz_enricher.client import AsyncClient, ServiceError, Tls
+from prinz_enricher.client.connection import MAX_MESSAGE_BYTES, SERVICE, is_loopback
+from prinz_enricher.client.errors import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.loadtest.comparison import same_response, same_rows
-from prinz_enricher.loadtest.prepared import Prepared, stream_message, with_sequence
-from prinz_enricher.loadtest.reasons import CallFailedError, failure_of_call, failure_of_status
-from prinz_enricher.loadtest.target import SCORE, SCORE_STREAM, Target
+from prinz_enricher.loadtest.comparison import same_batch, same_response, same_row_count
+
+Mode = Literal["unary", "stream", "coalesced", "arrow"]
+"""How rows travel; `docs/load-testing.md` describes each mode."""
+
+Form = Literal["columns", "dense", "arrow"]
+"""The form of the rows in a message."""
 
 _SHORT: Final = 4096
-"""Bytes of an output up to which it is looked for in an answer as it came, which spares to parse it."""
+"""Bytes of an expected output up to which it is searched in the answer's bytes, which saves parsing the answer."""
 
 _GRACE_SECONDS: Final = 0.5
 """How much longer than its timeout a message of a stream is waited for: the server is to say that it is late."""
 
-
-class Caller(abc.ABC):
-    """Sends calls of a pool."""
-
-    @abc.abstractmethod
-    async def send(self, number: int) -> Any:
-        """Send a call of the pool, and return its answer for `is_right`.
-
-        Raises:
-            CallFailedError: It was answered with an error.
-        """
-
-    @abc.abstractmethod
-    def is_right(self, number: int, answer: Any) -> bool:
-        """Tell whether an answer is the one that the call of this number is to have."""
-
-    @abc.abstractmethod
-    async def close(self) -> None:
-        """End all connections."""
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # An error is counted, not retried.
+    ("grpc.enable_retries", 0),
+    # Otherwise the channels of a process would share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
-class UnaryCaller(Caller):
-    """A call of `Score` for each; for the modes UNARY and ARROW."""
-
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, scores: bool) -> None:
-        self._channels = target.channels()
-        self._methods: list[Any] = [channel.unary_unary(SCORE) for channel in self._channels]
-        self._requests = [prepared.request for prepared in pool]
-        self._answers = Answers(pool, scores=scores)
-        self._timeout = target.timeout
-        self._metadata = target.metadata
-
-    async def send(self, number: int) -> bytes:
-        """Call, and return the bytes of the answer."""
-        method = self._methods[number % len(self._methods)]
-        try:
-            answer: bytes = await method(
-                self._requests[number % len(self._requests)], timeout=self._timeout, metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise failure_of_call(error) from None
-        return answer
-
-    def is_right(self, number: int, answer: bytes) -> bool:
-        """Compare an answer, as it came where possible."""
-        return self._answers.is_right(number, answer)
-
-    async def close(self) -> None:
-        """End all connections."""
-        for channel in self._channels:
-            await channel.close()
+class LoadTestError(Exception):
+    """A load test can't be run; the message says why, and what can be done."""
 
 
-class Answers:
-    """What is to come of each call of a pool.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request and its correct answer.
 
-    Args:
-        pool: The calls.
-        scores: Whether scores are compared; else the number of rows alone.
+    Attributes:
+        request: A serialised `ScoreRequest`; in the mode `coalesced` a record batch.
+        expected: A serialised `ScoreResponse` that has only the output; in the mode `coalesced` a record batch.
     """
 
-    def __init__(self, pool: Sequence[Prepared], *, scores: bool) -> None:
-        self._bytes = [prepared.expected for prepared in pool]
-        self._messages = [pb.ScoreResponse.FromString(prepared.expected) for prepared in pool]
-        self._same = same_response if scores else same_rows
+    request: Any
+    expected: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the server listens, and what it wants of its callers.
+
+    Attributes:
+        addresses: At least one; calls go to them in turn.
+        connections: Connections of each process to each address.
+        tls: How connections are encrypted; None for plain text.
+        token: A bearer token.
+        timeout: Seconds of one call.
+    """
+
+    addresses: tuple[str, ...]
+    connections: int = 1
+    tls: Tls | None = None
+    token: str | None = field(default=None, repr=False)
+    timeout: float = 30.0
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of each call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+    def check(self) -> None:
+        """Refuse to send a token in plain text to another machine.
+
+        Raises:
+            LoadTestError: There is a token, but no TLS, and an address is another machine's.
+        """
+        remote = [address for address in self.addresses if not is_loopback(address)]
+        if self.token is not None and self.tls is None and remote:
+            raise LoadTestError(f"the token would be sent to {', '.join(remote)} unencrypted: use --tls")
+
+    def channel(self, address: str) -> grpc.Channel:
+        """Open a channel to an address, for calls before the test."""
+        if self.tls is None:
+            return grpc.insecure_channel(address, _OPTIONS)
+        return grpc.secure_channel(address, self.tls.credentials(), _OPTIONS)
+
+    def channels(self) -> list[grpc.aio.Channel]:
+        """Open all connections of a process, each with its own socket; addresses alternate."""
+        credentials = self.tls.credentials() if self.tls else None
+        return [
+            grpc.aio.secure_channel(address, credentials, _OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, _OPTIONS)
+            for _ in range(self.connections)
+            for address in self.addresses
+        ]
+
+
+class _ScoreCaller:
+    """What unary and streamed calls share: channels, and answers in the contract's form."""
+
+    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+        self._channels = target.channels()
+        self._expected_bytes = [prepared.expected for prepared in pool]
+        self._expected = [pb.ScoreResponse.FromString(prepared.expected) for prepared in pool]
+        self._same = same_response if check_scores else same_row_count
 
     def is_right(self, number: int, answer: bytes | pb.ScoreResponse) -> bool:
-        """Compare an answer, as bytes or as message."""
-        place = number % len(self._bytes)
-        expected = self._bytes[place]
+        """Return whether an answer is the one expected; it is compared as it came where possible."""
+        place = number % len(self._expected)
         if isinstance(answer, bytes):
+            expected = self._expected_bytes[place]
             if len(expected) <= _SHORT and expected in answer:
                 return True
             try:
                 answer = pb.ScoreResponse.FromString(answer)
             except DecodeError:
                 return False
-        return self._same(self._messages[place], answer)
-
-
-class StreamCaller(Caller):
-    """A message of `ScoreStream` for each; one stream on each connection, opened anew where it ends."""
-
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, scores: bool) -> None:
-        self._channels = target.channels()
-        self._streams = [_Stream(channel, target) for channel in self._channels]
-        self._messages = [stream_message(prepared.request, target.timeout) for prepared in pool]
-        self._answers = Answers(pool, scores=scores)
-
-    async def send(self, number: int) -> pb.ScoreResponse:
-        """Send a message, and return the scores that came for it."""
-        stream = self._streams[number % len(self._streams)]
-        return await stream.ask(self._messages[number % len(self._messages)])
-
-    def is_right(self, number: int, answer: pb.ScoreResponse) -> bool:
-        """Compare scores."""
-        return self._answers.is_right(number, answer)
+        return self._same(self._expected[place], answer)
 
     async def close(self) -> None:
-        """End all connections."""
-        for stream in self._streams:
-            await stream.close()
+        """Close all connections."""
         for channel in self._channels:
             await channel.close()
 
 
-class _Stream:
-    """One stream, and who waits for what on it."""
+class UnaryCaller(_ScoreCaller):
+    """Sends each call as a `Score`; for the modes `unary` and `arrow`."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: Target) -> None:
-        self._method: Any = channel.stream_stream(SCORE_STREAM)
+    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+        super().__init__(target, pool, check_scores=check_scores)
+        self._methods: list[Any] = [channel.unary_unary(f"/{SERVICE}/Score") for channel in self._channels]
+        self._requests = [prepared.request for prepared in pool]
+        self._timeout = target.timeout
         self._metadata = target.metadata
-        self._limit = target.timeout + _GRACE_SECONDS
-        self._sequences = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[pb.ScoreResponse]] = {}
-        self._call: Any = None
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def ask(self, message: bytes) -> pb.ScoreResponse:
-        if self._call is None:
-            self._open()
-        sequence = next(self._sequences)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[pb.ScoreResponse] = loop.create_future()
-        self._waiting[sequence] = future
-        self._outbox.put_nowait(with_sequence(sequence, message))
-        limit = loop.call_later(self._limit, self._give_up, future)
+    async def send(self, number: int) -> bytes:
+        """Send a call, and return the bytes of its answer.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        method = self._methods[number % len(self._methods)]
+        request = self._requests[number % len(self._requests)]
         try:
-            return await future
-        finally:
-            limit.cancel()
-            del self._waiting[sequence]
+            answer: bytes = await method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise service_error(error) from None
+        return answer
 
-    @staticmethod
-    def _give_up(future: asyncio.Future[pb.ScoreResponse]) -> None:
-        if not future.done():
-            future.set_exception(
-                CallFailedError("DEADLINE_EXCEEDED", "the server answered neither in time nor that it is late")
-            )
+
+class StreamCaller(_ScoreCaller):
+    """Sends each call as a message of `ScoreStream`; one stream on each connection, reopened when it ends."""
+
+    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+        super().__init__(target, pool, check_scores=check_scores)
+        self._streams = [_Stream(channel, target) for channel in self._channels]
+        self._messages = [encode_stream_message(prepared.request, target.timeout) for prepared in pool]
+
+    async def send(self, number: int) -> pb.ScoreResponse:
+        """Send a message, and return the scores that came for it; raises as `UnaryCaller.send`."""
+        stream = self._streams[number % len(self._streams)]
+        return await stream.send(self._messages[number % len(self._messages)])
 
     async def close(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Close all connections."""
+        for stream in self._streams:
+            await stream.close()
+        await super().close()
 
-    def _open(self) -> None:
-        call = self._method(metadata=self._metadata)
-        self._call, self._outbox = call, asyncio.Queue()
-        reader = asyncio.create_task(self._read(call))
-        self._tasks = [reader, asyncio.create_task(self._write(call, self._outbox))]
 
-    @staticmethod
-    async def _write(call: Any, outbox: asyncio.Queue[bytes]) -> None:
+def encode_stream_message(request: bytes, timeout: float) -> bytes:
+    """Wrap a serialised `ScoreRequest` into a `ScoreStreamRequest` without a sequence."""
+    limit = duration_pb2.Duration()
+    limit.FromNanoseconds(int(timeout * 1e9))
+    return pb.ScoreStreamRequest(request=pb.ScoreRequest.FromString(request), timeout=limit).SerializeToString()
+
+
+def with_sequence(sequence: int, message: bytes) -> bytes:
+    """Add a sequence to a serialised `ScoreStreamRequest`: messages of protobuf are merged by concatenation."""
+    return pb.ScoreStreamRequest(sequence=sequence).SerializeToString() + message
+
+
+class _Stream:
+    def __init__(self, channel: grpc.aio.Channel, target: Target) -> None:
+        self._method: Any = channel.stream_stream(
+            f"/{SERVICE}/ScoreStream", response_deserializer=pb.ScoreStreamResponse.FromString
+        )
+        self._metadata = target.metadata
+        self._patience = target.timeout + _GRACE_SECONDS
+        self._sequences = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[pb.ScoreResponse]] = {}
+        self._outbox: asyncio.Queue[bytes] | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def send(self, message: bytes) -> pb.ScoreResponse:
+        if self._outbox is None:
+            self._outbox = asyncio.Queue()
+            self._reader = asyncio.create_task(self._read(self._outbox))
+        sequence = next(self._sequences)
+        future: asyncio.Future[pb.ScoreResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[sequence] = future
+        self._outbox.put_nowait(with_sequence(sequence, message))
         try:
-            while True:
-                await call.write(await outbox.get())
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return  # The reader is told the same, with the reason.
+            async with asyncio.timeout(self._patience):
+                return await future
+        except TimeoutError:
+            told = "the server answered neither in time nor that it is late"
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, told) from None
+        finally:
+            del self._waiting[sequence]
 
-    async def _read(self, call: Any) -> None:
-        failure = CallFailedError("STREAM_ENDED", "the server ended the stream")
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self, outbox: asyncio.Queue[bytes]) -> None:
+        """Open the stream, send it what is in the outbox, and receive its answers until it ends."""
+        failure = ServiceError(grpc.StatusCode.UNKNOWN, "the server ended the stream", reason="STREAM_ENDED")
         try:
-            while (raw := await call.read()) is not grpc.aio.EOF:
-                self._answer(pb.ScoreStreamResponse.FromString(raw))
-            if (code := await call.code()) is not grpc.StatusCode.OK:
-                failure = failure_of_call(
-                    grpc.aio.AioRpcError(
-                        code, grpc.aio.Metadata(), await call.trailing_metadata(), await call.details()
-                    )
-                )
+            async for message in self._method(_messages(outbox), metadata=self._metadata):
+                self._receive(message)
         except grpc.RpcError as error:
-            failure = failure_of_call(error)
+            failure = service_error(error)
         except DecodeError:
-            failure = CallFailedError("NO_MESSAGE", "the server sent what is no ScoreStreamResponse")
-            call.cancel()
-        self._call = None
-        self._tasks[-1].cancel()
+            told = "the server sent an invalid ScoreStreamResponse"
+            failure = ServiceError(grpc.StatusCode.UNKNOWN, told, reason="NO_MESSAGE")
+        self._outbox = None
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(CallFailedError(failure.reason, failure.message))
+                future.set_exception(failure)
 
-    def _answer(self, message: pb.ScoreStreamResponse) -> None:
+    def _receive(self, message: pb.ScoreStreamResponse) -> None:
         future = self._waiting.get(message.sequence)
-        # One that was given up has nobody who waits.
+        # Nobody waits any more for a call that was abandoned.
         if future is None or future.done():
             return
         if message.WhichOneof("result") == "response":
             future.set_result(message.response)
         else:
-            future.set_exception(failure_of_status(message.status))
+            future.set_exception(_status_error(message.status))
+
+
+async def _messages(outbox: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        yield await outbox.get()
+
+
+def _status_error(status: status_pb2.Status) -> ServiceError:
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+    return ServiceError(code, status.message, reason=info.reason)
+
+
+class CoalescedCaller:
+    """Calls `AsyncClient.score`, which sends together what is called for while other calls are on their way.
+
+    One client for each connection; `pool` holds record batches.
+    """
+
+    def __init__(self, target: Target, model: str, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+        self._clients = [
+            AsyncClient(address, timeout=target.timeout, tls=target.tls, token=target.token)
+            for _ in range(target.connections)
+            for address in target.addresses
+        ]
+        self._model = model
+        self._rows = [batch_to_rows(prepared.request) for prepared in pool]
+        self._expected: list[pa.RecordBatch] = [prepared.expected for prepared in pool]
+        self._check_scores = check_scores
+
+    async def send(self, number: int) -> pa.RecordBatch:
+        """Send a call, and return the outputs; raises as `UnaryCaller.send`."""
+        client = self._clients[number % len(self._clients)]
+        return (await client.score(self._model, self._rows[number % len(self._rows)])).held
+
+    def is_right(self, number: int, answer: pa.RecordBatch) -> bool:
+        """Return whether the outputs are those expected."""
+        expected = self._expected[number % len(self._expected)]
+        return same_batch(expected, answer) if self._check_scores else expected.num_rows == answer.num_rows
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.close()
+
+
+Caller = UnaryCaller | StreamCaller | CoalescedCaller

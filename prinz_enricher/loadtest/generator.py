@@ -1,119 +1,437 @@
-"""A process that makes load: it reads a job and orders from standard input, and tells what became of them."""
+"""The processes that generate load: the one that starts them, and what runs in each of them.
+
+They talk by pickles over a socket pair: first a `Job`, which is answered by `READY` or an error; then an `Order` for
+each step, which is answered by `Progress` now and then and by `Counters` at the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import itertools
+import random
+import resource
 import selectors
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, Final, Literal, NamedTuple
 
-from prinz_enricher.loadtest.callers import Caller, StreamCaller, UnaryCaller
-from prinz_enricher.loadtest.job import Job, Order, read_job, read_order
-from prinz_enricher.loadtest.prepared import Mode
-from prinz_enricher.loadtest.reasons import CallFailedError
-from prinz_enricher.loadtest.step_run import StepRun
+from prinz_enricher.client import ServiceError
+from prinz_enricher.loadtest.callers import (
+    Caller,
+    CoalescedCaller,
+    LoadTestError,
+    Mode,
+    Prepared,
+    StreamCaller,
+    Target,
+    UnaryCaller,
+)
+from prinz_enricher.loadtest.counters import Counters
 
-_LINE_BYTES: Final = 1 << 26
-"""How long a line of standard input may be: one tells the sizes of a whole pool."""
+READY: Final = "ready"
+
+STOP: Final = "stop"
+"""Ends the step that runs."""
+
+WRONG_ANSWER: Final = "WRONG_ANSWER"
+"""The reason of an answer that is not the one which the same rows had before the test."""
+
+NO_ANSWER: Final = "NO_ANSWER"
+"""The reason of a call that had neither answer nor error when the time for its answer was over."""
+
+_POLL_SECONDS: Final = 0.1
+"""How soon the end of the test, or an open loop's next call, is noticed."""
 
 _PROGRESS_SECONDS: Final = 0.25
 
+_EXIT_SECONDS: Final = 10.0
+"""How long a process may take to end."""
 
-def main() -> None:
-    """Run until standard input ends, which it also does where the one who started this process is gone."""
+_BURST: Final = 8
+"""Calls that an open loop which is behind its schedule begins before it receives answers."""
 
-    # `select` wakes to the microsecond where epoll, as Python has it, waits for whole milliseconds: too coarse for
-    # calls that are to begin at planned times.
+_OVERDUE_NS: Final = 50_000_000
+"""How long after the end an open loop still begins what was planned before it: timers are a little late, and the last
+call of a step would be lost."""
+
+_CUT_SECONDS: Final = 1.0
+"""How long answers may take that are on their way when the test is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a load test.
+
+    In a closed loop each of `load` callers calls again once it has its answer. In an open loop `load` calls a second
+    begin at planned times, whether earlier ones are answered or not.
+    """
+
+    loop: Literal["closed", "open"]
+    load: float
+
+    def share(self, process: int, processes: int) -> Step:
+        """Return the part of one of several processes; its load may be 0."""
+        if self.loop == "open":
+            return Step("open", self.load / processes)
+        return Step("closed", self.load // processes + (process < self.load % processes))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What stays the same for all steps.
+
+    Attributes:
+        target: The server.
+        mode: How rows travel.
+        model: `NAME/version`.
+        pool: The calls.
+        check_scores: Whether scores are compared, or the number of rows alone.
+        max_in_flight: Calls of an open loop that a process has on their way at most.
+    """
+
+    target: Target
+    mode: Mode
+    model: str
+    pool: Sequence[Prepared]
+    check_scores: bool
+    max_in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A step to run: `warm_up` seconds of load that are not counted, then `seconds` that are."""
+
+    step: Step
+    seconds: float
+    warm_up: float
+    seed: int
+
+    def share(self, process: int, processes: int) -> Order:
+        """Return the part of one of several processes, with its own seed."""
+        return replace(self, step=self.step.share(process, processes), seed=self.seed * processes + process)
+
+
+class Progress(NamedTuple):
+    """How far a step is: seconds of the measured time, negative in the warm-up, and calls so far."""
+
+    seconds: float
+    answered: int
+    errors: int
+
+
+class GeneratorProcesses:
+    """Processes that run the same steps at the same time, from `start` to `close`."""
+
+    def __init__(self, count: int, job: Job) -> None:
+        self._count = count
+        self._job = job
+        self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start the processes, and wait until each has made a call.
+
+        Raises:
+            LoadTestError: A process could not make its first call, or ended.
+        """
+        for _ in range(self._count):
+            ours, theirs = Pipe()
+            # Not by `-m`, which would make a second module of this one, whose classes pickles do not know.
+            program = f"from {__name__} import main; main({theirs.fileno()})"
+            with theirs:
+                # A session of its own: Ctrl-C is for the process that reports, which ends the others.
+                self._processes[ours] = subprocess.Popen(
+                    [sys.executable, "-c", program], pass_fds=[theirs.fileno()], start_new_session=True
+                )
+        for connection in self._processes:
+            self._send(connection, self._job)
+        for connection in self._processes:
+            answer = self._receive(connection)
+            if answer != READY:
+                raise LoadTestError(f"the first call of the mode {self._job.mode} failed: {answer}")
+
+    def close(self) -> None:
+        """End the processes."""
+        for connection in self._processes:
+            connection.close()
+        for process in self._processes.values():
+            try:
+                process.wait(_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def run(self, order: Order, on_progress: Callable[[Progress], None], stopped: threading.Event) -> list[Counters]:
+        """Run a step, each process its share.
+
+        Args:
+            order: The whole step.
+            on_progress: Called now and then with the progress of all processes together.
+            stopped: Ends the step when it is set.
+
+        Returns:
+            What each process counted; those that had no share are left out.
+
+        Raises:
+            LoadTestError: A process ended.
+        """
+        waiting = set()
+        for place, connection in enumerate(self._processes):
+            share = order.share(place, self._count)
+            if share.step.load:
+                self._send(connection, share)
+                waiting.add(connection)
+        counters: list[Counters] = []
+        progress: dict[Connection, Progress] = {}
+        stopping = False
+        while waiting:
+            if stopped.is_set() and not stopping:
+                stopping = True
+                for connection in waiting:
+                    self._send(connection, STOP)
+            for connection in waiting.intersection(wait(list(waiting), _POLL_SECONDS)):
+                message = self._receive(connection)
+                if isinstance(message, Counters):
+                    counters.append(message)
+                    waiting.discard(connection)
+                else:
+                    progress[connection] = message
+                    seconds, answered, errors = zip(*progress.values(), strict=True)
+                    on_progress(Progress(max(seconds), sum(answered), sum(errors)))
+        return counters
+
+    @staticmethod
+    def _send(connection: Connection, message: Job | Order | str) -> None:
+        # The end of a process is noticed where its messages are received.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.send(message)
+
+    def _receive(self, connection: Connection) -> Any:
+        try:
+            return connection.recv()
+        except (EOFError, ConnectionResetError):
+            process = self._processes[connection]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_EXIT_SECONDS)
+            raise LoadTestError(f"a generator process ended unexpectedly with exit code {process.poll()}") from None
+
+
+def arrival_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
+    """Yield the seconds from the start at which calls begin, in order, the same for the same arguments.
+
+    A Poisson process, as many independent callers make it. The schedules of several processes, each with its share of
+    the rate and another seed, are together one of the whole rate.
+    """
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    planned = chance.expovariate(rate)
+    while planned < seconds:
+        yield planned
+        planned += chance.expovariate(rate)
+
+
+class StepRun:
+    """Runs one process's share of a step.
+
+    Latency counts for calls that began (in an open loop: were planned) in the measured time; their answers are waited
+    for beyond its end. Errors count from its beginning on; throughput counts the right answers that came within it.
+    """
+
+    def __init__(self, caller: Caller, order: Order, *, max_in_flight: int, patience: float) -> None:
+        """Prepare a step.
+
+        Args:
+            caller: Sends the calls.
+            order: This process's share of the step.
+            max_in_flight: Calls that an open loop has on their way at most; those planned beyond it count as unsent.
+            patience: Seconds after the end for which answers are waited for.
+        """
+        self._caller = caller
+        self._order = order
+        self._max_in_flight = max_in_flight
+        self._patience = patience
+        self._begin = self._end = 0
+        self._stopped = asyncio.Event()
+        self._numbers = itertools.count()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._fault: BaseException | None = None
+        self._counters = Counters()
+
+    async def run(self) -> Counters:
+        """Run the step to its end, or until `stop`."""
+        start, step = time.monotonic_ns(), self._order.step
+        self._begin = start + int(self._order.warm_up * 1e9)
+        self._end = self._begin + int(self._order.seconds * 1e9)
+        if step.loop == "closed":
+            senders = [asyncio.create_task(self._run_closed()) for _ in range(int(step.load))]
+        else:
+            senders = [asyncio.create_task(self._run_open(start))]
+        before = await self._wait_until(self._begin)
+        after = await self._wait_until(self._end)
+        if self._stopped.is_set():
+            self._end = max(self._begin, min(self._end, time.monotonic_ns()))
+        self._counters.seconds = (self._end - self._begin) / 1e9
+        self._counters.processor_seconds = after - before
+        await self._drain(senders)
+        return self._counters
+
+    def stop(self) -> None:
+        """End the step now: what has been measured is the result."""
+        self._stopped.set()
+
+    def progress(self) -> Progress:
+        """Return how far the step is."""
+        counters = self._counters
+        return Progress((time.monotonic_ns() - self._begin) / 1e9, counters.answered, counters.errors.total())
+
+    async def _wait_until(self, moment: int) -> float:
+        """Wait for a moment or the stop; return the CPU seconds that this process has used."""
+        pause = (moment - time.monotonic_ns()) / 1e9
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), max(0, pause))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return used.ru_utime + used.ru_stime
+
+    async def _drain(self, senders: list[asyncio.Task[None]]) -> None:
+        """Wait for the answers that are on their way, and abandon the others."""
+        limit = time.monotonic() + (_CUT_SECONDS if self._stopped.is_set() else self._patience)
+        while (tasks := {task for task in senders if not task.done()} | self._calls) and time.monotonic() < limit:
+            # An open loop that is at its end may still begin its last calls.
+            await asyncio.wait(tasks, timeout=limit - time.monotonic())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in senders:
+            if not task.cancelled() and (fault := task.exception()) is not None:
+                raise fault
+        if self._fault is not None:
+            raise self._fault
+
+    async def _run_closed(self) -> None:
+        while not self._stopped.is_set() and (now := time.monotonic_ns()) < self._end:
+            await self._call(next(self._numbers), now)
+
+    async def _run_open(self, start: int) -> None:
+        """Begin each call at its planned time, or as soon as possible after it."""
+        order, behind = self._order, 0
+        for planned in arrival_times(order.step.load, order.warm_up + order.seconds, order.seed):
+            moment = start + int(planned * 1e9)
+            while (pause := moment - time.monotonic_ns()) > 0 and not self._stopped.is_set():
+                behind = 0
+                await asyncio.sleep(min(pause / 1e9, _POLL_SECONDS))
+            now = time.monotonic_ns()
+            if self._stopped.is_set() and now < moment:
+                return
+            if now >= self._end + _OVERDUE_NS or len(self._calls) >= self._max_in_flight:
+                self._counters.unsent += self._begin <= moment < self._end
+            else:
+                task = asyncio.create_task(self._call(next(self._numbers), moment, planned=True))
+                self._calls.add(task)
+                task.add_done_callback(self._finish)
+            behind += 1
+            if now < self._end + _OVERDUE_NS and behind % _BURST == 0:
+                await asyncio.sleep(0)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+
+    async def _call(self, number: int, moment: int, *, planned: bool = False) -> None:
+        """Make a call that begins, or was planned, at a moment, and count it."""
+        counters = self._counters
+        if planned and moment >= self._begin:
+            counters.add_sent(max(0, time.monotonic_ns() - moment))
+        try:
+            answer = await self._caller.send(number)
+            ended = time.monotonic_ns()
+            reason = "" if self._caller.is_right(number, answer) else WRONG_ANSWER
+        except ServiceError as error:
+            ended = time.monotonic_ns()
+            reason = error.reason or error.code.name
+        except asyncio.CancelledError:
+            if self._stopped.is_set():
+                counters.cut += 1
+            else:
+                counters.errors[NO_ANSWER] += 1
+            raise
+        if reason:
+            # Also for calls of the warm-up: otherwise a server that hangs would show no errors.
+            if ended >= self._begin:
+                counters.errors[reason] += 1
+            return
+        counters.answered += self._begin <= ended < self._end
+        if moment >= self._begin:
+            counters.latencies.add(ended - moment)
+
+
+def main(descriptor: int) -> None:
+    """Run a generator process, until the process that started it closes the socket or ends."""
+
+    # `select` wakes to the microsecond; epoll, as Python has it, waits for whole milliseconds: too coarse for planned
+    # times.
     def new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve())
+    with (
+        Connection(descriptor) as connection,
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        asyncio.Runner(loop_factory=new_loop) as runner,
+    ):
+        runner.run(_serve(connection))
 
 
-async def _serve() -> None:
-    reader = asyncio.StreamReader(_LINE_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    job = await read_job(reader)
-    caller = new_caller(job)
+async def _serve(connection: Connection) -> None:
+    job: Job = connection.recv()
+    caller = _new_caller(job)
     try:
         await caller.send(0)
-    except CallFailedError as failure:
-        _tell({"kind": "failed", "reason": failure.reason, "message": failure.message})
-    else:
-        _tell({"kind": "ready"})
-        await _follow(reader, job, caller)
+        connection.send(READY)
+        await _run_orders(connection, job, caller)
+    except ServiceError as error:
+        connection.send(str(error))
     finally:
         await caller.close()
 
 
-def new_caller(job: Job) -> Caller:
-    """Make the one who calls in the way of a job's mode."""
-    match job.mode:
-        case Mode.UNARY | Mode.ARROW:
-            return UnaryCaller(job.target, job.pool, scores=job.scores)
-        case Mode.STREAM:
-            return StreamCaller(job.target, job.pool, scores=job.scores)
-        case Mode.COALESCED:
-            from prinz_enricher.loadtest.coalesced import CoalescedCaller
-
-            return CoalescedCaller(job.target, job.model, job.pool, scores=job.scores)
+def _new_caller(job: Job) -> Caller:
+    if job.mode == "coalesced":
+        return CoalescedCaller(job.target, job.model, job.pool, check_scores=job.check_scores)
+    kind = StreamCaller if job.mode == "stream" else UnaryCaller
+    return kind(job.target, job.pool, check_scores=job.check_scores)
 
 
-async def _follow(reader: asyncio.StreamReader, job: Job, caller: Caller) -> None:
-    """Run each step that is ordered."""
-    line = await reader.readline()
-    while line:
-        order = read_order(line)
-        # What comes while a step runs is to end it.
-        following = asyncio.create_task(reader.readline())
-        if order is None:
-            line = await following
-            continue
-        run = _new_run(order, job, caller)
-        following.add_done_callback(partial(_stop, run))
-        tally = await _report_on(run)
-        _tell({"kind": "result", "tally": tally})
-        line = await following
+async def _run_orders(connection: Connection, job: Job, caller: Caller) -> None:
+    message = await _receive(connection)
+    while True:
+        following = asyncio.create_task(_receive(connection))
+        if isinstance(message, Order):
+            # A call ends by its own deadline; one that does not is abandoned soon after.
+            patience = job.target.timeout + 1.0
+            run = StepRun(caller, message, max_in_flight=job.max_in_flight, patience=patience)
+            # Whatever comes while a step runs is to end it.
+            following.add_done_callback(partial(_stop, run))
+            step = asyncio.create_task(run.run())
+            while not (await asyncio.wait([step], timeout=_PROGRESS_SECONDS))[0]:
+                connection.send(run.progress())
+            connection.send(step.result())
+        message = await following
 
 
 def _stop(run: StepRun, _: object) -> None:
     run.stop()
 
 
-def _new_run(order: Order, job: Job, caller: Caller) -> StepRun:
-    return StepRun(
-        caller,
-        order.step,
-        seconds=order.seconds,
-        warm_up=order.warm_up,
-        seed=order.seed,
-        most=job.most,
-        # A call ends by its own deadline; what does not is given up soon after.
-        patience=job.target.timeout + 1.0,
-    )
-
-
-async def _report_on(run: StepRun) -> dict[str, Any]:
-    """Run a step, and tell now and then how far it is."""
-
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(_PROGRESS_SECONDS)
-            _tell({"kind": "progress", **run.progress()})
-
-    telling = asyncio.create_task(tell())
+async def _receive(connection: Connection) -> Any:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection.fileno(), readable.set)
     try:
-        return (await run.run()).to_json()
+        await readable.wait()
     finally:
-        telling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await telling
-
-
-def _tell(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+        loop.remove_reader(connection.fileno())
+    return connection.recv()

@@ -1,4 +1,4 @@
-"""What a load test found out, as a document: `docs/load-testing.md` has a line for each part of it."""
+"""The report on a load test, as a document: `docs/load-testing.md` describes each field."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from prinz_enricher import __version__
-from prinz_enricher.loadtest.histogram import Histogram
-from prinz_enricher.loadtest.ladder import Closed, Step
-from prinz_enricher.loadtest.tally import LATE_NANOSECONDS, Tally
+from prinz_enricher.loadtest.callers import Form, Mode
+from prinz_enricher.loadtest.counters import LATE_NANOSECONDS, Counters, Histogram
+from prinz_enricher.loadtest.generator import Step
 
-BUSY: Final = 0.85
-"""The share of a core from which on a process of the generator is held to be the limit."""
+_BUSY: Final = 0.85
+"""The share of a core above which a generator process may be the limit."""
 
-LATE_SHARE: Final = 0.01
-"""The share of late calls from which on the generator is held to be the limit."""
-
-FORMAT_VERSION: Final = 1
-"""The version of the document: it changes where a reader of it would have to."""
+_LATE_SHARE: Final = 0.01
+"""The share of late calls above which the generator may be the limit."""
 
 
 class _Part(BaseModel):
@@ -33,15 +30,7 @@ class _Part(BaseModel):
 
 
 class Machine(_Part):
-    """Where the generator ran.
-
-    Attributes:
-        system: The operating system.
-        processor: As it calls itself.
-        cores: Of the machine.
-        usable_cores: Of those, how many this process may use.
-        load_average: Of the last minute, before the test: what else there was to do.
-    """
+    """The machine of the generator."""
 
     system: str
     processor: str
@@ -51,29 +40,12 @@ class Machine(_Part):
 
 
 class Arguments(_Part):
-    """What was asked for.
-
-    Attributes:
-        addresses: Of the server.
-        tls: Whether TLS was spoken.
-        mode: `unary`, `stream`, `coalesced` or `arrow`.
-        form: Of the rows in a message: `columns`, `dense` or `arrow`.
-        rows: Of each call.
-        input: The file that rows were taken from; None where they were made.
-        seed: Of all chance.
-        processes: Of the generator.
-        connections: Of each process to each address.
-        duration: Seconds that each step was measured.
-        warm_up: Seconds of load before each.
-        timeout: Seconds that one call could take.
-        max_in_flight: Calls that an open loop could have on their way.
-        check: `scores` where each answer was compared, `rows` where just the number of its rows was.
-    """
+    """What was asked for."""
 
     addresses: list[str]
     tls: bool
-    mode: Literal["unary", "stream", "coalesced", "arrow"]
-    form: Literal["columns", "dense", "arrow"]
+    mode: Mode
+    form: Form
     rows: int
     input: str | None
     seed: int
@@ -87,17 +59,7 @@ class Arguments(_Part):
 
 
 class Latency(_Part):
-    """Latencies of right answers in milliseconds; percentiles are exact to 1 %, the others exactly.
-
-    Attributes:
-        min: The shortest.
-        mean: The mean.
-        p50: Half of all are not longer.
-        p90: Nine of ten are not longer.
-        p99: 99 of 100 are not longer.
-        p99_9: 999 of 1,000 are not longer.
-        max: The longest.
-    """
+    """Durations in milliseconds; percentiles are exact to 1 %, the others exactly."""
 
     min: float
     mean: float
@@ -109,29 +71,20 @@ class Latency(_Part):
 
     @classmethod
     def of(cls, histogram: Histogram) -> Latency | None:
-        """Read them; None where there is no answer."""
+        """Read a histogram; None where it is empty."""
         if not histogram.count:
             return None
-        p50, p90, p99, p99_9 = (histogram.percentile(percent) / 1e6 for percent in (50, 90, 99, 99.9))
+        percentiles = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
         return cls(
             min=histogram.shortest / 1e6,
             mean=histogram.mean / 1e6,
-            p50=p50,
-            p90=p90,
-            p99=p99,
-            p99_9=p99_9,
             max=histogram.longest / 1e6,
+            **{name: histogram.percentile(percent) / 1e6 for name, percent in percentiles.items()},
         )
 
 
 class Bucket(_Part):
-    """A bucket of a histogram.
-
-    Attributes:
-        from_ns: Its first nanosecond.
-        to_ns: Its last nanosecond.
-        calls: How many latencies are in it.
-    """
+    """A bucket of a histogram."""
 
     from_ns: int
     to_ns: int
@@ -139,26 +92,7 @@ class Bucket(_Part):
 
 
 class StepReport(_Part):
-    """What one step found out.
-
-    Attributes:
-        loop: `closed` or `open`.
-        load: Callers of a closed loop; calls a second of an open one.
-        seconds: The measured time.
-        calls: That were sent: `answers`, `errors` and `cut` together.
-        answers: Right answers to calls that began in the measured time.
-        calls_per_second: Right answers that came in the measured time, by its seconds.
-        rows_per_second: Their rows, likewise.
-        latency: Of the right answers; in an open loop from the planned time. None where there was none.
-        histogram: Of the same, without empty buckets.
-        errors: Calls that ended otherwise after the warm-up, by reason.
-        late: Calls of an open loop that were sent more than 1 ms after their planned time.
-        lag: How long after their planned times calls of an open loop were sent; None for a closed loop.
-        unsent: Calls of an open loop that were planned and never sent.
-        cut: Calls that were given up without an answer since the run was ended.
-        processor_shares: Of each process of the generator: processor time by measured time; 1 is a core.
-        warnings: Why the figures may tell of the generator, in sentences.
-    """
+    """The results of a step."""
 
     loop: Literal["closed", "open"]
     load: float
@@ -180,27 +114,29 @@ class StepReport(_Part):
     @property
     def title(self) -> str:
         """The load, for a person."""
-        if self.loop == "open":
-            return f"{self.load:,.6g} calls/s"
-        return "1 caller" if self.load == 1 else f"{self.load:,.0f} callers"
+        return load_text(self.loop, self.load)
+
+    @property
+    def error_count(self) -> int:
+        """Calls that failed."""
+        return sum(self.errors.values())
+
+    @property
+    def busiest(self) -> float:
+        """The CPU share of the busiest generator process; 1 is a core."""
+        return max(self.processor_shares, default=0.0)
 
     @classmethod
-    def of(cls, step: Step, tallies: Sequence[Tally], rows: int) -> StepReport:
-        """Add up what the processes counted.
-
-        Args:
-            step: What was run.
-            tallies: Of each process that took part.
-            rows: Of each call.
-        """
-        whole = Tally()
-        for tally in tallies:
-            whole.merge(tally)
-        shares = [tally.processor_seconds / tally.seconds if tally.seconds else 0.0 for tally in tallies]
+    def of(cls, step: Step, parts: Sequence[Counters], rows: int) -> StepReport:
+        """Add up what the processes that took part counted, for calls of `rows` rows."""
+        whole = Counters()
+        for part in parts:
+            whole.merge(part)
+        shares = [part.processor_seconds / part.seconds if part.seconds else 0.0 for part in parts]
         speed = whole.answered / whole.seconds if whole.seconds else 0.0
         return cls(
-            loop="closed" if isinstance(step, Closed) else "open",
-            load=step.concurrency if isinstance(step, Closed) else step.rate,
+            loop=step.loop,
+            load=step.load,
             seconds=whole.seconds,
             calls=whole.calls,
             answers=whole.latencies.count,
@@ -214,28 +150,15 @@ class StepReport(_Part):
             unsent=whole.unsent,
             cut=whole.cut,
             processor_shares=shares,
-            warnings=list(_warnings(whole, shares)),
+            warnings=_warnings(whole, max(shares, default=0.0)),
         )
 
 
 class Report(_Part):
-    """A load test.
-
-    Attributes:
-        format: What this document is.
-        format_version: The version of its form.
-        started: When the test began.
-        interrupted: Whether it was ended before its time.
-        model: `NAME/version` that was called.
-        signature_digest: Of its signature.
-        arguments: What was asked for.
-        machine: Where the generator ran.
-        versions: Of what the generator is made of.
-        steps: What each step found out.
-    """
+    """A load test. `format_version` changes where a reader would have to."""
 
     format: Literal["prinz-enricher.loadtest"] = "prinz-enricher.loadtest"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     started: datetime
     interrupted: bool
     model: str
@@ -247,55 +170,63 @@ class Report(_Part):
 
     @property
     def errors(self) -> Counter[str]:
-        """Calls of all steps that ended with an error, by reason."""
+        """Failed calls of all steps, by reason."""
         return sum((Counter(step.errors) for step in self.steps), Counter())
 
 
-def _warnings(tally: Tally, shares: Sequence[float]) -> list[str]:
+def load_text(loop: str, load: float) -> str:
+    """Return the load of a step, for a person."""
+    if loop == "open":
+        return f"{load:,.6g} calls/s"
+    return f"{load:,.0f} caller{'s' * (load != 1)}"
+
+
+def _warnings(counters: Counters, busiest: float) -> list[str]:
     warnings = []
-    busiest = max(shares, default=0.0)
-    if busiest > BUSY:
+    if busiest > _BUSY:
         warnings.append(
-            f"a process of the generator used {busiest:.0%} of a core: it may have been the limit, not the server; "
-            "more --processes, on cores that the server does not use, tell"
+            f"a generator process used {busiest:.0%} of a core and may have been the limit, not the server; "
+            "try more --processes, on cores that the server does not use"
         )
-    planned = tally.lags.count + tally.unsent
-    if planned and tally.late > LATE_SHARE * planned:
+    planned = counters.lags.count + counters.unsent
+    if planned and counters.late > _LATE_SHARE * planned:
         warnings.append(
-            f"{tally.late:,} of {planned:,} calls were sent more than {LATE_NANOSECONDS / 1e6:.0f} ms after their "
+            f"{counters.late:,} of {planned:,} calls were sent more than {LATE_NANOSECONDS / 1e6:.0f} ms after their "
             "planned time: part of their latency is the generator's"
         )
-    if tally.unsent:
-        warnings.append(f"{tally.unsent:,} calls were planned and never sent: latencies tell only of the others")
-    if tally.cut:
-        warnings.append(f"{tally.cut:,} calls were given up without an answer when the run was ended")
+    if counters.unsent:
+        warnings.append(f"{counters.unsent:,} calls were planned and never sent: latencies are those of the others")
+    if counters.cut:
+        warnings.append(f"{counters.cut:,} calls were given up without an answer when the test was stopped")
     return warnings
 
 
 def this_machine() -> Machine:
     """Describe the machine of this process."""
+    cores = os.cpu_count() or 1
     return Machine(
         system=f"{platform.system()} {platform.release()}",
         processor=_processor(),
-        cores=os.cpu_count() or 1,
-        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores,
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
         load_average=os.getloadavg()[0],
     )
 
 
-def these_versions() -> dict[str, str]:
-    """Tell the versions of what the generator is made of."""
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of what the generator is made of, by name."""
     libraries = {name: version(name) for name in ("grpcio", "protobuf", "pyarrow", "numpy")}
     return {"prinz-enricher": __version__, "python": platform.python_version(), **libraries}
 
 
 def now() -> datetime:
-    """Tell the time, with its zone."""
+    """Return the time, with its zone."""
     return datetime.now(UTC)
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,108 +1,159 @@
-"""A whole load test: the ladder's steps one after the other, and the report on them."""
+"""A whole load test: the schedule of its steps, and the run of them."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final
 
 import pyarrow as pa
 
-from prinz_enricher.loadtest.job import Job
-from prinz_enricher.loadtest.ladder import Closed, Ladder, Step
-from prinz_enricher.loadtest.prepared import Form, Mode
-from prinz_enricher.loadtest.processes import Processes
-from prinz_enricher.loadtest.rehearsal import Subject, rehearse
-from prinz_enricher.loadtest.report import Arguments, Report, StepReport, now, these_versions, this_machine
-from prinz_enricher.loadtest.target import Target
+from prinz_enricher.loadtest.callers import Target
+from prinz_enricher.loadtest.generator import GeneratorProcesses, Job, Order, Progress, Step
+from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, now, this_machine
+from prinz_enricher.loadtest.request_pool import ModelUnderTest, record_baseline
+
+DEFAULT_CONCURRENCIES: Final = (1, 16, 64)
+
+SEARCH_CONCURRENCY: Final = 64
+"""The closed loop that finds the maximum where rates are shares of it and no closed loop is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done.
+class Rate:
+    """A rate that was asked for: calls a second, or a share (0.7 is 70 %) of what the closed loops reach."""
 
-    Attributes:
-        target: The server.
-        subject: The model.
-        rows: Of each call of the pool.
-        ladder: The steps.
-        arguments: What was asked for; the rest follows from it.
+    value: float
+    relative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a test: closed loops, then open loops."""
+
+    concurrencies: tuple[int, ...]
+    rates: tuple[Rate, ...]
+
+    @classmethod
+    def of(cls, concurrencies: Sequence[int], rates: Sequence[Rate]) -> Schedule:
+        """Make the schedule of what was asked for; closed loops are added where there would be none to measure."""
+        if not concurrencies and not rates:
+            return cls(DEFAULT_CONCURRENCIES, ())
+        if not concurrencies and any(rate.relative for rate in rates):
+            return cls((SEARCH_CONCURRENCY,), tuple(rates))
+        return cls(tuple(concurrencies), tuple(rates))
+
+    def __len__(self) -> int:
+        return len(self.concurrencies) + len(self.rates)
+
+    def steps(self, maximum: Callable[[], float]) -> Iterator[Step]:
+        """Yield the steps.
+
+        Args:
+            maximum: Returns the calls a second that the closed loops reached; called once they have been yielded.
+
+        Yields:
+            The next step; open loops whose rate is a share of a maximum of 0 are left out.
+        """
+        for concurrency in self.concurrencies:
+            yield Step("closed", concurrency)
+        reached = maximum()
+        for rate in self.rates:
+            value = rate.value * reached if rate.relative else rate.value
+            if value > 0:
+                yield Step("open", value)
+
+
+def parse_concurrencies(text: str) -> tuple[int, ...]:
+    """Parse `1,16,64`.
+
+    Raises:
+        ValueError: A part is not a whole number above 0.
     """
-
-    target: Target
-    subject: Subject
-    rows: Sequence[pa.RecordBatch]
-    ladder: Ladder
-    arguments: Arguments
-
-
-class Observer(Protocol):
-    """Who watches a test."""
-
-    def begins(self, number: int, step: Step) -> None:
-        """Be told that a step begins; the first one has the number 0."""
-
-    def goes_on(self, state: dict[str, float]) -> None:
-        """Be told how far it is: `seconds` of the measured time, `answered` and `errors` so far."""
-
-    def ended(self, report: StepReport) -> None:
-        """Be told what it found out."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal() or int(part) == 0:
+            raise ValueError(f'invalid concurrency "{part}"; expected a whole number above 0')
+    return tuple(map(int, parts))
 
 
-def run(plan: Plan, observer: Observer, stopped: threading.Event) -> Report:
+def parse_rates(text: str) -> tuple[Rate, ...]:
+    """Parse `1000,2500.5,70%`.
+
+    Raises:
+        ValueError: A part is not a number above 0, with or without a percent sign.
+    """
+    return tuple(_parse_rate(part.strip()) for part in text.split(","))
+
+
+def _parse_rate(part: str) -> Rate:
+    try:
+        value = float(part.removesuffix("%"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f'invalid rate "{part}"; expected calls a second, such as 1000, or a share, such as 70%')
+    return Rate(value / 100, relative=True) if part.endswith("%") else Rate(value)
+
+
+def run(
+    target: Target,
+    model: ModelUnderTest,
+    rows: Sequence[pa.RecordBatch],
+    schedule: Schedule,
+    arguments: Arguments,
+    stopped: threading.Event,
+    *,
+    on_step: Callable[[int, Step], None],
+    on_progress: Callable[[Progress], None],
+) -> Report:
     """Run a load test.
 
     Args:
-        plan: What is to be done.
-        observer: Is told what happens.
-        stopped: Ends it when it is set; what has been measured is reported.
+        target: The server.
+        model: The model.
+        rows: The rows of each call of the pool.
+        schedule: The steps.
+        arguments: All else that was asked for.
+        stopped: Ends the test when it is set; what has been measured is reported.
+        on_step: Called when a step begins, with its number from 0.
+        on_progress: Called now and then while a step runs.
 
     Returns:
-        The report. It lacks the steps that were not measured: those after the end of a test that was ended, and rates
+        The report, without the steps that were not measured: those after the end of a test that was stopped, and rates
         that are a share of a maximum where no closed loop had an answer.
 
     Raises:
-        LoadTestError: Calls of the pool are refused, or a process of the generator ended.
+        LoadTestError: Calls of the pool are refused, or a generator process ended.
     """
-    arguments = plan.arguments
-    mode, form = Mode(arguments.mode), Form(arguments.form)
-    scores = arguments.check == "scores"
     started, machine = now(), this_machine()
-    pool = rehearse(plan.target, plan.subject, plan.rows, mode, form, scores=scores)
-    model = f"{plan.subject.name}/{plan.subject.version}"
-    job = Job(
-        plan.target, mode, model, pool, scores=scores, most=max(1, arguments.max_in_flight // arguments.processes)
-    )
+    check_scores = arguments.check == "scores"
+    pool = record_baseline(target, model, rows, arguments.mode, arguments.form, check_scores=check_scores)
+    reference = f"{model.name}/{model.version}"
+    max_in_flight = max(1, arguments.max_in_flight // arguments.processes)
+    job = Job(target, arguments.mode, reference, pool, check_scores, max_in_flight)
     reports: list[StepReport] = []
-    maximum: list[float] = []
-    with Processes(arguments.processes, job) as processes:
-        for number, step in enumerate(plan.ladder.steps(maximum)):
+    with contextlib.closing(GeneratorProcesses(arguments.processes, job)) as processes:
+        processes.start()
+        steps = schedule.steps(lambda: max((report.calls_per_second for report in reports), default=0.0))
+        for number, step in enumerate(steps):
             if stopped.is_set():
                 break
-            observer.begins(number, step)
-            tallies = processes.run(
-                step,
-                seconds=arguments.duration,
-                warm_up=arguments.warm_up,
-                seed=arguments.seed + number,
-                progress=observer.goes_on,
-                stopped=stopped,
-            )
-            report = StepReport.of(step, tallies, arguments.rows)
-            # One that was ended in its warm-up has measured nothing.
+            on_step(number, step)
+            order = Order(step, arguments.duration, arguments.warm_up, arguments.seed + number)
+            report = StepReport.of(step, processes.run(order, on_progress, stopped), arguments.rows)
+            # A step that was stopped in its warm-up has measured nothing.
             if report.seconds:
                 reports.append(report)
-                observer.ended(report)
-            if isinstance(step, Closed):
-                maximum.append(report.calls_per_second)
     return Report(
         started=started,
         interrupted=stopped.is_set(),
-        model=model,
-        signature_digest=plan.subject.signature.digest,
+        model=reference,
+        signature_digest=model.signature.digest,
         arguments=arguments,
         machine=machine,
-        versions=these_versions(),
+        versions=installed_versions(),
         steps=reports,
     )

@@ -112,9 +112,9 @@ def test_unknown_model(service: Service) -> None:
     ("arguments", "said"),
     [
         (("--mode", "arrow", "--form", "dense"), "--form dense"),
-        (("--mode", "coalesced", "--rows", "2"), "--rows is 1"),
+        (("--mode", "coalesced", "--rows", "2"), "--rows 1"),
         (("--concurrency", "1,x"), "whole number"),
-        (("--rate", "fast"), "no rate"),
+        (("--rate", "fast"), "invalid rate"),
     ],
 )
 def test_wrong_arguments(service: Service, arguments: tuple[str, ...], said: str) -> None:

@@ -7,7 +7,7 @@ import grpc
 from click.testing import CliRunner
 
 from prinz_enricher.cli.commands import group
-from prinz_enricher.loadtest.prepared import pool_size
+from prinz_enricher.loadtest.request_pool import pool_size
 from tests.loadtest.scoring_server import ScoringServer, doubled, refusal
 
 SHORT = ["--concurrency", "2", "--duration", "0.3", "--warm-up", "0"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from prinz_enricher.batch import encode_columns, encode_dense, encode_stream
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.loadtest.comparison import same_response, same_rows
-from prinz_enricher.loadtest.made_rows import make_rows
+from prinz_enricher.loadtest.comparison import same_response, same_row_count
+from prinz_enricher.loadtest.request_pool import generate_rows
 from prinz_enricher.signature import Signature, to_value
 from tests.batch.batch_strategies import signatures
 
@@ -29,15 +29,15 @@ def answers(batch: pa.RecordBatch) -> dict[str, pb.ScoreResponse]:
 @given(signatures, st.integers(1, 3))
 def test_equal_answers_are_the_same(signature: Signature, rows: int) -> None:
     """An answer of any types is the same as itself, and never as one of other rows' number."""
-    batch = make_rows(signature, rows, 0)
-    more = answers(make_rows(signature, rows + 1, 0))
+    batch = generate_rows(signature, rows, 0)
+    more = answers(generate_rows(signature, rows + 1, 0))
 
     for form, answer in answers(batch).items():
         again = pb.ScoreResponse.FromString(answer.SerializeToString())
         assert same_response(answer, again)
-        assert same_rows(answer, again)
+        assert same_row_count(answer, again)
         assert not same_response(answer, more[form])
-        assert not same_rows(answer, more[form])
+        assert not same_row_count(answer, more[form])
 
 
 @pytest.mark.parametrize("form", ["columns", "arrow", "dense"])
@@ -60,7 +60,7 @@ def test_numbers_may_differ_as_rounding_does(form: str, count: int, value: float
     another = answers(pa.RecordBatch.from_pydict({"y": [value] * (count - 1) + [other]}))[form]
 
     assert same_response(one, another) is same
-    assert same_rows(one, another)
+    assert same_row_count(one, another)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_other_columns_and_forms_are_not_the_same() -> None:
 
     assert not any(same_response(one[form], other[form]) for other in others for form in ("columns", "arrow"))
     assert not same_response(one["columns"], one["arrow"])
-    assert not same_rows(one["columns"], one["arrow"])
+    assert not same_row_count(one["columns"], one["arrow"])
     assert not same_response(one["arrow"], pb.ScoreResponse(arrow_stream=b"no stream"))
-    assert not same_rows(one["arrow"], pb.ScoreResponse(arrow_stream=b"no stream"))
+    assert not same_row_count(one["arrow"], pb.ScoreResponse(arrow_stream=b"no stream"))
     assert not same_response(one["columns"], pb.ScoreResponse())

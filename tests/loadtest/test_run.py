@@ -8,16 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
+from prinz_enricher.client import Tls
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.loadtest.errors import LoadTestError
-from prinz_enricher.loadtest.ladder import Ladder, Rate, Step
-from prinz_enricher.loadtest.prepared import pool_size
-from prinz_enricher.loadtest.rehearsal import find_subject
-from prinz_enricher.loadtest.report import Arguments, Report, StepReport
-from prinz_enricher.loadtest.row_pool import made_pool
-from prinz_enricher.loadtest.run import Plan, run
-from prinz_enricher.loadtest.target import Target
+from prinz_enricher.loadtest.callers import LoadTestError, Target
+from prinz_enricher.loadtest.generator import Progress, Step
+from prinz_enricher.loadtest.report import Arguments, Report
+from prinz_enricher.loadtest.request_pool import find_model, generated_pool, pool_size
+from prinz_enricher.loadtest.run import Rate, Schedule, run
 from tests.loadtest.scoring_server import ScoringServer, doubled, refusal
 from tests.support.deadline import wait_until
 
@@ -32,17 +30,14 @@ class Watch:
         self.steps: list[Step] = []
         self.measured = threading.Event()
 
-    def begins(self, number: int, step: Step) -> None:
+    def on_step(self, number: int, step: Step) -> None:
         """Note the step."""
         self.steps.append(step)
 
-    def goes_on(self, state: dict[str, float]) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """Note that it is measured, and has answers."""
-        if state["seconds"] > 0 and state["answered"] > 0:
+        if progress.seconds > 0 and progress.answered > 0:
             self.measured.set()
-
-    def ended(self, report: StepReport) -> None:
-        """Do nothing."""
 
 
 @pytest.fixture
@@ -54,7 +49,7 @@ def server() -> Iterator[ScoringServer]:
 
 def load(
     server: ScoringServer,
-    ladder: Ladder,
+    schedule: Schedule,
     *,
     stopped: threading.Event | None = None,
     watch: Watch | None = None,
@@ -72,9 +67,10 @@ def load(
     target = Target(
         tuple(arguments.addresses), connections=arguments.connections, token=token, timeout=arguments.timeout
     )
-    subject = find_subject(target, model_pb2.ModelRef(name="double"))
-    plan = Plan(target, subject, made_pool(subject.signature, arguments.rows, 0), ladder, arguments)
-    return run(plan, watch or Watch(), stopped or threading.Event())
+    model = find_model(target, model_pb2.ModelRef(name="double"))
+    rows = generated_pool(model.signature, arguments.rows, 0)
+    stopped, watch = stopped or threading.Event(), watch or Watch()
+    return run(target, model, rows, schedule, arguments, stopped, on_step=watch.on_step, on_progress=watch.on_progress)
 
 
 @pytest.mark.parametrize("mode", ["unary", "stream"])
@@ -83,7 +79,7 @@ def test_closed_and_open_loops(server: ScoringServer, mode: str) -> None:
     with ScoringServer() as other:
         report = load(
             server,
-            Ladder((4,), (Rate(200.0), Rate(0.1, relative=True))),
+            Schedule((4,), (Rate(200.0), Rate(0.1, relative=True))),
             mode=mode,
             processes=2,
             connections=2,
@@ -118,7 +114,7 @@ def test_wrong_answers_are_errors(server: ScoringServer, mode: str) -> None:
         return response
 
     server.answer = answer
-    (step,) = load(server, Ladder((2,), ()), mode=mode).steps
+    (step,) = load(server, Schedule((2,), ()), mode=mode).steps
 
     assert set(step.errors) == {"WRONG_ANSWER"}
     assert 0 < step.answers < step.calls == step.answers + step.errors["WRONG_ANSWER"]
@@ -132,7 +128,7 @@ def test_errors_are_counted_by_reason(server: ScoringServer, mode: str) -> None:
         if number > BEFORE and number % 2
         else doubled(number, request)
     )
-    (step,) = load(server, Ladder((2,), ()), mode=mode).steps
+    (step,) = load(server, Schedule((2,), ()), mode=mode).steps
 
     assert set(step.errors) == {"OVERLOADED"}
     assert step.answers > 0
@@ -142,7 +138,7 @@ def test_errors_are_counted_by_reason(server: ScoringServer, mode: str) -> None:
 def test_no_answer_is_an_error(server: ScoringServer, mode: str) -> None:
     """A call that is never answered is counted once its time is over, also one of the warm-up."""
     server.answer = lambda number, request: doubled(number, request) if number <= BEFORE else None
-    (step,) = load(server, Ladder((3,), ()), mode=mode, timeout=0.3).steps
+    (step,) = load(server, Schedule((3,), ()), mode=mode, timeout=0.3).steps
 
     assert set(step.errors) == {"DEADLINE_EXCEEDED"}
     assert (step.answers, step.latency, step.calls_per_second) == (0, None, 0.0)
@@ -158,7 +154,7 @@ def test_an_open_loop_counts_what_it_could_not_send(server: ScoringServer) -> No
         return doubled(number, request)
 
     server.answer = answer
-    (step,) = load(server, Ladder((), (Rate(300.0),)), max_in_flight=3).steps
+    (step,) = load(server, Schedule((), (Rate(300.0),)), max_in_flight=3).steps
 
     assert step.unsent > 0
     assert step.calls + step.unsent == pytest.approx(300 * step.seconds, abs=5 * (300 * step.seconds) ** 0.5)
@@ -171,7 +167,7 @@ def test_a_test_can_be_ended(server: ScoringServer) -> None:
     reports: list[Report] = []
     thread = threading.Thread(
         target=lambda: reports.append(
-            load(server, Ladder((2, 4), ()), duration=60.0, stopped=stopped, watch=watch, processes=2)
+            load(server, Schedule((2, 4), ()), duration=60.0, stopped=stopped, watch=watch, processes=2)
         )
     )
     thread.start()
@@ -201,7 +197,7 @@ def test_calls_without_an_answer_are_cut(server: ScoringServer) -> None:
     server.answer = answer
     reports: list[Report] = []
     thread = threading.Thread(
-        target=lambda: reports.append(load(server, Ladder((2,), ()), duration=60.0, warm_up=0.0, stopped=stopped))
+        target=lambda: reports.append(load(server, Schedule((2,), ()), duration=60.0, warm_up=0.0, stopped=stopped))
     )
     thread.start()
     try:
@@ -226,8 +222,8 @@ def test_a_model_that_answers_by_chance(server: ScoringServer) -> None:
 
     server.answer = answer
     with pytest.raises(LoadTestError, match="--check rows"):
-        load(server, Ladder((1,), ()))
-    (step,) = load(server, Ladder((1,), ()), check="rows").steps
+        load(server, Schedule((1,), ()))
+    (step,) = load(server, Schedule((1,), ()), check="rows").steps
 
     assert step.errors == {}
     assert step.answers > 0
@@ -238,7 +234,7 @@ def test_a_model_that_fails_is_told_before_the_test(server: ScoringServer) -> No
     server.answer = lambda _, __: refusal(grpc.StatusCode.INTERNAL, "MODEL_ERROR")
 
     with pytest.raises(LoadTestError, match=r"MODEL_ERROR: so it is\n.*--input"):
-        load(server, Ladder((1,), ()))
+        load(server, Schedule((1,), ()))
 
 
 def test_a_mode_that_the_server_lacks_is_told(server: ScoringServer) -> None:
@@ -248,7 +244,7 @@ def test_a_mode_that_the_server_lacks_is_told(server: ScoringServer) -> None:
     )
 
     with pytest.raises(LoadTestError, match="mode stream failed: UNIMPLEMENTED: so it is"):
-        load(server, Ladder((1,), ()), mode="stream")
+        load(server, Schedule((1,), ()), mode="stream")
 
 
 def test_a_token_is_not_sent_in_the_clear() -> None:
@@ -259,4 +255,4 @@ def test_a_token_is_not_sent_in_the_clear() -> None:
         far.check()
     assert "secret" not in repr(far)
     replace(far, addresses=("localhost:1", "127.0.0.1:2")).check()
-    replace(far, tls=True).check()
+    replace(far, tls=Tls()).check()

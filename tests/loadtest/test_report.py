@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from prinz_enricher.loadtest.charts import Axis, number_text
-from prinz_enricher.loadtest.ladder import Closed, Open, Step
-from prinz_enricher.loadtest.page import html_page
-from prinz_enricher.loadtest.report import Arguments, Report, StepReport, now, these_versions, this_machine
-from prinz_enricher.loadtest.tally import Tally
+from prinz_enricher.loadtest.counters import Counters
+from prinz_enricher.loadtest.generator import Step
+from prinz_enricher.loadtest.rendering import Axis, html_page, number_text
+from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, now, this_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
-STEPS: list[Step] = [Closed(1), Closed(16), Open(250.5)]
+STEPS: list[Step] = [Step("closed", 1), Step("closed", 16), Step("open", 250.5)]
 
 durations = st.lists(st.integers(1, 10**11), max_size=30)
 errors = st.dictionaries(st.sampled_from(["OVERLOADED", "WRONG_ANSWER", "<b>"]), st.integers(1, 1000))
@@ -62,17 +61,17 @@ def report_of(
     """Make a report."""
     parts = []
     for step, values in zip(steps, latencies, strict=False):
-        tally = Tally()
+        counters = Counters()
         for value in values:
-            tally.latencies.add(value)
-            if isinstance(step, Open):
-                tally.sent(value % 2_000_000)
-        tally.errors.update(failed)
-        tally.answered, tally.seconds, tally.processor_seconds = len(values), 2.0, 1.9
-        parts.append(StepReport.of(step, [tally], 3))
+            counters.latencies.add(value)
+            if step.loop == "open":
+                counters.add_sent(value % 2_000_000)
+        counters.errors.update(failed)
+        counters.answered, counters.seconds, counters.processor_seconds = len(values), 2.0, 1.9
+        parts.append(StepReport.of(step, [counters], 3))
     return Report(
         started=now(), interrupted=False, model=model, signature_digest="0" * 32, steps=parts,
-        machine=this_machine(), versions=these_versions(),
+        machine=this_machine(), versions=installed_versions(),
         arguments=Arguments(
             addresses=["localhost:50051"], tls=False, mode="unary", form="columns", rows=3, input=None, seed=0,
             processes=1, connections=1, duration=2.0, warm_up=1.0, timeout=30.0, max_in_flight=1000, check="scores",
@@ -142,7 +141,7 @@ def _models(annotation: object) -> list[type[BaseModel]]:
 
 def test_warnings() -> None:
     """A generator that was busy, or late, is told of."""
-    step = report_of([[1_500_000] * 100], {}, [Open(50.0)]).steps[0]
+    step = report_of([[1_500_000] * 100], {}, [Step("open", 50.0)]).steps[0]
 
     assert (step.processor_shares, step.late, step.calls_per_second, step.rows_per_second) == ([0.95], 100, 50.0, 150.0)
     assert ["95% of a core" in step.warnings[0], "100 of 100 calls" in step.warnings[1]] == [True, True]

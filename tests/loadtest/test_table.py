@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prinz_enricher.loadtest.console import print_report
+from prinz_enricher.loadtest.rendering import print_report
 from prinz_enricher.loadtest.report import Arguments, Latency, Report, StepReport
 
 

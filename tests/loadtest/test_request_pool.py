@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from prinz_enricher.batch import decode_columns, decode_dense, decode_stream, dense_inputs
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.loadtest.errors import LoadTestError
-from prinz_enricher.loadtest.made_rows import make_rows
-from prinz_enricher.loadtest.prepared import Form, encode_request, pool_size, stream_message, with_sequence
-from prinz_enricher.loadtest.row_pool import cut, made_pool, read_pool
+from prinz_enricher.loadtest.callers import Form, LoadTestError, encode_stream_message, with_sequence
+from prinz_enricher.loadtest.request_pool import (
+    encode_request,
+    generate_rows,
+    generated_pool,
+    pool_size,
+    read_pool,
+    split_rows,
+)
 from prinz_enricher.signature import AnyValue, Field, Origin, Scalar, ScalarKind, Signature, Tensor, input_schema
 from tests.batch.batch_strategies import signatures
 
@@ -27,15 +32,15 @@ def sent(batch: pa.RecordBatch, signature: Signature, form: Form) -> pb.ScoreReq
 @given(signatures, st.integers(1, 4), st.integers(0, 2**32))
 def test_made_rows_fit_every_signature(signature: Signature, count: int, seed: int) -> None:
     """Rows made for a signature of any types pass the service's own check, in every form, as they were made."""
-    rows = make_rows(signature, count, seed)
+    rows = generate_rows(signature, count, seed)
 
     assert rows.num_rows == count
     assert rows.schema.equals(input_schema(signature))
-    assert decode_columns(sent(rows, signature, Form.COLUMNS).columns, signature).equals(rows)
-    assert decode_stream(sent(rows, signature, Form.ARROW).arrow_stream, signature).equals(rows)
+    assert decode_columns(sent(rows, signature, "columns").columns, signature).equals(rows)
+    assert decode_stream(sent(rows, signature, "arrow").arrow_stream, signature).equals(rows)
     if dense_inputs(signature):
-        assert decode_dense(sent(rows, signature, Form.DENSE).dense, signature).equals(rows)
-    assert make_rows(signature, count, seed).equals(rows)
+        assert decode_dense(sent(rows, signature, "dense").dense, signature).equals(rows)
+    assert generate_rows(signature, count, seed).equals(rows)
 
 
 @pytest.mark.parametrize("dtype", ["object", "bytes", "datetime64", "datetime64[D]", "datetime64[ns]", "float16"])
@@ -43,21 +48,21 @@ def test_made_rows_fit_every_signature(signature: Signature, count: int, seed: i
 def test_made_rows_fit_every_dtype(dtype: str, shape: tuple[int, ...]) -> None:
     """Rows are made for tensors of the rarer dtypes and of all shapes too."""
     signature = Signature((Field("t", Tensor(dtype, shape)),), (Field("y", AnyValue()),))
-    rows = make_rows(signature, 3, 0)
+    rows = generate_rows(signature, 3, 0)
 
-    assert decode_columns(sent(rows, signature, Form.COLUMNS).columns, signature).equals(rows)
+    assert decode_columns(sent(rows, signature, "columns").columns, signature).equals(rows)
 
 
 def test_rows_differ() -> None:
     """A pool's calls have different rows, or an answer to the wrong one would not be found."""
-    assert len({tuple(call.column(0).to_pylist()) for call in made_pool(X, 2, 0)}) == pool_size(2)
-    assert not make_rows(X, 5, 0).equals(make_rows(X, 5, 1))
+    assert len({tuple(call.column(0).to_pylist()) for call in generated_pool(X, 2, 0)}) == pool_size(2)
+    assert not generate_rows(X, 5, 0).equals(generate_rows(X, 5, 1))
 
 
 def test_without_a_signature_there_are_no_rows() -> None:
     """A model without a signature is tried with a file."""
     with pytest.raises(LoadTestError, match="--input"):
-        made_pool(Signature((), (Field("output_0", AnyValue()),), origin=Origin.MISSING), 1, 0)
+        generated_pool(Signature((), (Field("output_0", AnyValue()),), origin=Origin.MISSING), 1, 0)
 
 
 @given(st.integers(1, 200_000))
@@ -68,9 +73,9 @@ def test_pools_are_bounded(rows: int) -> None:
 
 
 @given(st.integers(1, 30), st.integers(1, 40))
-def test_cut(count: int, rows: int) -> None:
+def test_split_rows(count: int, rows: int) -> None:
     """Each call has just the rows asked for, in order; a file that has too few begins anew."""
-    calls = cut(pa.RecordBatch.from_pydict({"x": list(range(count))}), rows)
+    calls = split_rows(pa.RecordBatch.from_pydict({"x": list(range(count))}), rows)
     values = [value for call in calls for value in call.column(0).to_pylist()]
 
     assert {call.num_rows for call in calls} == {rows}
@@ -99,15 +104,15 @@ def test_dense_needs_numbers() -> None:
     signature = Signature((Field("t", Scalar(ScalarKind.STRING)),), X.outputs)
 
     with pytest.raises(LoadTestError, match="--form columns"):
-        encode_request(make_rows(signature, 1, 0), MODEL, signature, Form.DENSE)
+        encode_request(generate_rows(signature, 1, 0), MODEL, signature, "dense")
 
 
 @given(st.integers(0, 2**64 - 1))
 def test_sequence_goes_before_a_message(sequence: int) -> None:
     """A message of a stream is the prepared one and its sequence."""
-    request = encode_request(make_rows(X, 1, 0), MODEL, X, Form.COLUMNS)
+    request = encode_request(generate_rows(X, 1, 0), MODEL, X, "columns")
 
-    message = pb.ScoreStreamRequest.FromString(with_sequence(sequence, stream_message(request, 1.5)))
+    message = pb.ScoreStreamRequest.FromString(with_sequence(sequence, encode_stream_message(request, 1.5)))
 
     assert message.sequence == sequence
     assert message.request.SerializeToString() == request
