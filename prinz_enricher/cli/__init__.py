@@ -1,5 +1,57 @@
-"""The command line `prinz-enricher`."""
+"""The command `prinz-enricher` and its subcommands, each of which is imported only when it is run."""
 
-from prinz_enricher.cli.commands import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import importlib
+import sys
+
+import click
+
+from prinz_enricher import __version__
+from prinz_enricher.cli.process_setup import block_imports
+
+COMMANDS = {
+    "serve": ("serve", "Serve the models of an MLflow registry over gRPC."),
+    "demo": ("demo", "Train sample models, serve them, and show how to call them."),
+    "models": ("describe", "List the models of a service."),
+    "signature": ("describe", "Show the inputs, outputs and parameters of a model."),
+    "score": ("score", "Score the rows of a file."),
+    "loadtest": ("loadtest", "Measure the throughput and latency of a server."),
+}
+"""The module and the summary of each subcommand."""
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"prinz_enricher.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="prinz-enricher")
+def group() -> None:
+    """Discover, describe and score the models of an MLflow registry over gRPC."""
+
+
+def main() -> None:
+    """Run the command line; an error ends it with one sentence and exit code 1."""
+    block_imports("pandas", *(("rich", "pygments") if sys.argv[1:2] == ["serve"] else ()))
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

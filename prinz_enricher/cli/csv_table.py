@@ -1,4 +1,4 @@
-"""A CSV file, read by Arrow in blocks of text; what is wrong with it is looked for line by line."""
+"""A CSV file, read by Arrow in blocks of text; faults are then located line by line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ import pyarrow.csv as pacsv
 from prinz_enricher.batch import Faults, batch_from_rows
 from prinz_enricher.batch.any_json import is_unicode
 from prinz_enricher.batch.faults import quoted
-from prinz_enricher.cli.cells import ALIKE, EQUAL, TEXT, Kept, keep_cells, read_cells
-from prinz_enricher.cli.row_columns import in_order
-from prinz_enricher.cli.row_faults import RowFileError, refused
+from prinz_enricher.cli.row_values import (
+    ALIKE,
+    EQUAL,
+    TEXT,
+    Kept,
+    RowFileError,
+    join_columns,
+    keep_cells,
+    read_cells,
+    row_error,
+)
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
 
 _MOST_SHOWN: Final = 40
 """Characters of a cell that are repeated in an error."""
-
 
 Record = tuple[int, list[str]]
 """The line on which a record begins, and its cells."""
@@ -48,29 +55,19 @@ def read_records(path: Path, separator: str) -> Iterator[Record]:
 
 
 class CsvTable:
-    """A CSV file with a header.
-
-    Args:
-        path: The file, in UTF-8.
-        separator: Of its cells.
-        header: The line on which its header begins, and the header.
-        fields: The inputs of the model; those that are in the header are read in their types.
-    """
+    """A CSV file in UTF-8 with a header; the model's inputs among its columns are read in their types."""
 
     def __init__(self, path: Path, separator: str, header: Record, fields: Sequence[Field]) -> None:
         self._path = path
         self._separator = separator
         self._header_line, self._names = header
         self._inputs = [field for field in fields if field.name in self._names]
-        # A model without a signature is given all columns.
+        # A model without a signature gets all columns.
         self._as_kept = ALIKE if fields else EQUAL
         self._kept: dict[str, Kept] = {}
 
     def batches(self, file: Any) -> Iterator[pa.RecordBatch]:
-        """Yield its rows in blocks.
-
-        Args:
-            file: The same file, opened.
+        """Yield the rows in blocks; `file` is the same file, opened.
 
         Raises:
             RowFileError: With the faults of a block.
@@ -107,14 +104,14 @@ class CsvTable:
             faults.raise_any()
             fitting = batch_from_rows(typed, self._inputs)
         except InvalidInput as error:
-            raise refused(
+            raise row_error(
                 error,
                 self._inputs,
                 lambda rows: {row: f"line {line}" for row, line in self._lines(rows, before).items()},
                 lambda name, row: _shown(columns[name][row].as_py()),
             ) from None
         kept = {name: self._keep(name, cells, before) for name, cells in columns.items() if name not in typed}
-        return in_order(self._names, fitting, kept)
+        return join_columns(self._names, fitting, kept)
 
     def _keep(self, name: str, cells: pa.Array, before: int) -> pa.Array:
         kept = self._kept.get(name)
@@ -152,7 +149,7 @@ class CsvTable:
 
 
 def _shown(cell: str | None) -> str:
-    """Give the beginning of a cell, in quotes; nothing for an empty one."""
+    """Return the beginning of a cell, in quotes; nothing for an empty one."""
     if cell is None:
         return ""
     return json.dumps(cell if len(cell) <= _MOST_SHOWN else cell[:_MOST_SHOWN] + "…", ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`prinz-enricher demo`: an MLflow of its own, the sample models in it, and the service before it."""
+"""`prinz-enricher demo`: an MLflow server with sample models, and the service in front of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import click
 from rich.console import Console
 
 from prinz_enricher.application import Application
-from prinz_enricher.cli.connection import connect
-from prinz_enricher.cli.tables import print_models, print_scores, print_signature
-from prinz_enricher.cli.waiting import wait_for_signal
+from prinz_enricher.cli.describe import print_models, print_scores, print_signature
+from prinz_enricher.cli.process_setup import wait_for_signal
+from prinz_enricher.cli.service_connection import connect, print_line
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
@@ -33,26 +33,28 @@ WINE_COLUMNS = (
     "total sulfur dioxide", "density", "pH", "sulphates", "alcohol",
 )  # fmt: skip
 
+FRAUD = "MLF-FraudDetection-3"
+
 EXAMPLES: dict[str, list[dict[str, object]]] = {
     "MLF-ElasticnetWineModel-1": [dict.fromkeys(WINE_COLUMNS, 0.235)],
     "MLF-ElasticnetWineModel-2": [dict.fromkeys(WINE_COLUMNS, 0.235)],
-    "MLF-FraudDetection-3": [{"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}],
+    FRAUD: [{"age": "4", "gender": "F", "category": "es_transportation", "amount": 800.0}],
 }
 """A row for each sample model."""
 
-LOAD_SECONDS = 120.0
+_LOAD_SECONDS = 120.0
 
 console = Console()
 
 
-@click.command("demo", short_help="Train sample models, serve them, and say how to call them.")
-@click.option("--once", is_flag=True, help="List, describe and score each model through the socket, then end.")
+@click.command()
+@click.option("--once", is_flag=True, help="List, describe and score each model over gRPC, then end.")
 @click.option(
     "--folder",
     default=".demo",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the registry lives.",
+    help="Folder of the registry.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the service.  [default: 50051, or a free one with --once]"
@@ -65,8 +67,8 @@ console = Console()
 @click.option(
     "--fraud-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Train on the BankSim set."
 )
-def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, fraud_csv: Path | None) -> None:
-    """Train sample models, serve them, and say how to call them; Ctrl-C ends it all.
+def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, fraud_csv: Path | None) -> None:
+    """Train sample models, serve them, and show how to call them; Ctrl-C ends it all.
 
     Starts a real MLflow server on a SQLite store, trains and registers the sample models in it, and serves them.
     """
@@ -84,15 +86,15 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
                     PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}", ended=ended)
                 )
             with console.status("training the sample models …"):
-                train(registry.url, wine_csv, fraud_csv, ended)
+                _train(registry.url, wine_csv, fraud_csv, ended)
             with console.status("starting the service, and a worker for each model …"):
-                port = stack.enter_context(serving(registry.url, port, ended))
+                port = stack.enter_context(_serving(registry.url, port, ended))
             address = f"localhost:{port}"
-            with connect(address, None, LOAD_SECONDS) as client:
+            with connect(address, None, _LOAD_SECONDS) as client:
                 if once:
-                    show_once(client)
+                    _show_scores(client)
                 else:
-                    show_service(client, address, registry.url, write_payments(folder))
+                    _show_service(client, address, registry.url, _write_payments(folder))
                     wait_for_signal(ended)
                     console.print("ending …")
     except (PrivateServerError, FrontError) as error:
@@ -101,7 +103,7 @@ def command(once: bool, folder: Path, port: int | None, wine_csv: Path | None, f
         raise click.ClickException(str(error)) from None
 
 
-def train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: threading.Event) -> None:
+def _train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: threading.Event) -> None:
     """Train and register the sample models in a process of its own, since it needs mlflow and sklearn."""
     module = "prinz_enricher.samples" if importlib.util.find_spec("prinz_enricher.samples") else "samples"
     if importlib.util.find_spec(module) is None:
@@ -127,7 +129,7 @@ def train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: t
 
 
 @contextlib.contextmanager
-def serving(registry: str, port: int, ended: threading.Event) -> Iterator[int]:
+def _serving(registry: str, port: int, ended: threading.Event) -> Iterator[int]:
     """Run the service with every model loaded; yields its port."""
     settings = Settings.load({"registry": {"url": registry}, "server": {"port": port}, "scoring": {"preload": ["*"]}})
     application = Application(settings)
@@ -141,7 +143,7 @@ def serving(registry: str, port: int, ended: threading.Event) -> Iterator[int]:
 
 
 def _wait_loaded(application: Application, client: Client, ended: threading.Event) -> None:
-    limit = time.monotonic() + LOAD_SECONDS
+    limit = time.monotonic() + _LOAD_SECONDS
     while time.monotonic() < limit and not ended.is_set():
         if application.ready.wait(timeout=0.1):
             states = {
@@ -155,11 +157,10 @@ def _wait_loaded(application: Application, client: Client, ended: threading.Even
             ended.wait(timeout=0.1)
     if ended.is_set():
         raise click.Abort
-    raise click.ClickException(f"the models were not loaded within {LOAD_SECONDS:.0f} s")
+    raise click.ClickException(f"the models were not loaded within {_LOAD_SECONDS:.0f} s")
 
 
-def show_once(client: Client) -> None:
-    """List the models, describe and score each, and print the answers."""
+def _show_scores(client: Client) -> None:
     models = list(client.list_models())
     print_models(models)
     for model in models:
@@ -171,27 +172,25 @@ def show_once(client: Client) -> None:
                 print_scores(f"{scores.name}, version {scores.version}: a row and its score", row, score)
 
 
-def write_payments(folder: Path) -> Path:
-    """Write a file of rows for the fraud model, with a column that is no input of it; return its path."""
+def _write_payments(folder: Path) -> Path:
+    """Write a file of rows for the fraud model, with a column that is not an input of it; return its path."""
     path = folder / "payments.csv"
     rows = ["payment;age;gender;category;amount", "1;4;F;es_transportation;800.0", "2;2;M;es_travel;7500.0"]
     path.write_text("\n".join(rows) + "\n")
     return path
 
 
-def show_service(client: Client, address: str, registry: str, payments: Path) -> None:
-    """Print what is served, and commands that call it."""
+def _show_service(client: Client, address: str, registry: str, payments: Path) -> None:
     print_models(client.list_models())
-    fraud = "MLF-FraudDetection-3"
     program = Path(sys.argv[0])
     command = os.path.relpath(program) if program.name == "prinz-enricher" else program.name
     request = {
-        "model": {"name": fraud},
+        "model": {"name": FRAUD},
         "columns": {
             "num_rows": 1,
             "columns": [
                 {"name": name, ("doubles" if isinstance(value, float) else "strings"): {"values": [value]}}
-                for name, value in EXAMPLES[fraud][0].items()
+                for name, value in EXAMPLES[FRAUD][0].items()
             ],
         },
     }
@@ -199,8 +198,8 @@ def show_service(client: Client, address: str, registry: str, payments: Path) ->
         f"Serving on {address}; the registry's pages are at {registry}. In another terminal:",
         "",
         f"  {command} models --address {address}",
-        f"  {command} signature {fraud} --address {address}",
-        f"  {command} score {fraud} --address {address} --input {payments} --output {payments.with_name('scored.csv')}",
+        f"  {command} signature {FRAUD} --address {address}",
+        f"  {command} score {FRAUD} --address {address} --input {payments} --output {payments.with_name('scored.csv')}",
         "",
         f"  grpcurl -plaintext {address} prinz.enricher.v1.EnricherService/ListModels",
         f"  grpcurl -plaintext -d '{json.dumps(request)}' \\",
@@ -208,6 +207,5 @@ def show_service(client: Client, address: str, registry: str, payments: Path) ->
         "",
         "Ctrl-C ends it all.",
     ]
-    # Not wrapped: what is pasted must be one line.
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        print_line(console, line)

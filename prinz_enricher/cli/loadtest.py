@@ -14,9 +14,9 @@ import click
 import pyarrow as pa
 from rich.console import Console
 
-from prinz_enricher.cli.row_faults import RowFileError
-from prinz_enricher.cli.row_source import open_rows
-from prinz_enricher.cli.signature import MODEL_ARGUMENT
+from prinz_enricher.cli.row_files import open_rows
+from prinz_enricher.cli.row_values import RowFileError
+from prinz_enricher.cli.service_connection import invalid_input, model_argument
 from prinz_enricher.client import ModelReference, Tls
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.loadtest.callers import LoadTestError, Mode, Target
@@ -38,8 +38,8 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("loadtest", short_help="Measure what a server carries.")
-@MODEL_ARGUMENT
+@click.command()
+@model_argument
 @click.option(
     "--concurrency",
     callback=_parse_loads,
@@ -115,7 +115,7 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--ca", type=_FILE, help="Certificates (PEM) to verify the server with; implies --tls.")
 @click.option("--token-file", type=_FILE, help="File with the bearer token to send.")
 @click.pass_context
-def command(
+def loadtest(
     ctx: click.Context,
     /,
     model: str,
@@ -130,7 +130,7 @@ def command(
     token_file: Path | None,
     **rest: Any,
 ) -> None:
-    """Measure what a server carries with calls of a model: NAME, NAME/version or NAME@alias.
+    """Measure the throughput and latency of a server with calls of a model: NAME, NAME/version or NAME@alias.
 
     Each answer is compared with the scores that the same rows had before the test. The exit code is 0 if every call had
     its correct answer, and 1 otherwise.
@@ -165,8 +165,7 @@ def command(
     except (LoadTestError, RowFileError) as error:
         raise click.ClickException(str(error)) from None
     except InvalidInput as error:
-        faults = [f"  {fault.field}: {fault.description}" for fault in error.violations]
-        raise click.ClickException("\n".join([error.message, *faults])) from None
+        raise invalid_input(error) from None
     print_report(Console(), report, len(schedule))
     if json_file:
         _write(json_file, report.model_dump_json(indent=2) + "\n")

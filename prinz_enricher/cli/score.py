@@ -13,44 +13,50 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prinz_enricher.batch import batch_to_rows
-from prinz_enricher.cli.connection import connect, connection_options
-from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, tell_line, wait_option, waiting
-from prinz_enricher.cli.row_faults import RowFileError
-from prinz_enricher.cli.row_sink import RowSink
-from prinz_enricher.cli.row_source import RowSource, open_rows
-from prinz_enricher.cli.signature import MODEL_ARGUMENT
+from prinz_enricher.cli.row_files import RowSink, RowSource, open_rows
+from prinz_enricher.cli.row_values import RowFileError
+from prinz_enricher.cli.service_connection import (
+    FIRST_TRY,
+    call_when_loaded,
+    connect,
+    connection_options,
+    model_argument,
+    print_line,
+    wait_option,
+    waiting_display,
+)
 from prinz_enricher.client import Scores
 from prinz_enricher.signature import Signature
 from prinz_enricher.signature.arrow import arrow_tells_all
 
-# Scores may go to standard output one day; progress and summary are for a person.
+# Standard output is left free; progress and summary are for a person.
 console = Console(stderr=True)
 
 
-@click.command("score", short_help="Score the rows of a file.")
-@MODEL_ARGUMENT
+@click.command()
+@model_argument
 @click.option(
     "--input",
     "source",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Rows to score: .csv, .tsv, .parquet, .json or .jsonl (an array of records, or a record a line). Values are "
-    "taken where nothing of them is lost; a fault names the line and the column.",
+    "converted where nothing of them is lost; an error names the line and the column.",
 )
 @click.option(
     "--output",
     "target",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the scores go: .parquet, .csv, .json or .jsonl (a record a line).",
+    help="File for the scores: .parquet, .csv, .json or .jsonl (a record a line).",
 )
 @click.option("--batch-rows", default=50_000, show_default=True, type=click.IntRange(1), help="Rows of a call.")
-@click.option("--separator", help="Separator of a CSV file, one character; found by itself if left out.")
-@click.option("--keep-inputs", is_flag=True, help="Keep the columns that are inputs of the model too.")
-@click.option("--prefix", default="", help="Put this before the name of each output.")
+@click.option("--separator", help="Separator of a CSV file, one character.  [default: detected]")
+@click.option("--keep-inputs", is_flag=True, help="Also write the columns that are inputs of the model.")
+@click.option("--prefix", default="", help="Prefix for the name of each output.")
 @wait_option
 @connection_options
-def command(
+def score(
     model: str,
     source: Path,
     target: Path,
@@ -65,64 +71,59 @@ def command(
 ) -> None:
     """Score the rows of a file with a model: NAME, NAME/version or NAME@alias; a NAME may hold an @ of its own.
 
-    Columns that are no inputs of the model are kept beside its scores. Every row is scored by the same version, even
-    where an alias moves meanwhile. While the model is being loaded, the command waits, and says what is being done.
+    Columns that are not inputs of the model are written beside its scores. Every row is scored by the same version,
+    even if an alias moves meanwhile. While the model is being loaded, the command waits, and shows what is being done.
 
-    Objects may be without their optional properties, which is not the same as null; in Parquet a null means just that.
+    An object may lack its optional properties, which is not the same as null; in Parquet they are null.
     """
     try:
         with connect(address, registry, timeout) as client:
-            with waiting(console) as tell:
-                resolved, signature = once_loaded(lambda _: client.signature(model), wait, tell)
+            with waiting_display(console) as show:
+                resolved, signature = call_when_loaded(lambda _: client.signature(model), wait, show)
 
-            def score(given: Any, first: bool) -> Scores:
-                def ask(limit: float | None) -> Scores:
-                    return client.score(resolved, given, timeout=limit)
+            def score_part(part: Any, first: bool) -> Scores:
+                def call(limit: float | None) -> Scores:
+                    return client.score(resolved, part, timeout=limit)
 
                 if not first:
-                    # It has all its time at once, so that it is not scored twice; the bar is on the terminal already.
-                    return once_loaded(ask, wait, lambda line: tell_line(console, line))
-                with waiting(console) as tell:
-                    return once_loaded(ask, wait, tell, min(FIRST_TRY, timeout))
+                    # With all its time at once, so that it is not scored twice; the bar is on the terminal already.
+                    return call_when_loaded(call, wait, lambda line: print_line(console, line))
+                with waiting_display(console) as show:
+                    return call_when_loaded(call, wait, show, min(FIRST_TRY, timeout))
 
             rows = open_rows(source, signature.inputs, batch_rows, separator)
-            kept = kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
+            kept = _kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
             started = time.monotonic()
             with RowSink(target) as sink:
                 count = 0
-                for scored in _scored(score, signature, rows, kept, prefix):
+                for scored in _score_parts(score_part, signature, rows, kept, prefix):
                     sink.write(scored)
                     count += scored.num_rows
     except RowFileError as error:
         raise click.ClickException(str(error)) from None
     seconds = time.monotonic() - started
-    tell_line(
+    print_line(
         console,
         f"{count:,} rows scored by {resolved.name}/{resolved.version} in {seconds:.2f} s "
         f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}",
     )
 
 
-def kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
-    """Return the columns of the file that go beside the scores.
-
-    Raises:
-        RowFileError: One of them is called like an output.
-    """
+def _kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
+    """Return the columns of the file that are written beside the scores."""
     inputs = {field.name for field in signature.inputs}
     kept = [name for name in names if keep_inputs or name not in inputs]
     clash = {prefix + field.name for field in signature.outputs} & set(kept)
     if clash:
-        raise RowFileError(f"the file has a column called like an output ({', '.join(sorted(clash))}); use --prefix")
+        raise RowFileError(f"the file has a column named like an output ({', '.join(sorted(clash))}); use --prefix")
     return kept
 
 
-def _scored(
-    score: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
+def _score_parts(
+    score_part: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
-    # What an object of JSON lacks is not what is null in it. A file that is Arrow's own does not tell the two apart,
-    # and no rows at all have nothing to tell.
+    # In JSON what an object lacks is not what is null in it. An Arrow file does not tell the two apart.
     in_arrow = rows.is_arrow or arrow_tells_all(signature)
     progress = Progress(
         TextColumn("scoring"),
@@ -133,20 +134,20 @@ def _scored(
         console=console,
         transient=True,
     )
+    task = progress.add_task("", total=rows.total, speed="")
+    started = time.monotonic()
+    count = 0
     try:
-        task = progress.add_task("", total=rows.total, speed="")
-        started = time.monotonic()
-        count = 0
         for batch in rows.batches:
-            given = batch.select(inputs)
-            as_given: Any = given
-            if given.num_rows and not in_arrow:
-                as_given = batch_to_rows(given)
+            part: Any = batch.select(inputs)
+            # No rows at all have nothing that Arrow could not tell.
+            if batch.num_rows and not in_arrow:
+                part = batch_to_rows(part)
             elif not (signature.inputs or rows.is_arrow):
                 # For a model without a signature text is text, but in Arrow it would be JSON.
-                as_given = dict(zip(inputs, given.columns, strict=True))
-            scores = score(as_given, count == 0)
-            # Until then the terminal is for what the first part waits for.
+                part = dict(zip(inputs, part.columns, strict=True))
+            scores = score_part(part, count == 0)
+            # Until then the terminal shows what the first part waits for.
             progress.start()
             count += batch.num_rows
             share = rows.position() if rows.position else None
@@ -157,6 +158,6 @@ def _scored(
                 speed=f"{count / (time.monotonic() - started):,.0f} rows/s",
             )
             names = [*kept, *(prefix + name for name in scores.held.schema.names)]
-            yield pa.RecordBatch.from_arrays([*(batch.column(n) for n in kept), *scores.held.columns], names=names)
+            yield pa.RecordBatch.from_arrays([*map(batch.column, kept), *scores.held.columns], names=names)
     finally:
         progress.stop()

@@ -1,4 +1,4 @@
-"""`prinz-enricher serve`: run the service until it is told to end."""
+"""`prinz-enricher serve`: run the service until a signal ends it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ from pathlib import Path
 import click
 
 from prinz_enricher.application import Application
-from prinz_enricher.cli.footprint import release_start_memory, take_memory_from_libc
-from prinz_enricher.cli.hiding import hide_from_models
-from prinz_enricher.cli.scheduling import take_turns
-from prinz_enricher.cli.waiting import wait_for_signal
+from prinz_enricher.cli.process_setup import (
+    disable_ptrace,
+    trim_memory,
+    use_batch_scheduling,
+    use_libc_allocator,
+    wait_for_signal,
+)
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError
 from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
 
-SWITCH_SECONDS = 0.0002
+_SWITCH_SECONDS = 0.0002
 """How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
 5 ms are longer than a call takes, and one call waits for its turn several times."""
 
 
-@click.command("serve", short_help="Serve the models of an MLflow registry over gRPC.")
+@click.command()
 @click.option(
     "--registry", metavar="URL", help="MLflow server (http://mlflow:5000) or local store (sqlite:///mlflow.db)."
 )
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.  [default: 50051]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 50051]")
 @click.option(
     "--http-port",
     type=click.IntRange(0, 65535),
-    help="Port for metrics, probes and webhooks; 0 takes a free one.  [default: none]",
+    help="Port for metrics, probes and webhooks; 0 picks a free one.  [default: none]",
 )
 @click.option(
-    "--front", type=click.Choice(["auto", "native", "grpcio"]), help="What speaks gRPC; see the docs.  [default: auto]"
+    "--front",
+    type=click.Choice(["auto", "native", "grpcio"]),
+    help="Implementation of gRPC; see the docs.  [default: auto]",
 )
 @click.option(
     "--preload",
@@ -47,10 +52,14 @@ SWITCH_SECONDS = 0.0002
 )
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings.")
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level logged.  [default: info]"
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Lowest level logged.  [default: info]",
 )
-@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Form of the log.  [default: auto]")
-def command(
+@click.option(
+    "--log-format", type=click.Choice(["auto", "console", "json"]), help="Format of the log.  [default: auto]"
+)
+def serve(
     registry: str | None,
     host: str | None,
     port: int | None,
@@ -80,19 +89,18 @@ def command(
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     if not settings.all_registries:
-        raise click.UsageError("no registry is named; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
+        raise click.UsageError("no registry is configured; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
     configure_logging(settings.logging.level, settings.logging.format)
-    run(settings)
+    _run(settings)
 
 
-def run(settings: Settings) -> None:
-    """Run the service until SIGTERM or SIGINT, then drain it."""
+def _run(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    take_memory_from_libc()
-    take_turns()
-    hide_from_models()
+    use_libc_allocator()
+    use_batch_scheduling()
+    disable_ptrace()
     try:
         application = Application(settings)
         application.start(ended)
@@ -100,7 +108,7 @@ def run(settings: Settings) -> None:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None
-    release_start_memory()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    trim_memory()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     wait_for_signal(ended)
     application.stop()

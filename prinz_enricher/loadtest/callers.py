@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.client import AsyncClient, ServiceError, Tls
 from prinz_enricher.client.connection import MAX_MESSAGE_BYTES, SERVICE, is_loopback
-from prinz_enricher.client.errors import service_error
+from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.loadtest.comparison import same_batch, same_response, same_row_count
 

@@ -26,7 +26,7 @@ from prinz_enricher.batch import (
 )
 from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.client.connection import SERVICE
-from prinz_enricher.client.errors import service_error
+from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.loadtest.callers import Form, LoadTestError, Mode, Prepared, Target

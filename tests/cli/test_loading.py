@@ -12,9 +12,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from prinz_enricher.cli import connection
-from prinz_enricher.cli.commands import group
-from prinz_enricher.cli.loading import FIRST_TRY, once_loaded, waiting
+from prinz_enricher.cli import group, service_connection
+from prinz_enricher.cli.service_connection import FIRST_TRY, call_when_loaded, waiting_display
 from prinz_enricher.client import ServiceError
 from tests.support.deadline import wait_until
 
@@ -59,7 +58,7 @@ def test_a_model_that_is_loaded_has_all_the_time_of_a_call(
 ) -> None:
     """A short call asks whether it is loaded; one that is slow gets the whole timeout, and is not scored in vain."""
     ask, given = answering(*answers)
-    assert once_loaded(ask, 10.0, print, FIRST_TRY) == "scores"
+    assert call_when_loaded(ask, 10.0, print, FIRST_TRY) == "scores"
     assert given == timeouts
 
 
@@ -73,7 +72,7 @@ def test_each_step_is_told_once() -> None:
         "scores",
     )
     lines: list[str] = []
-    once_loaded(ask, 10.0, lines.append)
+    call_when_loaded(ask, 10.0, lines.append)
     assert lines == [
         "wine/3: downloading the model",
         "wine/3: a worker\ufffd died",
@@ -85,7 +84,7 @@ def test_the_waiting_ends_whatever_the_state_of_the_version() -> None:
     """`--wait` is the end where the service says MODEL_LOADING for ever."""
     ask, given = answering(*[loading(step="loading the model")] * 1000)
     with pytest.raises(click.ClickException, match=r"wine/3: loading the model\. It was not loaded in time; --wait"):
-        once_loaded(ask, 0.1, print)
+        call_when_loaded(ask, 0.1, print)
     assert 1 < len(given) <= 10
 
 
@@ -97,16 +96,16 @@ def test_other_errors_are_raised(answers: list[ServiceError | str], raised: Serv
     """At once, or after the retries of a service that is not there."""
     ask, given = answering(*answers)
     with pytest.raises(ServiceError) as caught:
-        once_loaded(ask, 10.0, print, FIRST_TRY)
+        call_when_loaded(ask, 10.0, print, FIRST_TRY)
     assert caught.value is raised
     assert len(given) == len(answers)
 
 
-def test_a_terminal_has_one_line_of_the_waiting() -> None:
+def test_a_terminal_has_one_line_of_the_waiting_display() -> None:
     """It changes in place, with the seconds since the waiting began, and nothing is left of it; names are no markup."""
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=60, _environ={"TERM": "xterm"})
-    with waiting(console) as tell:
+    with waiting_display(console) as tell:
         assert shown.getvalue() == ""
         tell("[b]wine/3: downloading the model")
         wait_until(lambda: "[b]wine/3: downloading the model (1 s)" in shown.getvalue())
@@ -124,7 +123,7 @@ def test_without_a_terminal_each_step_is_a_plain_line() -> None:
     """For a file or a program that takes them, however long they are."""
     shown = io.StringIO()
     lines = ["wine/3: downloading the model", f"wine/3: {'x' * 200}"]
-    with waiting(Console(file=shown, width=40)) as tell:
+    with waiting_display(Console(file=shown, width=40)) as tell:
         for line in lines:
             tell(line)
     assert shown.getvalue().splitlines() == lines
@@ -132,10 +131,10 @@ def test_without_a_terminal_each_step_is_a_plain_line() -> None:
 
 def test_an_address_that_takes_no_connection_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not after all the time that a call may take."""
-    monkeypatch.setattr(connection, "_REACH_SECONDS", 0.2)
+    monkeypatch.setattr(service_connection, "_CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         result = CliRunner().invoke(group, ["signature", "wine", "--address", address])
     assert result.exit_code == 1
-    assert f"{address} took no connection within 0.2 s" in result.output
+    assert f"{address} accepted no connection within 0.2 s" in result.output
     assert f"Is the service running at {address}?" in result.output

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.cli.row_faults import RowFileError
-from prinz_enricher.cli.row_sink import RowSink
+from prinz_enricher.cli.row_files import RowSink
+from prinz_enricher.cli.row_values import RowFileError
 
 
 @pytest.mark.parametrize("later", [[0.5], ["a"], [None], [[1]]])

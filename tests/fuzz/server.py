@@ -15,8 +15,7 @@ import click
 
 from prinz_enricher.catalog import DEFAULT_POLICY, CatalogVersion, Snapshot, Union
 from prinz_enricher.catalog.publisher import Listener, Watch
-from prinz_enricher.cli.footprint import take_memory_from_libc
-from prinz_enricher.cli.purity import keep_out
+from prinz_enricher.cli.process_setup import block_imports, use_libc_allocator
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.fronts.grpc import open_front
 from prinz_enricher.scoring import PoolSettings
@@ -54,8 +53,8 @@ class StillCatalog(Union):
 def main() -> None:
     """Serve until standard input ends."""
     # As `prinz-enricher serve` does.
-    keep_out("pandas")
-    take_memory_from_libc()
+    block_imports("pandas")
+    use_libc_allocator()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     # Where native code crashes, the log tells under which line of Python.
     faulthandler.enable()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
 from prinz_enricher.client import AsyncClient, Client, ModelReference
 from prinz_enricher.errors import InvalidInput
@@ -193,7 +193,7 @@ def test_numbers_in_a_text_column(service: Service, tmp_path: Path) -> None:
         ("age,gender,category,amount\n4,F,es_travel,much\n", "much"),
         ("age,gender,amount\n4,F,1.0\n", 'columns["category"]'),
         ("", "header"),
-        ("age,age\n", 'two columns called "age"'),
+        ("age,age\n", 'two columns named "age"'),
         ("age,gender,category,amount,output_0\n4,F,es_travel,1.0,x\n", "--prefix"),
     ],
 )

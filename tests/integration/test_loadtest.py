@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from grpc_reflection.v1alpha import reflection_pb2
 
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.loadtest.report import Report
 from tests.support.deadline import wait_until
 from tests.support.running_service import Service

@@ -22,7 +22,7 @@ from prinz_enricher.batch import (
     encode_stream,
 )
 from prinz_enricher.batch.caller import caller_batch
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.client import Client
 from tests.support.deadline import wait_until
 from tests.support.own_service import register

@@ -8,7 +8,7 @@ import pytest
 
 from prinz_enricher.batch import batch_to_rows, encode_dense
 from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
-from prinz_enricher.cli.tables import type_text
+from prinz_enricher.cli.describe import type_text
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2

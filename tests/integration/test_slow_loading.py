@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.client import Client
 from tests.support.deadline import wait_until
 from tests.support.own_service import own_service, register

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 from click.testing import CliRunner
 
-from prinz_enricher.cli.commands import group
+from prinz_enricher.cli import group
 from prinz_enricher.loadtest.request_pool import pool_size
 from tests.loadtest.scoring_server import ScoringServer, doubled, refusal
 

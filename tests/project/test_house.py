@@ -9,7 +9,7 @@ import pytest
 
 import prinz_enricher
 import prinz_enricher.client
-from prinz_enricher.cli.commands import COMMANDS
+from prinz_enricher.cli import COMMANDS
 from prinz_enricher.errors import EnricherError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ try:
     main()
 except SystemExit as end:
     assert end.code == 0
-assert "prinz_enricher.cli.{command}" in sys.modules
+assert "prinz_enricher.cli.{COMMANDS[command][0]}" in sys.modules
 found = sorted(name for name in ("mlflow", "pandas", "sklearn", "scipy") if sys.modules.get(name))
 sys.exit(f"imported: {{found}}" if found else 0)
 """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prinz_enricher.cli.tables import print_models
+from prinz_enricher.cli.describe import print_models
 from prinz_enricher.contract import model_pb2
 
 

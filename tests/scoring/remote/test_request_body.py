@@ -357,8 +357,8 @@ def test_the_size_of_a_row_is_estimated() -> None:
 
 WITHOUT_PANDAS = '''
 import sys
-from prinz_enricher.cli.purity import keep_out
-keep_out("pandas", "mlflow", "sklearn")
+from prinz_enricher.cli.process_setup import block_imports
+block_imports("pandas", "mlflow", "sklearn")
 import pyarrow as pa
 from prinz_enricher.batch import batch_from_rows
 from prinz_enricher.scoring.remote.predictions import decode

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.batch import batch_from_rows, batch_to_rows
-from prinz_enricher.cli.row_faults import RowFileError
-from prinz_enricher.cli.row_source import open_rows
+from prinz_enricher.cli.row_files import open_rows
+from prinz_enricher.cli.row_values import RowFileError
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Scalar, ScalarKind, Tensor, Type
 

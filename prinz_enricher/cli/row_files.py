@@ -1,4 +1,4 @@
-"""Files of rows: read in parts, with each input in its declared type and every other column as it is."""
+"""Files of rows: read in parts, each input in its declared type and every other column as it is; and written."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from prinz_enricher.batch import Faults, batch_from_rows, conform
+from prinz_enricher.batch import Faults, batch_from_rows, batch_to_rows, conform
 from prinz_enricher.batch.any_json import is_unicode
 from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.faults import quoted
 from prinz_enricher.batch.number import decimal_double
 from prinz_enricher.batch.wanted import INEXACT_DECIMAL
-from prinz_enricher.cli.cells import read_json
 from prinz_enricher.cli.csv_table import CsvTable, read_records
-from prinz_enricher.cli.row_columns import in_order
-from prinz_enricher.cli.row_faults import Places, RowFileError, refused
+from prinz_enricher.cli.row_values import RowFileError, join_columns, parse_json, row_error
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
 
 SEPARATORS: Final = ",;\t|"
 
 _FAULTS: Final = (OSError, pa.ArrowException, ValueError, csv.Error, RowFileError)
-"""What reading a file raises where that is not as it should be."""
+"""What reading a faulty file raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,13 @@ class RowSource:
 
 
 def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None = None) -> RowSource:
-    """Open a .csv, .parquet or .json file (an array of records, or a record a line).
+    """Open a .csv, .tsv, .parquet, .json or .jsonl file (an array of records, or a record a line).
 
     Args:
         path: The file.
         fields: The inputs of the model.
-        batch_rows: Rows of a part at most.
-        separator: Separator of a CSV file; found by itself if None.
+        batch_rows: Largest number of rows of a part.
+        separator: Separator of a CSV file; detected if None.
 
     Raises:
         RowFileError: The file can't be read.
@@ -69,7 +70,7 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     readers = {**csv_and_json, ".parquet": _open_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RowFileError(f"{path}: the ending is none of {', '.join(readers)}")
+        raise RowFileError(f'{path}: invalid ending "{path.suffix}"; expected one of {", ".join(readers)}')
     if separator is not None and (len(separator) != 1 or not separator.isascii() or separator in '\r\n"'):
         raise RowFileError(f"the separator {json.dumps(separator)} is invalid; expected one ASCII character")
     try:
@@ -78,8 +79,8 @@ def open_rows(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
         raise _named(path, error) from None
     if len(set(source.names)) < len(source.names):
         twice = next(name for name in source.names if source.names.count(name) > 1)
-        raise RowFileError(f'{path}: has two columns called "{twice}"')
-    return replace(source, batches=_reporting(path, source, fields))
+        raise RowFileError(f'{path}: has two columns named "{twice}"')
+    return replace(source, batches=_named_errors(path, source, fields))
 
 
 def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: str | None) -> RowSource:
@@ -87,7 +88,7 @@ def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     if not headers:
         raise RowFileError("has no header")
     inputs = {field.name for field in fields}
-    # That which makes its cells the most like the inputs.
+    # The one with which the header has the most inputs, then the most cells.
     separator, header = max(headers, key=lambda one: (len(inputs.intersection(one[1][1])), len(one[1][1])))
     line, names = header
     if not is_unicode("".join(names)):
@@ -95,7 +96,8 @@ def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     file = pa.OSFile(str(path))
     size = max(file.size(), 1)
     table = CsvTable(path, separator, header, fields)
-    batches = (part for batch in table.batches(file) for part in _parts(batch, batch_rows))
+    blocks = table.batches(file)
+    batches = (block.slice(start, batch_rows) for block in blocks for start in range(0, block.num_rows, batch_rows))
     return RowSource(names, batches, None, lambda: min(file.tell() / size, 1.0))
 
 
@@ -112,11 +114,11 @@ def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str 
             try:
                 faults.raise_any()
             except InvalidInput as error:
-                raise refused(error, inputs, _rows_after(before)) from None
+                raise row_error(error, inputs, partial(_row_numbers, before + 1)) from None
             before += batch.num_rows
             # Without what marks the text of a value of any type: it is kept as the file has it.
             typed = pa.RecordBatch.from_arrays(caller_batch(fitting).columns, names=fitting.schema.names)
-            yield in_order(names, typed, dict(zip(names, batch.columns, strict=True)))
+            yield join_columns(names, typed, dict(zip(names, batch.columns, strict=True)))
 
     return RowSource(names, batches(), file.metadata.num_rows, None, is_arrow=True)
 
@@ -144,8 +146,8 @@ def _open_json(path: Path, fields: Sequence[Field], batch_rows: int, _: str | No
     return RowSource(names, batches(), None, lambda: min(lines.tell() / size, 1.0) if not lines.closed else 1.0)
 
 
-def _rows_after(before: int) -> Places:
-    return lambda rows: {row: f"row {before + row + 1}" for row in rows}
+def _row_numbers(first: int, rows: Sequence[int]) -> dict[int, str]:
+    return {row: f"row {first + row}" for row in rows}
 
 
 Record = tuple[str, Mapping[str, object]]
@@ -153,7 +155,7 @@ Record = tuple[str, Mapping[str, object]]
 
 
 def _array(text: bytes) -> Iterator[Record]:
-    for number, row in enumerate(read_json(text), 1):
+    for number, row in enumerate(parse_json(text), 1):
         yield _record(f"record {number}", row)
 
 
@@ -162,7 +164,7 @@ def _lines(lines: Iterator[bytes]) -> Iterator[Record]:
         if line.strip():
             place = f"line {number}"
             try:
-                row = read_json(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise RowFileError(f"{place}: is not JSON ({_one_line(error)})") from None
             yield _record(place, row)
@@ -185,14 +187,14 @@ def _from_records(part: Sequence[Record], names: Sequence[str], fields: Sequence
     try:
         typed = batch_from_rows([{k: v for k, v in row.items() if k in wanted} for row in records], inputs)
     except InvalidInput as error:
-        raise refused(error, fields, lambda rows: {row: part[row][0] for row in rows}) from None
+        raise row_error(error, fields, lambda rows: {row: part[row][0] for row in rows}) from None
     kept = {name: _keep(name, [row.get(name) for row in records]) for name in names if name not in wanted}
-    return in_order(names, typed, kept)
+    return join_columns(names, typed, kept)
 
 
 def _keep(name: str, values: list[object]) -> pa.Array:
     try:
-        # Again as JSON: a decimal becomes the double that tells it.
+        # Again as JSON: a decimal becomes the double that equals it.
         return pa.array(json.loads(json.dumps(values, default=_double)))
     except (pa.ArrowException, OverflowError, ValueError) as error:
         raise RowFileError(f"column {quoted(name)} can't be kept beside the scores: {_one_line(error)}") from None
@@ -205,13 +207,8 @@ def _double(value: Decimal) -> float:
     return double
 
 
-def _parts(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
-    for start in range(0, batch.num_rows, rows):
-        yield batch.slice(start, rows)
-
-
-def _reporting(path: Path, source: RowSource, fields: Sequence[Field]) -> Iterator[pa.RecordBatch]:
-    """Yield the parts; one without rows where there are none, so that the columns are checked and answered too."""
+def _named_errors(path: Path, source: RowSource, fields: Sequence[Field]) -> Iterator[pa.RecordBatch]:
+    """Yield the parts; one without rows if there are none, so that the columns are checked and answered too."""
     rows = None
     try:
         for rows in source.batches:
@@ -219,7 +216,7 @@ def _reporting(path: Path, source: RowSource, fields: Sequence[Field]) -> Iterat
         if rows is None:
             inputs = [field for field in fields if field.name in source.names]
             typed = batch_from_rows({field.name: [] for field in inputs}, inputs)
-            yield in_order(source.names, typed, {name: pa.nulls(0) for name in source.names})
+            yield join_columns(source.names, typed, {name: pa.nulls(0) for name in source.names})
     except _FAULTS as error:
         raise _named(path, error) from None
 
@@ -232,3 +229,54 @@ def _named(path: Path, error: Exception) -> RowFileError:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+class RowSink:
+    """Writes rows to a .parquet, .csv or .json file (a record a line), which is there only once it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        openers: dict[str, Callable[[pa.Schema], Any]] = {
+            ".parquet": lambda schema: pq.ParquetWriter(self._partial, schema),
+            ".csv": lambda schema: pacsv.CSVWriter(self._partial, schema),
+            ".json": lambda _: self._partial.open("w", encoding="utf-8"),
+            ".jsonl": lambda _: self._partial.open("w", encoding="utf-8"),
+        }
+        if path.suffix.lower() not in openers:
+            raise RowFileError(f'{path}: invalid ending "{path.suffix}"; expected one of {", ".join(openers)}')
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._open = openers[path.suffix.lower()]
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        """Return the sink; the end of the `with` statement puts the file in its place, or removes it after an error."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+        if error is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows; the first ones set the columns.
+
+        Raises:
+            RowFileError: The file can't be written, or its format can't hold a column.
+        """
+        try:
+            plain = caller_batch(batch)
+            if self._writer is None:
+                self._writer = self._open(plain.schema)
+            if hasattr(self._writer, "write_batch"):
+                self._writer.write_batch(plain)
+            else:
+                self._writer.writelines(json.dumps(row, default=str) + "\n" for row in batch_to_rows(batch))
+        except (OSError, pa.ArrowException, ValueError) as error:
+            # Parquet's writer rejects a column of another type than before by a ValueError of many lines.
+            raise _named(self._path, error) from None

@@ -1,6 +1,7 @@
-"""Cells of a CSV file, which are text: read as values that the coercion policy of the service takes or refuses.
+"""What the readers of files of rows share: values of text, columns in their order, and errors with their places.
 
-Arrow reads whole columns at once where it reads just what is meant; the others are read cell by cell.
+Cells of a CSV file are text. Arrow reads whole columns at once where it reads just what is meant; the others are read
+cell by cell, as values that the service's coercion policy accepts or rejects.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from prinz_enricher.batch.faults import Faults, column_path
+from prinz_enricher.batch.faults import Faults, column_path, quoted
 from prinz_enricher.batch.number import EXACT_BITS
+from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field, arrow_type
 
-# What Arrow's reader and those of pandas and R take for a missing value, but in text.
+# What Arrow's reader and those of pandas and R read as a missing value, but in text.
 _NULLS: Final = pa.array(pacsv.ConvertOptions().null_values)
 _NUMBER: Final = re.compile(r"[+-]?(?:(\d+)|(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][+-]?\d{1,6})?)", re.ASCII)
 _INFINITE: Final = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE | re.ASCII)
@@ -35,19 +37,62 @@ _FIRST_INSTANT: Final = pa.scalar(datetime(1, 1, 1), pa.timestamp("us"))
 _HOUR: Final = len("2024-01-01T10")
 
 
-def read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list[object]:
-    """Read a column of cells.
+class RowFileError(Exception):
+    """A file can't be read or written; the message has a line for each fault, and says where it is."""
 
-    A number is read as in JSON: a whole one exactly, a decimal as the nearest double. Values of nested types and of any
-    type are JSON.
+
+def row_error(
+    error: InvalidInput,
+    fields: Sequence[Field],
+    places: Callable[[Sequence[int]], Mapping[int, str]],
+    cell: Callable[[str, int], str] = lambda _, __: "",
+) -> RowFileError:
+    """Explain the faults of a part of a file by their places, such as `line 17, column "age": is not a whole number`.
 
     Args:
-        cells: Text, without a value where a cell is empty.
-        field: The input that they are for.
-        faults: Takes what is not JSON, but should be.
+        error: With paths such as `columns["age"][3]`.
+        fields: The inputs of the model.
+        places: Returns for rows of the part where they stand in the file, such as `line 17`.
+        cell: Returns what stands in a column and row, to be repeated; empty for nothing.
+    """
+    found = [_split_path(violation.field, fields) for violation in error.violations]
+    where = places(sorted({value[1] for value in found if value}))
+    lines = []
+    for violation, value in zip(error.violations, found, strict=True):
+        if value is None:
+            lines.append(f"{violation.field}: {violation.description}")
+        else:
+            name, row, inner = value
+            shown = " ".join(one for one in (cell(name, row), violation.description) if one)
+            lines.append(f"{where[row]}, column {quoted(name)}{inner and ', ' + inner}: {shown}")
+    if error.omitted:
+        lines.append(f"… and {error.omitted} more")
+    return RowFileError("\n".join(lines))
 
-    Returns:
-        A value for each cell: what can't be read as the field's type is left as text, for the policy to refuse.
+
+def _split_path(path: str, fields: Sequence[Field]) -> tuple[str, int, str] | None:
+    """Return the column, the row and the path within the value; None for a fault that is not one of a value."""
+    for field in fields:
+        found = re.fullmatch(re.escape(column_path(field.name)) + r"\[(\d+)\](.*)", path)
+        if found:
+            return field.name, int(found[1]), found[2].removeprefix(".")
+    return None
+
+
+def join_columns(names: Sequence[str], typed: pa.RecordBatch, others: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """Put the inputs and the other columns of a file together, in the order of `names`, which are all columns."""
+    known = {field.name: field for field in typed.schema}
+    fields = [known.get(name) or pa.field(name, others[name].type) for name in names]
+    columns = [typed.column(name) if name in known else others[name] for name in names]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list[object]:
+    """Read a column of cells, which are text, or null where a cell is empty, as values of an input.
+
+    A number is read as in JSON: a whole one exactly, a decimal as the nearest double. Values of nested types and of any
+    type are JSON; what is not is added to `faults`. What can't be read as the field's type is left as text, for the
+    policy to reject.
     """
     target = arrow_type(field.type)
     if isinstance(field.type, AnyValue) or pa.types.is_nested(target):
@@ -65,13 +110,13 @@ def read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list
 
 
 def _at_once(cells: pa.Array, target: pa.DataType) -> pa.Array | None:
-    """Have Arrow read a column; None where it can't, or would take more than is meant, such as 0x10 for 16."""
+    """Let Arrow read a column; None where it can't, or would accept more than is meant, such as 0x10 for 16."""
     if pa.types.is_integer(target):
         return _cast(cells, pa.int64(), b"0123456789-")
     if pa.types.is_boolean(target):
         return _cast(cells, pa.bool_(), b"01TRUEFALStruefals")
     if pa.types.is_floating(target):
-        # As doubles in any case: the policy rounds and refuses as on every other road.
+        # As doubles in any case: the policy rounds and rejects as for every other format.
         read = _cast(cells, pa.float64(), b"0123456789-+.eE")
         return None if read is None or _any(pc.greater_equal(pc.abs(read), float(1 << EXACT_BITS[target]))) else read
     read = _cast(cells, pa.timestamp("us"), b"0123456789-:.T ")
@@ -111,14 +156,14 @@ def _one(cell: str, target: pa.DataType) -> object:
 def _from_json(cells: pa.Array, path: str, faults: Faults) -> Iterator[object]:
     for row, cell in enumerate(cells.to_pylist()):
         try:
-            yield read_json(cell) if cell else None
+            yield parse_json(cell) if cell else None
         except ValueError:
             faults.add(f"{path}[{row}]", "is not JSON")
             yield None
 
 
-def read_json(text: str | bytes) -> Any:
-    """Read JSON as `json.loads` does; a decimal that is whole and that a float may not tell is an exact `Decimal`.
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON as `json.loads` does; a decimal that is whole and that a float may not hold is an exact `Decimal`.
 
     Raises:
         ValueError: The text is not JSON, is nested too deep, or has a number beyond all bounds.
@@ -142,7 +187,7 @@ def _literal(text: str) -> float | Decimal:
 
 
 Kept = tuple[str, pa.DataType]
-"""What the cells of a column look like, and what they are kept as."""
+"""The pattern of a column's cells, and the type they are kept as."""
 
 TEXT: Final[Kept] = ("", pa.string())
 _WHOLE: Final[Kept] = ("^(0|-?[1-9][0-9]{0,17})$", pa.int64())
@@ -152,13 +197,13 @@ ALIKE: Final[tuple[Kept, ...]] = (
     (r"^-?(0|[1-9][0-9]{0,7})\.(0|[0-9]{0,6}[1-9])$", pa.float64()),
     TEXT,
 )
-"""No two texts are one number: `007` is text, and so is 1.10. A column writes `2` or `2.0`."""
+"""For columns kept beside scores: no two texts are one number, so `007` and 1.10 are text."""
 
 EQUAL: Final[tuple[Kept, ...]] = (_WHOLE, (r"^-?(0|[1-9][0-9]{0,7})(\.[0-9]{1,7})?$", pa.float64()), TEXT)
-"""Numbers for a model: 1.10 is one, but `007` is not."""
+"""For columns of a model without a signature: 1.10 is a number, but `007` is not."""
 
 
 def keep_cells(cells: pa.Array, kept: Kept) -> pa.Array | None:
-    """Read cells as what they are kept as; None where one of them does not look like that."""
+    """Convert cells to the type they are kept as; None where one of them does not match the pattern."""
     pattern, type = kept
     return cells.cast(type) if pc.all(pc.match_substring_regex(cells, pattern)).as_py() is not False else None

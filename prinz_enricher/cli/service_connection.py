@@ -1,0 +1,231 @@
+"""How client commands reach a service, which may be one of their own, and wait until its model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import click
+import grpc
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from prinz_enricher.client import Client, ModelReference, ServiceError
+from prinz_enricher.errors import InvalidInput
+
+FIRST_TRY: Final = 2.0
+"""Seconds after which a call that waits for its model gets to know what is being done."""
+
+_CONNECT_SECONDS: Final = 5.0
+"""Within which a running service accepts a connection; gRPC itself would try for as long as a call may take."""
+
+_GRACE: Final = 10.0
+"""Seconds after MODEL_LOADING in which an answer may be late on a busy machine."""
+
+_RETRIES: Final = 3
+"""Retries of a call that finds no service. Those of gRPC would let the deadline pass before MODEL_LOADING is heard."""
+
+_IS_IT_RUNNING: Final = "  Is the service running at {}? --address names another one."
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R")
+
+
+def _check_reference(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        ModelReference.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    return value
+
+
+model_argument = click.argument("model", callback=_check_reference, metavar="NAME[@alias|/version]")
+
+wait_option = click.option(
+    "--wait",
+    default=1200.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds to wait while the model is being downloaded, gets its environment, and is loaded.",
+)
+
+
+def connection_options(function: _F) -> _F:
+    """Add the options that say where the service is."""
+    for option in (
+        click.option("--timeout", default=60.0, show_default=True, help="Seconds for a call to a loaded model."),
+        click.option("--registry", metavar="URL", help="Start a service for this registry, instead of --address."),
+        click.option(
+            "--address",
+            default="localhost:50051",
+            show_default=True,
+            envvar="PRINZ_ADDRESS",
+            show_envvar=True,
+            help="Address of the service.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def connect(address: str, registry: str | None, timeout: float) -> Iterator[Client]:
+    """Yield a client without retries; the service's errors end the command with one sentence for each fault."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if registry is not None:
+                address = stack.enter_context(own_service(registry))
+            _check_connection(address)
+            yield stack.enter_context(Client(address, timeout=timeout, retry=False))
+    except ServiceError as error:
+        raise click.ClickException(_explain(error, address)) from None
+    except InvalidInput as error:
+        raise invalid_input(error) from None
+
+
+def invalid_input(error: InvalidInput) -> click.ClickException:
+    """Return the error of a command whose rows do not fit, with a line for each fault."""
+    faults = [f"  {fault.field}: {fault.description}" for fault in error.violations]
+    return click.ClickException("\n".join([error.message, *faults]))
+
+
+def _check_connection(address: str) -> None:
+    """End the command where nobody accepts a connection. A refused one is left to the first call, which explains it."""
+    answered = threading.Event()
+
+    def on_change(state: grpc.ChannelConnectivity) -> None:
+        if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+            answered.set()
+
+    with grpc.insecure_channel(address) as channel:
+        channel.subscribe(on_change, try_to_connect=True)
+        if not answered.wait(_CONNECT_SECONDS):
+            why = f"{address} accepted no connection within {_CONNECT_SECONDS:g} s."
+            raise click.ClickException(f"{why}\n{_IS_IT_RUNNING.format(address)}")
+
+
+@contextlib.contextmanager
+def own_service(registry: str) -> Iterator[str]:
+    """Run a service for the time of a command; yields its address."""
+    from prinz_enricher.config import Settings
+    from prinz_enricher.registry import PrivateServerError
+    from prinz_enricher.application import Application
+    from prinz_enricher.service.calls import FrontError
+    from prinz_enricher.telemetry import configure_logging
+
+    configure_logging("warning", "auto")
+    # No model is loaded that another service over the same registry has in use.
+    settings = Settings.load(
+        {"registry": {"url": registry}, "server": {"port": 0, "grace_period": 1.0}, "scoring": {"preload": []}}
+    )
+    application = Application(settings)
+    try:
+        port = application.start()
+    except (FrontError, PrivateServerError) as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        if not application.ready.wait(timeout=30.0):
+            raise click.ClickException(f"the registry at {registry} did not answer within 30 s")
+        yield f"127.0.0.1:{port}"
+    finally:
+        application.stop()
+
+
+def _explain(error: ServiceError, address: str) -> str:
+    lines = [str(error)]
+    if error.reason == "MODEL_LOAD_FAILED":
+        lines.append(
+            "  Name another version (NAME/version, NAME@alias), or fix the cause and call again after a while. "
+            "`prinz-enricher models` shows the state of each version."
+        )
+    elif error.reason in ("MODEL_NOT_FOUND", "ALIAS_NOT_FOUND"):
+        lines.append("  Write NAME, NAME/version or NAME@alias; for a NAME that holds an @: a@b, a@b/3, a@b@alias.")
+    elif not error.reason and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        lines.append("  --timeout gives a call more time.")
+    elif not error.reason:
+        lines.append(_IS_IT_RUNNING.format(address))
+    lines += [f"  {fault.field}: {fault.description}" for fault in error.violations]
+    if "omitted" in error.metadata:
+        lines.append(f"  … and {error.metadata['omitted']} more")
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return text of a registry without what would control the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def waiting_display(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what shows a step: on a terminal in one line, with the seconds of the wait, else in a line for each."""
+    if not console.is_interactive:
+        yield lambda line: print_line(console, line)
+        return
+    column = TextColumn("{task.description} ({task.elapsed:.0f} s)", markup=False)
+    progress = Progress(column, console=console, transient=True)
+
+    def show(line: str) -> None:
+        if not progress.tasks:
+            progress.add_task(line)
+            # Not before there is something to wait for.
+            progress.start()
+        progress.update(progress.tasks[0].id, description=line)
+
+    try:
+        yield show
+    finally:
+        progress.stop()
+
+
+def call_when_loaded(
+    call: Callable[[float | None], _R], seconds: float, show: Callable[[str], Any], timeout: float | None = None
+) -> _R:
+    """Make a call, and repeat it for as long as the model is being loaded.
+
+    Args:
+        call: Makes the call within so many seconds; None means all that a call may take.
+        seconds: How long to wait in all.
+        show: Shows what is being done.
+        timeout: Of the first call: short for one that waits if its model is not loaded.
+
+    Raises:
+        ServiceError: The call failed otherwise.
+        click.ClickException: The model was not loaded in time.
+    """
+    end = time.monotonic() + seconds
+    shown, lost, loading_at = "", 0, -math.inf
+    while True:
+        try:
+            return call(timeout)
+        except ServiceError as error:
+            if error.reason == "MODEL_LOADING":
+                timeout, loading_at = FIRST_TRY, time.monotonic()
+                known = error.metadata
+                line = known.get("step") or known.get("why") or "waiting until it is loaded"
+                line = printable(f"{known['model']}/{known['version']}: {line}")
+                pause = min(error.retry_after or 1.0, 1.0)
+                if time.monotonic() + pause > end:
+                    raise click.ClickException(f"{line}. It was not loaded in time; --wait gives it more") from None
+                if line != shown:
+                    show(line)
+                shown = line
+                time.sleep(pause)
+            elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED and (
+                timeout or time.monotonic() < loading_at + _GRACE
+            ):
+                # A model that is loaded and slow has all the time of a call.
+                timeout = None
+            elif error.code is grpc.StatusCode.UNAVAILABLE and lost < _RETRIES:
+                lost += 1
+                time.sleep(0.1 * lost)
+            else:
+                raise
