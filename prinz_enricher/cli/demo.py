@@ -50,11 +50,7 @@ console = Console()
 @click.command()
 @click.option("--once", is_flag=True, help="List, describe and score each model over gRPC, then end.")
 @click.option(
-    "--folder",
-    default=".demo",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the registry.",
+    "--folder", default=".demo", type=click.Path(file_okay=False, path_type=Path), help="Folder of the registry."
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the service.  [default: 50051, or a free one with --once]"

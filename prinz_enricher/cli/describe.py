@@ -29,7 +29,11 @@ _UNLIMITED_WIDTH: Final = 10_000
 
 @click.command()
 @click.option(
-    "--filter", "filter_", default="", help='Which models, such as \'name LIKE "wine%" AND tags.team = "a"\'.'
+    "--filter",
+    "filter_",
+    default="",
+    show_default=False,
+    help='Which models, such as \'name LIKE "wine%" AND tags.team = "a"\'.',
 )
 @connection_options
 def models(filter_: str, address: str, registry: str | None, timeout: float) -> None:

@@ -52,49 +52,34 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
     metavar="N,…",
     help="Then open loops with these calls a second; 70% is a share of what the closed loops reached.",
 )
-@click.option("--mode", type=click.Choice(get_args(Mode)), default="unary", show_default=True, help="How rows travel.")
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="unary", help="How rows travel.")
 @click.option(
     "--form",
     type=click.Choice(["columns", "dense"]),
     default="columns",
-    show_default=True,
     help="Form of the rows in the modes unary and stream.",
 )
-@click.option("--rows", default=1, show_default=True, type=click.IntRange(1), help="Rows of a call.")
+@click.option("--rows", default=1, type=click.IntRange(1), help="Rows of a call.")
 @click.option(
     "--input", "source", type=_FILE, help="Rows to send: .csv, .tsv, .parquet, .json or .jsonl.  [default: generated]"
 )
 @click.option("--separator", help="Separator of a CSV file.  [default: detected]")
-@click.option("--seed", default=0, show_default=True, help="Random seed for generated rows and arrival times.")
-@click.option("--duration", default=10.0, show_default=True, type=click.FloatRange(0.05), help="Seconds of each step.")
+@click.option("--seed", default=0, help="Random seed for generated rows and arrival times.")
+@click.option("--duration", default=10.0, type=click.FloatRange(0.05), help="Seconds of each step.")
 @click.option(
-    "--warm-up",
-    default=2.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Seconds of load before each step, not measured.",
+    "--warm-up", default=2.0, type=click.FloatRange(0), help="Seconds of load before each step, not measured."
 )
-@click.option(
-    "--processes", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that generate the load."
-)
-@click.option(
-    "--connections",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Connections of each process to each address.",
-)
+@click.option("--processes", default=1, type=click.IntRange(1, 256), help="Processes that generate the load.")
+@click.option("--connections", default=1, type=click.IntRange(1), help="Connections of each process to each address.")
 @click.option(
     "--check",
     type=click.Choice(["scores", "rows"]),
     default="scores",
-    show_default=True,
     help="What is checked of each answer: all scores, or the number of rows, for models that are not deterministic.",
 )
 @click.option(
     "--max-in-flight",
     default=10_000,
-    show_default=True,
     type=click.IntRange(1),
     help="Largest number of unanswered calls of an open loop; calls beyond it count as unsent.",
 )
@@ -105,12 +90,11 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
     "addresses",
     multiple=True,
     default=["localhost:50051"],
-    show_default=True,
     envvar="PRINZ_ADDRESS",
     show_envvar=True,
     help="Address of the server. Repeatable: calls alternate between addresses.",
 )
-@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.001), help="Seconds of a call.")
+@click.option("--timeout", default=30.0, type=click.FloatRange(0.001), help="Seconds of a call.")
 @click.option("--tls", is_flag=True, help="Use TLS.")
 @click.option("--ca", type=_FILE, help="Certificates (PEM) to verify the server with; implies --tls.")
 @click.option("--token-file", type=_FILE, help="File with the bearer token to send.")
@@ -152,16 +136,7 @@ def loadtest(
             ProgressDisplay(len(schedule), arguments.warm_up, arguments.duration) as display,
             _stopped_by_signals(display) as stopped,
         ):
-            report = run(
-                target,
-                found,
-                rows,
-                schedule,
-                arguments,
-                stopped,
-                on_step=display.on_step,
-                on_progress=display.on_progress,
-            )
+            report = run(target, found, rows, schedule, arguments, stopped, display.on_step, display.on_progress)
     except (LoadTestError, RowFileError) as error:
         raise click.ClickException(str(error)) from None
     except InvalidInput as error:

@@ -50,10 +50,10 @@ console = Console(stderr=True)
     type=click.Path(dir_okay=False, path_type=Path),
     help="File for the scores: .parquet, .csv, .json or .jsonl (a record a line).",
 )
-@click.option("--batch-rows", default=50_000, show_default=True, type=click.IntRange(1), help="Rows of a call.")
+@click.option("--batch-rows", default=50_000, type=click.IntRange(1), help="Rows of a call.")
 @click.option("--separator", help="Separator of a CSV file, one character.  [default: detected]")
 @click.option("--keep-inputs", is_flag=True, help="Also write the columns that are inputs of the model.")
-@click.option("--prefix", default="", help="Prefix for the name of each output.")
+@click.option("--prefix", default="", show_default=False, help="Prefix for the name of each output.")
 @wait_option
 @connection_options
 def score(

@@ -48,7 +48,6 @@ model_argument = click.argument("model", callback=_check_reference, metavar="NAM
 wait_option = click.option(
     "--wait",
     default=1200.0,
-    show_default=True,
     type=click.FloatRange(0),
     help="Seconds to wait while the model is being downloaded, gets its environment, and is loaded.",
 )
@@ -57,12 +56,11 @@ wait_option = click.option(
 def connection_options(function: _F) -> _F:
     """Add the options that say where the service is."""
     for option in (
-        click.option("--timeout", default=60.0, show_default=True, help="Seconds for a call to a loaded model."),
+        click.option("--timeout", default=60.0, help="Seconds for a call to a loaded model."),
         click.option("--registry", metavar="URL", help="Start a service for this registry, instead of --address."),
         click.option(
             "--address",
             default="localhost:50051",
-            show_default=True,
             envvar="PRINZ_ADDRESS",
             show_envvar=True,
             help="Address of the service.",

@@ -95,30 +95,42 @@ class Target:
 
     def channel(self, address: str) -> grpc.Channel:
         """Open a channel to an address, for calls before the test."""
-        if self.tls is None:
-            return grpc.insecure_channel(address, _OPTIONS)
-        return grpc.secure_channel(address, self.tls.credentials(), _OPTIONS)
+        channel: grpc.Channel = self._open(grpc, address)
+        return channel
 
     def channels(self) -> list[grpc.aio.Channel]:
         """Open all connections of a process, each with its own socket; addresses alternate."""
-        credentials = self.tls.credentials() if self.tls else None
-        return [
-            grpc.aio.secure_channel(address, credentials, _OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(address, _OPTIONS)
-            for _ in range(self.connections)
-            for address in self.addresses
-        ]
+        return [self._open(grpc.aio, address) for _ in range(self.connections) for address in self.addresses]
+
+    def _open(self, module: Any, address: str) -> Any:
+        if self.tls is None:
+            return module.insecure_channel(address, _OPTIONS)
+        return module.secure_channel(address, self.tls.credentials(), _OPTIONS)
 
 
-class _ScoreCaller:
-    """What unary and streamed calls share: channels, and answers in the contract's form."""
+class ScoreCaller:
+    """Sends each call as a `Score`, or as a message of `ScoreStream`; streams are reopened when they end."""
 
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+    def __init__(self, target: Target, pool: Sequence[Prepared], *, streamed: bool, check_scores: bool) -> None:
         self._channels = target.channels()
+        kind = _Stream if streamed else _Unary
+        self._senders = [kind(channel, target) for channel in self._channels]
+        self._requests = [
+            encode_stream_message(prepared.request, target.timeout) if streamed else prepared.request
+            for prepared in pool
+        ]
         self._expected_bytes = [prepared.expected for prepared in pool]
         self._expected = [pb.ScoreResponse.FromString(prepared.expected) for prepared in pool]
         self._same = same_response if check_scores else same_row_count
+
+    async def send(self, number: int) -> bytes | pb.ScoreResponse:
+        """Send a call, and return its answer.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        sender = self._senders[number % len(self._senders)]
+        return await sender.send(self._requests[number % len(self._requests)])
 
     def is_right(self, number: int, answer: bytes | pb.ScoreResponse) -> bool:
         """Return whether an answer is the one expected; it is compared as it came where possible."""
@@ -139,51 +151,6 @@ class _ScoreCaller:
             await channel.close()
 
 
-class UnaryCaller(_ScoreCaller):
-    """Sends each call as a `Score`; for the modes `unary` and `arrow`."""
-
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
-        super().__init__(target, pool, check_scores=check_scores)
-        self._methods: list[Any] = [channel.unary_unary(f"/{SERVICE}/Score") for channel in self._channels]
-        self._requests = [prepared.request for prepared in pool]
-        self._timeout = target.timeout
-        self._metadata = target.metadata
-
-    async def send(self, number: int) -> bytes:
-        """Send a call, and return the bytes of its answer.
-
-        Raises:
-            ServiceError: The call failed.
-        """
-        method = self._methods[number % len(self._methods)]
-        request = self._requests[number % len(self._requests)]
-        try:
-            answer: bytes = await method(request, timeout=self._timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise service_error(error) from None
-        return answer
-
-
-class StreamCaller(_ScoreCaller):
-    """Sends each call as a message of `ScoreStream`; one stream on each connection, reopened when it ends."""
-
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, check_scores: bool) -> None:
-        super().__init__(target, pool, check_scores=check_scores)
-        self._streams = [_Stream(channel, target) for channel in self._channels]
-        self._messages = [encode_stream_message(prepared.request, target.timeout) for prepared in pool]
-
-    async def send(self, number: int) -> pb.ScoreResponse:
-        """Send a message, and return the scores that came for it; raises as `UnaryCaller.send`."""
-        stream = self._streams[number % len(self._streams)]
-        return await stream.send(self._messages[number % len(self._messages)])
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for stream in self._streams:
-            await stream.close()
-        await super().close()
-
-
 def encode_stream_message(request: bytes, timeout: float) -> bytes:
     """Wrap a serialised `ScoreRequest` into a `ScoreStreamRequest` without a sequence."""
     limit = duration_pb2.Duration()
@@ -194,6 +161,19 @@ def encode_stream_message(request: bytes, timeout: float) -> bytes:
 def with_sequence(sequence: int, message: bytes) -> bytes:
     """Add a sequence to a serialised `ScoreStreamRequest`: messages of protobuf are merged by concatenation."""
     return pb.ScoreStreamRequest(sequence=sequence).SerializeToString() + message
+
+
+class _Unary:
+    def __init__(self, channel: grpc.aio.Channel, target: Target) -> None:
+        self._method: Any = channel.unary_unary(f"/{SERVICE}/Score")
+        self._timeout, self._metadata = target.timeout, target.metadata
+
+    async def send(self, request: bytes) -> bytes:
+        try:
+            answer: bytes = await self._method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise service_error(error) from None
+        return answer
 
 
 class _Stream:
@@ -224,11 +204,6 @@ class _Stream:
             raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, told) from None
         finally:
             del self._waiting[sequence]
-
-    async def close(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read(self, outbox: asyncio.Queue[bytes]) -> None:
         """Open the stream, send it what is in the outbox, and receive its answers until it ends."""
@@ -288,7 +263,7 @@ class CoalescedCaller:
         self._check_scores = check_scores
 
     async def send(self, number: int) -> pa.RecordBatch:
-        """Send a call, and return the outputs; raises as `UnaryCaller.send`."""
+        """Send a call, and return the outputs; raises as `ScoreCaller.send`."""
         client = self._clients[number % len(self._clients)]
         return (await client.score(self._model, self._rows[number % len(self._rows)])).held
 
@@ -303,4 +278,4 @@ class CoalescedCaller:
             await client.close()
 
 
-Caller = UnaryCaller | StreamCaller | CoalescedCaller
+Caller = ScoreCaller | CoalescedCaller

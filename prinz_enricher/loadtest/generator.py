@@ -1,7 +1,7 @@
 """The processes that generate load: the one that starts them, and what runs in each of them.
 
-They talk by pickles over a socket pair: first a `Job`, which is answered by `READY` or an error; then an `Order` for
-each step, which is answered by `Progress` now and then and by `Counters` at the end.
+They talk by pickles over a socket pair: first a `Job`, which is answered by `READY` or an error; then a `Step` and a
+seed for each step, which are answered by `Progress` now and then and by `Counters` at the end.
 """
 
 from __future__ import annotations
@@ -17,28 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Final, Literal, NamedTuple
 
 from prinz_enricher.client import ServiceError
-from prinz_enricher.loadtest.callers import (
-    Caller,
-    CoalescedCaller,
-    LoadTestError,
-    Mode,
-    Prepared,
-    StreamCaller,
-    Target,
-    UnaryCaller,
-)
+from prinz_enricher.loadtest.callers import Caller, CoalescedCaller, LoadTestError, Mode, Prepared, ScoreCaller, Target
 from prinz_enricher.loadtest.counters import Counters
 
 READY: Final = "ready"
-
 STOP: Final = "stop"
-"""Ends the step that runs."""
 
 WRONG_ANSWER: Final = "WRONG_ANSWER"
 """The reason of an answer that is not the one which the same rows had before the test."""
@@ -93,7 +82,9 @@ class Job:
         model: `NAME/version`.
         pool: The calls.
         check_scores: Whether scores are compared, or the number of rows alone.
-        max_in_flight: Calls of an open loop that a process has on their way at most.
+        max_in_flight: Calls that an open loop of a process has on their way at most; those beyond it count as unsent.
+        warm_up: Seconds of load before the measured time.
+        seconds: The measured time of each step.
     """
 
     target: Target
@@ -102,20 +93,8 @@ class Job:
     pool: Sequence[Prepared]
     check_scores: bool
     max_in_flight: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A step to run: `warm_up` seconds of load that are not counted, then `seconds` that are."""
-
-    step: Step
-    seconds: float
     warm_up: float
-    seed: int
-
-    def share(self, process: int, processes: int) -> Order:
-        """Return the part of one of several processes, with its own seed."""
-        return replace(self, step=self.step.share(process, processes), seed=self.seed * processes + process)
+    seconds: float
 
 
 class Progress(NamedTuple):
@@ -167,25 +146,21 @@ class GeneratorProcesses:
                 process.kill()
                 process.wait()
 
-    def run(self, order: Order, on_progress: Callable[[Progress], None], stopped: threading.Event) -> list[Counters]:
-        """Run a step, each process its share.
+    def run(
+        self, step: Step, seed: int, on_progress: Callable[[Progress], None], stopped: threading.Event
+    ) -> list[Counters]:
+        """Run a step, each process its share, until it is over or `stopped` is set; return what each counted.
 
-        Args:
-            order: The whole step.
-            on_progress: Called now and then with the progress of all processes together.
-            stopped: Ends the step when it is set.
-
-        Returns:
-            What each process counted; those that had no share are left out.
+        `on_progress` is called now and then with the progress of all processes together.
 
         Raises:
             LoadTestError: A process ended.
         """
         waiting = set()
         for place, connection in enumerate(self._processes):
-            share = order.share(place, self._count)
-            if share.step.load:
-                self._send(connection, share)
+            share = step.share(place, self._count)
+            if share.load:
+                self._send(connection, (share, seed * self._count + place))
                 waiting.add(connection)
         counters: list[Counters] = []
         progress: dict[Connection, Progress] = {}
@@ -207,7 +182,7 @@ class GeneratorProcesses:
         return counters
 
     @staticmethod
-    def _send(connection: Connection, message: Job | Order | str) -> None:
+    def _send(connection: Connection, message: object) -> None:
         # The end of a process is noticed where its messages are received.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.send(message)
@@ -236,25 +211,17 @@ def arrival_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
 
 
 class StepRun:
-    """Runs one process's share of a step.
+    """Runs one process's share of a step of a job.
 
     Latency counts for calls that began (in an open loop: were planned) in the measured time; their answers are waited
     for beyond its end. Errors count from its beginning on; throughput counts the right answers that came within it.
     """
 
-    def __init__(self, caller: Caller, order: Order, *, max_in_flight: int, patience: float) -> None:
-        """Prepare a step.
-
-        Args:
-            caller: Sends the calls.
-            order: This process's share of the step.
-            max_in_flight: Calls that an open loop has on their way at most; those planned beyond it count as unsent.
-            patience: Seconds after the end for which answers are waited for.
-        """
+    def __init__(self, caller: Caller, job: Job, step: Step, seed: int) -> None:
         self._caller = caller
-        self._order = order
-        self._max_in_flight = max_in_flight
-        self._patience = patience
+        self._job = job
+        self._step = step
+        self._seed = seed
         self._begin = self._end = 0
         self._stopped = asyncio.Event()
         self._numbers = itertools.count()
@@ -264,11 +231,11 @@ class StepRun:
 
     async def run(self) -> Counters:
         """Run the step to its end, or until `stop`."""
-        start, step = time.monotonic_ns(), self._order.step
-        self._begin = start + int(self._order.warm_up * 1e9)
-        self._end = self._begin + int(self._order.seconds * 1e9)
-        if step.loop == "closed":
-            senders = [asyncio.create_task(self._run_closed()) for _ in range(int(step.load))]
+        start = time.monotonic_ns()
+        self._begin = start + int(self._job.warm_up * 1e9)
+        self._end = self._begin + int(self._job.seconds * 1e9)
+        if self._step.loop == "closed":
+            senders = [asyncio.create_task(self._run_closed()) for _ in range(int(self._step.load))]
         else:
             senders = [asyncio.create_task(self._run_open(start))]
         before = await self._wait_until(self._begin)
@@ -299,7 +266,9 @@ class StepRun:
 
     async def _drain(self, senders: list[asyncio.Task[None]]) -> None:
         """Wait for the answers that are on their way, and abandon the others."""
-        limit = time.monotonic() + (_CUT_SECONDS if self._stopped.is_set() else self._patience)
+        # A call ends by its own deadline; one that does not is abandoned soon after.
+        patience = _CUT_SECONDS if self._stopped.is_set() else self._job.target.timeout + 1.0
+        limit = time.monotonic() + patience
         while (tasks := {task for task in senders if not task.done()} | self._calls) and time.monotonic() < limit:
             # An open loop that is at its end may still begin its last calls.
             await asyncio.wait(tasks, timeout=limit - time.monotonic())
@@ -318,8 +287,8 @@ class StepRun:
 
     async def _run_open(self, start: int) -> None:
         """Begin each call at its planned time, or as soon as possible after it."""
-        order, behind = self._order, 0
-        for planned in arrival_times(order.step.load, order.warm_up + order.seconds, order.seed):
+        behind = 0
+        for planned in arrival_times(self._step.load, self._job.warm_up + self._job.seconds, self._seed):
             moment = start + int(planned * 1e9)
             while (pause := moment - time.monotonic_ns()) > 0 and not self._stopped.is_set():
                 behind = 0
@@ -327,7 +296,7 @@ class StepRun:
             now = time.monotonic_ns()
             if self._stopped.is_set() and now < moment:
                 return
-            if now >= self._end + _OVERDUE_NS or len(self._calls) >= self._max_in_flight:
+            if now >= self._end + _OVERDUE_NS or len(self._calls) >= self._job.max_in_flight:
                 self._counters.unsent += self._begin <= moment < self._end
             else:
                 task = asyncio.create_task(self._call(next(self._numbers), moment, planned=True))
@@ -392,7 +361,7 @@ async def _serve(connection: Connection) -> None:
     try:
         await caller.send(0)
         connection.send(READY)
-        await _run_orders(connection, job, caller)
+        await _run_steps(connection, job, caller)
     except ServiceError as error:
         connection.send(str(error))
     finally:
@@ -402,18 +371,15 @@ async def _serve(connection: Connection) -> None:
 def _new_caller(job: Job) -> Caller:
     if job.mode == "coalesced":
         return CoalescedCaller(job.target, job.model, job.pool, check_scores=job.check_scores)
-    kind = StreamCaller if job.mode == "stream" else UnaryCaller
-    return kind(job.target, job.pool, check_scores=job.check_scores)
+    return ScoreCaller(job.target, job.pool, streamed=job.mode == "stream", check_scores=job.check_scores)
 
 
-async def _run_orders(connection: Connection, job: Job, caller: Caller) -> None:
+async def _run_steps(connection: Connection, job: Job, caller: Caller) -> None:
     message = await _receive(connection)
     while True:
         following = asyncio.create_task(_receive(connection))
-        if isinstance(message, Order):
-            # A call ends by its own deadline; one that does not is abandoned soon after.
-            patience = job.target.timeout + 1.0
-            run = StepRun(caller, message, max_in_flight=job.max_in_flight, patience=patience)
+        if message != STOP:
+            run = StepRun(caller, job, *message)
             # Whatever comes while a step runs is to end it.
             following.add_done_callback(partial(_stop, run))
             step = asyncio.create_task(run.run())

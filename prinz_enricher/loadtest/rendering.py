@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -26,7 +25,7 @@ _BARS: Final = 8
 """Bars of a histogram for each doubling of the latency."""
 
 
-class ProgressDisplay:
+class ProgressDisplay(ProgressBar):
     """Shows how far a test of `steps` steps is, on a terminal only.
 
     Attributes:
@@ -34,29 +33,18 @@ class ProgressDisplay:
     """
 
     def __init__(self, steps: int, warm_up: float, seconds: float) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.measuring = False
         self._steps = steps
         self._warm_up, self._seconds = warm_up, seconds
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-        self._bar = ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("scoring each call once", total=None, state="")
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Remove what is shown."""
-        self._bar.stop()
+        self._task = self.add_task("scoring each call once", total=None, state="")
 
     def on_step(self, number: int, step: Step) -> None:
         """Show that a step begins."""
         self.measuring = True
-        self._bar.reset(
+        self.reset(
             self._task,
             description=f"{load_text(step.loop, step.load)}, {number + 1} of {self._steps}",
             total=self._warm_up + self._seconds,
@@ -72,7 +60,7 @@ class ProgressDisplay:
         else:
             state = f"{progress.answered / progress.seconds:,.0f} calls/s"
         errors = f", {progress.errors:,} errors" if progress.errors else ""
-        self._bar.update(self._task, completed=self._warm_up + progress.seconds, state=state + errors)
+        self.update(self._task, completed=self._warm_up + progress.seconds, state=state + errors)
 
 
 def print_report(console: Console, report: Report, steps: int) -> None:
@@ -227,11 +215,6 @@ def _details(report: Report) -> dict[str, str]:
 
 
 def _argument(value: object) -> str:
-    match value:
-        case list():
-            return ", ".join(map(str, value))
-        case bool():
-            return "yes" if value else "no"
-        case None:
-            return "none"
-    return str(value)
+    if isinstance(value, bool | None):
+        return {True: "yes", False: "no", None: "none"}[value]
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -6,7 +6,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
@@ -225,8 +225,3 @@ def installed_versions() -> dict[str, str]:
     """Return the versions of what the generator is made of, by name."""
     libraries = {name: version(name) for name in ("grpcio", "protobuf", "pyarrow", "numpy")}
     return {"prinz-enricher": __version__, "python": platform.python_version(), **libraries}
-
-
-def now() -> datetime:
-    """Return the time, with its zone."""
-    return datetime.now(UTC)

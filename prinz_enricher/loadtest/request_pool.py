@@ -7,9 +7,8 @@ import math
 import random
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
@@ -41,24 +40,11 @@ _TENSOR_SIZE: Final = 3
 """The size of a tensor's free dimensions: the same in all rows, so that they stack."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelUnderTest:
-    """The model that is called.
+class ModelUnderTest(NamedTuple):
+    """The version that was meant when the test began, which all calls name, and its signature."""
 
-    Attributes:
-        name: The registered model's name.
-        version: The version that was meant when the test began; all calls name it.
-        signature: Its signature.
-    """
-
-    name: str
-    version: str
+    reference: model_pb2.ModelRef
     signature: Signature
-
-    @property
-    def reference(self) -> model_pb2.ModelRef:
-        """Its name and version in the contract's form."""
-        return model_pb2.ModelRef(name=self.name, version=self.version)
 
 
 def generate_rows(signature: Signature, count: int, seed: int) -> pa.RecordBatch:
@@ -168,13 +154,14 @@ def split_rows(batch: pa.RecordBatch, rows: int) -> list[pa.RecordBatch]:
     return [batch.slice(start, rows) for start in range(0, calls * rows, rows)]
 
 
-def encode_request(batch: pa.RecordBatch, model: model_pb2.ModelRef, signature: Signature, form: Form) -> bytes:
+def encode_request(batch: pa.RecordBatch, model: ModelUnderTest, form: Form) -> bytes:
     """Encode rows, which have the types of `input_schema`, as a serialised `ScoreRequest`.
 
     Raises:
         LoadTestError: The form can't hold the rows.
     """
-    request = pb.ScoreRequest(model=model, signature_digest=signature.digest)
+    signature = model.signature
+    request = pb.ScoreRequest(model=model.reference, signature_digest=signature.digest)
     match form:
         case "columns":
             request.columns.CopyFrom(encode_columns(batch, signature.inputs))
@@ -199,29 +186,19 @@ def find_model(target: Target, reference: model_pb2.ModelRef) -> ModelUnderTest:
     for address in target.addresses:
         with target.channel(address) as channel:
             method: Any = channel.unary_unary(
-                f"/{SERVICE}/GetSignature",
-                pb.GetSignatureRequest.SerializeToString,
-                pb.GetSignatureResponse.FromString,
+                f"/{SERVICE}/GetSignature", pb.GetSignatureRequest.SerializeToString, pb.GetSignatureResponse.FromString
             )
             response = _call(method, pb.GetSignatureRequest(model=reference), target, address)
-        found[address] = ModelUnderTest(response.model.name, response.model.version, from_wire(response.signature))
-    models = list(found.values())
-    if any(
-        (model.version, model.signature.digest) != (models[0].version, models[0].signature.digest) for model in models
-    ):
-        versions = ", ".join(f"{address}: version {model.version}" for address, model in found.items())
+        version = model_pb2.ModelRef(name=response.model.name, version=response.model.version)
+        found[address] = ModelUnderTest(version, from_wire(response.signature))
+    if len({(model.reference.version, model.signature.digest) for model in found.values()}) > 1:
+        versions = ", ".join(f"{address}: version {model.reference.version}" for address, model in found.items())
         raise LoadTestError(f"the servers do not have the same model ({versions})")
-    return models[0]
+    return found[target.addresses[0]]
 
 
 def record_baseline(
-    target: Target,
-    model: ModelUnderTest,
-    rows: Sequence[pa.RecordBatch],
-    mode: Mode,
-    form: Form,
-    *,
-    check_scores: bool,
+    target: Target, model: ModelUnderTest, rows: Sequence[pa.RecordBatch], mode: Mode, form: Form, *, check_scores: bool
 ) -> list[Prepared]:
     """Score each call of the pool by itself at the first address, so that its correct answer is known.
 
@@ -230,18 +207,18 @@ def record_baseline(
             they are scored again.
     """
     address = target.addresses[0]
+    outputs = Signature(inputs=model.signature.outputs, outputs=())
     pool = []
     with target.channel(address) as channel:
         method: Any = channel.unary_unary(f"/{SERVICE}/Score", None, pb.ScoreResponse.FromString)
         for place, batch in enumerate(rows):
-            request = encode_request(batch, model.reference, model.signature, form)
+            request = encode_request(batch, model, form)
             response = _call(method, request, target, address)
             if place < 2 and check_scores and not same_response(response, _call(method, request, target, address)):
                 raise LoadTestError(
                     "the model is not deterministic: the same rows had other scores the second time; use --check rows"
                 )
             if mode == "coalesced":
-                outputs = Signature(inputs=model.signature.outputs, outputs=())
                 pool.append(Prepared(batch, decode_columns(response.columns, outputs)))
             else:
                 pool.append(Prepared(request, output_only(response)))

@@ -6,13 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import pyarrow as pa
 
 from prinz_enricher.loadtest.callers import Target
-from prinz_enricher.loadtest.generator import GeneratorProcesses, Job, Order, Progress, Step
-from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, now, this_machine
+from prinz_enricher.loadtest.generator import GeneratorProcesses, Job, Progress, Step
+from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, this_machine
 from prinz_enricher.loadtest.request_pool import ModelUnderTest, record_baseline
 
 DEFAULT_CONCURRENCIES: Final = (1, 16, 64)
@@ -49,13 +50,9 @@ class Schedule:
         return len(self.concurrencies) + len(self.rates)
 
     def steps(self, maximum: Callable[[], float]) -> Iterator[Step]:
-        """Yield the steps.
+        """Yield the steps; open loops whose rate is a share of a maximum of 0 are left out.
 
-        Args:
-            maximum: Returns the calls a second that the closed loops reached; called once they have been yielded.
-
-        Yields:
-            The next step; open loops whose rate is a share of a maximum of 0 are left out.
+        `maximum` returns the calls a second that the closed loops reached, and is called once they have been yielded.
         """
         for concurrency in self.concurrencies:
             yield Step("closed", concurrency)
@@ -105,11 +102,10 @@ def run(
     schedule: Schedule,
     arguments: Arguments,
     stopped: threading.Event,
-    *,
     on_step: Callable[[int, Step], None],
     on_progress: Callable[[Progress], None],
 ) -> Report:
-    """Run a load test.
+    """Run a load test, until it is over or `stopped` is set.
 
     Args:
         target: The server.
@@ -117,23 +113,29 @@ def run(
         rows: The rows of each call of the pool.
         schedule: The steps.
         arguments: All else that was asked for.
-        stopped: Ends the test when it is set; what has been measured is reported.
+        stopped: Ends the test early.
         on_step: Called when a step begins, with its number from 0.
         on_progress: Called now and then while a step runs.
 
     Returns:
-        The report, without the steps that were not measured: those after the end of a test that was stopped, and rates
-        that are a share of a maximum where no closed loop had an answer.
+        The report. Steps that were not measured are left out: those after the test was stopped, and rates that are a
+        share of a maximum where no closed loop had an answer.
 
     Raises:
         LoadTestError: Calls of the pool are refused, or a generator process ended.
     """
-    started, machine = now(), this_machine()
-    check_scores = arguments.check == "scores"
+    started, machine, check_scores = datetime.now(UTC), this_machine(), arguments.check == "scores"
     pool = record_baseline(target, model, rows, arguments.mode, arguments.form, check_scores=check_scores)
-    reference = f"{model.name}/{model.version}"
-    max_in_flight = max(1, arguments.max_in_flight // arguments.processes)
-    job = Job(target, arguments.mode, reference, pool, check_scores, max_in_flight)
+    job = Job(
+        target,
+        arguments.mode,
+        f"{model.reference.name}/{model.reference.version}",
+        pool,
+        check_scores,
+        max_in_flight=max(1, arguments.max_in_flight // arguments.processes),
+        warm_up=arguments.warm_up,
+        seconds=arguments.duration,
+    )
     reports: list[StepReport] = []
     with contextlib.closing(GeneratorProcesses(arguments.processes, job)) as processes:
         processes.start()
@@ -142,15 +144,15 @@ def run(
             if stopped.is_set():
                 break
             on_step(number, step)
-            order = Order(step, arguments.duration, arguments.warm_up, arguments.seed + number)
-            report = StepReport.of(step, processes.run(order, on_progress, stopped), arguments.rows)
+            counters = processes.run(step, arguments.seed + number, on_progress, stopped)
+            report = StepReport.of(step, counters, arguments.rows)
             # A step that was stopped in its warm-up has measured nothing.
             if report.seconds:
                 reports.append(report)
     return Report(
         started=started,
         interrupted=stopped.is_set(),
-        model=reference,
+        model=job.model,
         signature_digest=model.signature.digest,
         arguments=arguments,
         machine=machine,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from prinz_enricher.loadtest.counters import Counters
 from prinz_enricher.loadtest.generator import Step
 from prinz_enricher.loadtest.rendering import Axis, html_page, number_text
-from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, now, this_machine
+from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, this_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -70,7 +71,7 @@ def report_of(
         counters.answered, counters.seconds, counters.processor_seconds = len(values), 2.0, 1.9
         parts.append(StepReport.of(step, [counters], 3))
     return Report(
-        started=now(), interrupted=False, model=model, signature_digest="0" * 32, steps=parts,
+        started=datetime.now(UTC), interrupted=False, model=model, signature_digest="0" * 32, steps=parts,
         machine=this_machine(), versions=installed_versions(),
         arguments=Arguments(
             addresses=["localhost:50051"], tls=False, mode="unary", form="columns", rows=3, input=None, seed=0,

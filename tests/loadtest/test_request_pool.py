@@ -10,6 +10,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.loadtest.callers import Form, LoadTestError, encode_stream_message, with_sequence
 from prinz_enricher.loadtest.request_pool import (
+    ModelUnderTest,
     encode_request,
     generate_rows,
     generated_pool,
@@ -20,13 +21,13 @@ from prinz_enricher.loadtest.request_pool import (
 from prinz_enricher.signature import AnyValue, Field, Origin, Scalar, ScalarKind, Signature, Tensor, input_schema
 from tests.batch.batch_strategies import signatures
 
-MODEL = model_pb2.ModelRef(name="wine", version="3")
+VERSION = model_pb2.ModelRef(name="wine", version="3")
 X = Signature((Field("x", Scalar(ScalarKind.DOUBLE)),), (Field("y", Scalar(ScalarKind.DOUBLE)),))
 
 
 def sent(batch: pa.RecordBatch, signature: Signature, form: Form) -> pb.ScoreRequest:
     """Encode rows as a test does, and read the request as a server does."""
-    return pb.ScoreRequest.FromString(encode_request(batch, MODEL, signature, form))
+    return pb.ScoreRequest.FromString(encode_request(batch, ModelUnderTest(VERSION, signature), form))
 
 
 @given(signatures, st.integers(1, 4), st.integers(0, 2**32))
@@ -104,13 +105,13 @@ def test_dense_needs_numbers() -> None:
     signature = Signature((Field("t", Scalar(ScalarKind.STRING)),), X.outputs)
 
     with pytest.raises(LoadTestError, match="--form columns"):
-        encode_request(generate_rows(signature, 1, 0), MODEL, signature, "dense")
+        encode_request(generate_rows(signature, 1, 0), ModelUnderTest(VERSION, signature), "dense")
 
 
 @given(st.integers(0, 2**64 - 1))
 def test_sequence_goes_before_a_message(sequence: int) -> None:
     """A message of a stream is the prepared one and its sequence."""
-    request = encode_request(generate_rows(X, 1, 0), MODEL, X, "columns")
+    request = encode_request(generate_rows(X, 1, 0), ModelUnderTest(VERSION, X), "columns")
 
     message = pb.ScoreStreamRequest.FromString(with_sequence(sequence, encode_stream_message(request, 1.5)))
 

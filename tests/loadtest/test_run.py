@@ -70,7 +70,7 @@ def load(
     model = find_model(target, model_pb2.ModelRef(name="double"))
     rows = generated_pool(model.signature, arguments.rows, 0)
     stopped, watch = stopped or threading.Event(), watch or Watch()
-    return run(target, model, rows, schedule, arguments, stopped, on_step=watch.on_step, on_progress=watch.on_progress)
+    return run(target, model, rows, schedule, arguments, stopped, watch.on_step, watch.on_progress)
 
 
 @pytest.mark.parametrize("mode", ["unary", "stream"])
