@@ -42,15 +42,13 @@ class RowSource:
     Attributes:
         names: Its columns.
         batches: Yields its rows in parts.
-        total: Rows in all; None where only reading tells.
-        position: Returns how much of the file has been read, from 0 to 1; None where `total` is known.
+        position: Returns how much of the file has been read, from 0 to 1.
         is_arrow: Whether its columns are Arrow's own, where text for a value of any type holds JSON.
     """
 
     names: list[str]
     batches: Iterator[pa.RecordBatch]
-    total: int | None
-    position: Callable[[], float] | None
+    position: Callable[[], float]
     is_arrow: bool = False
 
 
@@ -98,16 +96,18 @@ def _open_csv(path: Path, fields: Sequence[Field], batch_rows: int, separator: s
     table = CsvTable(path, separator, header, fields)
     blocks = table.batches(file)
     batches = (block.slice(start, batch_rows) for block in blocks for start in range(0, block.num_rows, batch_rows))
-    return RowSource(names, batches, None, lambda: min(file.tell() / size, 1.0))
+    return RowSource(names, batches, lambda: min(file.tell() / size, 1.0))
 
 
 def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str | None) -> RowSource:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
 
+    inputs = [field for field in fields if field.name in names]
+    total, before = max(file.metadata.num_rows, 1), 0
+
     def batches() -> Iterator[pa.RecordBatch]:
-        inputs = [field for field in fields if field.name in names]
-        before = 0
+        nonlocal before
         for batch in file.iter_batches(batch_rows):
             faults = Faults()
             fitting = conform(batch.select([field.name for field in inputs]), inputs, faults)
@@ -120,7 +120,7 @@ def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str 
             typed = pa.RecordBatch.from_arrays(caller_batch(fitting).columns, names=fitting.schema.names)
             yield join_columns(names, typed, dict(zip(names, batch.columns, strict=True)))
 
-    return RowSource(names, batches(), file.metadata.num_rows, None, is_arrow=True)
+    return RowSource(names, batches(), lambda: before / total, is_arrow=True)
 
 
 def _open_json(path: Path, fields: Sequence[Field], batch_rows: int, _: str | None) -> RowSource:
@@ -143,7 +143,7 @@ def _open_json(path: Path, fields: Sequence[Field], batch_rows: int, _: str | No
                 yield _from_records(part, names, fields)
                 part = list(islice(records, batch_rows))
 
-    return RowSource(names, batches(), None, lambda: min(lines.tell() / size, 1.0) if not lines.closed else 1.0)
+    return RowSource(names, batches(), lambda: min(lines.tell() / size, 1.0) if not lines.closed else 1.0)
 
 
 def _row_numbers(first: int, rows: Sequence[int]) -> dict[int, str]:

@@ -134,7 +134,7 @@ def _score_parts(
         console=console,
         transient=True,
     )
-    task = progress.add_task("", total=rows.total, speed="")
+    task = progress.add_task("", total=None, speed="")
     started = time.monotonic()
     count = 0
     try:
@@ -150,11 +150,11 @@ def _score_parts(
             # Until then the terminal shows what the first part waits for.
             progress.start()
             count += batch.num_rows
-            share = rows.position() if rows.position else None
+            share = rows.position()
             progress.update(
                 task,
                 completed=count,
-                total=rows.total if not share else max(count, round(count / share)),
+                total=max(count, round(count / share)) if share else None,
                 speed=f"{count / (time.monotonic() - started):,.0f} rows/s",
             )
             names = [*kept, *(prefix + name for name in scores.held.schema.names)]

@@ -55,19 +55,15 @@ wait_option = click.option(
 
 def connection_options(function: _F) -> _F:
     """Add the options that say where the service is."""
-    for option in (
-        click.option("--timeout", default=60.0, help="Seconds for a call to a loaded model."),
-        click.option("--registry", metavar="URL", help="Start a service for this registry, instead of --address."),
-        click.option(
-            "--address",
-            default="localhost:50051",
-            envvar="PRINZ_ADDRESS",
-            show_envvar=True,
-            help="Address of the service.",
-        ),
-    ):
-        function = option(function)
-    return function
+    function = click.option("--timeout", default=60.0, help="Seconds for a call to a loaded model.")(function)
+    function = click.option("--registry", metavar="URL", help="Start a service for this registry instead.")(function)
+    return click.option(
+        "--address",
+        default="localhost:50051",
+        envvar="PRINZ_ADDRESS",
+        show_envvar=True,
+        help="Address of the service.",
+    )(function)
 
 
 @contextlib.contextmanager
