@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from prinz_enricher.cli.row_files import open_rows
-from prinz_enricher.cli.row_values import RowFileError
+from prinz_enricher.cli.row_parsing import RowFileError
 from prinz_enricher.cli.service_connection import invalid_input, model_argument
 from prinz_enricher.client import ModelReference, Tls
 from prinz_enricher.errors import InvalidInput

@@ -24,8 +24,7 @@ from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.batch.faults import quoted
 from prinz_enricher.batch.number import decimal_double
 from prinz_enricher.batch.wanted import INEXACT_DECIMAL
-from prinz_enricher.cli.csv_table import CsvTable, read_records
-from prinz_enricher.cli.row_values import RowFileError, join_columns, parse_json, row_error
+from prinz_enricher.cli.row_parsing import CsvTable, RowFileError, join_columns, parse_json, read_records, row_error
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
 
@@ -150,16 +149,16 @@ def _row_numbers(first: int, rows: Sequence[int]) -> dict[int, str]:
     return {row: f"row {first + row}" for row in rows}
 
 
-Record = tuple[str, Mapping[str, object]]
+_Record = tuple[str, Mapping[str, object]]
 """A row, and where it stands in its file."""
 
 
-def _array(text: bytes) -> Iterator[Record]:
+def _array(text: bytes) -> Iterator[_Record]:
     for number, row in enumerate(parse_json(text), 1):
         yield _record(f"record {number}", row)
 
 
-def _lines(lines: Iterator[bytes]) -> Iterator[Record]:
+def _lines(lines: Iterator[bytes]) -> Iterator[_Record]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"line {number}"
@@ -170,13 +169,13 @@ def _lines(lines: Iterator[bytes]) -> Iterator[Record]:
             yield _record(place, row)
 
 
-def _record(place: str, row: object) -> Record:
+def _record(place: str, row: object) -> _Record:
     if not isinstance(row, dict):
         raise RowFileError(f"{place}: is not a record; expected an array of records, or a record a line")
     return place, row
 
 
-def _from_records(part: Sequence[Record], names: Sequence[str], fields: Sequence[Field]) -> pa.RecordBatch:
+def _from_records(part: Sequence[_Record], names: Sequence[str], fields: Sequence[Field]) -> pa.RecordBatch:
     known = set(names)
     for place, row in part:
         if strange := row.keys() - known:

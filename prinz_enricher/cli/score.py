@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.cli.row_files import RowSink, RowSource, open_rows
-from prinz_enricher.cli.row_values import RowFileError
+from prinz_enricher.cli.row_parsing import RowFileError
 from prinz_enricher.cli.service_connection import (
     FIRST_TRY,
     call_when_loaded,

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import random
-import resource
 import selectors
 import subprocess
 import sys
@@ -41,7 +40,6 @@ _POLL_SECONDS: Final = 0.1
 _PROGRESS_SECONDS: Final = 0.25
 
 _EXIT_SECONDS: Final = 10.0
-"""How long a process may take to end."""
 
 _BURST: Final = 8
 """Calls that an open loop which is behind its schedule begins before it receives answers."""
@@ -210,8 +208,8 @@ def arrival_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
         planned += chance.expovariate(rate)
 
 
-class StepRun:
-    """Runs one process's share of a step of a job.
+class _StepRun:
+    """One process's share of a step of a job.
 
     Latency counts for calls that began (in an open loop: were planned) in the measured time; their answers are waited
     for beyond its end. Errors count from its beginning on; throughput counts the right answers that came within it.
@@ -230,7 +228,6 @@ class StepRun:
         self._counters = Counters()
 
     async def run(self) -> Counters:
-        """Run the step to its end, or until `stop`."""
         start = time.monotonic_ns()
         self._begin = start + int(self._job.warm_up * 1e9)
         self._end = self._begin + int(self._job.seconds * 1e9)
@@ -238,31 +235,26 @@ class StepRun:
             senders = [asyncio.create_task(self._run_closed()) for _ in range(int(self._step.load))]
         else:
             senders = [asyncio.create_task(self._run_open(start))]
-        before = await self._wait_until(self._begin)
-        after = await self._wait_until(self._end)
+        await self._wait_until(self._begin)
+        before = time.process_time()
+        await self._wait_until(self._end)
+        self._counters.processor_seconds = time.process_time() - before
         if self._stopped.is_set():
             self._end = max(self._begin, min(self._end, time.monotonic_ns()))
         self._counters.seconds = (self._end - self._begin) / 1e9
-        self._counters.processor_seconds = after - before
         await self._drain(senders)
         return self._counters
 
     def stop(self) -> None:
-        """End the step now: what has been measured is the result."""
         self._stopped.set()
 
     def progress(self) -> Progress:
-        """Return how far the step is."""
         counters = self._counters
         return Progress((time.monotonic_ns() - self._begin) / 1e9, counters.answered, counters.errors.total())
 
-    async def _wait_until(self, moment: int) -> float:
-        """Wait for a moment or the stop; return the CPU seconds that this process has used."""
-        pause = (moment - time.monotonic_ns()) / 1e9
+    async def _wait_until(self, moment: int) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), max(0, pause))
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime
+            await asyncio.wait_for(self._stopped.wait(), max(0, (moment - time.monotonic_ns()) / 1e9))
 
     async def _drain(self, senders: list[asyncio.Task[None]]) -> None:
         """Wait for the answers that are on their way, and abandon the others."""
@@ -379,7 +371,7 @@ async def _run_steps(connection: Connection, job: Job, caller: Caller) -> None:
     while True:
         following = asyncio.create_task(_receive(connection))
         if message != STOP:
-            run = StepRun(caller, job, *message)
+            run = _StepRun(caller, job, *message)
             # Whatever comes while a step runs is to end it.
             following.add_done_callback(partial(_stop, run))
             step = asyncio.create_task(run.run())
@@ -389,7 +381,7 @@ async def _run_steps(connection: Connection, job: Job, caller: Caller) -> None:
         message = await following
 
 
-def _stop(run: StepRun, _: object) -> None:
+def _stop(run: _StepRun, _: object) -> None:
     run.stop()
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.cli.row_files import RowSink
-from prinz_enricher.cli.row_values import RowFileError
+from prinz_enricher.cli.row_parsing import RowFileError
 
 
 @pytest.mark.parametrize("later", [[0.5], ["a"], [None], [[1]]])
