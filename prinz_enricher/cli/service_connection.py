@@ -105,9 +105,9 @@ def _check_connection(address: str) -> None:
 @contextlib.contextmanager
 def own_service(registry: str) -> Iterator[str]:
     """Run a service for the time of a command; yields its address."""
+    from prinz_enricher.application import Application
     from prinz_enricher.config import Settings
     from prinz_enricher.registry import PrivateServerError
-    from prinz_enricher.application import Application
     from prinz_enricher.service.calls import FrontError
     from prinz_enricher.telemetry import configure_logging
 
