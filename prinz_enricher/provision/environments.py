@@ -1,11 +1,13 @@
-"""The Python environments that models run in: the service's own, or one built for what a model needs."""
+"""The Python environments that models run in: the service's own, or one built for what a model and a worker need."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,182 +16,140 @@ from typing import Literal
 
 import structlog
 
-from prinz_enricher.provision.entry import located, normalised
-from prinz_enricher.provision.errors import BuildFailed
-from prinz_enricher.provision.installed import unmet
-from prinz_enricher.provision.requirements import Requirements, overridden, read_requirements
-from prinz_enricher.provision.shelf import Lease, Shelf, never
-from prinz_enricher.provision.steps import tell_step
-from prinz_enricher.provision.turns import Turns
-from prinz_enricher.provision.uv import Uv, UvSettings
-from prinz_enricher.provision.worker_needs import with_worker_needs
+from prinz_enricher.provision.disk_cache import DiskCache, Lease
+from prinz_enricher.provision.errors import BuildFailed, ProvisionError
+from prinz_enricher.provision.progress import acquired, report_step
+from prinz_enricher.provision.requirements import (
+    Requirements,
+    located,
+    normalise,
+    overridden,
+    read_requirements,
+    unmet,
+    with_worker_needs,
+)
+from prinz_enricher.provision.uv import Uv
 
-MOST_BUILDS = 2
-"""Environments that are built at once, in one process."""
+_MAX_SHOWN = 3
 
-_VENV = "venv"
-_INSTALLED = "installed.txt"
-_MOST_SHOWN = 3
+_PACKAGE = "prinz_enricher"
+_WORKER_PARTS = ("ipc", "worker")
+_WORKER_INIT = '"""What a worker needs of prinz-enricher, and nothing else of it."""\n'
+_MAX_CODE_BYTES = 64 * 1024 * 1024
 
-_TURNS = Turns(MOST_BUILDS)
+# Environments that are built at once, in one process.
+_BUILD_SLOTS = threading.BoundedSemaphore(2)
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a worker runs.
-
-    Attributes:
-        python: The interpreter.
-        lease: Keeps the environment while a worker uses it; None for that of this process.
-        isolated: Whether it was built for the model.
-        why: Why it is this one, for people.
-    """
+    """An interpreter for a worker, `isolated` if built for the model; the lease keeps it."""
 
     python: Path
     lease: Lease | None
     isolated: bool
-    why: str
 
     def close(self) -> None:
-        """Let go of it; a second time does nothing."""
+        """Release it; a second time does nothing."""
         if self.lease is not None:
             self.lease.close()
 
 
 class Environments:
-    """Chooses the environment of each model, and builds it where it is not there, for all processes of a machine."""
+    """Chooses the environment of each model, and builds it if missing, for all processes of a machine.
+
+    Args:
+        folder: The cache's folder.
+        uv: Builds environments.
+        max_bytes: Size of all together beyond which unused ones are removed. Files that uv shares with its cache by
+            hard links are counted in full.
+        mode: `current`: all models run in the environment of this process; `isolated`: each in one that is built for
+            it; `auto`: only those whose requirements this process does not meet.
+        overrides: Requirements that replace those of the same name, of models and of what they install; an invalid one
+            raises RequirementsRefused.
+    """
 
     def __init__(
         self,
         folder: Path,
+        uv: Uv,
         *,
         max_bytes: int,
         mode: Literal["auto", "isolated", "current"],
-        index_url: str = "",
         overrides: tuple[str, ...] = (),
-        offline: bool = False,
-        python_downloads: bool = False,
-        source_builds: bool = False,
-        timeout: float,
     ) -> None:
-        """Touch nothing yet.
-
-        Args:
-            folder: Where environments are.
-            max_bytes: How large all may be together before those that nobody uses are removed. Files that uv shares
-                with its cache by hard links are counted in full.
-            mode: `current`: all models run in the environment of this process; `isolated`: each in one that is built
-                for it; `auto`: only those whose requirements this process does not meet.
-            index_url: Where packages come from, with user and password if need be; uv's own settings by default.
-            overrides: Requirements that replace those of the same name, of models and of what they install.
-            offline: Whether nothing may be downloaded.
-            python_downloads: Whether uv may download a Python that is not on this machine.
-            source_builds: Whether packages without wheels may be built here, which runs code of theirs.
-            timeout: Seconds that one run of uv may take.
-
-        Raises:
-            RequirementsRefused: An override is no requirement.
-        """
-        self._shelf = Shelf(folder, max_bytes=max_bytes)
+        self._cache = DiskCache(folder, max_bytes=max_bytes)
+        self._uv = uv
         self._mode = mode
-        self._overrides = tuple(sorted(map(normalised, overrides)))
-        self._python_downloads = python_downloads
-        self._source_builds = source_builds
-        settings = UvSettings(
-            index_url=index_url,
-            offline=offline,
-            python_downloads=python_downloads,
-            source_builds=source_builds,
-            timeout=timeout,
-        )
-        self._uv = Uv(settings)
+        self._overrides = tuple(sorted(map(normalise, overrides)))
 
-    def get(self, model_folder: Path, *, mode: str = "", cancelled: Callable[[], bool] = never) -> Environment:
-        """Get the environment of a model, and build it where it is not there; blocks.
+    def get(self, model_folder: Path, *, mode: str = "", cancelled: Callable[[], bool] = lambda: False) -> Environment:
+        """Return the environment of the model in a folder, which is built if missing; blocks.
 
-        Args:
-            model_folder: The folder with the MLmodel file.
-            mode: That of this model, where it is not the same as for all.
-            cancelled: Asked again and again while that lasts.
-
-        Returns:
-            The environment, to be closed when its worker has ended.
+        It is to be closed when its worker has ended; `mode` is the model's own.
 
         Raises:
             Cancelled: The caller cancelled.
-            RequirementsRefused: What the model says it needs can't be read, or is not allowed.
+            RequirementsRefused: The model's requirements can't be read, or are not allowed.
             BuildFailed: The environment can't be built.
-            ShelfFault: The folder can't be used, or the disk is full.
+            CacheUnusable: The folder can't be used, or the disk is full.
         """
-        chosen = mode or self._mode
+        chosen, here = mode or self._mode, Path(sys.executable)
         if chosen == "current":
-            return Environment(Path(sys.executable), None, isolated=False, why="workers run in the service's own")
+            return Environment(here, None, isolated=False)
         needed = overridden(read_requirements(model_folder), self._overrides)
-        why = "workers run in environments of their own"
-        if chosen == "auto":
-            lacking = unmet(needed)
-            if not lacking:
-                here = Path(sys.executable)
-                return Environment(here, None, isolated=False, why="the service's own has what the model needs")
-            more = f" and {len(lacking) - _MOST_SHOWN} more" if len(lacking) > _MOST_SHOWN else ""
-            why = f"the service's own has not: {', '.join(lacking[:_MOST_SHOWN])}{more}"
-        return self._isolated(needed, why, model_folder, cancelled)
-
-    def _isolated(
-        self, needed: Requirements, why: str, model_folder: Path, cancelled: Callable[[], bool]
-    ) -> Environment:
+        lacking = unmet(needed) if chosen == "auto" else ()
+        if chosen == "auto" and not lacking:
+            return Environment(here, None, isolated=False)
         minor = needed.python_minor or ".".join(platform.python_version_tuple()[:2])
         needed = with_worker_needs(needed, minor, self._overrides)
 
         def fill(folder: Path) -> None:
-            tell_step("building its environment")
-            with _TURNS.take(cancelled):
-                self._build(folder, minor, needed, model_folder, cancelled)
+            report_step("building its environment")
+            with acquired(_BUILD_SLOTS, cancelled):
+                started = time.monotonic()
+                packages = self._build(folder, minor, needed, model_folder, cancelled)
+            seconds = round(time.monotonic() - started, 3)
+            shown = lacking[:_MAX_SHOWN]
+            _log.info("an environment was built", python=minor, packages=packages, seconds=seconds, lacking=shown)
 
-        lease = self._shelf.acquire(
+        lease = self._cache.acquire(
             self._key(minor, needed),
             fill,
             cancelled=cancelled,
             # A link to the interpreter that it was made from, which may have gone since.
             usable=lambda entry: _python(entry).exists(),
         )
-        return Environment(_python(lease.path), lease, isolated=True, why=why)
+        return Environment(_python(lease.path), lease, isolated=True)
 
     def _key(self, minor: str, needed: Requirements) -> str:
-        told = {
+        identity = {
             "python": minor,
             "requirements": needed.requirements,
             "constraints": needed.constraints,
             "overrides": self._overrides,
-            "source_builds": self._source_builds,
+            "source_builds": self._uv.source_builds,
             "index": self._uv.index,
             "machine": (platform.machine(), *platform.libc_ver()),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def _build(
-        self,
-        folder: Path,
-        minor: str,
-        needed: Requirements,
-        model_folder: Path,
-        cancelled: Callable[[], bool],
-    ) -> None:
-        started = time.monotonic()
-        place = folder / _VENV
+        self, folder: Path, minor: str, needed: Requirements, model_folder: Path, cancelled: Callable[[], bool]
+    ) -> int:
+        """Build an environment; returns the number of its packages."""
+        place, arguments = folder / "venv", []
         self._make_environment(place, minor, cancelled)
-        arguments = []
         for option, name, listed in (
             ("-r", "requirements.txt", [located(one, model_folder) for one in needed.requirements]),
             ("-c", "constraints.txt", needed.constraints),
             ("--override", "overrides.txt", self._overrides),
         ):
-            file = folder / name
             if listed:
-                file.write_text("".join(f"{one}\n" for one in listed))
-                arguments += [option, str(file)]
+                (folder / name).write_text("".join(f"{one}\n" for one in listed))
+                arguments += [option, str(folder / name)]
         try:
             self._uv.install(place, arguments, cancelled)
         except BuildFailed as exc:
@@ -198,9 +158,8 @@ class Environments:
                 f"the packages that the model needs can't be installed: {exc}{advice}", may_pass=exc.may_pass
             ) from exc
         installed = self._uv.installed(place, cancelled)
-        (folder / _INSTALLED).write_text("".join(f"{one}\n" for one in installed))
-        seconds = round(time.monotonic() - started, 3)
-        _log.info("an environment was built", python=minor, packages=len(installed), seconds=seconds)
+        (folder / "installed.txt").write_text("".join(f"{one}\n" for one in installed))
+        return len(installed)
 
     def _make_environment(self, place: Path, minor: str, cancelled: Callable[[], bool]) -> None:
         ours = minor.split(".") == list(platform.python_version_tuple()[:2])
@@ -209,11 +168,37 @@ class Environments:
         except BuildFailed as exc:
             if ours or exc.may_pass:
                 raise
-            advice = "" if self._python_downloads else "; workers.python_downloads lets uv download it"
+            advice = "" if self._uv.python_downloads else "; workers.python_downloads lets uv download it"
             raise BuildFailed(
                 f"the model wants Python {minor}, which is not found on this machine{advice} (uv: {exc})"
             ) from exc
 
 
 def _python(entry: Path) -> Path:
-    return entry / _VENV / "bin" / "python"
+    return entry / "venv" / "bin" / "python"
+
+
+def worker_code(folder: Path) -> Path:
+    """Return a folder, in a cache, for the PYTHONPATH of a worker in another interpreter: its code, none of the front.
+
+    Raises ProvisionError where it can't be written, or the sources are not there.
+    """
+    files = {"__init__.py": _WORKER_INIT.encode()}
+    for part in _WORKER_PARTS:
+        # Found without being imported: that would bring Arrow's libraries in.
+        found = importlib.util.find_spec(f"{_PACKAGE}.{part}")
+        if found is None or found.origin is None:
+            raise ProvisionError("the sources of the worker are not installed")
+        files |= {f"{part}/{path.name}": path.read_bytes() for path in sorted(Path(found.origin).parent.glob("*.py"))}
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+
+    def fill(entry: Path) -> None:
+        for name, content in files.items():
+            path = entry / _PACKAGE / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    with DiskCache(folder, max_bytes=_MAX_CODE_BYTES).acquire(digest.hexdigest()[:32], fill, check=True) as lease:
+        return lease.path

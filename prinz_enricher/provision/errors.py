@@ -1,25 +1,19 @@
-"""What can go wrong before a model is loaded.
+"""What can go wrong before a model is loaded; no message holds credentials.
 
 ProvisionError
-├── Cancelled            nobody waits for it any more
-├── ShelfFault           a cache can't be used or written
-├── FetchFailed          the model could not be downloaded
-├── RequirementsRefused  what the model says that it needs can't be read, or is not allowed
-├── BuildFailed          the model's Python environment could not be built
-└── LoaderForbidden      the model is loaded by code that is not allowed
-
-No message holds credentials.
+├── Cancelled            the caller does not wait any more
+├── CacheUnusable        a disk cache can't be used or written
+├── DownloadFailed       the model can't be downloaded
+├── RequirementsRefused  the model's requirements can't be read, or are not allowed
+├── BuildFailed          the model's Python environment can't be built
+└── LoaderForbidden      the module that would load the model is not allowed
 """
 
 from __future__ import annotations
 
 
 class ProvisionError(Exception):
-    """A model can't be made ready; the message says why in one sentence.
-
-    Attributes:
-        may_pass: Whether the same may work later, with nothing changed about the model.
-    """
+    """A model can't be made ready; `may_pass` if the same may work later without a change of the model."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
@@ -33,28 +27,24 @@ class Cancelled(ProvisionError):
         super().__init__("it was cancelled", may_pass=True)
 
 
-class ShelfFault(ProvisionError):
-    """A cache can't be used or written."""
+class CacheUnusable(ProvisionError):
+    """A disk cache can't be used or written."""
 
 
-class FetchFailed(ProvisionError):
-    """The model could not be downloaded."""
+class DownloadFailed(ProvisionError):
+    """The model can't be downloaded."""
 
 
 class RequirementsRefused(ProvisionError):
-    """What the model says that it needs can't be read, or is not allowed."""
+    """The model's requirements can't be read, or are not allowed."""
 
 
 class BuildFailed(ProvisionError):
-    """The model's Python environment could not be built."""
+    """The model's Python environment can't be built."""
 
 
 class LoaderForbidden(ProvisionError):
-    """The model is loaded by code that is not allowed.
-
-    Attributes:
-        loader: The module that its MLmodel file names.
-    """
+    """The module `loader`, which the MLmodel file names, is not allowed to load models."""
 
     def __init__(self, loader: str) -> None:
         super().__init__(f"models loaded by {loader[:200]} are not allowed")

@@ -1,8 +1,8 @@
-"""Which code may load a model: the MLmodel file names a module, and that decides what runs."""
+"""Which modules may load a model: the MLmodel file names one, and that decides what code runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,36 +18,22 @@ DEFAULT_LOADERS = (
 )
 """The flavours of MLflow 3 that score rows of a table.
 
-Not mlflow.spark, which needs a JVM and seconds for each call; not mlflow.pmdarima and mlflow.diviner, which answer a
-span of time with a row for each of its steps; not those that chat, embed or draw; nor modules of the models themselves,
-of any name.
+Without mlflow.spark, which needs a JVM and seconds for each call; mlflow.pmdarima and mlflow.diviner, which answer a
+span of time with a row for each of its steps; those that chat, embed or draw; and modules of the models themselves.
 """
 
 
 def allows(allowed: Sequence[str], loader: str) -> bool:
-    """Tell whether a module may load a model.
-
-    Args:
-        allowed: Patterns of names, such as `mlflow.*`; one with `!` before it refuses what it matches, wherever it
-            stands.
-        loader: The module's name.
-    """
-    refused = [one[1:] for one in allowed if one.startswith("!")]
-    return _matches(loader, (one for one in allowed if not one.startswith("!"))) and not _matches(loader, refused)
+    """Return whether a module may load a model, by patterns; one that begins with `!` refuses, wherever it stands."""
+    refused = any(fnmatchcase(loader, one[1:]) for one in allowed if one.startswith("!"))
+    return not refused and any(fnmatchcase(loader, one) for one in allowed if not one.startswith("!"))
 
 
-def check_loader(model_folder: Path, allowed: tuple[str, ...]) -> str:
-    """Check that a model is loaded by a module that is allowed.
-
-    Args:
-        model_folder: The folder with the MLmodel file.
-        allowed: As `allows` takes them.
-
-    Returns:
-        The module's name.
+def check_loader(model_folder: Path, allowed: Sequence[str]) -> str:
+    """Return the module that loads the model of a folder.
 
     Raises:
-        LoaderForbidden: It is not allowed.
+        LoaderForbidden: The patterns do not allow it, see `allows`.
         ProvisionError: The MLmodel file can't be read, or names no module.
     """
     try:
@@ -65,7 +51,3 @@ def check_loader(model_folder: Path, allowed: tuple[str, ...]) -> str:
     if not allows(allowed, loader):
         raise LoaderForbidden(loader)
     return loader
-
-
-def _matches(loader: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(loader, pattern) for pattern in patterns)

@@ -1,56 +1,40 @@
-"""How much memory there is for workers."""
+"""How much memory there is, and how much a process holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_SHARE = 0.8
-"""What workers may take of it by default; the rest is for the front, and for files that are read again and again."""
+# The rest is for the front, and for files that are read again and again.
+_WORKERS_SHARE = 0.8
 
-_CGROUP = Path("/sys/fs/cgroup")
+# Of cgroups version 2, then version 1, each as a container sees its own.
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def default_budget(share: float = _SHARE, meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
-    """Tell the bytes that may be held where nobody says otherwise, by all workers together or for something else.
-
-    Args:
-        share: Of what there is.
-        meminfo: What the kernel tells of the machine's memory.
-        cgroup: Where it tells the limits of this container.
-
-    Returns:
-        A share of the machine's memory, or of the container's where that is less; None where neither is known.
-    """
-    known = [size for size in (_machine(meminfo), _container(cgroup)) if size]
+def default_budget(share: float = _WORKERS_SHARE) -> int | None:
+    """Return a share of the memory of the machine, or of the container if less, in bytes; None where it is unknown."""
+    known = [size for size in (_field_bytes(Path("/proc/meminfo"), "MemTotal:"), _container_bytes()) if size]
     return int(min(known) * share) if known else None
 
 
-def resident(pid: int, proc: Path = Path("/proc")) -> int:
-    """Tell the bytes of memory that a process holds by itself: without files, which the kernel can drop; 0 for none."""
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process holds, without files, which the kernel can drop; 0 for no process."""
+    return _field_bytes(Path(f"/proc/{pid}/status"), "RssAnon:", "RssShmem:")
+
+
+def _field_bytes(path: Path, *names: str) -> int:
+    """Add up fields in kB of a file of the kernel; 0 where it can't be read."""
     try:
-        text = (proc / str(pid) / "status").read_text()
-    except (OSError, ValueError):
+        lines = path.read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))
+    except (OSError, ValueError, IndexError):
         return 0
-    held = 0
-    for line in text.splitlines():
-        if line.startswith(("RssAnon:", "RssShmem:")):
-            held += int(line.split()[1]) * 1024
-    return held
 
 
-def _machine(meminfo: Path) -> int | None:
-    try:
-        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemTotal:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return None
-
-
-def _container(cgroup: Path) -> int | None:
-    # Version 2, then version 1, each as a container sees its own.
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+def _container_bytes() -> int | None:
+    for path in _CGROUP_LIMITS:
         try:
-            return int((cgroup / name).read_text())
+            return int(path.read_text())
         except (OSError, ValueError):
             # "max" is no limit.
             continue

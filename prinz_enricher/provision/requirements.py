@@ -1,27 +1,47 @@
-"""Reads which Python and which packages a model says it needs, from files that a stranger may have written."""
+"""Which Python and which packages a model needs, from files that a stranger may have written.
+
+One requirement is an entry: what PEP 508 says, then the hashes that its file must have. A package of the index is
+`numpy==2.4.6 --hash=sha256:…`, without hashes where the model gives none. A wheel of the model's own files is
+`wine @ wheels/wine-1.0-py3-none-any.whl --hash=sha256:…`: its place in the model's folder, as a URL writes it, and its
+content, so that two models share an environment only where their wheels are the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import lzma
+import platform
 import re
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
-from packaging.requirements import Requirement
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
-from prinz_enricher.provision.entry import is_wheel, normalised, parsed, shown, split_hashes, wheel, with_hashes
-from prinz_enricher.provision.errors import RequirementsRefused
+from prinz_enricher.provision.errors import BuildFailed, RequirementsRefused
 from prinz_enricher.registry.errors import MlmodelUnreadable
 from prinz_enricher.registry.mlmodel import read_mlmodel
 
+# Of each file, and of the METADATA of a wheel.
 MAX_BYTES = 1_000_000
-"""How long each of the files may be."""
-
 MAX_FILES = 20
+# Of requirements and constraints in all files together.
 MAX_LINES = 2000
-"""How many requirements and constraints all files may have together."""
 
+OLDEST_PYTHON = (3, 10)
+OLDEST_MLFLOW = Version("2.9")
+"""What the worker's own code runs with."""
+
+_MLFLOWS = ("mlflow", "mlflow-skinny")
+_WORKER_PACKAGES = ("numpy", "pandas", "pyarrow")
 _PYTHON_ENV = "python_env.yaml"
 _REQUIREMENTS = "requirements.txt"
 _CONDA = "conda.yaml"
@@ -30,22 +50,27 @@ _PYTHON = re.compile(r"\d{1,2}\.\d{1,3}(\.\d{1,3})?")
 _CONDA_PYTHON = re.compile(r"python(?![A-Za-z0-9._-])\s*(.*)", re.IGNORECASE)
 _CONDA_VERSION = re.compile(r"={1,2}\s*([^\s=]+?)(\.\*)?(=.*)?")
 _CONDA_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_CONDA_IGNORED = frozenset({"python", "pip", "setuptools", "wheel"})
 _INCLUDE = re.compile(
     r"(?:-r\s*|--requirement(?:\s+|=))(?P<requirements>\S.*)|(?:-c\s*|--constraint(?:\s+|=))(?P<constraints>\S.*)"
 )
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_INSTALLERS = frozenset({"pip", "setuptools", "wheel"})
+
+_HASH = " --hash="
+_HASH_OPTION = re.compile(r"\s+--hash(?:\s*=\s*|\s+)")
+_VALID_HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+_WHEEL = re.compile(r"[^@;\[]+\.whl\s*([\[;].*)?")
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA", re.IGNORECASE)
+_REQUIRES = re.compile(r"^Requires-Dist[ \t]*:(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_MAX_QUOTED = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a model says it needs.
+    """What a model needs: a version of Python, such as `3.11` or `3.11.7`, and sorted entries with normalised names.
 
-    Attributes:
-        python: The version of Python, such as `3.11` or `3.11.7`; None where it says none.
-        requirements: Entries (see `provision.entry`): PEP 508 requirements, with normalised names, each with the
-            hashes that its file must have; and wheels of the model's own files. Sorted.
-        constraints: Likewise, of packages that need not be there.
+    Packages of the constraints need not be there.
     """
 
     python: str | None = None
@@ -58,110 +83,235 @@ class Requirements:
         return None if self.python is None else ".".join(self.python.split(".")[:2])
 
     def names(self) -> frozenset[str]:
-        """Give the normalised names of the packages that are required."""
-        return frozenset(parsed(one).name for one in self.requirements)
+        """Return the names of the packages that are required."""
+        return frozenset(parse_entry(one).name for one in self.requirements)
 
 
 def read_requirements(model_folder: Path) -> Requirements:
-    """Read what a model needs: from `python_env.yaml`, else `requirements.txt`, else `conda.yaml`.
-
-    Args:
-        model_folder: The folder with the MLmodel file.
-
-    Returns:
-        What it needs; nothing where none of the files is there.
+    """Read what a model needs from its `python_env.yaml`, `requirements.txt` or `conda.yaml`, the first that is there.
 
     Raises:
         RequirementsRefused: A file can't be read, or wants code from elsewhere than the package index and the model.
     """
-    reading = _Reading(model_folder.resolve())
-    if reading.has(_PYTHON_ENV):
-        content = reading.yaml(_PYTHON_ENV)
-        reading.python = _python(content.get("python"), _PYTHON_ENV)
-        for line in _texts(content.get("dependencies"), _PYTHON_ENV):
-            reading.line(line, _PYTHON_ENV)
-    elif reading.has(_REQUIREMENTS):
-        reading.file(_REQUIREMENTS, constraints=False)
-        if reading.has(_CONDA):
-            reading.python = _conda_python(reading.yaml(_CONDA))
-    elif reading.has(_CONDA):
-        content = reading.yaml(_CONDA)
-        reading.python = _conda_python(content)
+    reader = _Reader(model_folder.resolve())
+    python = None
+    if reader.has(_PYTHON_ENV):
+        content = reader.read_yaml(_PYTHON_ENV)
+        python = _python(content.get("python"), _PYTHON_ENV)
+        for line in _lines(content.get("dependencies"), _PYTHON_ENV):
+            reader.add_line(line, _PYTHON_ENV)
+    elif reader.has(_REQUIREMENTS):
+        reader.add_file(_REQUIREMENTS, constraints=False)
+        if reader.has(_CONDA):
+            python = _conda_python(reader.read_yaml(_CONDA))
+    elif reader.has(_CONDA):
+        content = reader.read_yaml(_CONDA)
+        python = _conda_python(content)
         for line in _conda_pip(content):
-            reading.line(line, _CONDA)
-    return reading.result()
+            reader.add_line(line, _CONDA)
+    return Requirements(python, tuple(sorted(reader.requirements)), tuple(sorted(reader.constraints)))
 
 
-def overridden(requirements: Requirements, overrides: tuple[str, ...]) -> Requirements:
-    """Replace requirements.
+def overridden(needed: Requirements, overrides: Iterable[str]) -> Requirements:
+    """Replace requirements, and drop constraints, by the overrides of the same name."""
+    replacing = [normalise(one) for one in overrides]
+    replaced = {parse_entry(one).name for one in replacing}
+    kept = [one for one in needed.requirements if parse_entry(one).name not in replaced]
+    required = needed.names()
+    instead = [one for one in replacing if parse_entry(one).name in required]
+    constraints = [one for one in needed.constraints if parse_entry(one).name not in replaced]
+    return Requirements(needed.python, tuple(sorted({*kept, *instead})), tuple(constraints))
+
+
+def with_worker_needs(needed: Requirements, minor: str, overrides: Iterable[str]) -> Requirements:
+    """Add what a worker needs, where it is not overridden, to what its model needs of an environment.
 
     Args:
-        requirements: What a model needs.
-        overrides: Requirements that replace any of the same name.
+        needed: What a model needs, after the overrides.
+        minor: The version of the environment's Python, such as `3.11`.
+        overrides: Requirements that replace those of the same name.
+
+    Raises:
+        BuildFailed: Workers do not run on that Python.
+        RequirementsRefused: The model's requirements allow no MLflow that a worker runs with.
     """
-    by_name: dict[str, list[str]] = {}
-    for one in map(normalised, overrides):
-        by_name.setdefault(Requirement(one).name, []).append(one)
-    kept = [one for one in requirements.requirements if parsed(one).name not in by_name]
-    instead = [one for name in requirements.names() for one in by_name.get(name, ())]
-    constraints = [one for one in requirements.constraints if parsed(one).name not in by_name]
-    return Requirements(requirements.python, tuple(sorted({*kept, *instead})), tuple(constraints))
+    if tuple(map(int, minor.split("."))) < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise BuildFailed(f"the model wants Python {minor}, and workers run on {oldest} or newer")
+    # An MLflow for another Python is not installed, and so does not replace the worker's.
+    has_mlflow = any(one.name in _MLFLOWS for one in map(parse_entry, _applicable(needed.requirements, minor)))
+    worker = Requirements(requirements=_WORKER_PACKAGES if has_mlflow else (*_WORKER_PACKAGES, _MLFLOWS[0]))
+    requirements = {*needed.requirements, *overridden(worker, overrides).requirements}
+    for name in _MLFLOWS:
+        of_name = [one for one in _applicable(requirements, minor) if parse_entry(one).name == name]
+        if of_name and not _allow_mlflow(of_name):
+            listed = quoted(", ".join(sorted(str(parse_entry(one)) for one in of_name)))
+            raise RequirementsRefused(
+                f"the model's requirements allow no MLflow {OLDEST_MLFLOW} or newer, which a worker needs: {listed}; "
+                f'set workers.overrides = ["{name}>={OLDEST_MLFLOW}"], or log the model anew with a newer MLflow'
+            )
+    # Whatever else narrows it down, such as the model's constraints: an older MLflow is not to be the way out.
+    constraints = (*needed.constraints, *(f"{name}>={OLDEST_MLFLOW}" for name in _MLFLOWS))
+    return Requirements(needed.python, tuple(sorted(requirements)), constraints)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """An installed package: its version, and its own requirements, with markers that name its extras."""
+
+    version: str
+    requires: tuple[str, ...] = ()
+
+
+def find_installed(name: str) -> Distribution | None:
+    """Look a package up in the environment of this process; None where it is not installed."""
+    try:
+        found = importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    # The metadata of a broken package may be missing.
+    version: str | None = found.version
+    return None if version is None else Distribution(version, tuple(found.requires or ()))
+
+
+def unmet(
+    needed: Requirements,
+    *,
+    python: str | None = None,
+    installed: Callable[[str], Distribution | None] = find_installed,
+) -> tuple[str, ...]:
+    """List what an environment lacks with what is there instead, such as `numpy==1.26.4 (2.4.6 is here)`.
+
+    By default it is that of this process; `installed` looks a package up by its normalised name.
+    """
+    here = python or platform.python_version()
+    lacking = []
+    minor = needed.python_minor
+    if minor is not None and minor.split(".") != here.split(".")[:2]:
+        lacking.append(f"python {minor} ({here} is here)")
+    # A constrained package need not be there, but if it is, then in such a version.
+    constraints = [one for one in needed.constraints if installed(parse_entry(one).name) is not None]
+    for one in (*needed.requirements, *constraints):
+        lacking += _lacking(one, installed)
+    return tuple(dict.fromkeys(lacking))
+
+
+def _lacking(entry: str, installed: Callable[[str], Distribution | None]) -> Iterator[str]:
+    requirement = parse_entry(entry)
+    if not _applies(requirement):
+        return
+    if _HASH in entry:
+        # Which file an installed package came from is not known any more.
+        yield f"{requirement} (a hash is checked when it is installed)"
+        return
+    wanted = [requirement]
+    if (found := installed(requirement.name)) is not None:
+        wanted += [own for extra in requirement.extras for own in _of_extra(found, extra)]
+    for one in wanted:
+        there = installed(one.name)
+        if there is None or not one.specifier.contains(there.version, prereleases=True):
+            yield f"{one.name}{one.specifier} ({'none' if there is None else there.version} is here)"
+            if one is requirement:
+                return
+
+
+def _of_extra(found: Distribution, extra: str) -> Iterator[Requirement]:
+    """Yield the requirements that a package has for one of its extras alone."""
+    for text in found.requires:
+        # Metadata that no installer could read either is skipped.
+        try:
+            own = Requirement(text)
+            wanted = own.marker is not None and not _applies(own) and own.marker.evaluate({"extra": extra})
+        except (InvalidRequirement, UndefinedEnvironmentName):
+            continue
+        if wanted:
+            yield own
+
+
+def _applies(requirement: Requirement, **python: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": "", **python})
+
+
+def _applicable(entries: Iterable[str], minor: str) -> list[str]:
+    """Return the entries that are installed for a version of Python."""
+    ours = minor.split(".") == list(platform.python_version_tuple()[:2])
+    python = {} if ours else {"python_version": minor, "python_full_version": f"{minor}.0"}
+    return [one for one in entries if _applies(parse_entry(one), **python)]
+
+
+def _allow_mlflow(entries: list[str]) -> bool:
+    """Return whether requirements of MLflow allow, together, a version that is new enough."""
+    allowed = SpecifierSet(",".join(str(_versions(one)) for one in entries))
+    ends = [Version(one.version.removesuffix(".*")) for one in allowed]
+    # Where there is any, then one of these: the oldest, the end of a range, or what is right before or behind an end.
+    beside = [Version(f"{end.base_version}{more}") for end in ends for more in (".dev0", ".0.0.1")]
+    beside += [Version(".".join(map(str, (*end.release[:-1], end.release[-1] + 1)))) for end in ends]
+    return any(one >= OLDEST_MLFLOW for one in allowed.filter((OLDEST_MLFLOW, *ends, *beside), prereleases=True))
+
+
+def _versions(entry: str) -> SpecifierSet:
+    """Return which versions an entry allows; a wheel has one."""
+    requirement = parse_entry(entry)
+    if requirement.url is None:
+        return requirement.specifier
+    return SpecifierSet(f"=={parse_wheel_filename(unquote(requirement.url).rpartition('/')[2])[1]}")
 
 
 @dataclass(slots=True)
-class _Reading:
-    """The files of one model, as far as they were read."""
+class _Reader:
+    """Reads the files of one model."""
 
     folder: Path
-    python: str | None = None
     requirements: set[str] = field(default_factory=set)
     constraints: set[str] = field(default_factory=set)
     lines: int = 0
     files: set[tuple[Path, bool]] = field(default_factory=set)
     hashes: dict[tuple[bool, str, SpecifierSet], tuple[str, ...]] = field(default_factory=dict)
 
-    def result(self) -> Requirements:
-        return Requirements(self.python, tuple(sorted(self.requirements)), tuple(sorted(self.constraints)))
-
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
 
-    def yaml(self, name: str) -> Mapping[str, object]:
+    def read_yaml(self, name: str) -> Mapping[str, object]:
         try:
-            return read_mlmodel(self._bytes(self.folder / name))
+            return read_mlmodel(self._read(self.folder / name))
         except MlmodelUnreadable as exc:
             why = "is no YAML mapping, or nested too deep, or has merge keys"
             raise RequirementsRefused(f"the model's {name} {why}") from exc
 
-    def file(self, name: str, *, constraints: bool, beside: Path | None = None) -> None:
+    def add_file(self, name: str, *, constraints: bool, beside: Path | None = None) -> None:
         """Read a file of requirements, and those that it includes."""
-        path = self._inside(name, beside or self.folder)
+        try:
+            path = ((beside or self.folder) / name).resolve()
+        except (OSError, ValueError, RuntimeError) as exc:
+            raise RequirementsRefused(f"{quoted(name)} is no file of the model") from exc
+        if not path.is_relative_to(self.folder):
+            raise RequirementsRefused(f"{quoted(name)} is no file of the model")
         if (path, constraints) in self.files:
             return
         self.files.add((path, constraints))
         if len(self.files) > MAX_FILES:
             raise RequirementsRefused(f"the model's requirements are in more than {MAX_FILES} files")
         try:
-            text = self._bytes(path).decode("utf-8-sig")
+            text = self._read(path).decode("utf-8-sig")
         except UnicodeDecodeError as exc:
             raise RequirementsRefused(f"the model's {path.name} is no text in UTF-8") from exc
         for line in _logical_lines(text):
-            self.line(line, path.name, constraints=constraints, beside=path.parent)
+            self.add_line(line, path.name, constraints=constraints, beside=path.parent)
 
-    def line(self, line: str, file: str, *, constraints: bool = False, beside: Path | None = None) -> None:
-        """Take one line: a requirement, or the name of a file with more of them."""
+    def add_line(self, line: str, file: str, *, constraints: bool = False, beside: Path | None = None) -> None:
+        """Read a line: a requirement, or the name of a file with more of them."""
         text = _COMMENT.sub("", line).strip()
         if not text:
             return
-        include = _INCLUDE.fullmatch(text)
-        if include is not None:
+        if (include := _INCLUDE.fullmatch(text)) is not None:
             more = include["constraints"]
-            self.file((more or include["requirements"]).strip(), constraints=constraints or bool(more), beside=beside)
+            name = (more or include["requirements"]).strip()
+            self.add_file(name, constraints=constraints or bool(more), beside=beside)
             return
         if text.startswith("-"):
             option = re.split(r"[\s=]", text, maxsplit=1)[0]
             raise RequirementsRefused(
-                f"{shown(option)} in the model's {file} is not allowed: a model does not say where code comes from"
+                f"{quoted(option)} in the model's {file} is not allowed: a model does not say where code comes from"
             )
         self.lines += 1
         if self.lines > MAX_LINES:
@@ -172,43 +322,138 @@ class _Reading:
             raise RequirementsRefused(f"in the model's {file}: {exc}") from exc
 
     def _entry(self, line: str, *, constraints: bool) -> str:
-        text, hashes = split_hashes(line)
-        if is_wheel(text):
+        text, hashes = _split_hashes(line)
+        if "://" not in text and _WHEEL.fullmatch(text):
             if constraints:
-                raise RequirementsRefused(f"{shown(text)} is a wheel; expected names of packages among the constraints")
-            return wheel(self.folder, text, hashes)
-        entry = with_hashes(normalised(text), hashes)
-        if hashes:
-            pinned = parsed(entry)
-            # An installer would keep the hashes of one line, and say nothing of the other's.
-            if self.hashes.setdefault((constraints, pinned.name, pinned.specifier), hashes) != hashes:
                 raise RequirementsRefused(
-                    f"{shown(text)} has other hashes on another line; expected all of them on each"
+                    f"{quoted(text)} is a wheel; expected names of packages among the constraints"
                 )
-        return entry
+            return _wheel_entry(self.folder, text, hashes)
+        entry = normalise(text)
+        if not hashes:
+            return entry
+        requirement = Requirement(entry)
+        pins = list(requirement.specifier)
+        if len(pins) != 1 or pins[0].operator != "==" or pins[0].version.endswith("*"):
+            # An installer would pass over the hashes.
+            raise RequirementsRefused(
+                f"{quoted(entry)} has a hash, which belongs to one version; expected == and that version alone"
+            )
+        # An installer would keep the hashes of one line, and say nothing of the other's.
+        if self.hashes.setdefault((constraints, requirement.name, requirement.specifier), hashes) != hashes:
+            raise RequirementsRefused(f"{quoted(text)} has other hashes on another line; expected all of them on each")
+        return "".join((entry, *(f"{_HASH}{one}" for one in hashes)))
 
-    def _inside(self, name: str, beside: Path) -> Path:
-        try:
-            path = (beside / name).resolve()
-        except (OSError, ValueError, RuntimeError) as exc:
-            raise RequirementsRefused(f"{shown(name)} is no file of the model") from exc
-        if not path.is_relative_to(self.folder):
-            raise RequirementsRefused(f"{shown(name)} is no file of the model")
-        return path
-
-    def _bytes(self, path: Path) -> bytes:
+    def _read(self, path: Path) -> bytes:
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as exc:
-            raise RequirementsRefused(f"the model's {shown(path.name)} can't be read") from exc
+            raise RequirementsRefused(f"the model's {quoted(path.name)} can't be read") from exc
         if len(content) > MAX_BYTES:
-            raise RequirementsRefused(f"the model's {shown(path.name)} is larger than {MAX_BYTES} bytes")
+            raise RequirementsRefused(f"the model's {quoted(path.name)} is larger than {MAX_BYTES} bytes")
         return content
 
 
+def parse_entry(entry: str) -> Requirement:
+    """Return the requirement of an entry, without its hashes."""
+    return Requirement(entry.partition(_HASH)[0])
+
+
+def normalise(text: str) -> str:
+    """Write a requirement in the one way that entries have; raises RequirementsRefused where it is invalid or a URL."""
+    try:
+        requirement = Requirement(text)
+        requirement.name = canonicalize_name(requirement.name)
+        written = str(requirement)
+        # Some markers can be written that nobody can evaluate.
+        _applies(requirement)
+    except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, RecursionError) as exc:
+        raise RequirementsRefused(f"{quoted(text)} is no requirement of a package by its name") from exc
+    if requirement.url is not None:
+        raise RequirementsRefused(f"{quoted(text)} is a package from a URL: they come from the package index alone")
+    if any(specifier.operator == "===" for specifier in requirement.specifier):
+        raise RequirementsRefused(f"{quoted(text)} compares versions as texts, which is not supported")
+    return written
+
+
+def located(entry: str, folder: Path) -> str:
+    """Write an entry as uv takes it: a wheel by its full path in the folder of a model that has it."""
+    url = parse_entry(entry).url
+    return entry if url is None else entry.replace(url, (folder.resolve() / unquote(url)).as_uri(), 1)
+
+
+def quoted(text: str) -> str:
+    """Quote a text for a message: short, in one line, without credentials."""
+    line = _CREDENTIALS.sub("://", " ".join(text.split()))
+    return f'"{line[:_MAX_QUOTED]}"'
+
+
+def _split_hashes(line: str) -> tuple[str, tuple[str, ...]]:
+    """Return a line of a file of requirements without its hashes, and these, sorted."""
+    text, *found = _HASH_OPTION.split(line)
+    hashes = tuple(sorted({one.strip().lower() for one in found}))
+    for one in hashes:
+        if not _VALID_HASH.fullmatch(one):
+            raise RequirementsRefused(
+                f"{quoted(text)} has the invalid hash {quoted(one)}; expected sha256:, sha384: or sha512: and its hex "
+                "digits, and nothing behind them"
+            )
+    return text, hashes
+
+
+def _wheel_entry(folder: Path, text: str, hashes: Sequence[str]) -> str:
+    """Make the entry of a wheel among the model's own files, whose folder has no links in its path."""
+    path = PurePosixPath(text)
+    missing = f"{quoted(text)} is missing in the model's folder; expected a wheel among the model's own files"
+    try:
+        name = parse_wheel_filename(path.name)[0]
+        place = (folder / path).resolve()
+        within = not path.is_absolute() and ".." not in path.parts and place.is_relative_to(folder)
+        if not within or not place.is_file():
+            raise RequirementsRefused(missing)
+        digest = _digest(place, "sha256")
+        matches = not hashes or any(one == _digest(place, one.partition(":")[0]) for one in hashes)
+    except InvalidWheelFilename as exc:
+        raise RequirementsRefused(
+            f"{quoted(text)} is invalid as the path of a wheel; expected one such as "
+            "wheels/wine-1.0-py3-none-any.whl, and nothing behind it"
+        ) from exc
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise RequirementsRefused(missing) from exc
+    if not matches:
+        raise RequirementsRefused(f"{quoted(text)} has another hash than its line says")
+    try:
+        for one in _required_by_wheel(place):
+            normalise(one)
+    except RequirementsRefused as exc:
+        raise RequirementsRefused(f"the wheel {quoted(text)} requires what is not allowed: {exc}") from exc
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as exc:
+        raise RequirementsRefused(
+            f"{quoted(text)} can't be read; expected a wheel with one METADATA of at most {MAX_BYTES} bytes"
+        ) from exc
+    return f"{name} @ {quote(path.as_posix())}{_HASH}{digest}"
+
+
+def _required_by_wheel(wheel: Path) -> Iterator[str]:
+    """Return the requirements in the metadata of a wheel: an installer would get packages from their URLs."""
+    with zipfile.ZipFile(wheel) as archive:
+        (found,) = [one for one in archive.infolist() if _METADATA.fullmatch(one.filename)]
+        with archive.open(found) as file:
+            content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError
+    # In the description too: where that begins installers do not all see alike.
+    return (" ".join(one[1].split()) for one in _REQUIRES.finditer(content.decode()))
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
 def _logical_lines(text: str) -> Iterator[str]:
-    """Give the lines, each joined with the next where it ends with a backslash, as pip does."""
+    """Yield the lines, each joined with the next where it ends with a backslash, as pip does."""
     joined = ""
     for line in text.splitlines():
         if line.endswith("\\") and not line.lstrip().startswith("#"):
@@ -220,12 +465,19 @@ def _logical_lines(text: str) -> Iterator[str]:
         yield joined
 
 
-def _texts(listed: object, file: str) -> list[str]:
+def _listed(listed: object, file: str) -> list[object]:
     if listed is None:
         return []
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        raise RequirementsRefused(f"the dependencies in the model's {file} are no list of texts")
-    return [line for one in listed for line in _logical_lines(one)]
+    if not isinstance(listed, list):
+        raise RequirementsRefused(f"the dependencies in the model's {file} are not a list")
+    return listed
+
+
+def _lines(listed: object, file: str) -> Iterator[str]:
+    for one in _listed(listed, file):
+        if not isinstance(one, str):
+            raise RequirementsRefused(f"the dependencies in the model's {file} are not a list of texts")
+        yield from _logical_lines(one)
 
 
 def _python(value: object, file: str) -> str | None:
@@ -239,7 +491,7 @@ def _python(value: object, file: str) -> str | None:
 
 
 def _conda_python(content: Mapping[str, object]) -> str | None:
-    for one in _conda_list(content):
+    for one in _listed(content.get("dependencies"), _CONDA):
         if isinstance(one, str) and (named := _CONDA_PYTHON.fullmatch(one.strip())):
             if not named[1]:
                 return None
@@ -249,23 +501,12 @@ def _conda_python(content: Mapping[str, object]) -> str | None:
     return None
 
 
-def _conda_pip(content: Mapping[str, object]) -> list[str]:
-    lines = []
-    for one in _conda_list(content):
+def _conda_pip(content: Mapping[str, object]) -> Iterator[str]:
+    for one in _listed(content.get("dependencies"), _CONDA):
         if isinstance(one, dict) and set(one) == {"pip"}:
-            lines += _texts(one["pip"], _CONDA)
+            yield from _lines(one["pip"], _CONDA)
             continue
         name = _CONDA_NAME.match(one) if isinstance(one, str) else None
-        if name is None or name[0].lower() not in {"python", *_INSTALLERS}:
-            what = shown(one) if isinstance(one, str) else "something"
+        if name is None or name[0].lower() not in _CONDA_IGNORED:
+            what = quoted(one) if isinstance(one, str) else "something"
             raise RequirementsRefused(f"{what} in the model's {_CONDA} is no package of pip, and can't be installed")
-    return lines
-
-
-def _conda_list(content: Mapping[str, object]) -> list[object]:
-    listed = content.get("dependencies")
-    if listed is None:
-        return []
-    if not isinstance(listed, list):
-        raise RequirementsRefused(f"the dependencies in the model's {_CONDA} are no list")
-    return listed

@@ -1,4 +1,4 @@
-"""Which environment variables the processes get: each what it needs, and none another one's secrets."""
+"""Which environment variables a process gets: what it needs, and no secret of another one."""
 
 from __future__ import annotations
 
@@ -19,48 +19,33 @@ PROXIES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
-"""The way out to the network; their URLs may hold passwords."""
+"""Their URLs may hold passwords."""
 
 COMPUTE = ("OMP_*", "MKL_*", "OPENBLAS_*", "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "TF_*", "XLA_*", "JAVA_HOME")
 """What the libraries of models read."""
 
+ACCESS = ("MLFLOW_TRACKING_*", "DATABRICKS_*")
+"""How the registry is reached, and with which credentials."""
+
 REGISTRY = (
-    *(
-        "MLFLOW_TRACKING_*",
-        "MLFLOW_HTTP_REQUEST_*",
-        "MLFLOW_WORKSPACE",
-        "MLFLOW_S3_*",
-        "MLFLOW_GCS_*",
-        "MLFLOW_ALLOW_*",
-    ),
+    *(*ACCESS, "MLFLOW_HTTP_REQUEST_*", "MLFLOW_WORKSPACE", "MLFLOW_S3_*", "MLFLOW_GCS_*", "MLFLOW_ALLOW_*"),
     *("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"),
-    *("AWS_*", "AZURE_STORAGE_*", "GOOGLE_APPLICATION_CREDENTIALS", "DATABRICKS_*"),
+    *("AWS_*", "AZURE_STORAGE_*", "GOOGLE_APPLICATION_CREDENTIALS"),
 )
 """What the download of a model needs."""
 
-ACCESS = ("MLFLOW_TRACKING_*", "DATABRICKS_*")
-"""Those of them that say how the registry is reached, and with which credentials."""
-
-INSTALLERS = ("UV_*", "XDG_CACHE_HOME")
-"""What uv reads: where packages come from and where they are kept."""
+INSTALLERS = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_*", "XDG_CACHE_HOME")
+"""What uv needs and reads, such as where packages come from."""
 
 _SERVICE = ("PRINZ_*", "UV_*", "PIP_*")
 """What concerns the service alone, or its installers."""
 
-_HELD_BACK = (*REGISTRY, *PROXIES)
-"""What a worker gets only where it is named in full."""
-
-_OF_THIS_INTERPRETER = ("VIRTUAL_ENV", "PYTHONPATH")
-
 
 def fetch_variables(environment: Mapping[str, str], folder: Path, access: Mapping[str, str] | None) -> dict[str, str]:
-    """Choose the environment variables of a process that downloads a model.
+    """Choose the environment variables of a process that downloads a model, with `folder` for its temporary files.
 
-    Args:
-        environment: The environment of this process.
-        folder: Where its temporary files go.
-        access: How the registry is reached, in place of what this process has for some registry or other; None to
-            pass that on.
+    `access` says how the registry is reached, in place of what this process has for some registry or other; None to
+    pass that on.
     """
     chosen = _chosen(environment, (*SYSTEM, *PROXIES, *REGISTRY))
     # The registry is named to it with the model.
@@ -77,21 +62,21 @@ def worker_variables(
 
     Args:
         environment: The environment of this process.
-        folder: The worker's private folder; its temporary files go there.
-        extra: More names, or patterns of names, that are passed on. A pattern gives no credentials of a registry or
-            store, and no proxy: they are named in full where a model is to have them. Settings of this service and of
-            installers are never passed on.
-        code: Where the worker's code is, for an interpreter that is not this one.
+        folder: For the worker's temporary files.
+        extra: More names, or patterns of names. A pattern passes on no credentials of a registry or store, and no
+            proxy: those have to be named in full. Settings of this service and of installers are never passed on.
+        code: The folder of the worker's code, for an interpreter that is not this one.
     """
     chosen = _chosen(environment, (*SYSTEM, *COMPUTE))
     for pattern in extra:
-        given = _chosen(environment, [pattern])
-        chosen |= {name: value for name, value in given.items() if name == pattern or not _matches(name, _HELD_BACK)}
+        for name, value in _chosen(environment, (pattern,)).items():
+            if name == pattern or not _matches(name, (*REGISTRY, *PROXIES)):
+                chosen[name] = value
     chosen = {name: value for name, value in chosen.items() if not _matches(name, _SERVICE)}
     if code is None:
         chosen = _with_sources(chosen)
     else:
-        chosen = {name: value for name, value in chosen.items() if name not in _OF_THIS_INTERPRETER}
+        chosen.pop("VIRTUAL_ENV", None)
         chosen["PYTHONPATH"] = str(code)
     if "PYTHONPYCACHEPREFIX" not in chosen:
         # Bytecode beside a model's sources would be a file more than the model has.
@@ -100,21 +85,15 @@ def worker_variables(
 
 
 def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Choose the environment variables of uv.
-
-    Args:
-        environment: The environment of this process.
-    """
-    names = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR")
-    return _chosen(environment, (*names, *PROXIES, *INSTALLERS))
+    """Choose the environment variables of uv."""
+    return _chosen(environment, (*INSTALLERS, *PROXIES))
 
 
-def _chosen(environment: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:
-    listed = tuple(patterns)
-    return {name: value for name, value in environment.items() if _matches(name, listed)}
+def _chosen(environment: Mapping[str, str], patterns: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if _matches(name, patterns)}
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

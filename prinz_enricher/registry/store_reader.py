@@ -106,7 +106,7 @@ class StoreReader:
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch.store_files"],
+                [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch", "mlmodels"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

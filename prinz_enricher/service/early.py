@@ -14,7 +14,7 @@ import structlog
 from prinz_enricher.provision.environments import Environments
 from prinz_enricher.provision.errors import BuildFailed, Cancelled
 from prinz_enricher.provision.loaders import check_loader
-from prinz_enricher.provision.steps import tell_step
+from prinz_enricher.provision.progress import report_step
 
 _POLL_SECONDS = 0.05
 
@@ -68,7 +68,7 @@ class EarlyEnvironment(ExitStack):
             Cancelled: The caller does not wait any more.
         """
         if self._thread.is_alive():
-            tell_step("building its environment")
+            report_step("building its environment")
         while self._thread.is_alive():
             if self._cancelled():
                 raise Cancelled

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
-from prinz_enricher.provision.environments import Environments
+from prinz_enricher.provision.environments import Environments, worker_code
 from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
 from prinz_enricher.provision.loaders import check_loader
-from prinz_enricher.provision.models import ModelCache, ModelSource
+from prinz_enricher.provision.model_cache import ModelCache, ModelSource
+from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
-from prinz_enricher.provision.worker_code import worker_code
 from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Provisions, Target
 from prinz_enricher.service.early import EarlyEnvironment
 
@@ -84,16 +84,19 @@ class Provisioner:
             max_model_bytes=cache.max_model_bytes,
             timeout=cache.fetch_timeout,
         )
-        self._environments = Environments(
-            folder / "environments",
-            max_bytes=cache.max_environments_bytes,
-            mode=workers.environment,
+        uv = Uv(
             index_url=workers.index_url.get_secret_value(),
-            overrides=workers.overrides,
             offline=workers.offline,
             python_downloads=workers.python_downloads,
             source_builds=workers.source_builds,
             timeout=workers.build_timeout,
+        )
+        self._environments = Environments(
+            folder / "environments",
+            uv,
+            max_bytes=cache.max_environments_bytes,
+            mode=workers.environment,
+            overrides=workers.overrides,
         )
 
     def __call__(self, target: Target, cancelled: Callable[[], bool]) -> Provisions:

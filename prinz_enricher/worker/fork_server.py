@@ -174,7 +174,7 @@ def _become(request: dict[str, Any], fds: list[int], control: socket.socket, bet
     try:
         os.setsid()
         _place(fds[:3])
-        _name(f"prinz-{request['module'].split('.')[1]}")
+        _name(f"prinz-{request['module'].removesuffix('.__main__').rpartition('.')[2]}")
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])

@@ -12,7 +12,7 @@ import pytest
 from prinz_enricher.application import Application
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.config import Settings
-from prinz_enricher.provision.models import ModelCache, ModelSource
+from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import MlmodelUnreadable, ModelVersion, RegistryClient, RegistryRefused
 from tests.conftest import find_port

@@ -1,4 +1,4 @@
-"""Entries of shelves, for tests."""
+"""Entries of disk caches, for tests."""
 
 from __future__ import annotations
 

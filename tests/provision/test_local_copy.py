@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.errors import Cancelled, FetchFailed
-from prinz_enricher.provision.local_copy import copy_local
+from prinz_enricher.provision.errors import Cancelled, DownloadFailed
+from prinz_enricher.provision.model_cache import copy_local
 
 LARGE = 1 << 30
 
@@ -74,7 +74,7 @@ def test_a_folder_without_a_model_is_left_to_others(tmp_path: Path) -> None:
 
 def test_a_model_that_is_too_large_is_refused_before_anything_is_copied(model: Path, tmp_path: Path) -> None:
     """For good, in the words of any download."""
-    with pytest.raises(FetchFailed, match="larger than the 6000 bytes") as failed:
+    with pytest.raises(DownloadFailed, match="larger than the 6000 bytes") as failed:
         copy_local(str(model), tmp_path / "copy", 6000, watched)
     assert not failed.value.may_pass
     assert not (tmp_path / "copy").exists()

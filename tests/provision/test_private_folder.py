@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.private_folder import PrivateFolder, sweep_folders
+from prinz_enricher.provision.file_lock import PrivateFolder, sweep_folders
 
 
 def test_folders_of_killed_fronts_are_swept_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder in use, a young one and one of someone else stay."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
-        "import os; from prinz_enricher.provision.private_folder import PrivateFolder; "
+        "import os; from prinz_enricher.provision.file_lock import PrivateFolder; "
         "print(PrivateFolder().path); os._exit(9)"
     )
     orphans = [

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from prinz_enricher.provision.child_process import ProgramResult, run_program
 from prinz_enricher.provision.errors import Cancelled
-from prinz_enricher.provision.program import Ended, run_program
-from prinz_enricher.provision.shelf import never
 from tests.support.deadline import wait_until
 from tests.support.processes import mentioning
 
@@ -27,9 +26,9 @@ time.sleep(600)
 """
 
 
-def run(folder: Path, program: str, *arguments: str, **options: Any) -> Ended:
+def run(folder: Path, program: str, *arguments: str, **options: Any) -> ProgramResult:
     """Run a Python program."""
-    given: dict[str, Any] = {"what": "test", "timeout": 60.0, "cancelled": never, **options}
+    given: dict[str, Any] = {"what": "test", "timeout": 60.0, "cancelled": lambda: False, **options}
     return run_program([sys.executable, "-c", program, *arguments], {"A": "b"}, folder, **given)
 
 
@@ -46,8 +45,7 @@ sys.exit(3)
         ended = run(tmp_path, program, tied=tied, mask=lambda text: text.replace("secret", "***"))
     assert ended.output.decode() == f"['A'] {tmp_path}\n"
     assert ended.code == 3
-    assert ended.said == ["***"]
-    assert ended.seconds > 0
+    assert ended.errors == ["***"]
     assert logs == [{"event": "program output", "program": "test", "line": "***", "log_level": "info"}]
 
 
@@ -70,7 +68,7 @@ print("z" * 3_000_000)
         ended = run(tmp_path, program)
     assert ended.code == 0
     assert len(ended.output) == 1 << 20
-    assert sum(map(len, ended.said)) <= 1 << 20
+    assert sum(map(len, ended.errors)) <= 1 << 20
     assert len(logs) == 201
     assert logs[-1]["lines"] > 29_000
     assert all(len(line.get("line", "")) <= 8192 for line in logs)
@@ -111,7 +109,7 @@ def test_a_tied_program_ends_with_us(tmp_path: Path) -> None:
     front = f"""
 import sys
 from pathlib import Path
-from prinz_enricher.provision.program import run_program
+from prinz_enricher.provision.child_process import run_program
 run_program([sys.executable, "-c", {STARTING!r}, {mark!r}], {{}}, Path({str(tmp_path)!r}), what="test", tied=True,
             timeout=600, cancelled=lambda: False)
 """
@@ -124,6 +122,6 @@ run_program([sys.executable, "-c", {STARTING!r}, {mark!r}], {{}}, Path({str(tmp_
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     """It is told by the system's own error; nothing is started for who has cancelled."""
     with pytest.raises(FileNotFoundError):
-        run_program(["/no/such/program"], {}, tmp_path, what="test", timeout=1, cancelled=never)
+        run_program(["/no/such/program"], {}, tmp_path, what="test", timeout=1, cancelled=lambda: False)
     with pytest.raises(Cancelled):
         run_program(["/no/such/program"], {}, tmp_path, what="test", timeout=1, cancelled=lambda: True)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.uv import Uv, UvSettings, reason
-
-SETTINGS = UvSettings(index_url="", offline=False, python_downloads=False, source_builds=False, timeout=60)
+from prinz_enricher.provision.uv import Uv, reason
 
 
 @pytest.mark.parametrize(
@@ -55,7 +53,7 @@ def test_the_reason(said: list[str], told: str) -> None:
 )
 def test_passwords_are_masked(environment: dict[str, str]) -> None:
     """Wherever they come from, and however they are written."""
-    uv = Uv(SETTINGS, environment)
+    uv = Uv(timeout=60, environment=environment)
     text = "failed: https://me:p4ssw%40rd@index/simple, p4ssw@rd"
     assert "p4ssw" not in uv.masked(text)
     assert uv.masked(text).startswith("failed: https://index/simple")
@@ -64,8 +62,8 @@ def test_passwords_are_masked(environment: dict[str, str]) -> None:
 
 def test_the_index_without_its_password() -> None:
     """The one that is set goes before uv's own; both are told without credentials."""
-    assert Uv(SETTINGS, {}).index == ""
-    assert Uv(SETTINGS, {"UV_DEFAULT_INDEX": "https://a:b@one/simple"}).index == "https://one/simple"
+    assert Uv(timeout=60, environment={}).index == ""
+    assert Uv(timeout=60, environment={"UV_DEFAULT_INDEX": "https://a:b@one/simple"}).index == "https://one/simple"
 
 
 def test_it_leaves_the_processors_to_whoever_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +72,5 @@ def test_it_leaves_the_processors_to_whoever_has_a_deadline(tmp_path: Path, monk
     script.write_text("#!/bin/sh\nnice\n")
     script.chmod(0o755)
     monkeypatch.setattr("prinz_enricher.provision.uv.uv_binary", lambda: str(script))
-    told = Uv(SETTINGS, os.environ).installed(tmp_path / "venv", lambda: False)
+    told = Uv(timeout=60).installed(tmp_path / "venv", lambda: False)
     assert told == [str(min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))]

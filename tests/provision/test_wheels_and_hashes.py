@@ -7,9 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from prinz_enricher.provision.environments import Environment, Environments
 from prinz_enricher.provision.errors import BuildFailed
+from prinz_enricher.provision.uv import Uv
 from tests.support.tiny_wheel import write_wheel
 
 NO_WORKER = tuple(f'{name}; python_version < "3"' for name in ("mlflow", "numpy", "pandas", "pyarrow"))
@@ -18,14 +20,8 @@ NO_WORKER = tuple(f'{name}; python_version < "3"' for name in ("mlflow", "numpy"
 
 def environments(folder: Path, *overrides: str) -> Environments:
     """Make environments that download nothing."""
-    return Environments(
-        folder / "environments",
-        max_bytes=1 << 30,
-        mode="auto",
-        overrides=(*NO_WORKER, *overrides),
-        offline=True,
-        timeout=60.0,
-    )
+    uv = Uv(offline=True, timeout=60.0)
+    return Environments(folder / "environments", uv, max_bytes=1 << 30, mode="auto", overrides=(*NO_WORKER, *overrides))
 
 
 def model(folder: Path, *lines: str) -> Path:
@@ -57,9 +53,9 @@ def test_a_wheel_of_the_model_is_installed(tmp_path: Path) -> None:
         write_wheel(tmp_path / name / "wheels", "winery", "1.0", code="import cellar; print('red', cellar.YEAR)")
         write_wheel(tmp_path / name / "code" / "a b", "cellar", "0.1", code="YEAR = 1999")
     made = environments(tmp_path)
-    with closing(made.get(model(tmp_path / "one", *lines))) as found:
+    with capture_logs() as logs, closing(made.get(model(tmp_path / "one", *lines))) as found:
         assert found.isolated
-        assert "winery @ wheels/winery-1.0-py3-none-any.whl" in found.why
+        assert "winery @ wheels/winery-1.0-py3-none-any.whl" in str(logs[-1]["lacking"])
         assert said_by(found, "winery") == "red 1999"
         with closing(made.get(model(tmp_path / "two", *lines))) as same:
             assert same.lease is not None

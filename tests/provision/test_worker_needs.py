@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
 from prinz_enricher.provision.errors import BuildFailed, RequirementsRefused
-from prinz_enricher.provision.requirements import Requirements
-from prinz_enricher.provision.worker_needs import with_worker_needs
+from prinz_enricher.provision.requirements import Requirements, with_worker_needs
 
 HERE = ".".join(map(str, sys.version_info[:2]))
 WHEEL = "mlflow @ wheels/mlflow-{}-py3-none-any.whl --hash=sha256:" + "0" * 64

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.models import ModelCache, ModelSource
+from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import (
     ArtifactsRefused,

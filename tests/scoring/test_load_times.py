@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from prinz_enricher.errors import ModelLoading
-from prinz_enricher.provision.steps import tell_step
+from prinz_enricher.provision.progress import report_step
 from prinz_enricher.scoring import WorkerState
 from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.runtime.load_times import UNKNOWN_SECONDS, LoadTimes
@@ -62,7 +62,7 @@ class Slow(HandWorker):
     def start(self) -> Loaded:
         """Load at once, or never."""
         if self.seconds is None:
-            tell_step("loading the model")
+            report_step("loading the model")
             until(lambda: self._dead)
         return replace(super().start(), seconds={"environment": self.seconds or 0.0, "load": 0.0})
 

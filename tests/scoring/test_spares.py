@@ -13,7 +13,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from prinz_enricher.provision.forks import ForkServer, can_fork
+from prinz_enricher.provision.child_process import ForkServer, can_fork
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring import PoolSettings, ProcessPool, Provisions, Target, WorkerSettings, WorkerState
 from prinz_enricher.scoring.launch.spares import Spares
@@ -132,7 +132,7 @@ def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time
             os.kill(workers()[0], signal.SIGKILL)
 
     monkeypatch.setattr(Spares, "of", note)
-    monkeypatch.setattr("prinz_enricher.scoring.launch.worker_process.tell_step", kill_the_first)
+    monkeypatch.setattr("prinz_enricher.scoring.launch.worker_process.report_step", kill_the_first)
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     assert served[0] is not None
     assert served[1] is None

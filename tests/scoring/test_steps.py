@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prinz_enricher.errors import ModelLoading
-from prinz_enricher.provision.steps import tell_step
+from prinz_enricher.provision.progress import report_step
 from prinz_enricher.scoring import ProcessPool, Provisions, WorkerState
 from prinz_enricher.scoring.runtime import VersionPool
 from prinz_enricher.scoring.worker import Loaded
@@ -27,7 +27,7 @@ class Stepwise(HandWorker):
     def start(self) -> Loaded:
         """Tell each step, and wait until the test lets it end."""
         for step in self.steps:
-            tell_step(step)
+            report_step(step)
             self.told.append(step)
             assert self.go.acquire(timeout=PATIENCE)
         return super().start()
@@ -71,7 +71,7 @@ def test_a_worker_process_tells_what_it_does(model_folder: Path) -> None:
     told: list[str] = []
 
     def provide(_target: object, _cancelled: object) -> Provisions:
-        tell_step("downloading the model")
+        report_step("downloading the model")
         told.append(pool.status(target_of()).message)
         return Provisions(model_folder)
 

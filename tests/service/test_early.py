@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
+from prinz_enricher.provision.disk_cache import Lease
 from prinz_enricher.provision.environments import Environment, Environments
 from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
-from prinz_enricher.provision.shelf import Lease
-from prinz_enricher.provision.steps import steps_told_to
+from prinz_enricher.provision.progress import steps_reported_to
 from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Target
 from prinz_enricher.service.early import EarlyEnvironment
 from prinz_enricher.service.provisioner import Provisioner
@@ -66,7 +66,7 @@ class ScriptedEnvironments:
         if fault is not None:
             raise fault
         self.leases.append(Held())
-        return Environment(Path("/python"), cast("Lease", self.leases[-1]), isolated=False, why=mode)
+        return Environment(Path("/python"), cast("Lease", self.leases[-1]), isolated=False)
 
 
 def early(environments: ScriptedEnvironments, cancelled: Callable[[], bool] = lambda: False) -> EarlyEnvironment:
@@ -87,7 +87,7 @@ def test_it_is_made_beside_the_download(tmp_path: Path) -> None:
     scripted = ScriptedEnvironments()
     folder = part(tmp_path / "part")
     told: list[str] = []
-    with early(scripted) as one, steps_told_to(told.append):
+    with early(scripted) as one, steps_reported_to(told.append):
         one.begin(folder)
         assert scripted.making.wait(SECONDS)
         folder.rename(tmp_path / "moved")

@@ -9,8 +9,7 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 
-from prinz_enricher.provision.forks import ForkServer, can_fork
-from prinz_enricher.provision.program import run_program
+from prinz_enricher.provision.child_process import ForkServer, can_fork, run_program
 
 _ROOT = Path(__file__).parents[2]
 _IMPORTS = ("mlflow.pyfunc", "mlflow.sklearn", "mlflow.models", "sklearn.linear_model", "sklearn.ensemble", "skops.io")
@@ -50,7 +49,7 @@ def run_script(
         timeout=110,
         cancelled=lambda: False,
     )
-    assert ended.code == 0, "\n".join(ended.said)
+    assert ended.code == 0, "\n".join(ended.errors)
     return ended.output.decode()
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind
-from prinz_enricher.provision.forks import ForkedProcess, ForkServer, has_ended
+from prinz_enricher.provision.child_process import ForkedProcess, ForkServer, has_ended
 from tests.support.script import run_script
 
 PATIENCE = 60.0

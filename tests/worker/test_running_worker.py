@@ -15,7 +15,7 @@ import pytest
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Kind
-from prinz_enricher.provision.forks import ForkServer, can_fork, has_ended
+from prinz_enricher.provision.child_process import ForkServer, can_fork, has_ended
 from prinz_enricher.scoring.launch.spares import IMPORTS
 from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model, worker_environment
 

@@ -14,8 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, has_ended, reap_orphans
-from prinz_enricher.provision.output import log_output
+from prinz_enricher.provision.child_process import (
+    ForkedProcess,
+    ForkFailed,
+    ForkServer,
+    has_ended,
+    log_output,
+    reap_orphans,
+)
 
 _ROUNDS = 8
 """How often its descendants are looked for: one that forks all the while can't outrun this for ever."""

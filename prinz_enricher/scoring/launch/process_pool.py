@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from prinz_enricher.provision.forks import can_fork
-from prinz_enricher.provision.private_folder import sweep_folders
+from prinz_enricher.provision.child_process import can_fork
+from prinz_enricher.provision.file_lock import sweep_folders
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring.launch.provisions import Provide
 from prinz_enricher.scoring.launch.spares import Spares

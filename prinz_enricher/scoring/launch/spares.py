@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from prinz_enricher.provision.forks import ForkFailed, ForkServer
+from prinz_enricher.provision.child_process import ForkFailed, ForkServer
 from prinz_enricher.scoring.ports import Target
 
 IMPORTS = (
@@ -57,7 +57,7 @@ class Spares:
 
     def expect(self, loaders: Iterable[str]) -> None:
         """Have a spare that has imported what models with these loaders need."""
-        self._own.expect([module for loader in sorted(set(loaders)) for module in IMPORTS_OF.get(loader, ())])
+        self._own.preload([module for loader in sorted(set(loaders)) for module in IMPORTS_OF.get(loader, ())])
         if not self._dropped:
             self._start()
 
@@ -109,7 +109,7 @@ class Spares:
         if held:
             self._dropped = held
             for server in self._servers():
-                server.end()
+                server.stop()
         return held > 0
 
     def tend(self, room: int) -> None:
@@ -122,7 +122,7 @@ class Spares:
             self._dropped = 0
             self._start()
         for server in self._servers():
-            server.tend(_MOST_BYTES)
+            server.restart_if_needed(_MOST_BYTES)
 
     def close(self) -> None:
         """End the spares for good; their forks go on."""

@@ -26,9 +26,9 @@ from prinz_enricher.ipc.frames import (
     Kind,
     encode_value,
 )
+from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
-from prinz_enricher.provision.private_folder import PrivateFolder
-from prinz_enricher.provision.steps import tell_step
+from prinz_enricher.provision.progress import report_step
 from prinz_enricher.scoring.launch.child import Child, poll, poller_of
 from prinz_enricher.scoring.launch.provisions import Provide, Provisions
 from prinz_enricher.scoring.launch.spares import Spares
@@ -123,7 +123,7 @@ class WorkerProcess:
         began = time.monotonic()
         self._folder = PrivateFolder()
         self._provisions = self._provide(self._target, lambda: self._killed)
-        tell_step("starting a worker")
+        report_step("starting a worker")
         self._spawn(self._folder.path, self._provisions)
         try:
             ready = self._load(self._provisions.model)
@@ -153,7 +153,7 @@ class WorkerProcess:
             meta["params"] = encode_value({param.name: param.default for param in signature.params})
         self._send(Kind.LOAD, meta, body=schemas)
         while (frame := self._receive()).kind is Kind.STEP:
-            tell_step(str(frame.meta.get("step"))[:_LONGEST_STEP])
+            report_step(str(frame.meta.get("step"))[:_LONGEST_STEP])
         if frame.kind is Kind.FAILED:
             why = str(frame.meta.get("why", "unknown"))
             if isinstance(outputs := frame.meta.get("observed"), str):

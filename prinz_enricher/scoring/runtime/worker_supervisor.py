@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, UnavailableError
-from prinz_enricher.provision.steps import steps_told_to
+from prinz_enricher.provision.progress import steps_reported_to
 from prinz_enricher.scoring.ports import Target
 from prinz_enricher.scoring.queue import Pending, Stage, apart, together
 from prinz_enricher.scoring.runtime.inflight import Call, Hand
@@ -189,7 +189,7 @@ class Replica:
             limit = self._timer.at(time.monotonic() + self._settings.load_timeout, worker.kill)
             began = time.monotonic()
             try:
-                with steps_told_to(lambda step: self._keeper.does(self, step)):
+                with steps_reported_to(lambda step: self._keeper.does(self, step)):
                     loaded = worker.start()
             except (LoadFailed, WorkerDied) as exc:
                 took = time.monotonic() - began

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.errors import Cancelled, FetchFailed
-from prinz_enricher.provision.models import ModelCache, ModelSource
-from prinz_enricher.provision.steps import steps_told_to
+from prinz_enricher.provision.errors import Cancelled, DownloadFailed
+from prinz_enricher.provision.model_cache import ModelCache, ModelSource
+from prinz_enricher.provision.progress import steps_reported_to
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import RegistryClient, RegistryRefused
 from tests.support.deadline import wait_until
@@ -81,11 +81,11 @@ def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: 
     # Nothing but the model is kept: neither temporary files nor what else was downloaded.
     assert sorted(path.name for path in lease.path.parent.iterdir()) == ["model"]
     told: list[str] = []
-    with steps_told_to(told.append), models.get(wanted, nowhere, unwanted) as again:
+    with steps_reported_to(told.append), models.get(wanted, nowhere, unwanted) as again:
         assert not again.fresh
     assert told == []
     with (
-        steps_told_to(told.append),
+        steps_reported_to(told.append),
         models.get(replace(wanted, fingerprint="two"), lambda: folder(wanted), variables) as other,
     ):
         assert other.fresh
@@ -116,15 +116,15 @@ def test_what_can_t_be_downloaded(scratch_registry: RegistryWriter, unused_tcp_p
     models = cache(tmp_path)
     wanted = source(scratch_registry, "provision failing")
     away = replace(wanted, registry=f"http://127.0.0.1:{unused_tcp_port}")
-    with pytest.raises(FetchFailed, match="the download failed: the registry gives no answer") as failed:
+    with pytest.raises(DownloadFailed, match="the download failed: the registry gives no answer") as failed:
         models.get(away, anywhere, variables)
     assert failed.value.may_pass
     with pytest.raises(RegistryRefused, match="not found"):
         models.get(wanted, lambda: folder(replace(wanted, version="99")), variables)
-    with pytest.raises(FetchFailed, match=r"the download failed: .*No such artifact") as failed:
+    with pytest.raises(DownloadFailed, match=r"the download failed: .*No such artifact") as failed:
         models.get(wanted, anywhere, variables)
     assert not failed.value.may_pass
-    with pytest.raises(FetchFailed, match="larger than the 10 bytes") as failed:
+    with pytest.raises(DownloadFailed, match="larger than the 10 bytes") as failed:
         cache(tmp_path, max_model_bytes=10).get(wanted, lambda: folder(wanted), variables)
     assert not failed.value.may_pass
     assert list((tmp_path / "models").iterdir()) == []
@@ -178,7 +178,7 @@ def test_a_download_whose_process_is_killed_may_be_tried_again(hostile_server: H
         try:
             wait_until(lambda: bool(hostile_server.requests), 60)
             os.kill(fetching()[0], signal.SIGKILL)
-            with pytest.raises(FetchFailed, match=r"ended without an answer \(signal 9\)") as failed:
+            with pytest.raises(DownloadFailed, match=r"ended without an answer \(signal 9\)") as failed:
                 asked.result(30)
         finally:
             go.set()
@@ -192,7 +192,7 @@ def test_downloads_share_what_is_imported_and_nothing_else(hostile_server: Hosti
     models = cache(tmp_path)
     secrets = ["first-secret-of-all", "second-secret-of-all"]
     for number, secret in enumerate(secrets):
-        with pytest.raises(FetchFailed):
+        with pytest.raises(DownloadFailed):
             models.get(
                 ModelSource(hostile_server.url, "any", str(number), ""),
                 anywhere,
@@ -218,7 +218,7 @@ def test_a_download_that_takes_too_long_ends(hostile_server: HostileServer, tmp_
 
     hostile_server.respond = respond
     try:
-        with pytest.raises(FetchFailed, match=r"the download took longer than 0\.5 s") as failed:
+        with pytest.raises(DownloadFailed, match=r"the download took longer than 0\.5 s") as failed:
             cache(tmp_path, timeout=0.5).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, variables)
     finally:
         go.set()
@@ -234,7 +234,7 @@ def test_credentials_stay_with_the_download(hostile_server: HostileServer, tmp_p
         (folder / "key.pem").write_text("super-secret")
         return {**variables(folder), "MLFLOW_TRACKING_TOKEN": "super-secret"}
 
-    with capture_logs() as logs, pytest.raises(FetchFailed, match="does not accept our credentials") as failed:
+    with capture_logs() as logs, pytest.raises(DownloadFailed, match="does not accept our credentials") as failed:
         cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, given)
     assert hostile_server.requests[-1].headers["authorization"] == "Bearer super-secret"
     assert "super-secret" not in f"{failed.value} {logs}"
@@ -245,7 +245,7 @@ def test_secrets_in_the_words_of_a_registry_stay_there(hostile_server: HostileSe
     """What the process tells of its failure is told on without addresses and what looks like a secret."""
     said = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no user:hunter2@host with sig=hunter2"}'
     hostile_server.respond = lambda _: Answer(said, 400)
-    with pytest.raises(FetchFailed, match=r"the download failed: HTTPError: 400 .*no … with …$"):
+    with pytest.raises(DownloadFailed, match=r"the download failed: HTTPError: 400 .*no … with …$"):
         cache(tmp_path).get(ModelSource(hostile_server.url, "any", "1", ""), anywhere, variables)
 
 

@@ -6,8 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from prinz_enricher.provision.installed import Distribution, installed_here, unmet
-from prinz_enricher.provision.requirements import Requirements
+from prinz_enricher.provision.requirements import Distribution, Requirements, find_installed, unmet
 
 HERE = {
     "numpy": Distribution("2.4.6"),
@@ -79,4 +78,4 @@ def test_this_environment() -> None:
     assert unmet(Requirements(requirements=("never-published-anywhere",))) == (
         "never-published-anywhere (none is here)",
     )
-    assert installed_here("never-published-anywhere") is None
+    assert find_installed("never-published-anywhere") is None

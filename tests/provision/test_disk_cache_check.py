@@ -1,4 +1,4 @@
-"""Entries of a shelf that are not what they were."""
+"""Entries of a cache that are not what they were."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.errors import ShelfFault
-from prinz_enricher.provision.shelf import Shelf
+from prinz_enricher.provision.disk_cache import DiskCache
+from prinz_enricher.provision.errors import CacheUnusable
 from tests.provision.entries import KEY, LARGE, filling, names, unwanted
 
 
@@ -62,10 +62,10 @@ def spoil(entry: Path) -> None:
 @pytest.mark.parametrize("tamper", [change, remove, add, link, link_folder, link_entry, forget, spoil])
 def test_an_entry_that_differs_is_made_anew(tmp_path: Path, tamper: Callable[[Path], None]) -> None:
     """Whatever was done to it, it is noticed, told, and thrown away, even while someone holds it."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
-    with shelf.acquire(KEY, filling(), check=True) as held:
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
+    with cache.acquire(KEY, filling(), check=True) as held:
         tamper(held.path)
-        with capture_logs() as logs, shelf.acquire(KEY, filling(), check=True) as lease:
+        with capture_logs() as logs, cache.acquire(KEY, filling(), check=True) as lease:
             assert lease.fresh
             assert not lease.path.is_symlink()
             assert names(lease.path) == ["file"]
@@ -78,12 +78,12 @@ def test_an_entry_that_differs_is_made_anew(tmp_path: Path, tamper: Callable[[Pa
 
 def test_an_entry_that_is_of_no_use_any_more_is_made_anew(tmp_path: Path) -> None:
     """The caller can tell of its own entries."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
-    shelf.acquire(KEY, filling("old")).close()
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
+    cache.acquire(KEY, filling("old")).close()
     usable = (lambda entry: (entry / "file").read_text() == "new",)
-    with shelf.acquire(KEY, filling("new"), usable=usable[0]) as lease:
+    with cache.acquire(KEY, filling("new"), usable=usable[0]) as lease:
         assert lease.fresh
-    with shelf.acquire(KEY, unwanted, usable=usable[0]) as lease:
+    with cache.acquire(KEY, unwanted, usable=usable[0]) as lease:
         assert not lease.fresh
 
 
@@ -93,6 +93,6 @@ def test_links_are_not_kept(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "passwords").symlink_to("/etc/passwd")
 
-    with pytest.raises(ShelfFault, match="passwords is no regular file"):
-        Shelf(tmp_path, max_bytes=LARGE).acquire(KEY, fill, check=True)
+    with pytest.raises(CacheUnusable, match="passwords is not a regular file"):
+        DiskCache(tmp_path, max_bytes=LARGE).acquire(KEY, fill, check=True)
     assert not names(tmp_path)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.errors import Cancelled, FetchFailed, ShelfFault
-from prinz_enricher.provision.models import Download, ModelCache, ModelSource
-from prinz_enricher.provision.steps import steps_told_to
+from prinz_enricher.provision.errors import CacheUnusable, Cancelled, DownloadFailed
+from prinz_enricher.provision.model_cache import Download, ModelCache, ModelSource
+from prinz_enricher.provision.progress import steps_reported_to
 from prinz_enricher.registry import ArtifactsRefused, RegistryClient, RegistryUnreachable
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, answer_json
@@ -89,7 +89,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
         folder.mkdir()
         return True
 
-    with steps_told_to(told.append):
+    with steps_reported_to(told.append):
         get(cache(tmp_path), download)
     assert told == ["downloading the model", *(f"downloading the model: {percent} %" for percent in (5, 40, 100))]
 
@@ -105,7 +105,7 @@ def test_failures(tmp_path: Path, error: Exception, passes: bool) -> None:
         (folder / "half").write_text("")
         raise error
 
-    with pytest.raises(FetchFailed, match=f"^the download failed: {error}$") as failed:
+    with pytest.raises(DownloadFailed, match=f"^the download failed: {error}$") as failed:
         get(cache(tmp_path), download)
     assert failed.value.may_pass == passes
     assert left(tmp_path) == []
@@ -117,7 +117,7 @@ def test_a_model_that_is_too_large(scratch_registry: RegistryWriter, tmp_path: P
     version = scratch_registry.create_version("direct large")
     with RegistryClient(scratch_registry.url) as client:
         uri = client.folder("direct large", version)
-        with pytest.raises(FetchFailed, match="the download failed: the model is larger than the 10 bytes") as failed:
+        with pytest.raises(DownloadFailed, match="download failed: the model is larger than the 10 bytes") as failed:
             cache(tmp_path, max_model_bytes=10).get(ANY, lambda: uri, unwanted, download=of(client))
     assert not failed.value.may_pass
 
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     def download(_uri: str, _folder: Path, _size: int, _watch: Watch) -> bool:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ShelfFault, match="No space left") as failed:
+    with pytest.raises(CacheUnusable, match="No space left") as failed:
         get(cache(tmp_path), download)
     assert failed.value.may_pass
 
@@ -144,7 +144,7 @@ def test_a_download_that_takes_too_long_or_is_cancelled(hostile_server: HostileS
     hostile_server.respond = respond
     try:
         with RegistryClient(hostile_server.url) as client, ThreadPoolExecutor(6) as threads:
-            with pytest.raises(FetchFailed, match=r"the download took longer than 0\.2 s") as failed:
+            with pytest.raises(DownloadFailed, match=r"the download took longer than 0\.2 s") as failed:
                 get(cache(tmp_path, timeout=0.2), of(client))
             assert failed.value.may_pass
             before = len(hostile_server.requests)
@@ -176,7 +176,7 @@ def test_credentials_stay_with_the_download(hostile_server: HostileServer, tmp_p
     """They reach the registry, and neither the error, the log nor the disk."""
     hostile_server.respond = lambda _: answer_json({"error_code": "X", "message": "no, hunter2"}, 401)
     with capture_logs() as logs, RegistryClient(hostile_server.url.replace("//", "//user:hunter2@")) as client:
-        with pytest.raises(FetchFailed, match="HTTP 401 X: no, …; the credentials are missing or wrong") as failed:
+        with pytest.raises(DownloadFailed, match="HTTP 401 X: no, …; the credentials are missing or wrong") as failed:
             get(cache(tmp_path), of(client))
         assert failed.value.may_pass
     assert hostile_server.requests[-1].headers["authorization"].startswith("Basic ")

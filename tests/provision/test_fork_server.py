@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prinz_enricher.provision.forks import ForkedProcess, ForkFailed, ForkServer, can_fork, has_ended
+from prinz_enricher.provision.child_process import ForkedProcess, ForkFailed, ForkServer, can_fork, has_ended
 from tests.support.deadline import wait_until
 from tests.support.processes import is_there, named
 
@@ -164,10 +164,10 @@ def test_more_modules_are_imported_later(serve: Callable[..., ForkServer], folde
     """What is expected later is there for later processes, in a server that was started before as in a new one."""
     server = serve("json")
     assert not told(server, folder)["heavy"]
-    server.expect(["heavy"])
+    server.preload(["heavy"])
     while not told(server, folder)["heavy"]:
         continue
-    server.end()
+    server.stop()
     assert told(server, folder)["heavy"]
 
 
@@ -194,7 +194,7 @@ def test_a_process_outlives_the_server_and_the_next_comes_from_a_new_one(
     first = _server_of()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not is_there(first))
-    server.tend(1 << 40)
+    server.restart_if_needed(1 << 40)
     assert _server_of() != first
     assert told(server, folder)["heavy"]
     assert running.end() == 3
@@ -222,7 +222,7 @@ def test_a_stopped_server_fails_at_once_and_is_replaced(serve: Callable[..., For
     stopped = _server_of()
     os.kill(stopped, signal.SIGSTOP)
     wait_until(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-    server.tend(1 << 40)
+    server.restart_if_needed(1 << 40)
     assert _server_of() != stopped
 
 
@@ -232,9 +232,9 @@ def test_a_server_that_holds_too_much_is_started_anew(serve: Callable[..., ForkS
     told(server, folder)
     first = _server_of()
     assert server.memory() > 1 << 20
-    server.tend(1 << 40)
+    server.restart_if_needed(1 << 40)
     assert _server_of() == first
-    server.tend(1 << 20)
+    server.restart_if_needed(1 << 20)
     assert _server_of() != first
 
 
@@ -252,9 +252,11 @@ def test_a_server_ends_when_nobody_needs_it(serve: Callable[..., ForkServer], fo
     """With an idle time it ends by itself; the next who needs it starts it anew."""
     server = serve("heavy", idle=0.05)
     told(server, folder)
-    first = _server_of()
+    assert server._running is not None
+    first = server._running[0].pid
     wait_until(lambda: not is_there(first))
     assert told(server, folder)["heavy"]
+    assert server._running[0].pid != first
 
 
 def test_nothing_is_forked_after_close(serve: Callable[..., ForkServer], folder: Path) -> None:
@@ -271,7 +273,7 @@ def test_nothing_is_forked_after_close(serve: Callable[..., ForkServer], folder:
 FRONT = """
 import os, sys, time
 from pathlib import Path
-from prinz_enricher.provision.forks import ForkServer, can_fork
+from prinz_enricher.provision.child_process import ForkServer, can_fork
 can_fork()
 folder = Path(sys.argv[1])
 server = ForkServer("test", ["heavy"], lambda _: {"PYTHONPATH": os.environ["PYTHONPATH"]})

@@ -1,4 +1,4 @@
-"""The shelf: entries made once, whole or not at all, shared between processes."""
+"""The disk cache: entries made once, whole or not at all, shared between processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.errors import Cancelled, ShelfFault
-from prinz_enricher.provision.locks import try_lock
-from prinz_enricher.provision.shelf import Shelf
+from prinz_enricher.provision.disk_cache import DiskCache
+from prinz_enricher.provision.errors import CacheUnusable, Cancelled
+from prinz_enricher.provision.file_lock import try_lock
 from tests.provision.entries import KEY, KEYS, LARGE, filling, names, unwanted
 from tests.support.deadline import wait_until
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(program: str, folder: Path) -> subprocess.Popen[str]:
-    """Start a Python program that gets the shelf's folder as its argument."""
+    """Start a Python program that gets the folder of the cache as its argument."""
     return subprocess.Popen(
         [sys.executable, "-c", program, str(folder)],
         stdin=subprocess.PIPE,
@@ -35,20 +35,20 @@ def start(program: str, folder: Path) -> subprocess.Popen[str]:
 
 def test_an_entry_is_made_once(tmp_path: Path) -> None:
     """The first call makes it, under a name that is not yet the entry's; others use it."""
-    shelf = Shelf(tmp_path / "shelf", max_bytes=LARGE)
+    cache = DiskCache(tmp_path / "cache", max_bytes=LARGE)
     seen: list[Path] = []
 
     def fill(folder: Path) -> None:
         seen.append(folder)
         filling()(folder)
 
-    with shelf.acquire(KEY, fill) as first:
+    with cache.acquire(KEY, fill) as first:
         assert first.fresh
-        assert first.path == tmp_path / "shelf" / KEY
+        assert first.path == tmp_path / "cache" / KEY
         assert seen[0].parent == first.path.parent
         assert seen[0] != first.path
-        assert first.at("file").path.read_text() == "content"
-    with Shelf(tmp_path / "shelf", max_bytes=LARGE).acquire(KEY, unwanted, check=False) as second:
+        assert (first.path / "file").read_text() == "content"
+    with DiskCache(tmp_path / "cache", max_bytes=LARGE).acquire(KEY, unwanted, check=False) as second:
         assert not second.fresh
         assert (second.path / "file").read_text() == "content"
     second.close()
@@ -56,25 +56,25 @@ def test_an_entry_is_made_once(tmp_path: Path) -> None:
 
 def test_keys_are_digests(tmp_path: Path) -> None:
     """Nothing else becomes a file's name."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
     for key in ("", "abc", "../aaaaaaaa", "AAAAAAAA", "aaaaaaaa/b", "aaaaaaaa\n", "a" * 129):
         with pytest.raises(ValueError, match="a key has"):
-            shelf.acquire(key, unwanted)
+            cache.acquire(key, unwanted)
     assert not names(tmp_path)
 
 
 def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
     """Its entries are code: no one else may read or change them; an open folder is closed."""
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "cache"
     folder.mkdir(mode=0o755)
-    with Shelf(folder, max_bytes=LARGE).acquire(KEY, filling()) as lease:
+    with DiskCache(folder, max_bytes=LARGE).acquire(KEY, filling()) as lease:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE(lease.path.stat().st_mode) == 0o700
 
 
 def test_threads_share_one_filling(tmp_path: Path) -> None:
     """Many that want the same at once get it from the one that makes it."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
     begun, go = threading.Event(), threading.Event()
     fills: list[Path] = []
 
@@ -85,7 +85,7 @@ def test_threads_share_one_filling(tmp_path: Path) -> None:
         filling()(folder)
 
     with ThreadPoolExecutor(8) as threads:
-        asked = [threads.submit(shelf.acquire, KEY, fill, check=True) for _ in range(8)]
+        asked = [threads.submit(cache.acquire, KEY, fill, check=True) for _ in range(8)]
         assert begun.wait(30)
         assert not (tmp_path / KEY).exists()
         go.set()
@@ -99,14 +99,14 @@ def test_threads_share_one_filling(tmp_path: Path) -> None:
 SHARING = """
 import sys
 from pathlib import Path
-from prinz_enricher.provision.shelf import Shelf
+from prinz_enricher.provision.disk_cache import DiskCache
 
 def fill(folder):
     print("filling", flush=True)
     sys.stdin.readline()
     (folder / "file").write_text("content")
 
-lease = Shelf(Path(sys.argv[1]), max_bytes=1 << 30).acquire("00000000", fill, check=True)
+lease = DiskCache(Path(sys.argv[1]), max_bytes=1 << 30).acquire("00000000", fill, check=True)
 print(lease.fresh, (lease.path / "file").read_text(), flush=True)
 sys.stdin.readline()
 """
@@ -124,8 +124,8 @@ def test_processes_share_one_filling(tmp_path: Path) -> None:
             assert first.stdout.readline() == "True content\n"
             assert second.stdout is not None
             assert second.stdout.readline() == "False content\n"
-            # A shelf for nothing: what it makes pushes all out that nobody holds.
-            small = Shelf(tmp_path, max_bytes=0)
+            # A cache of no size: what it makes pushes all out that nobody holds.
+            small = DiskCache(tmp_path, max_bytes=0)
             small.acquire(KEYS[1], filling()).close()
             assert (tmp_path / KEY / "file").exists()
             second.communicate("\n", timeout=30)
@@ -142,7 +142,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, key: str) -> None:
         assert filler.stdout.readline() == "filling\n"
         filler.kill()
     assert [name for name in names(tmp_path) if name.startswith(f"{KEY}.tmp-")]
-    with Shelf(tmp_path, max_bytes=LARGE).acquire(key, filling(), check=True) as lease:
+    with DiskCache(tmp_path, max_bytes=LARGE).acquire(key, filling(), check=True) as lease:
         assert lease.fresh
     assert names(tmp_path) == [f"{key}{end}" for end in ("", ".json", ".lock", ".use")]
 
@@ -152,14 +152,14 @@ def test_a_filling_under_way_is_not_swept(tmp_path: Path) -> None:
     with start(SHARING, tmp_path) as filler:
         assert filler.stdout is not None
         assert filler.stdout.readline() == "filling\n"
-        Shelf(tmp_path, max_bytes=0).acquire(KEYS[1], filling()).close()
+        DiskCache(tmp_path, max_bytes=0).acquire(KEYS[1], filling()).close()
         answer, errors = filler.communicate("\n\n", timeout=30)
     assert answer == "True content\n", errors
 
 
 def test_a_cancelled_wait_ends(tmp_path: Path) -> None:
     """Who does not want an entry any more does not wait for the one that makes it."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
     begun, go, cancel = threading.Event(), threading.Event(), threading.Event()
 
     def fill(folder: Path) -> None:
@@ -168,9 +168,9 @@ def test_a_cancelled_wait_ends(tmp_path: Path) -> None:
         filling()(folder)
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(shelf.acquire, KEY, fill)
+        first = threads.submit(cache.acquire, KEY, fill)
         assert begun.wait(30)
-        second = threads.submit(shelf.acquire, KEY, unwanted, cancelled=cancel.is_set)
+        second = threads.submit(cache.acquire, KEY, unwanted, cancelled=cancel.is_set)
         cancel.set()
         with pytest.raises(Cancelled):
             second.result(30)
@@ -180,7 +180,7 @@ def test_a_cancelled_wait_ends(tmp_path: Path) -> None:
 
 def test_a_filling_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Its error is told, and the next may try again."""
-    shelf = Shelf(tmp_path, max_bytes=LARGE)
+    cache = DiskCache(tmp_path, max_bytes=LARGE)
 
     def fail(folder: Path) -> None:
         filling()(folder)
@@ -191,9 +191,9 @@ def test_a_filling_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        shelf.acquire(KEY, fail)
+        cache.acquire(KEY, fail)
     assert not names(tmp_path)
-    with shelf.acquire(KEY, filling()) as lease:
+    with cache.acquire(KEY, filling()) as lease:
         assert lease.fresh
 
 
@@ -202,8 +202,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from prinz_enricher.provision.errors import ShelfFault
-from prinz_enricher.provision.shelf import Shelf
+from prinz_enricher.provision.errors import CacheUnusable
+from prinz_enricher.provision.disk_cache import DiskCache
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
 def fill(folder):
@@ -215,8 +215,8 @@ def fill(folder):
 
 try:
     # The second is small enough, but its manifest is not.
-    Shelf(Path(sys.argv[1]), max_bytes=1 << 30).acquire("00000000", fill, check=True)
-except ShelfFault as fault:
+    DiskCache(Path(sys.argv[1]), max_bytes=1 << 30).acquire("00000000", fill, check=True)
+except CacheUnusable as fault:
     print(fault.may_pass, fault)
 """
     for size in ("large", "many"):
@@ -228,20 +228,20 @@ except ShelfFault as fault:
 
 def test_the_least_recently_used_entries_go(tmp_path: Path) -> None:
     """Those that are held stay, and so does the one just made, even if it alone is too large."""
-    shelf = Shelf(tmp_path, max_bytes=250)
-    held = shelf.acquire(KEYS[0], filling("x" * 100))
+    cache = DiskCache(tmp_path, max_bytes=250)
+    held = cache.acquire(KEYS[0], filling("x" * 100))
     for at, key in enumerate(KEYS[1:3]):
-        shelf.acquire(key, filling("x" * 50)).close()
+        cache.acquire(key, filling("x" * 50)).close()
         os.utime(tmp_path / f"{key}.use", (at + 1, at + 1))
     os.utime(tmp_path / f"{KEYS[0]}.use", (0, 0))
     # The use of an entry, and not only its making, counts.
-    shelf.acquire(KEYS[1], unwanted).close()
-    shelf.acquire(KEYS[3], filling("x" * 100)).close()
+    cache.acquire(KEYS[1], unwanted).close()
+    cache.acquire(KEYS[3], filling("x" * 100)).close()
     assert [key for key in KEYS if (tmp_path / key).exists()] == [KEYS[0], KEYS[1], KEYS[3]]
-    with shelf.acquire(KEYS[4], filling("x" * 1000)):
+    with cache.acquire(KEYS[4], filling("x" * 1000)):
         assert [key for key in KEYS if (tmp_path / key).exists()] == [KEYS[0], KEYS[4]]
     held.close()
-    shelf.acquire(KEYS[5], filling()).close()
+    cache.acquire(KEYS[5], filling()).close()
     assert names(tmp_path) == [f"{KEYS[5]}{end}" for end in ("", ".json", ".lock", ".use")]
 
 
@@ -250,11 +250,11 @@ def test_entries_come_and_go_under_many_hands(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def hand(number: int) -> int:
-        shelf = Shelf(tmp_path, max_bytes=8)
+        cache = DiskCache(tmp_path, max_bytes=8)
         made = 0
         for turn in range(60):
             key = KEYS[(turn * (number + 1) + number) % 4]
-            with shelf.acquire(key, filling(key), check=True, cancelled=stop.is_set) as lease:
+            with cache.acquire(key, filling(key), check=True, cancelled=stop.is_set) as lease:
                 made += lease.fresh
                 assert (lease.path / "file").read_text() == key
         return made
@@ -288,11 +288,11 @@ def test_a_lock_on_a_removed_file_is_none(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-def test_a_shelf_that_can_t_be_used_is_told(tmp_path: Path) -> None:
+def test_a_cache_that_can_t_be_used_is_told(tmp_path: Path) -> None:
     """A sentence names it."""
     (tmp_path / "file").touch()
-    with pytest.raises(ShelfFault, match=r"the cache .*file can't be used: File exists"):
-        Shelf(tmp_path / "file", max_bytes=LARGE).acquire(KEY, filling())
+    with pytest.raises(CacheUnusable, match=r"the cache .*file can't be used: File exists"):
+        DiskCache(tmp_path / "file", max_bytes=LARGE).acquire(KEY, filling())
 
 
 def test_the_death_of_a_holder_lets_go(tmp_path: Path) -> None:
@@ -306,5 +306,5 @@ def test_the_death_of_a_holder_lets_go(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "filling\n"
         assert holder.stdout.readline() == "True content\n"
         holder.kill()
-    Shelf(tmp_path, max_bytes=0).acquire(KEYS[1], filling()).close()
+    DiskCache(tmp_path, max_bytes=0).acquire(KEYS[1], filling()).close()
     assert not (tmp_path / KEY).exists()

@@ -1,0 +1,247 @@
+"""The models of registries on disk: downloaded once, by this process where it can, else by a short-lived one.
+
+That one runs `prinz_enricher.provision.fetch` with the credentials. MLflow's clients take seconds to import, so that it
+is forked by a server that has imported them, stays for a while, and has no credentials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from prinz_enricher.provision.child_process import ForkServer, ProgramResult, can_fork, run_program
+from prinz_enricher.provision.disk_cache import DiskCache, Lease, remove_tree
+from prinz_enricher.provision.errors import Cancelled, DownloadFailed
+from prinz_enricher.provision.progress import acquired, report_step
+from prinz_enricher.provision.variables import worker_variables
+from prinz_enricher.registry.errors import RegistryError
+from prinz_enricher.registry.words import hidden
+
+_IMPORTS = (
+    *("mlflow.artifacts", "mlflow.store.artifact.s3_artifact_repo", "boto3"),
+    *("mlflow.store.artifact.models_artifact_repo", "mlflow.store.artifact.databricks_models_artifact_repo"),
+)
+_IDLE_SECONDS = 120.0
+_PERCENT_STEP = 5
+_MODEL = "model"
+
+# Downloads at once.
+_PROCESS_SLOTS = threading.BoundedSemaphore(2)
+_DIRECT_SLOTS = threading.BoundedSemaphore(4)
+
+Watch = Callable[[int, int], object]
+"""Called again and again with the bytes that are there and those of all files; what it raises ends the download."""
+
+Download = Callable[[str, Path, int, Watch], bool]
+"""Downloads the folder of a URI into one that it makes, of a limited number of bytes. Returns False, with nothing made,
+where it can't, and the short-lived process is to."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model version.
+
+    Attributes:
+        registry: The registry's tracking URI, as MLflow's client takes it.
+        fingerprint: Differs where another model has come to be under the same name and version.
+        origin: Identifies the registry wherever it listens; `registry` by default.
+    """
+
+    registry: str
+    name: str
+    version: str
+    fingerprint: str
+    origin: str = ""
+
+    @property
+    def key(self) -> str:
+        """The digest of all that distinguishes it."""
+        identity = (self.origin or self.registry, self.name, self.version, self.fingerprint)
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+class ModelCache:
+    """Model versions on disk, for all processes of a machine.
+
+    Args:
+        folder: The cache's folder.
+        max_bytes: Size of all models together beyond which unused ones are removed.
+        max_model_bytes: Size limit of one model.
+        timeout: Seconds that one download may take.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, max_model_bytes: int, timeout: float) -> None:
+        self._cache = DiskCache(folder, max_bytes=max_bytes)
+        self._max_model_bytes = max_model_bytes
+        self._timeout = timeout
+        self._server = (
+            ForkServer("fetcher", _IMPORTS, lambda place: worker_variables(os.environ, place, ()), idle=_IDLE_SECONDS)
+            if can_fork()
+            else None
+        )
+
+    def get(
+        self,
+        source: ModelSource,
+        uri: Callable[[], str],
+        variables: Callable[[Path], Mapping[str, str]],
+        *,
+        download: Download = lambda *_: False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Lease:
+        """Return a lease on the folder with the MLmodel file of a version, which is downloaded if missing; blocks.
+
+        Args:
+            source: The version.
+            uri: Returns the URI of the folder with its files, where no other server than the registry gets credentials;
+                called once.
+            variables: Returns all environment variables, credentials among them, of a process that downloads it, for
+                that process's temporary folder. Called just before, since a token does not live long, and only if there
+                is need of a process.
+            download: Tried first; its RegistryError is raised as DownloadFailed. What else these three raise is raised.
+            cancelled: Polled while that lasts.
+
+        Raises:
+            Cancelled: The caller cancelled.
+            DownloadFailed: It can't be downloaded.
+            CacheUnusable: The folder can't be used, or the disk is full.
+        """
+
+        def fill(folder: Path) -> None:
+            report_step("downloading the model")
+            with acquired(_DIRECT_SLOTS, cancelled):
+                place, started = uri(), time.monotonic()
+                done = self._download_directly(place, download, folder / _MODEL, cancelled)
+            if not done:
+                with acquired(_PROCESS_SLOTS, cancelled):
+                    started = time.monotonic()
+                    self._download_by_process(source.registry, place, variables, folder, cancelled)
+            seconds = round(time.monotonic() - started, 3)
+            _log.info("a model was downloaded", model=source.name, version=source.version, seconds=seconds)
+
+        lease = self._cache.acquire(source.key, fill, cancelled=cancelled, check=True)
+        return dataclasses.replace(lease, path=lease.path / _MODEL)
+
+    def _download_directly(self, uri: str, download: Download, folder: Path, cancelled: Callable[[], bool]) -> bool:
+        started, reported = time.monotonic(), 0
+
+        def watch(done: int, total: int) -> None:
+            nonlocal reported
+            if cancelled():
+                raise Cancelled
+            if time.monotonic() - started > self._timeout:
+                raise self._timed_out()
+            percent = min(100 * done // total, 100) if total else 0
+            if percent >= reported + _PERCENT_STEP:
+                reported = percent - percent % _PERCENT_STEP
+                report_step(f"downloading the model: {reported} %")
+
+        try:
+            limit = self._max_model_bytes
+            return download(uri, folder, limit, watch) or copy_local(uri, folder, limit, watch)
+        except RegistryError as exc:
+            raise DownloadFailed(f"the download failed: {exc}", may_pass=exc.transient) from exc
+
+    def _timed_out(self) -> DownloadFailed:
+        return DownloadFailed(f"the download took longer than {self._timeout:g} s", may_pass=True)
+
+    def _download_by_process(
+        self,
+        registry: str,
+        uri: str,
+        variables: Callable[[Path], Mapping[str, str]],
+        folder: Path,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        target, temporary = folder / "download", folder / "tmp"
+        target.mkdir()
+        temporary.mkdir()
+        request = {"registry": registry, "uri": uri, "folder": str(target), "max_bytes": self._max_model_bytes}
+        command = [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch", "download"]
+        try:
+            result = run_program(
+                [*command, "--parent", str(os.getpid())],
+                {**variables(temporary), "TMPDIR": str(temporary)},
+                temporary,
+                what="fetch",
+                input=json.dumps(request).encode() + b"\n",
+                server=self._server,
+                timeout=self._timeout,
+                cancelled=cancelled,
+            )
+        except TimeoutError as exc:
+            raise self._timed_out() from exc
+        found = (target / _read_path(result)).resolve()
+        if not found.is_relative_to(target.resolve()):
+            raise DownloadFailed("the model was not downloaded into the folder for it")
+        found.rename(folder / _MODEL)
+        remove_tree(target)
+        remove_tree(temporary)
+
+
+def _read_path(result: ProgramResult) -> str:
+    """Read from the answer of the process where the model is."""
+    try:
+        answer = json.loads(result.output)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and isinstance(answer.get("path"), str):
+        return str(answer["path"])
+    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
+        may_pass = answer.get("may_pass") is True
+        raise DownloadFailed(f"the download failed: {hidden(answer['error'])}", may_pass=may_pass)
+    how = f"signal {-result.code}" if result.code < 0 else f"exit code {result.code}"
+    raise DownloadFailed(f"the process that downloads models ended without an answer ({how})", may_pass=True)
+
+
+def copy_local(uri: str, target: Path, max_bytes: int, watch: Watch) -> bool:
+    """Copy a model's folder on this machine, given as a path or by the scheme `file`; see `Download`.
+
+    Not where it is no model, can't be read, or holds anything but files and folders: MLflow's client is to judge that.
+    Raises DownloadFailed where it is too large.
+    """
+    source = _local_path(uri)
+    if source is None or not (source / "MLmodel").is_file():
+        return False
+    sizes: dict[Path, int] = {}
+    folders: list[Path] = []
+    for root, inner, files in os.walk(source):
+        folders.append(Path(root).relative_to(source))
+        for path in (Path(root) / name for name in (*inner, *files)):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
+                sizes[path.relative_to(source)] = status.st_size
+            elif not stat.S_ISDIR(status.st_mode):
+                return False
+    total, done = sum(sizes.values()), 0
+    if total > max_bytes:
+        raise DownloadFailed(f"the download failed: the model is larger than the {max_bytes} bytes that it may have")
+    for folder in folders:
+        (target / folder).mkdir(mode=0o700)
+    for relative, size in sizes.items():
+        watch(done, total)
+        shutil.copyfile(source / relative, target / relative, follow_symlinks=False)
+        done += size
+    return True
+
+
+def _local_path(uri: str) -> Path | None:
+    if not uri.startswith("/"):
+        parts = urlsplit(uri)
+        uri = unquote(parts.path) if parts.scheme == "file" and parts.netloc in ("", "localhost") else ""
+    return Path(uri) if uri.startswith("/") else None
