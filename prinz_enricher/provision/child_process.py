@@ -256,7 +256,9 @@ class ForkServer:
         if self._running is not None and self._has_ended():
             self._stop()
         if self._closed or self._unfit:
-            raise ForkFailed("it is closed" if self._closed else "what it imports does not bear a fork")
+            raise ForkFailed(
+                "it is closed" if self._closed else "what it imports runs threads, which a fork would lose"
+            )
         if self._running is None:
             folder = PrivateFolder()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -132,7 +132,7 @@ class DiskCache:
                     entries.append(key)
                 else:
                     self._clear(key)
-            sizes = {key: _read_manifest(self._file(key, "json"))[0] for key in (made, *entries)}
+            sizes = {key: self._size(key) for key in (made, *entries)}
             total = sum(sizes.values())
             for key in sorted(entries, key=self._last_use):
                 if total <= self._max_bytes:
@@ -140,6 +140,9 @@ class DiskCache:
                 if self._clear(key, evict=True):
                     total -= sizes[key]
                     _log.info("an entry was removed from the cache", entry=str(self._folder / key), bytes=sizes[key])
+
+    def _size(self, key: str) -> int:
+        return _read_manifest(self._file(key, "json"))[0] or _folder_bytes(self._folder / key)
 
     def _last_use(self, key: str) -> float:
         for path in (self._file(key, "use"), self._folder / key):

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import resource
-import select
+import signal
 import stat
 import sys
 import tempfile
@@ -32,7 +32,7 @@ from typing import IO, Any, NoReturn
 
 from prinz_enricher.worker.parent import die_with_parent
 
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 30
 MAX_MLMODEL_BYTES = 10 * 1024 * 1024
 """The front has the same limit."""
 
@@ -214,7 +214,13 @@ def _answer_mlmodels(answers: IO[str]) -> None:
     # A store may lie about a file's size; what is written is limited here.
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_MLMODEL_BYTES + 1, MAX_MLMODEL_BYTES + 1))
     prepare_environment()
-    for line in _lines(sys.stdin.fileno()):
+    while True:
+        # An idle process is ended by this signal.
+        signal.alarm(IDLE_SECONDS)
+        line = sys.stdin.buffer.readline(_MAX_LINE)
+        signal.alarm(0)
+        if not line:
+            return
         try:
             content = _read_mlmodel(str(json.loads(line)["uri"]))
             answer = {"content": base64.b64encode(content).decode()}
@@ -224,17 +230,6 @@ def _answer_mlmodels(answers: IO[str]) -> None:
             answer = {"error": why, "kind": _kind(exc)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _lines(descriptor: int) -> Iterator[bytes]:
-    """Yield the lines of a stream until its end, or until none has come for a while."""
-    rest = b""
-    while select.select([descriptor], [], [], IDLE_SECONDS)[0]:
-        read = os.read(descriptor, 65536)
-        if not read:
-            return
-        *lines, rest = (rest + read).split(b"\n")
-        yield from lines
 
 
 def _read_mlmodel(uri: str) -> bytes:

@@ -47,7 +47,7 @@ def check_loader(model_folder: Path, allowed: Sequence[str]) -> str:
     python = flavors.get("python_function") if isinstance(flavors, dict) else None
     loader = python.get("loader_module") if isinstance(python, dict) else None
     if not isinstance(loader, str) or not loader:
-        raise ProvisionError("the model has no python_function flavour, by which models are loaded")
+        raise ProvisionError("the model has no python_function flavour")
     if not allows(allowed, loader):
         raise LoaderForbidden(loader)
     return loader

@@ -275,7 +275,7 @@ class _Reader:
         try:
             return read_mlmodel(self._read(self.folder / name))
         except MlmodelUnreadable as exc:
-            why = "is no YAML mapping, or nested too deep, or has merge keys"
+            why = "is not a YAML mapping, is nested too deep, or has merge keys"
             raise RequirementsRefused(f"the model's {name} {why}") from exc
 
     def add_file(self, name: str, *, constraints: bool, beside: Path | None = None) -> None:
@@ -283,9 +283,9 @@ class _Reader:
         try:
             path = ((beside or self.folder) / name).resolve()
         except (OSError, ValueError, RuntimeError) as exc:
-            raise RequirementsRefused(f"{quoted(name)} is no file of the model") from exc
+            raise RequirementsRefused(f"{quoted(name)} is not a file of the model") from exc
         if not path.is_relative_to(self.folder):
-            raise RequirementsRefused(f"{quoted(name)} is no file of the model")
+            raise RequirementsRefused(f"{quoted(name)} is not a file of the model")
         if (path, constraints) in self.files:
             return
         self.files.add((path, constraints))
@@ -294,7 +294,7 @@ class _Reader:
         try:
             text = self._read(path).decode("utf-8-sig")
         except UnicodeDecodeError as exc:
-            raise RequirementsRefused(f"the model's {path.name} is no text in UTF-8") from exc
+            raise RequirementsRefused(f"the model's {path.name} is not UTF-8 text") from exc
         for line in _logical_lines(text):
             self.add_line(line, path.name, constraints=constraints, beside=path.parent)
 
@@ -311,7 +311,7 @@ class _Reader:
         if text.startswith("-"):
             option = re.split(r"[\s=]", text, maxsplit=1)[0]
             raise RequirementsRefused(
-                f"{quoted(option)} in the model's {file} is not allowed: a model does not say where code comes from"
+                f"{quoted(option)} in the model's {file} is not allowed: a model must not choose where code comes from"
             )
         self.lines += 1
         if self.lines > MAX_LINES:
@@ -369,11 +369,11 @@ def normalise(text: str) -> str:
         # Some markers can be written that nobody can evaluate.
         _applies(requirement)
     except (InvalidRequirement, InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, RecursionError) as exc:
-        raise RequirementsRefused(f"{quoted(text)} is no requirement of a package by its name") from exc
+        raise RequirementsRefused(f"{quoted(text)} is not a requirement of a package by its name") from exc
     if requirement.url is not None:
-        raise RequirementsRefused(f"{quoted(text)} is a package from a URL: they come from the package index alone")
+        raise RequirementsRefused(f"{quoted(text)} is a package from a URL; expected a package of the index")
     if any(specifier.operator == "===" for specifier in requirement.specifier):
-        raise RequirementsRefused(f"{quoted(text)} compares versions as texts, which is not supported")
+        raise RequirementsRefused(f"{quoted(text)} uses ===, which is not supported")
     return written
 
 
@@ -486,7 +486,7 @@ def _python(value: object, file: str) -> str | None:
     # YAML reads 3.10 as the number 3.1, which nobody means.
     text = {"3.1": "3.10", "3.2": "3.20"}.get(repr(value), repr(value)) if isinstance(value, float) else value
     if not isinstance(text, str) or not _PYTHON.fullmatch(text.strip()):
-        raise RequirementsRefused(f"the model's {file} names no version of Python such as 3.11.7")
+        raise RequirementsRefused(f"the model's {file} has an invalid version of Python; expected one such as 3.11.7")
     return text.strip()
 
 
@@ -509,4 +509,4 @@ def _conda_pip(content: Mapping[str, object]) -> Iterator[str]:
         name = _CONDA_NAME.match(one) if isinstance(one, str) else None
         if name is None or name[0].lower() not in _CONDA_IGNORED:
             what = quoted(one) if isinstance(one, str) else "something"
-            raise RequirementsRefused(f"{what} in the model's {_CONDA} is no package of pip, and can't be installed")
+            raise RequirementsRefused(f"{what} in the model's {_CONDA} is not a package of pip, and can't be installed")

@@ -243,7 +243,7 @@ def test_what_starts_threads_is_not_forked(serve: Callable[..., ForkServer], fol
     server = serve("threaded")
     with pytest.raises(ForkFailed):
         Running(server, folder, "tell")
-    with pytest.raises(ForkFailed, match="does not bear a fork"):
+    with pytest.raises(ForkFailed, match="runs threads, which a fork would lose"):
         Running(server, folder, "tell")
     assert server.memory() == 0
 

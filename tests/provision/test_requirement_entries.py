@@ -54,7 +54,7 @@ def test_requirements_with_hashes(tmp_path: Path) -> None:
         ("a==1 --hash=md5:00000000000000000000000000000000", 'invalid hash "md5:0'),
         ("a==1 --hash=", 'invalid hash ""'),
         (f"a==1 --hash={A} --global-option=x", "nothing behind them"),
-        (f"a==1 --global-option=x --hash={A}", "is no requirement"),
+        (f"a==1 --global-option=x --hash={A}", "is not a requirement"),
         (f"a --hash={A}", "expected == and that version alone"),
         (f"a>=1,<=1 --hash={A}", "expected == and that version alone"),
         (f"a==1.* --hash={A}", "expected == and that version alone"),
@@ -139,7 +139,7 @@ def test_wheels_that_are_refused(tmp_path: Path, line: str, told: str) -> None:
         ("Requires-Dist: evil\r\n\t@ https://127.0.0.1:9/e\r\n", '"evil @ https://127'),
         ("no field\nRequires-Dist: evil @ ssh://127.0.0.1:9/e\n", '"evil @ ssh://127'),
         ("\nRequires-Dist: evil @ ftp://127.0.0.1:9/e\n", '"evil @ ftp://127'),
-        ("Requires-Dist: ../evil-1.0-py3-none-any.whl\n", "is no requirement"),
+        ("Requires-Dist: ../evil-1.0-py3-none-any.whl\n", "is not a requirement"),
     ],
 )
 def test_a_wheel_that_requires_a_url(tmp_path: Path, metadata: str, told: str) -> None:
