@@ -19,8 +19,8 @@ from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.catalog.snapshot import Assembler, CatalogVersion, Files, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore
 from prinz_enricher.errors import RegistryUnavailable
-from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.errors import RegistryError, RegistryUnreachable
+from prinz_enricher.registry.registry_client import RegistryClient
 
 MAX_BACKOFF_SECONDS = 60.0
 READING_SECONDS = 2.0

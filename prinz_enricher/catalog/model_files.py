@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 import structlog
 
 from prinz_enricher.catalog.snapshot import NOT_READ, Files, ModelFile, VersionKey
-from prinz_enricher.registry.client import RegistryClient
+from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable
-from prinz_enricher.registry.mlmodel_file import MlmodelFile, MlmodelPlace
+from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelPlace
+from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.signature.mlflow_json import read_signature, with_outputs
 from prinz_enricher.signature.types import Origin, SignatureError
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from prinz_enricher.catalog.serving_rules import parse_rule
 from prinz_enricher.config.sections import MIB, Section
-from prinz_enricher.registry.auth.rules import access_faults, auth_method
+from prinz_enricher.registry.auth import access_faults, auth_method
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")

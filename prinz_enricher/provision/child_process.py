@@ -28,7 +28,7 @@ import structlog
 from prinz_enricher.provision.errors import Cancelled
 from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
-from prinz_enricher.registry import lifeline
+from prinz_enricher.registry import orphan_watchdog
 from prinz_enricher.worker.fork_server import UNFIT
 
 _MAX_LINES = 200
@@ -373,7 +373,7 @@ def run_program(
         raise Cancelled
     end = time.monotonic() + timeout
     process: ForkedProcess | subprocess.Popen[bytes] | None = None
-    watched = [sys.executable, "-P", "-S", lifeline.__file__, str(_GRACE_SECONDS), *command] if tied else command
+    watched = [sys.executable, "-P", "-S", orphan_watchdog.__file__, str(_GRACE_SECONDS), *command] if tied else command
     pipes = [os.pipe() for _ in range(3)]
     theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
     stdin, stdout, stderr = os.fdopen(pipes[0][1], "wb"), *(os.fdopen(read, "rb") for read, _ in pipes[1:])

@@ -28,7 +28,7 @@ from prinz_enricher.provision.errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.progress import acquired, report_step
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.registry.errors import RegistryError
-from prinz_enricher.registry.words import hidden
+from prinz_enricher.registry.errors import redact
 
 _IMPORTS = (
     *("mlflow.artifacts", "mlflow.store.artifact.s3_artifact_repo", "boto3"),
@@ -204,7 +204,7 @@ def _read_path(result: ProgramResult) -> str:
         return str(answer["path"])
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         may_pass = answer.get("may_pass") is True
-        raise DownloadFailed(f"the download failed: {hidden(answer['error'])}", may_pass=may_pass)
+        raise DownloadFailed(f"the download failed: {redact(answer['error'])}", may_pass=may_pass)
     how = f"signal {-result.code}" if result.code < 0 else f"exit code {result.code}"
     raise DownloadFailed(f"the process that downloads models ended without an answer ({how})", may_pass=True)
 

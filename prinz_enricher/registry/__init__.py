@@ -1,7 +1,7 @@
 """Talks to an MLflow registry over REST, and starts a private one for a local store; imports no MLflow."""
 
+from prinz_enricher.registry.artifact_stores import StoreReader
 from prinz_enricher.registry.auth import Access, open_access
-from prinz_enricher.registry.client import RegistryClient
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import (
     AccessError,
@@ -16,7 +16,7 @@ from prinz_enricher.registry.errors import (
     TokenRefused,
 )
 from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
-from prinz_enricher.registry.store_reader import StoreReader
+from prinz_enricher.registry.registry_client import RegistryClient
 
 __all__ = [
     "Access",

@@ -1,10 +1,12 @@
-"""What a registry tells of models and versions, as immutable values read from MLflow's JSON."""
+"""Registered models and their versions, as immutable values read from MLflow's JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from prinz_enricher.registry.errors import RegistryUnreadable
 
 T = TypeVar("T")
 
@@ -14,7 +16,7 @@ READY = "READY"
 ARCHIVED = "Archived"
 """The stage of a version that is out of use."""
 
-_SHOWN_CHARACTERS = 80
+_MAX_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,9 @@ class RegisteredModel:
     """A registered model.
 
     Attributes:
-        name: Unique in the registry.
-        description: What its author said of it; may be empty.
-        tags: Its tags.
         aliases: Alias to version number.
-        created_ms: When it was registered, in milliseconds since the epoch.
-        updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
+        created_ms: Milliseconds since the epoch.
+        updated_ms: Likewise; setting an alias or a tag does not move it.
     """
 
     name: str
@@ -45,15 +44,11 @@ class ModelVersion:
     Attributes:
         name: The model's name.
         version: Its number as text, such as `3`.
-        description: What its author said of it; may be empty.
-        tags: Its tags.
         status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
-        status_message: What the registry says of its status; may be empty.
-        run_id: The run that made it; may be empty.
         source: Where the registry says that its files are.
-        created_ms: When it was registered, in milliseconds since the epoch.
-        updated_ms: When the registry last changed it; setting an alias or a tag does not move it.
-        stage: `None`, `Staging`, `Production` or `Archived`; empty where the registry knows no stages.
+        created_ms: Milliseconds since the epoch.
+        updated_ms: Likewise; setting an alias or a tag does not move it.
+        stage: `None`, `Staging`, `Production` or `Archived`; empty if the registry has no stages.
     """
 
     name: str
@@ -75,9 +70,9 @@ class Listing(Generic[T]):
 
     Attributes:
         items: Those that could be read, each once.
-        faults: What is wrong with each of the others.
-        pages: How many pages they came in. MLflow's page tokens are offsets: where one was deleted between two pages,
-            another is on neither.
+        faults: A message for each of the others.
+        pages: Number of pages. MLflow's page tokens are offsets: if an entity is deleted between two pages, another one
+            is on neither.
     """
 
     items: tuple[T, ...]
@@ -86,18 +81,30 @@ class Listing(Generic[T]):
 
 
 class EntityError(ValueError):
-    """An entity of the registry is not what it should be."""
+    """An entity of the registry is invalid."""
+
+
+def read_entity(read: Callable[[object], T], entry: object) -> T:
+    """Read a single entity.
+
+    Raises:
+        RegistryUnreadable: It is invalid.
+    """
+    try:
+        return read(entry)
+    except EntityError as error:
+        raise RegistryUnreadable(str(error)) from error
 
 
 def read_listing(
     pages: Iterable[Iterable[object]], read: Callable[[object], T], key: Callable[[T], object]
 ) -> Listing[T]:
-    """Read entities one by one, so that a broken one does not take the others down.
+    """Read entities one by one, so that an invalid one does not take the others down.
 
     Args:
         pages: Of entities, from MLflow's JSON.
         read: Reads one of them.
-        key: What tells entities apart. Pages overlap where something was created between two of them; the later wins.
+        key: Identifies an entity. Pages overlap if something was created between two of them; the later wins.
     """
     items: dict[object, T] = {}
     faults: list[str] = []
@@ -118,7 +125,7 @@ def read_registered_model(entry: object) -> RegisteredModel:
     """Read a registered model.
 
     Raises:
-        EntityError: It is not what it should be.
+        EntityError: It is invalid.
     """
     fields = _mapping(entry, "A registered model")
     name = _name(fields)
@@ -137,7 +144,7 @@ def read_model_version(entry: object) -> ModelVersion:
     """Read a version of a registered model.
 
     Raises:
-        EntityError: It is not what it should be.
+        EntityError: It is invalid.
     """
     fields = _mapping(entry, "A model version")
     name = _name(fields)
@@ -165,7 +172,7 @@ def read_model_version(entry: object) -> ModelVersion:
 def _mapping(entry: object, where: str) -> Mapping[str, object]:
     if isinstance(entry, Mapping):
         return entry
-    raise EntityError(f"{where} is no JSON object.")
+    raise EntityError(f"{where} is not a JSON object.")
 
 
 def _name(fields: Mapping[str, object]) -> str:
@@ -181,17 +188,17 @@ def _text(fields: Mapping[str, object], key: str, where: str) -> str:
         return ""
     if isinstance(value, str) and _is_unicode(value):
         return value
-    raise EntityError(f"{where} has a {key} that is no text.")
+    raise EntityError(f"{where} has an invalid text as its {key}.")
 
 
 def _millis(fields: Mapping[str, object], key: str, where: str) -> int:
-    """Read a time; protobuf's JSON may write an int64 as text."""
     value = fields.get(key, 0)
+    # Protobuf's JSON may write an int64 as text.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
         return value
-    raise EntityError(f"{where} has a {key} that is no time.")
+    raise EntityError(f"{where} has an invalid time as its {key}.")
 
 
 def _pairs(fields: Mapping[str, object], key: str, first: str, second: str, where: str) -> Mapping[str, str]:
@@ -200,7 +207,7 @@ def _pairs(fields: Mapping[str, object], key: str, first: str, second: str, wher
     if entries is None:
         return {}
     if not isinstance(entries, list):
-        raise EntityError(f"{where} has {key} that are no list.")
+        raise EntityError(f"{where} has an invalid list as its {key}.")
     pairs = {}
     for entry in entries:
         pair = _mapping(entry, f"{where}: one of its {key}")
@@ -212,9 +219,9 @@ def _pairs(fields: Mapping[str, object], key: str, first: str, second: str, wher
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8; JSON may hold lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else True
+    """Return whether a text can be encoded as UTF-8; JSON may hold lone surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}…"

@@ -1,44 +1,96 @@
-"""Reads MLmodel files, which are YAML that a stranger may have written."""
+"""Finds MLmodel files by what the registry says of a version's files, and parses them.
+
+    mlflow-artifacts:/<path>       a path of our server
+    runs:/<run>/<path>             the model that the run logged by this name, else a folder of the run's artifacts
+    models:/<id>                   a logged model
+    models:/<name>/<version>       the files of another version
+    s3://…, dbfs:/…, a path, …     a store or a folder: our server reads it, or else `artifact_stores`
+
+MLflow's own client finds the same. Neither the registry nor the file is trusted: no other host is asked, and no file of
+this machine is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 import yaml
 
-from prinz_enricher.registry.errors import MlmodelUnreadable
+from prinz_enricher.registry.errors import MlmodelUnreadable, redact
+from prinz_enricher.registry.transport import QueryParams, Transport, Validator
 
 if TYPE_CHECKING:
     _Loader = yaml.SafeLoader
 else:
-    # Ten times faster, where PyYAML was built with it.
+    # Ten times faster, if PyYAML was built with it.
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+"""Where a server that proxies artifacts has them."""
+
+MLMODEL = "MLmodel"
 MAX_BYTES = 10 * 1024 * 1024
-"""How long an MLmodel file may be; those that MLflow writes are a few kilobytes."""
+"""Of an MLmodel file; those that MLflow writes have a few kilobytes."""
 
 MAX_DEPTH = 100
-"""How deep it may be nested."""
+MAX_REFERENCES = 10
+"""Through how many versions, each with `models:/<name>/<version>` as its source, files are searched for."""
+
+MAX_URI_BYTES = 64 * 1024
+
+_API = "/api/2.0/mlflow"
+_PROXIED = "mlflow-artifacts"
+_WITH_CREDENTIALS = frozenset({"http", "https", _PROXIED})
+_REFERENCES = frozenset({"runs", "models"})
+
+
+@dataclass(frozen=True, slots=True)
+class MlmodelPlace:
+    """Where our server has an MLmodel file.
+
+    Attributes:
+        path: Of the request.
+        params: Of its query.
+        uri: The file's folder, as the registry says, without our server's own host; empty in a Unity Catalog.
+        otherwise: Where it is if it is not here.
+    """
+
+    path: str
+    params: QueryParams
+    uri: str = ""
+    otherwise: MlmodelPlace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MlmodelFile:
+    """An MLmodel file at one moment.
+
+    Attributes:
+        entries: Its top-level entries; None if it did not change.
+        digest: A hash of its bytes.
+        validator: Asks the server whether it has changed since; None if the server gave none.
+    """
+
+    entries: Mapping[str, object] | None
+    digest: bytes
+    validator: Validator | None
 
 
 def read_mlmodel(content: bytes) -> Mapping[str, object]:
-    """Parse an MLmodel file.
-
-    Args:
-        content: The file, in UTF-8.
-
-    Returns:
-        Its top-level entries.
+    """Parse an MLmodel file, which a stranger may have written; return its top-level entries.
 
     Raises:
-        MlmodelUnreadable: It is too large, too deep, no YAML, or no mapping of names.
+        MlmodelUnreadable: It is too large, too deep, not YAML in UTF-8, or not a mapping.
     """
     if len(content) > MAX_BYTES:
         raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8")
-        _refuse_traps(text)
+        _check_events(text)
         parsed = yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a safe loader
     except MlmodelUnreadable:
         raise
@@ -46,15 +98,15 @@ def read_mlmodel(content: bytes) -> Mapping[str, object]:
     except Exception as error:
         raise MlmodelUnreadable("its MLmodel file can't be read as YAML") from error
     if not isinstance(parsed, dict):
-        raise MlmodelUnreadable("its MLmodel file is no mapping")
+        raise MlmodelUnreadable("its MLmodel file is not a mapping")
     return {str(key): value for key, value in parsed.items()}
 
 
-def _refuse_traps(text: str) -> None:
+def _check_events(text: str) -> None:
     """Refuse what would cost more than its length.
 
-    libyaml's loader recurses on the C stack, and ends the process where a file is nested deep enough; a merge key
-    (`<<`) copies what it merges, which doubles with every level. The events are read without either.
+    libyaml's loader recurses on the C stack, and ends the process if a file is nested deep enough; a merge key (`<<`)
+    copies what it merges, which doubles with every level. The events are read without either.
     """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -66,3 +118,148 @@ def _refuse_traps(text: str) -> None:
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
             raise MlmodelUnreadable("its MLmodel file has merge keys, which MLflow never writes")
+
+
+class MlmodelFinder:
+    """Finds the MLmodel files of one server's versions; thread-safe."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def find(self, name: str, version: str) -> MlmodelPlace:
+        """Ask where the MLmodel file of a version is.
+
+        Raises:
+            RegistryError: That is not known now; `RegistryRefused.missing` if the version, or what it leads to, does
+                not exist.
+            MlmodelUnreadable: It is nowhere that may be read.
+        """
+        for _ in range(MAX_REFERENCES):
+            identity = {"name": name, "version": version}
+            path = f"{_API}/model-versions/get-download-uri"
+            uri = _text(self._transport.get_json(path, identity, max_bytes=MAX_URI_BYTES), "artifact_uri")
+            if not uri:
+                raise MlmodelUnreadable("the registry does not say where its files are")
+            scheme, _, path = uri.partition(":/")
+            if scheme == "runs":
+                return self._of_run(*_split_head(path))
+            if scheme != "models":
+                return self._place(uri, "/model-versions/get-artifact", {**identity, "path": MLMODEL})
+            first, second = _split_head(path)
+            if not second and first and "@" not in first:
+                answer = self._transport.get_json(f"{_API}/logged-models/{quote(first, safe='')}", {})
+                return self._of_logged_model(answer.get("model"), "")
+            if not (first and second.isascii() and second.isdecimal()):
+                # By alias or stage another version each time, or by a profile of another registry.
+                raise MlmodelUnreadable(
+                    f'its source "models:/{redact(path)}" does not name one version of this registry'
+                )
+            name, version = first, second
+        raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
+
+    def check_folder(self, uri: str) -> str:
+        """Return the URI of a folder for MLflow's own client, which has our credentials.
+
+        Raises:
+            MlmodelUnreadable: The client would send them to another server, or resolve a reference itself.
+        """
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise MlmodelUnreadable("the registry does not say where its files are") from error
+        elsewhere = parts.netloc and not uri.startswith(f"{self._transport.url}/")
+        if parts.scheme in _REFERENCES or (parts.scheme in _WITH_CREDENTIALS and elsewhere):
+            raise MlmodelUnreadable(
+                "the registry says that its files are with another server, which gets no credentials"
+            )
+        # A relative path begins where the server of a local store begins, too.
+        return uri if parts.scheme or uri.startswith("/") else f"{Path.cwd().as_uri()}/{uri}"
+
+    def proxied_path(self, uri: str) -> list[str] | None:
+        """Return the path of a folder that our server proxies, segment by segment; None for other folders.
+
+        Raises:
+            MlmodelUnreadable: It is outside of the artifacts.
+        """
+        folder = self._proxied(uri)
+        segments = None if folder is None else [segment for segment in folder.split("/") if segment]
+        if segments is not None and not {".", ".."}.isdisjoint(segments):
+            raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
+        return segments
+
+    def _of_run(self, run: str, path: str) -> MlmodelPlace:
+        """Find a model of a run; one that was logged goes before a folder of the same name, as with MLflow's client."""
+        answer = self._transport.get_json(f"{_API}/runs/get", {"run_id": run})
+        folder = self._place(
+            _join(_text(answer, "run", "info", "artifact_uri"), path),
+            "/get-artifact",
+            {"run_id": run, "path": _join(path, MLMODEL)},
+        )
+        name, inner = _split_head(path)
+        # MLflow lets no quotes into either.
+        if not name or "'" in name + run:
+            return folder
+        query = {
+            "experiment_ids": [_text(answer, "run", "info", "experiment_id")],
+            "filter": f"name = '{name}' AND source_run_id = '{run}'",
+            "max_results": 1,
+        }
+        found = self._transport.search(f"{_API}/logged-models/search", query).get("models")
+        if not isinstance(found, list) or not found:
+            return folder
+        return replace(self._of_logged_model(found[0], inner), otherwise=folder)
+
+    def _of_logged_model(self, model: object, inner: str) -> MlmodelPlace:
+        name = quote(_text(model, "info", "model_id"), safe="")
+        return self._place(
+            _join(_text(model, "info", "artifact_uri"), inner),
+            f"/ajax-api/2.0/mlflow/logged-models/{name}/artifacts/files",
+            {"artifact_file_path": _join(inner, MLMODEL)},
+        )
+
+    def _place(self, uri: str, path: str, params: QueryParams) -> MlmodelPlace:
+        """Return the place of the MLmodel file in a folder.
+
+        Args:
+            uri: Of the folder.
+            path: Of a request by which the server gets it with its own credentials, from S3, a folder, another host.
+            params: Of its query.
+        """
+        folder, segments = self._proxied(uri), self.proxied_path(uri)
+        if folder is None or segments is None:
+            return MlmodelPlace(path, params, uri)
+        return MlmodelPlace(artifact_path([*segments, MLMODEL]), {}, f"{_PROXIED}:{folder}")
+
+    def _proxied(self, uri: str) -> str | None:
+        """Return the path of a folder that our server proxies; None for other folders."""
+        try:
+            parts = urlsplit(uri)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
+        if parts.scheme != _PROXIED or not ours:
+            return None
+        # Cut by hand: `?` and `#` may be in a folder's name.
+        return uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
+
+
+def artifact_path(segments: Iterable[str]) -> str:
+    """Return the path of a request for an artifact that the server proxies."""
+    return "/".join([ARTIFACTS, *(quote(segment, safe="") for segment in segments)])
+
+
+def _split_head(path: str) -> tuple[str, str]:
+    first, _, rest = path.partition("/")
+    return first, rest.strip("/")
+
+
+def _join(folder: str, path: str) -> str:
+    return f"{folder.rstrip('/')}/{path}" if folder and path else folder or path
+
+
+def _text(answer: object, *keys: str) -> str:
+    """Return a text within JSON objects, or an empty text."""
+    for key in keys:
+        answer = answer.get(key) if isinstance(answer, Mapping) else None
+    return answer if isinstance(answer, str) else ""

@@ -1,6 +1,6 @@
-"""A private `mlflow server` on loopback, for a registry that is a local store and not a server yet.
+"""A private `mlflow server` on loopback, for a registry that is a local store.
 
-A store is then read on the same path as every other registry, and the front process imports no MLflow.
+A store is then read like every other registry, and the front process imports no MLflow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from prinz_enricher.registry import lifeline
+from prinz_enricher.registry import orphan_watchdog
 from prinz_enricher.registry.errors import PrivateServerError
 
 _SQLITE_SCHEMES = ("sqlite", "sqlite+pysqlite")
@@ -30,12 +30,12 @@ _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 5.0
 _ATTEMPTS = 3
 _LOG_TAIL_BYTES = 4000
-# What MLflow reads of its environment as options of `mlflow server`; ours are on the command line, and complete.
+# MLflow reads the others as options of `mlflow server`; ours are on the command line, and complete.
 _KEPT_VARIABLES = ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_S3_", "MLFLOW_GCS_", "MLFLOW_SQLALCHEMYSTORE_")
 
 
 def is_local_store(registry: str) -> bool:
-    """Tell whether a registry is a local store, which needs a private server, or the URL of a server."""
+    """Return whether a registry is a local store, which needs a private server, and not the URL of a server."""
     return urlsplit(registry).scheme not in ("http", "https")
 
 
@@ -46,7 +46,7 @@ def store_folder(store_uri: str) -> Path:
         store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db` (SQLAlchemy's way of writing paths), or a folder.
 
     Raises:
-        PrivateServerError: It is no local store.
+        PrivateServerError: It is not a local store.
     """
     parts = urlsplit(store_uri)
     if parts.scheme in _SQLITE_SCHEMES:
@@ -68,9 +68,10 @@ def store_folder(store_uri: str) -> Path:
 
 
 class PrivateServer:
-    """A real `mlflow server` of one's own, which lives no longer than its context, or the process that started it.
+    """A real `mlflow server`, which lives no longer than this context, or the process that started it.
 
-    Use it as a context manager; `url` is where it answers.
+    Attributes:
+        url: Its base URL, such as `http://127.0.0.1:41234`; empty while it does not run.
     """
 
     def __init__(
@@ -82,31 +83,25 @@ class PrivateServer:
         start_timeout: float = 120.0,
         ended: threading.Event | None = None,
     ) -> None:
-        """Describe the server; nothing is started yet.
+        """Check the store; nothing is started yet.
 
         Args:
             store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a folder where MLflow allows file stores.
             artifacts: Folder of the artifacts that go through the server; `mlartifacts` beside the store by default.
-            log_file: Where the server writes its log, after what is there; a temporary file by default, gone with
-                the server.
+            log_file: Where the server's log is appended; by default a temporary file that ends with the server.
             start_timeout: Seconds that the server may take until it answers.
             ended: Once it is set, a start under way is given up.
 
         Raises:
             PrivateServerError: The store is not a local one.
         """
+        self.url = ""
         self._store_uri = store_uri
         self._artifacts = (artifacts or store_folder(store_uri) / "mlartifacts").absolute()
         self._start_timeout = start_timeout
         self._ended = ended or threading.Event()
         self._log_file = log_file
         self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
-        self._url = ""
-
-    @property
-    def url(self) -> str:
-        """The server's base URL, such as `http://127.0.0.1:41234`; empty while it does not run."""
-        return self._url
 
     def start(self) -> None:
         """Start the server and wait until it answers.
@@ -129,30 +124,26 @@ class PrivateServer:
         except OSError as error:
             raise PrivateServerError(f"The folder of the artifacts can't be made: {error}") from error
         for attempt in range(1, _ATTEMPTS + 1):
-            port = _free_port()
-            # Without a name of its own, so that nothing is left of it where we are killed.
+            # Without a name of its own, so that nothing is left of it if we are killed.
             log = self._log_file.open("a+b") if self._log_file else tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
-            began = log.seek(0, os.SEEK_END)
-            process = self._launch(port, log)
-            self._running = (process, log)
+            log_start = log.seek(0, os.SEEK_END)
             try:
-                self._wait(process, port)
+                self._start_once(log)
             except BaseException as error:
-                told = _read_end(log, began)
+                tail = _read_tail(log, log_start)
                 self.close()
-                # Between our look and the server's bind another process may take the port.
-                if isinstance(error, PrivateServerError) and "address already in use" in told and attempt < _ATTEMPTS:
-                    continue
-                if isinstance(error, PrivateServerError):
-                    raise PrivateServerError(f"{error}; its log ends with:\n{told}") from None
-                raise
-            self._url = f"http://127.0.0.1:{port}"
-            return
+                if not isinstance(error, PrivateServerError):
+                    raise
+                # Another process may take the port before the server binds it.
+                if "address already in use" not in tail or attempt == _ATTEMPTS:
+                    raise PrivateServerError(f"{error}; its log ends with:\n{tail}") from None
+            else:
+                return
 
     def close(self) -> None:
-        """End the server and all its processes; does nothing where it does not run."""
+        """Stop the server and all its processes, if it runs."""
         running, self._running = self._running, None
-        self._url = ""
+        self.url = ""
         if running is None:
             return
         process, log = running
@@ -166,26 +157,25 @@ class PrivateServer:
         log.close()
 
     def __enter__(self) -> Self:
-        """Start the server."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the server."""
         self.close()
 
-    def _launch(self, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start_once(self, log: IO[bytes]) -> None:
+        port = _free_port()
         server = [
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self._store_uri),
             *("--artifacts-destination", str(self._artifacts)),
             *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         ]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             # -S, -E, -P: it needs nothing but the standard library, and so starts in no time.
-            [sys.executable, "-S", "-E", "-P", lifeline.__file__, str(_GRACE_SECONDS), *server],
+            [sys.executable, "-S", "-E", "-P", orphan_watchdog.__file__, str(_GRACE_SECONDS), *server],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -193,31 +183,27 @@ class PrivateServer:
             # Ctrl-C in a terminal must not end it before us.
             start_new_session=True,
         )
-
-    def _wait(self, process: subprocess.Popen[bytes], port: int) -> None:
-        """Wait for the server's answer.
-
-        Raises:
-            PrivateServerError: There is none, or the process ended before.
-        """
+        self._running = (process, log)
+        url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + self._start_timeout
         with httpx.Client(trust_env=False, timeout=5.0) as client:
             while time.monotonic() < deadline:
                 with suppress(httpx.TransportError):
-                    answer = client.get(f"http://127.0.0.1:{port}/health")
+                    answer = client.get(f"{url}/health")
                     if answer.status_code == httpx.codes.OK and process.poll() is None:
+                        self.url = url
                         return
                 if process.poll() is not None:
                     raise PrivateServerError("The private MLflow server ended at its start")
                 if self._ended.wait(_POLL_SECONDS):
-                    raise PrivateServerError("The private MLflow server was told to end at its start")
+                    raise PrivateServerError("The private MLflow server was stopped at its start")
         raise PrivateServerError(f"The private MLflow server did not answer within {self._start_timeout:g} s")
 
 
-def _read_end(log: IO[bytes], began: int) -> str:
+def _read_tail(log: IO[bytes], start: int) -> str:
     """Return the end of what was logged since a position."""
     end = log.seek(0, os.SEEK_END)
-    log.seek(max(began, end - _LOG_TAIL_BYTES))
+    log.seek(max(start, end - _LOG_TAIL_BYTES))
     return log.read().decode("utf-8", "replace").strip()
 
 
@@ -235,7 +221,7 @@ def _environment(current: Mapping[str, str]) -> dict[str, str]:
     }
     kept |= {
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Background jobs (judges, optimisation of prompts) are nothing that a registry needs.
+        # A registry needs no background jobs (judges, optimisation of prompts).
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # `python -m` would import what happens to lie in the current folder before the standard library.
         "PYTHONSAFEPATH": "1",

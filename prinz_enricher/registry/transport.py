@@ -1,46 +1,189 @@
-"""Requests that read one registry: bounded in time and size, and never led to another host."""
+"""Requests to one server: bounded in time and size, never redirected to another host, with failures as our errors."""
 
 from __future__ import annotations
 
 import json
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Self
+from typing import Any, Protocol
 
 import httpx
 
-from prinz_enricher.registry.auth.credentials import Basic, Credentials, NoCredentials
-from prinz_enricher.registry.auth.secret import GivenSecret
-from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreadable
-from prinz_enricher.registry.exchange import failures_told, open_client, read_answer, read_error
-from prinz_enricher.registry.words import read_words
+from prinz_enricher import __version__
+from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable, redact
 
+MAX_ERROR_BYTES = 64 * 1024
+"""How much is read of an error's body."""
+
+MAX_PAGE_BYTES = 64 * 1024 * 1024
+MAX_PAGES = 10_000
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAX_VALIDATOR_CHARACTERS = 256
+_HINTS: dict[int, str] = {
+    httpx.codes.UNAUTHORIZED: "; the credentials are missing or wrong",
+    httpx.codes.FORBIDDEN: "; the credentials do not suffice, or the server does not allow our Host header",
+}
 
 QueryParams = Mapping[str, str | int | list[str]]
 
+Validator = tuple[str, str]
+"""A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`."""
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server said.
 
-    Attributes:
-        content: None where it is as it was when we were told the validator.
-        validator: A header that asks whether it has changed since, such as `("If-None-Match", '"5f-1"')`; None where
-            the server gave nothing to ask by.
+class Credentials(Protocol):
+    """Authenticates requests; thread-safe. No `repr` holds a secret.
+
+    The transport sets the header and replaces a refused one, in place of an `httpx.Auth` flow: httpx reads a refused
+    answer to its end before it sends the next request, however long that answer is.
     """
 
-    content: bytes | None
-    validator: tuple[str, str] | None = None
+    def authorization(self) -> str:
+        """Return the Authorization header of a request, or an empty text; may ask a token endpoint.
+
+        Raises:
+            RegistryError: It can't be had.
+        """
+
+    def refused(self, authorization: str) -> str:
+        """Return another header to try once after one was answered with HTTP 401, or an empty text.
+
+        Raises:
+            RegistryError: The other one can't be had.
+        """
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return the environment variables that authenticate MLflow's own client, valid now.
+
+        Raises:
+            RegistryError: There is no valid secret.
+        """
+
+
+def open_http_client(
+    host: str, *, timeout: float, max_connections: int, tls: ssl.SSLContext | None = None
+) -> httpx.Client:
+    """Return a client that follows no redirect; `timeout` is in seconds for each step of a request."""
+    return httpx.Client(
+        headers={"User-Agent": f"prinz-enricher/{__version__}", "Accept": "*/*"},
+        timeout=httpx.Timeout(timeout),
+        limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+        follow_redirects=False,
+        trust_env=trusts_environment(host),
+        verify=True if tls is None else tls,
+    )
+
+
+def trusts_environment(host: str) -> bool:
+    """Return whether proxies of the environment are used for this host: a private server is never behind one."""
+    return host not in _LOOPBACK
+
+
+def tls_fault(error: BaseException | None) -> str:
+    """Return the fault of TLS that an error comes from, in OpenSSL's own fixed words; empty if it is another fault."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"the server's certificate is not trusted ({error.verify_message})"
+        if isinstance(error, ssl.SSLError):
+            return f"{error.reason or 'the handshake failed'}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def exchange(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    *,
+    what: str,
+    timeout: float,
+    max_bytes: int,
+    write: Callable[[bytes], object] | None = None,
+    **options: Any,
+) -> tuple[httpx.Response, bytes]:
+    """Send a request; return its answer of any status with its body, or the beginning of it if it is an error's.
+
+    Args:
+        client: Follows no redirect.
+        method: Of the request.
+        url: Of the request.
+        what: Was requested, for messages.
+        timeout: Seconds from the request to the end of the body; with `write`, between two pieces of it.
+        max_bytes: Limit of the body.
+        write: Called with each piece of a body of any length, which is not returned then. Its errors end the exchange.
+        options: Of `httpx.Client.stream`.
+
+    Raises:
+        RegistryUnreachable: There was no whole answer in time.
+        RegistryUnreadable: The answer is too long or can't be decompressed, or the URL is too long.
+    """
+    deadline = time.monotonic() + timeout
+    with _translated_errors(what, timeout), client.stream(method, url, **options) as response:
+        is_error = response.status_code != httpx.codes.OK
+        if write is not None and not is_error:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise RegistryUnreadable(f"the answer to {what} is compressed, which was not asked for")
+            for piece in response.iter_raw():
+                write(piece)
+            return response, b""
+        limit = MAX_ERROR_BYTES if is_error else max_bytes
+        chunks = []
+        for chunk in response.iter_bytes():
+            chunks.append(chunk)
+            limit -= len(chunk)
+            if limit < 0 and is_error:
+                break
+            if limit < 0:
+                raise RegistryUnreadable(f"the answer to {what} is longer than {max_bytes} bytes")
+            # httpx limits the time between two chunks; a server that drips would hold us forever.
+            if time.monotonic() > deadline:
+                raise RegistryUnreachable(f"no whole answer to {what} in time")
+        return response, b"".join(chunks)
+
+
+@contextmanager
+def _translated_errors(what: str, timeout: float) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise RegistryUnreachable(f"no answer to {what} within {timeout:g} s") from error
+    except httpx.DecodingError as error:
+        raise RegistryUnreadable(f"the answer to {what} can't be decompressed") from error
+    except httpx.InvalidURL as error:
+        raise RegistryUnreadable(f"the path {what[:100]}… is too long for a request") from error
+    except httpx.HTTPError as error:
+        fault = tls_fault(error)
+        if fault:
+            raise RegistryUnreachable(f"no secure connection for {what}: {fault}") from error
+        if isinstance(error, httpx.ConnectError):
+            raise RegistryUnreachable(f"no connection for {what}: its host is not found, or refuses it") from error
+        raise RegistryUnreachable(f"no answer to {what} ({type(error).__name__})") from error
+
+
+def read_json_object(content: bytes) -> dict[str, object] | None:
+    """Return a JSON object; None if the content is anything else."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 class Transport:
-    """Sends requests below one base URL; may be used by several threads at once."""
+    """Sends requests below one base URL; thread-safe.
+
+    Paths are below the base URL, percent-encoded. All requests raise RegistryUnreachable if there was no answer in
+    time, RegistryRefused if its status is not 200, RegistryUnreadable if it is invalid or too long, and other
+    RegistryErrors if there are no credentials.
+
+    Attributes:
+        url: The base URL, without user and password, so that it can be shown and logged.
+    """
 
     def __init__(
         self,
@@ -48,185 +191,150 @@ class Transport:
         *,
         timeout: float,
         max_connections: int,
-        credentials: Credentials | None = None,
+        credentials: Credentials,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Open no connection yet.
 
         Args:
-            url: The server's base URL; it may have a path, and user and password.
+            url: The server's base URL; it may have a path.
             timeout: Seconds that one request may take from its start to the last byte of its answer.
             max_connections: Connections at once.
-            credentials: How requests are authenticated; user and password of the URL by default.
-            tls: Whose certificates are trusted, and which is shown; as the system has it by default.
+            credentials: How requests are authenticated.
+            tls: Trusted certificates and our own; the system's by default.
 
         Raises:
-            ValueError: The URL is none of http or https.
+            ValueError: It is not the URL of an http or https server.
         """
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError):
-            raise ValueError("The registry's URL can't be read.") from None
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ValueError("The registry's URL must be http://host… or https://host….")
-        if credentials is None and parsed.userinfo:
-            credentials = Basic(parsed.username, GivenSecret(parsed.password))
-        base = parsed.copy_with(userinfo=b"", query=None, fragment=None)
+        base = read_server_url(url).copy_with(userinfo=b"", query=None, fragment=None)
         self.host = base.host
         self.port = base.port
-        # Without user and password, so that it can be shown and logged.
         self.url = str(base).rstrip("/")
         self._timeout = timeout
-        self._credentials = credentials or NoCredentials()
-        self._client = open_client(base.host, timeout=timeout, max_connections=max_connections, tls=tls)
+        self._credentials = credentials
+        self._client = open_http_client(base.host, timeout=timeout, max_connections=max_connections, tls=tls)
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
+    def get_json(self, path: str, params: QueryParams, *, max_bytes: int | None = None) -> Mapping[str, object]:
+        """Get a JSON object, by default of at most `MAX_PAGE_BYTES`."""
+        return _json_object(path, self._request(path, max_bytes or MAX_PAGE_BYTES, params=params)[1])
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close all connections."""
-        self.close()
+    def search(self, path: str, query: Mapping[str, object]) -> Mapping[str, object]:
+        """Get a JSON object from a search that MLflow has by POST only."""
+        return _json_object(path, self._request(path, MAX_PAGE_BYTES, method="POST", json=query)[1])
 
-    def get_json(self, path: str, params: QueryParams, *, max_bytes: int) -> Mapping[str, object]:
-        """Get a JSON object.
+    def get_pages(self, path: str, key: str, params: QueryParams) -> Iterator[list[object]]:
+        """Get a listing page by page.
 
         Args:
-            path: Below the base URL, percent-encoded.
-            params: Of the query.
-            max_bytes: How long the answer may be.
-
-        Raises:
-            RegistryError: There is no such answer.
+            path: Of the listing.
+            key: Of the entries in a page.
+            params: Of each request.
         """
-        return _json_object(path, self.get(path, params, max_bytes=max_bytes))
-
-    def search(self, path: str, wanted: Mapping[str, object], *, max_bytes: int) -> Mapping[str, object]:
-        """Get a JSON object from a search that MLflow has by POST only; otherwise as `get_json`.
-
-        Args:
-            path: Below the base URL, percent-encoded.
-            wanted: What is searched for, as JSON.
-            max_bytes: How long the answer may be.
-        """
-        return _json_object(path, self._ask(path, {}, None, max_bytes, wanted).content or b"")
-
-    def get(self, path: str, params: QueryParams, *, max_bytes: int) -> bytes:
-        """Get bytes.
-
-        Args:
-            path: Below the base URL, percent-encoded.
-            params: Of the query.
-            max_bytes: How long the answer may be.
-
-        Raises:
-            RegistryUnreachable: There was no answer in time.
-            RegistryRefused: Its status is not 200.
-            RegistryUnreadable: It is longer.
-            RegistryError: There are no credentials to be had.
-        """
-        return self.get_if_changed(path, params, None, max_bytes=max_bytes).content or b""
-
-    def save(self, path: str, write: Callable[[bytes], object]) -> None:
-        """Get bytes piece by piece, however many they are; otherwise as `get`.
-
-        Args:
-            path: Below the base URL, percent-encoded.
-            write: Called with each piece; what it raises ends the exchange, and is raised.
-        """
-        self._ask(path, {}, None, 0, write=write)
+        tokens: set[str] = set()
+        token = ""
+        for _ in range(MAX_PAGES):
+            page = self.get_json(path, {**params, "page_token": token} if token else params)
+            entries = page.get(key, [])
+            following = page.get("next_page_token") or ""
+            if not isinstance(entries, list) or not isinstance(following, str):
+                raise RegistryUnreadable(f"a page of {path} is not as MLflow writes it")
+            yield entries
+            if not following:
+                return
+            if following in tokens:
+                raise RegistryUnreadable(f"the pages of {path} go round in a circle")
+            tokens.add(following)
+            token = following
+        raise RegistryUnreadable(f"there are more than {MAX_PAGES} pages of {path}")
 
     def get_if_changed(
-        self, path: str, params: QueryParams, validator: tuple[str, str] | None, *, max_bytes: int
-    ) -> Answer:
-        """Get bytes, unless they are as they were; otherwise as `get`.
+        self, path: str, params: QueryParams, validator: Validator | None, *, max_bytes: int
+    ) -> tuple[bytes | None, Validator | None]:
+        """Get bytes, and what asks later whether they have changed; the bytes are None if they did not change.
 
         Args:
-            path: Below the base URL, percent-encoded.
+            path: Of the file.
             params: Of the query.
-            validator: What an earlier answer told; None to get them in any case.
-            max_bytes: How long the answer may be.
+            validator: From an earlier answer; None to get the bytes in any case.
+            max_bytes: Limit of the answer.
         """
-        return self._ask(path, params, validator, max_bytes)
+        response, content = self._request(path, max_bytes, params=params, validator=validator)
+        return (
+            (None, validator) if response.status_code == httpx.codes.NOT_MODIFIED else (content, _validator(response))
+        )
 
-    def _ask(
+    def save(self, path: str, write: Callable[[bytes], object]) -> None:
+        """Get bytes of any length, piece by piece; an error of `write` ends the exchange."""
+        self._request(path, 0, write=write)
+
+    def _request(
         self,
         path: str,
-        params: QueryParams,
-        validator: tuple[str, str] | None,
         max_bytes: int,
-        body: Mapping[str, object] | None = None,
+        *,
+        method: str = "GET",
+        validator: Validator | None = None,
         write: Callable[[bytes], object] | None = None,
-    ) -> Answer:
-        authorization = self._credentials.authorization()
-        try:
-            return self._send(path, params, validator, max_bytes, body, write, authorization)
-        except RegistryRefused as refusal:
-            if refusal.status != httpx.codes.UNAUTHORIZED:
-                raise
-            another = self._credentials.refused(authorization)
-            if not another:
-                raise
-        return self._send(path, params, validator, max_bytes, body, write, another)
-
-    def _send(
-        self,
-        path: str,
-        params: QueryParams,
-        validator: tuple[str, str] | None,
-        max_bytes: int,
-        body: Mapping[str, object] | None,
-        write: Callable[[bytes], object] | None,
-        authorization: str,
-    ) -> Answer:
-        deadline = time.monotonic() + self._timeout
+        **options: Any,
+    ) -> tuple[httpx.Response, bytes]:
+        """Send a request; once more with other credentials if the first were refused."""
         headers = dict([validator]) if validator else {}
         if write is not None:
             # A piece that is decompressed may be of any length.
             headers["Accept-Encoding"] = "identity"
-        if authorization:
-            headers["Authorization"] = authorization
-        with (
-            failures_told(path, self._timeout),
-            self._client.stream(
-                "GET" if body is None else "POST",
+
+        def send() -> tuple[httpx.Response, bytes]:
+            return exchange(
+                self._client,
+                method,
                 f"{self.url}{path}",
-                params=dict(params),
-                headers=headers,
-                json=body,
-            ) as response,
-        ):
-            if validator and response.status_code == httpx.codes.NOT_MODIFIED:
-                return Answer(None, validator)
-            if response.status_code != httpx.codes.OK:
-                raise _refusal(path, response, read_error(response, path, deadline), authorization)
-            if write is not None:
-                if response.headers.get("Content-Encoding", "identity") != "identity":
-                    raise RegistryUnreadable(f"the answer to {path} is compressed, which was not asked for")
-                for piece in response.iter_raw():
-                    write(piece)
-                return Answer(None)
-            return Answer(read_answer(response, path, max_bytes, deadline), _validator(response))
+                what=path,
+                timeout=self._timeout,
+                max_bytes=max_bytes,
+                write=write,
+                headers=headers | ({"Authorization": authorization} if authorization else {}),
+                **options,
+            )
+
+        authorization = self._credentials.authorization()
+        response, content = send()
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            another = self._credentials.refused(authorization)
+            if another:
+                authorization = another
+                response, content = send()
+        if response.status_code == httpx.codes.OK or (validator and response.status_code == httpx.codes.NOT_MODIFIED):
+            return response, content
+        raise _refusal(path, response, content, authorization)
 
 
-def _json_object(path: str, content: bytes) -> Mapping[str, object]:
+def read_server_url(url: str) -> httpx.URL:
+    """Parse the URL of a server.
+
+    Raises:
+        ValueError: It is not the URL of an http or https server.
+    """
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RegistryUnreadable(f"the answer to {path} is no readable JSON") from error
-    if not isinstance(parsed, dict):
-        raise RegistryUnreadable(f"the answer to {path} is no JSON object")
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        raise ValueError("The registry's URL can't be read.") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("The registry's URL must be http://host… or https://host….")
     return parsed
 
 
-def _validator(response: httpx.Response) -> tuple[str, str] | None:
-    """Return what asks for the same again unless it changed."""
+def _json_object(path: str, content: bytes) -> Mapping[str, object]:
+    parsed = read_json_object(content)
+    if parsed is None:
+        raise RegistryUnreadable(f"the answer to {path} is not a JSON object")
+    return parsed
+
+
+def _validator(response: httpx.Response) -> Validator | None:
     etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
     if 0 < len(etag) <= _MAX_VALIDATOR_CHARACTERS and etag.isascii():
         return "If-None-Match", etag
@@ -234,23 +342,31 @@ def _validator(response: httpx.Response) -> tuple[str, str] | None:
         age = parsedate_to_datetime(response.headers.get("Date", "")) - parsedate_to_datetime(modified)
     except (TypeError, ValueError):
         return None
-    # A time of whole seconds: what is so young may be written once more, and still have the same time.
+    # Times are in whole seconds: a file that was just written may be written once more with the same time.
     return ("If-Modified-Since", modified) if age >= timedelta(seconds=2) else None
 
 
 def _refusal(path: str, response: httpx.Response, content: bytes, authorization: str) -> RegistryRefused:
-    """Tell of a status that is not 200, with what MLflow says of it."""
+    """Return the error of a status that is not 200, with MLflow's code and redacted message if there are any."""
     status = response.status_code
-    error_code, words = read_words(content, authorization)
     if response.is_redirect:
-        return RegistryRefused(
-            f"{path} answered with a redirect (HTTP {status}), which is not followed; give the URL that it leads to",
-            status,
-        )
-    hint = {
-        httpx.codes.UNAUTHORIZED: "; the credentials are missing or wrong",
-        httpx.codes.FORBIDDEN: "; the credentials do not suffice, or the server does not allow our Host header",
-    }.get(httpx.codes(status) if status in httpx.codes._value2member_map_ else httpx.codes.OK, "")
-    code = f" {error_code}" if error_code else ""
-    told = f": {words}" if words else ""
-    return RegistryRefused(f"{path} answered with HTTP {status}{code}{told}{hint}", status, error_code, words)
+        redirect = f"{path} answered with a redirect (HTTP {status}), which is not followed; use the URL it leads to"
+        return RegistryRefused(redirect, status)
+    error = read_json_object(content) or {}
+    code, message = error.get("error_code"), error.get("message")
+    if not (isinstance(code, str) and len(code) < 64 and code.isascii() and code.replace("_", "").isalnum()):
+        # Someone else's, such as a proxy's.
+        code, message = "", ""
+    words = redact(message, _secrets(authorization)) if isinstance(message, str) else ""
+    said = f"{' ' if code else ''}{code}{': ' if words else ''}{words}"
+    return RegistryRefused(f"{path} answered with HTTP {status}{said}{_HINTS.get(status, '')}", status, code, words)
+
+
+def _secrets(authorization: str) -> list[str]:
+    """Return the secrets of a header: the token, and the password within it."""
+    scheme, _, token = authorization.partition(" ")
+    secrets = [token]
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            secrets.append(b64decode(token).decode().partition(":")[2])
+    return [secret for secret in secrets if secret]

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from prinz_enricher.batch.number import decimal_double
-from prinz_enricher.registry import PrivateServer, lifeline
+from prinz_enricher.registry import PrivateServer, orphan_watchdog
 from tests.support.certificates import Authority
 from tests.support.own_service import register
 from tests.support.touchy import register_touchy
@@ -90,14 +90,14 @@ def main() -> int:
             build = [maven, "--batch-mode", "--no-transfer-progress", "--file", str(ROOT / "nussknacker"), "verify"]
             # It ends with this process, and with it what it started.
             with subprocess.Popen(
-                [sys.executable, "-P", "-S", lifeline.__file__, "5", *build, *sys.argv[1:]],
+                [sys.executable, "-P", "-S", orphan_watchdog.__file__, "5", *build, *sys.argv[1:]],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 env={
                     **variables,
                     "PRINZ_TEST_REGISTRY": registry.url,
                     "PRINZ_TEST_PYTHON": sys.executable,
-                    "PRINZ_TEST_LIFELINE": str(lifeline.__file__),
+                    "PRINZ_TEST_WATCHDOG": str(orphan_watchdog.__file__),
                     "PRINZ_TEST_DECIMALS": str(folder / "decimals"),
                     "PRINZ_TEST_CERTIFICATES": str(folder),
                     "XDG_CACHE_HOME": str(folder / "cache"),

@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.config import ConfigError, RegistrySettings, Settings
 from prinz_enricher.registry import Access, AccessError, CredentialsUnavailable, open_access
-from prinz_enricher.registry.auth import Basic, Bearer, NoCredentials, OAuth2Tokens, SecretFile
+from prinz_enricher.registry.auth import BasicAuth, BearerAuth, NoAuth, OAuth2Tokens, SecretFile
 from tests.support.certificates import Authority
 
 SECRET = "hunter2-and-more"  # noqa: S105 - made up
@@ -31,7 +31,7 @@ def access_of(**keys: object) -> Access:
 def test_nothing_set_is_nobody() -> None:
     """Without any key nobody is said to be there, and workers get what the process has; `none` takes that away."""
     access = access_of()
-    assert (access.url, access.credentials, access.own) == (URL, NoCredentials(), False)
+    assert (access.url, access.credentials, access.own) == (URL, NoAuth(), False)
     assert access.credentials.authorization() == ""
     assert access.fetch_variables(Path()) is None
     assert access_of(auth="none").fetch_variables(Path()) == {}
@@ -48,7 +48,7 @@ def test_nothing_set_is_nobody() -> None:
 def test_basic(keys: dict[str, object]) -> None:
     """User and password are a header, and two variables for workers; they are not in what is shown."""
     access = access_of(**keys)
-    assert isinstance(access.credentials, Basic)
+    assert isinstance(access.credentials, BasicAuth)
     assert access.credentials.authorization() == "Basic xbxhbmV0YTpodW50ZXIyLWFuZC1tb3Jl"
     assert access.fetch_variables(Path()) == {
         "MLFLOW_TRACKING_USERNAME": "żaneta",
@@ -61,7 +61,7 @@ def test_basic(keys: dict[str, object]) -> None:
 def test_token() -> None:
     """A token is a header, and a variable for workers."""
     access = access_of(token=SECRET)
-    assert isinstance(access.credentials, Bearer)
+    assert isinstance(access.credentials, BearerAuth)
     assert access.credentials.authorization() == f"Bearer {SECRET}"
     assert access.fetch_variables(Path()) == {"MLFLOW_TRACKING_TOKEN": SECRET}
     assert SECRET not in f"{access!r} {settings_of(token=SECRET)!r}"
@@ -80,7 +80,7 @@ def test_token() -> None:
 def test_oauth2(keys: dict[str, object], token_url: str, scope: str) -> None:
     """The token endpoint is as it is set, or the Databricks workspace's own."""
     credentials = access_of(**keys).credentials
-    assert isinstance(credentials, Bearer)
+    assert isinstance(credentials, BearerAuth)
     assert isinstance(credentials.tokens, OAuth2Tokens)
     client = credentials.tokens._client
     assert (client.token_url, client.client_id, client.scope) == (token_url, "prinz", scope)
@@ -172,7 +172,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     before = path.stat()
     path.write_text("rewrit\r\n")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    bearer = Bearer(source)
+    bearer = BearerAuth(source)
     assert bearer.authorization() == "Bearer second"
     assert bearer.refused("Bearer second") == "Bearer rewrit"
     assert bearer.refused("Bearer rewrit") == ""

@@ -29,7 +29,8 @@ from prinz_enricher.registry import (
     RegistryUnreadable,
     artifacts,
 )
-from prinz_enricher.registry.artifacts import ARTIFACTS, is_plain
+from prinz_enricher.registry.artifacts import is_plain
+from prinz_enricher.registry.mlmodel import ARTIFACTS
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.registry_writer import RegistryWriter
@@ -160,15 +161,15 @@ def test_what_the_server_does_not_hand_out(hostile_server: HostileServer, tmp_pa
 
 
 LIES: dict[str, tuple[Mapping[str, object], str]] = {
-    "parent": ({"": [MLMODEL, inner("..")]}, r'"\.\.", whose name is none'),
-    "itself": ({"": [MLMODEL, file(".")]}, "whose name is none"),
-    "climbing": ({"": [MLMODEL, file("../../x")]}, "whose name is none"),
-    "absolute": ({"": [MLMODEL, file("/etc/x")]}, "whose name is none"),
-    "zero": ({"": [MLMODEL, file("a\0b")]}, "whose name is none"),
-    "empty": ({"": [MLMODEL, file("")]}, "whose name is none"),
-    "no text": ({"": [MLMODEL, file(7)]}, "whose name is none"),
-    "no entry": ({"": [MLMODEL, "x"]}, "whose name is none"),
-    "no Unicode": ({"": [MLMODEL, file("\udc80")]}, "whose name is none"),
+    "parent": ({"": [MLMODEL, inner("..")]}, r'"\.\.", an invalid or too long name'),
+    "itself": ({"": [MLMODEL, file(".")]}, "an invalid or too long name"),
+    "climbing": ({"": [MLMODEL, file("../../x")]}, "an invalid or too long name"),
+    "absolute": ({"": [MLMODEL, file("/etc/x")]}, "an invalid or too long name"),
+    "zero": ({"": [MLMODEL, file("a\0b")]}, "an invalid or too long name"),
+    "empty": ({"": [MLMODEL, file("")]}, "an invalid or too long name"),
+    "no text": ({"": [MLMODEL, file(7)]}, "an invalid or too long name"),
+    "no entry": ({"": [MLMODEL, "x"]}, "an invalid or too long name"),
+    "no Unicode": ({"": [MLMODEL, file("\udc80")]}, "an invalid or too long name"),
     "long name": ({"": [MLMODEL, file("ż" * 128)]}, "too long"),
     "long path": ({"/".join(["x" * 250] * n): [MLMODEL, inner("x" * 250)] for n in range(6)}, "too long"),
     "twice": ({"": [MLMODEL, file("a"), file("a")]}, '"a" twice'),
@@ -177,9 +178,9 @@ LIES: dict[str, tuple[Mapping[str, object], str]] = {
     "large": ({"": [MLMODEL, file("a", SMALL)]}, f"larger than the {SMALL} bytes"),
     "large as text": ({"": [MLMODEL, file("a", str(SMALL))]}, f"larger than the {SMALL} bytes"),
     "large together": ({"": [MLMODEL, *(file(f"{n}", SMALL // 4) for n in range(4))]}, "larger than the"),
-    "less than nothing": ({"": [MLMODEL, file("a", -1)]}, "a length that is none"),
-    "no length": ({"": [MLMODEL, file("a", "9" * 5000)]}, "a length that is none"),
-    "true length": ({"": [MLMODEL, file("a", True)]}, "a length that is none"),
+    "less than nothing": ({"": [MLMODEL, file("a", -1)]}, "an invalid length"),
+    "no length": ({"": [MLMODEL, file("a", "9" * 5000)]}, "an invalid length"),
+    "true length": ({"": [MLMODEL, file("a", True)]}, "an invalid length"),
     "no MLmodel": ({"": [file("model.pkl", 3)]}, "no MLmodel file among"),
     "nothing": ({}, "no MLmodel file among"),
     "folder MLmodel": ({"": [inner("MLmodel")], "MLmodel": [file("MLmodel", 3)]}, "no MLmodel file among"),
@@ -200,7 +201,7 @@ def test_listings_that_lie(hostile_server: HostileServer, tmp_path: Path, lie: s
 
 def test_too_many_files(hostile_server: HostileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their number has a bound, folders among them."""
-    monkeypatch.setattr(artifacts, "MOST_FILES", 10)
+    monkeypatch.setattr(artifacts, "MAX_FILES", 10)
     hostile_server.respond = Files({"": [MLMODEL, *(inner(f"{n}") for n in range(10))]})
     with pytest.raises(ArtifactsRefused, match="more than 10 files"):
         download(hostile_server, tmp_path / "model")
@@ -240,7 +241,7 @@ def test_a_server_that_sends_more_than_it_lists(hostile_server: HostileServer, t
 def test_another_length_than_listed(hostile_server: HostileServer, tmp_path: Path, content: bytes) -> None:
     """It may be a file that is being written, or an answer that broke off: it may pass."""
     hostile_server.respond = Files({"": [MLMODEL, file("a", "3")]}, {"a": lambda _: Answer(content)})
-    with pytest.raises(RegistryUnreadable, match='"a" has not the 3 bytes') as raised:
+    with pytest.raises(RegistryUnreadable, match='"a" does not have the 3 bytes') as raised:
         download(hostile_server, tmp_path / "model")
     assert raised.value.transient
     assert len([one for one in hostile_server.requests if one.path.endswith("/a")]) == len(artifacts._PAUSES)
@@ -371,7 +372,7 @@ def test_a_path_of_any_length(hostile_server: HostileServer, tmp_path: Path) -> 
     """One that no URL can have is a fault of the registry."""
     with (
         RegistryClient(hostile_server.url) as client,
-        pytest.raises(RegistryUnreadable, match="too long to be asked for"),
+        pytest.raises(RegistryUnreadable, match="too long for a request"),
     ):
         client.download("mlflow-artifacts:/" + "x" * 70_000, tmp_path / "m", max_bytes=SMALL, watch=lambda *_: None)
 

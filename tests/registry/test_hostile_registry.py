@@ -13,8 +13,8 @@ from prinz_enricher.registry import (
     RegistryRefused,
     RegistryUnreachable,
     RegistryUnreadable,
+    transport,
 )
-from prinz_enricher.registry import pages as pages_module
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 
 SECRET = "hunter2"  # noqa: S105 - made up
@@ -251,7 +251,7 @@ def test_pages_without_end(
     client: RegistryClient, hostile_server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages with ever new tokens are read up to a limit."""
-    monkeypatch.setattr(pages_module, "MAX_PAGES", 5)
+    monkeypatch.setattr(transport, "MAX_PAGES", 5)
     hostile_server.respond = lambda _: answer_json({"next_page_token": f"t{len(hostile_server.requests)}"})
     with pytest.raises(RegistryUnreadable, match="more than 5 pages"):
         client.model_versions()
@@ -272,7 +272,7 @@ def test_huge_answer(
     client: RegistryClient, hostile_server: HostileServer, monkeypatch: pytest.MonkeyPatch, *, compressed: bool
 ) -> None:
     """An answer that is too long is not read to its end, even where it comes compressed."""
-    monkeypatch.setattr(pages_module, "MAX_PAGE_BYTES", 100_000)
+    monkeypatch.setattr(transport, "MAX_PAGE_BYTES", 100_000)
     content = b'{"padding": "' + b"x" * 10_000_000 + b'"}'
     answer = Answer(gzip.compress(content), headers={"Content-Encoding": "gzip"}) if compressed else Answer(content)
     hostile_server.respond = lambda _: answer

@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.registry import RegistryError, RegistryUnreachable, RegistryUnreadable, TokenRefused
 from prinz_enricher.registry.auth import GivenSecret, OAuth2Client, OAuth2Tokens, SecretFile
-from prinz_enricher.registry.auth.oauth2 import PAUSE_SECONDS
+from prinz_enricher.registry.auth.authentication import PAUSE_SECONDS
 from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.token_server import TokenEndpoint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prinz_enricher.registry import PrivateServer, PrivateServerError, is_local_store, lifeline, store_folder
+from prinz_enricher.registry import PrivateServer, PrivateServerError, is_local_store, orphan_watchdog, store_folder
 from prinz_enricher.registry.private_server import _environment
 from tests.support.deadline import wait_until
 
@@ -94,12 +94,12 @@ def test_server_that_does_not_answer(tmp_path: Path, fake_mlflow: Callable[[str]
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-def test_lifeline_ends_the_whole_group(tmp_path: Path) -> None:
+def test_watchdog_ends_the_whole_group(tmp_path: Path) -> None:
     """Where the holder of the pipe is gone, processes that the command started end too, even deaf ones."""
     pids = tmp_path / "pids"
     script = f"trap '' TERM; sleep 60 & echo $! $$ > {pids}; wait; sleep 60"
     process = subprocess.Popen(
-        [sys.executable, lifeline.__file__, "0.2", "/bin/sh", "-c", script], stdin=subprocess.PIPE
+        [sys.executable, orphan_watchdog.__file__, "0.2", "/bin/sh", "-c", script], stdin=subprocess.PIPE
     )
     with process:
         try:
@@ -115,10 +115,10 @@ def test_lifeline_ends_the_whole_group(tmp_path: Path) -> None:
     wait_until(lambda: not any(is_alive(pid) for pid in started))
 
 
-def test_lifeline_hands_on_the_exit_code() -> None:
-    """A command that ends by itself ends its lifeline with the same code."""
+def test_watchdog_returns_the_exit_code() -> None:
+    """A command that ends by itself ends its watchdog with the same code."""
     for command, code in (("exit 7", 7), ("kill -9 $$", 137)):
-        arguments = [sys.executable, lifeline.__file__, "5", "/bin/sh", "-c", command]
+        arguments = [sys.executable, orphan_watchdog.__file__, "5", "/bin/sh", "-c", command]
         with subprocess.Popen(arguments, stdin=subprocess.PIPE) as process:
             assert process.wait(timeout=20) == code
 

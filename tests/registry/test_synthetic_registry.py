@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prinz_enricher.registry import RegistryClient, RegistryRefused
-from prinz_enricher.registry.mlmodel_file import MlmodelPlace
+from prinz_enricher.registry.mlmodel import MlmodelPlace
 from tests.support.hostile_server import Answer, HostileServer
 from tests.support.registry_writer import RegistryWriter, mlmodel_text
 from tests.support.synthetic_registry import SyntheticRegistry

@@ -1,24 +1,29 @@
-"""How a registry is to be reached: who we say we are, whose certificates we trust, and what workers are told of it."""
+"""How a server is reached: our credentials, trusted certificates, and the variables by which workers do the same."""
 
-from prinz_enricher.registry.auth.access import Access, open_access
-from prinz_enricher.registry.auth.credentials import Basic, Bearer, Credentials, NoCredentials
-from prinz_enricher.registry.auth.oauth2 import OAuth2Client, OAuth2Tokens
-from prinz_enricher.registry.auth.rules import AccessSettings, access_faults
-from prinz_enricher.registry.auth.secret import GivenSecret, SecretFile
-from prinz_enricher.registry.auth.tls import TlsFiles
+from prinz_enricher.registry.auth.authentication import (
+    BasicAuth,
+    BearerAuth,
+    GivenSecret,
+    NoAuth,
+    OAuth2Client,
+    OAuth2Tokens,
+    SecretFile,
+)
+from prinz_enricher.registry.auth.server_access import Access, TlsFiles, access_faults, auth_method, open_access
+from prinz_enricher.registry.transport import Credentials
 
 __all__ = [
     "Access",
-    "AccessSettings",
-    "Basic",
-    "Bearer",
+    "BasicAuth",
+    "BearerAuth",
     "Credentials",
     "GivenSecret",
-    "NoCredentials",
+    "NoAuth",
     "OAuth2Client",
     "OAuth2Tokens",
     "SecretFile",
     "TlsFiles",
     "access_faults",
+    "auth_method",
     "open_access",
 ]

@@ -18,7 +18,7 @@ import httpcore
 import httpx
 
 from prinz_enricher.registry.errors import AccessError
-from prinz_enricher.registry.exchange import trusts_environment
+from prinz_enricher.registry.transport import trusts_environment
 from prinz_enricher.scoring.remote.network import BoundedBackend, Errands
 
 KEEP_SECONDS = 4.0

@@ -13,9 +13,9 @@ import httpx
 from h2.exceptions import H2Error
 
 from prinz_enricher import __version__
-from prinz_enricher.registry.auth import Access, Bearer, Credentials, OAuth2Tokens
+from prinz_enricher.registry.auth import Access, BearerAuth, Credentials, OAuth2Tokens
 from prinz_enricher.registry.errors import RegistryError
-from prinz_enricher.registry.exchange import trusts_environment
+from prinz_enricher.registry.transport import trusts_environment
 from prinz_enricher.scoring.remote.answers import Again, Answer, Setback, Shows, read
 from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.errors import UpstreamFailed
@@ -106,7 +106,7 @@ class Tries:
 
     def _authorization(self, header: Callable[[], str], request: Request, until: float) -> str:
         try:
-            if isinstance(self._credentials, Bearer) and isinstance(self._credentials.tokens, OAuth2Tokens):
+            if isinstance(self._credentials, BearerAuth) and isinstance(self._credentials.tokens, OAuth2Tokens):
                 # It may ask the token endpoint, or wait for a thread that does, for longer than this call may take.
                 return self._errands.run(header, Attempt(until, request.cancelled), httpcore.ReadTimeout)
             return header()

@@ -30,7 +30,7 @@ public final class ServiceProcess implements AutoCloseable {
     String python = variable("PRINZ_TEST_PYTHON");
     ProcessBuilder builder =
         new ProcessBuilder(
-            python, "-P", "-S", variable("PRINZ_TEST_LIFELINE"), "10", python, "-m", "prinz_enricher.cli", "serve",
+            python, "-P", "-S", variable("PRINZ_TEST_WATCHDOG"), "10", python, "-m", "prinz_enricher.cli", "serve",
             "--port", Integer.toString(port), "--registry", registry(), "--log-format", "json", "--preload", preload);
     builder.environment().put("PRINZ_REGISTRY__REFRESH_INTERVAL", "0.2");
     builder.redirectErrorStream(true);

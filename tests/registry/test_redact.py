@@ -2,7 +2,7 @@
 
 import pytest
 
-from prinz_enricher.registry.words import MAX_CHARACTERS, hidden
+from prinz_enricher.registry.errors import MAX_SHOWN_CHARACTERS, redact
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,16 @@ from prinz_enricher.registry.words import MAX_CHARACTERS, hidden
 )
 def test_what_is_hidden(said: str, shown: str) -> None:
     """Addresses, queries, passwords and whatever follows the name of a secret; what is no secret stays."""
-    assert hidden(said, ["hunter2"] if said.startswith("hunter2") else []) == shown
+    assert redact(said, ["hunter2"] if said.startswith("hunter2") else []) == shown
 
 
 @pytest.mark.parametrize("part", [":", "a:", "@:", "token", "a.b-", "sig sig", "'\"]", "?", "basic ", "credential"])
 def test_a_long_message_is_cut_before_it_is_judged(part: str) -> None:
     """64 KiB that a pattern with nested repetitions never ends with are answered, and within the limit."""
-    assert len(hidden(part * (64 * 1024 // len(part)))) <= MAX_CHARACTERS
+    assert len(redact(part * (64 * 1024 // len(part)))) <= MAX_SHOWN_CHARACTERS
 
 
 def test_half_a_secret_is_hidden() -> None:
     """A password that is cut before its host, or before the name that gives it away, is left out with its word."""
     filler = "https://" + "x" * 970
-    assert hidden(f"{filler} user:hunter2{'x' * 40}@host") == "…"
+    assert redact(f"{filler} user:hunter2{'x' * 40}@host") == "…"

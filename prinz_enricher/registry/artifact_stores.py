@@ -1,7 +1,7 @@
 """Reads MLmodel files from stores such as S3, through a process that has the stores' clients and credentials.
 
-It is asked only where the registry itself does not hand a file out: many a server knows where its models are, but lets
-its clients read them there.
+It is asked only for what the registry does not hand out: many a server knows where its models are, but lets its clients
+read them there.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ from urllib.parse import urlsplit
 from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused, RegistryUnreachable
 
 SCHEMES = frozenset({"s3", "gs", "abfss", "wasbs"})
-"""Stores that are read; never local files, nor other hosts by HTTP: a registry can lie."""
+"""Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted."""
 
-_SILENCE_SECONDS = 5.0
-_MAX_ANSWER = 16 * 1024 * 1024
+_PAUSE_SECONDS = 5.0
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class StoreReader:
-    """Reads MLmodel files, one after the other; any thread may ask. The process is started when it is first needed."""
+    """Reads MLmodel files one after the other; thread-safe. The process is started when it is first needed.
+
+    Args:
+        environment: Returns the environment variables of the process, with the stores' credentials.
+        timeout: Seconds that one file may take, the start of the process included.
+    """
 
     def __init__(self, environment: Callable[[], Mapping[str, str]], *, timeout: float = 20.0) -> None:
-        """Start nothing yet.
-
-        Args:
-            environment: Gives the environment variables of the process, with the stores' credentials.
-            timeout: Seconds that one file may take, the start of the process included.
-        """
         self._environment = environment
         self._timeout = timeout
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._silent_until = 0.0
+        self._paused_until = 0.0
 
     @staticmethod
     def reads(uri: str) -> bool:
-        """Tell whether a place is in a store that is read."""
+        """Return whether a URI is in a store that is read."""
         try:
             return urlsplit(uri).scheme in SCHEMES
         except ValueError:
@@ -52,9 +51,6 @@ class StoreReader:
 
     def read(self, uri: str) -> bytes:
         """Read the MLmodel file of a folder.
-
-        Args:
-            uri: Of the folder.
 
         Raises:
             RegistryUnreachable: The store gives no answer.
@@ -66,45 +62,42 @@ class StoreReader:
         content = answer.get("content")
         if isinstance(content, str):
             return base64.b64decode(content)
-        raise _fault(uri, answer)
+        raise _error(uri, answer)
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         with self._lock:
-            self._end()
+            self._stop()
 
     def _ask(self, uri: str) -> Mapping[str, object]:
-        if time.monotonic() < self._silent_until:
+        if time.monotonic() < self._paused_until:
             raise RegistryUnreachable("the store of its files gave no answer just now")
         question = json.dumps({"uri": uri}).encode() + b"\n"
-        # It ends by itself when it was idle; then another one is asked.
+        # A process that was idle ends by itself; then another one is asked.
         for _ in range(2):
-            process = self._running()
+            process = self._start()
+            if process.stdin is None or process.stdout is None:
+                break
             try:
-                process.stdin.write(question)  # type: ignore[union-attr]  # there are pipes
-                process.stdin.flush()  # type: ignore[union-attr]
+                process.stdin.write(question)
+                process.stdin.flush()
             except OSError:
-                self._end()
+                self._stop()
                 continue
-            line = self._line(process)
-            if line:
+            if not select.select([process.stdout], [], [], self._timeout)[0]:
+                self._stop()
+                # Those who waited for their turn meanwhile do not each wait as long again.
+                self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                raise RegistryUnreachable(f"no answer of the store of its files within {self._timeout:g} s")
+            if line := process.stdout.readline(_MAX_ANSWER_BYTES):
                 answer = json.loads(line)
                 return answer if isinstance(answer, dict) else {}
-            self._end()
+            self._stop()
         raise RegistryUnreachable("the process that reads the store of its files ends at once")
 
-    def _line(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Return the next line; empty where the process has ended."""
-        if process.stdout is None or not select.select([process.stdout], [], [], self._timeout)[0]:
-            self._end()
-            # Those who waited for their turn meanwhile do not each wait as long again.
-            self._silent_until = time.monotonic() + _SILENCE_SECONDS
-            raise RegistryUnreachable(f"no answer of the store of its files within {self._timeout:g} s")
-        return process.stdout.readline(_MAX_ANSWER)
-
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            self._end()
+            self._stop()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch", "mlmodels"],
                 stdin=subprocess.PIPE,
@@ -115,7 +108,7 @@ class StoreReader:
             )
         return self._process
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -123,15 +116,15 @@ class StoreReader:
             process.communicate()
 
 
-def _fault(uri: str, answer: Mapping[str, object]) -> RegistryError:
-    scheme = urlsplit(uri).scheme
+def _error(uri: str, answer: Mapping[str, object]) -> RegistryError:
+    store = f"the store of its files ({urlsplit(uri).scheme})"
     why = str(answer.get("error", "no answer"))[:200]
     match answer.get("kind"):
         case "missing":
-            return RegistryRefused(f"the store of its files ({scheme}) does not have it", HTTPStatus.NOT_FOUND)
+            return RegistryRefused(f"{store} does not have it", HTTPStatus.NOT_FOUND)
         case "refused":
-            return RegistryRefused(f"the store of its files ({scheme}) does not let us in", HTTPStatus.FORBIDDEN)
+            return RegistryRefused(f"{store} does not let us in", HTTPStatus.FORBIDDEN)
         case "unreadable":
-            return MlmodelUnreadable(f"the store of its files ({scheme}) can't be read by this service: {why}")
+            return MlmodelUnreadable(f"{store} can't be read by this service: {why}")
         case _:
-            return RegistryUnreachable(f"the store of its files ({scheme}) gives no answer: {why}")
+            return RegistryUnreachable(f"{store} gives no answer: {why}")

@@ -1,11 +1,11 @@
-"""Runs a command for as long as the process that started it lives; a program of its own, of the standard library alone.
+"""Runs a command that ends with the process that started it; a program of its own, of the standard library alone.
 
-`python lifeline.py GRACE COMMAND...` starts the command in a process group of its own and holds the reading end of a
-pipe as standard input. When the pipe closes (its holder closed it, ended, or was killed), the whole group is asked to
-end, and killed after GRACE seconds. When the command ends by itself, so does this program, with the same exit code.
+`python orphan_watchdog.py GRACE COMMAND...` starts the command in a process group of its own. Standard input is a
+pipe: when it closes, as its holder closed it, ended, or was killed, the group gets SIGTERM, and SIGKILL after GRACE
+seconds. If the command ends by itself, so does this program, with its exit code, or 128 + the signal's number.
 
-A pipe tells of every kind of death and on every system; Linux's `PR_SET_PDEATHSIG` tells of the death of the *thread*
-that started the child, and only to the child, not to the processes that it starts.
+A pipe reports every kind of death on every system; Linux's `PR_SET_PDEATHSIG` reports the death of the *thread* that
+started the child, and only to the child, not to the processes that it starts.
 """
 
 from __future__ import annotations
@@ -24,29 +24,22 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Seconds of grace, then the command and its arguments.
-
-    Returns:
-        The command's exit code; 128 + signal number where a signal ended it.
-    """
+    """Run the command; return its exit code."""
     grace, command = float(arguments[0]), arguments[1:]
-    # Caught and not ignored: what is ignored stays so in the command.
+    # Caught and not ignored: the command would inherit an ignored signal.
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     ended = threading.Event()
 
-    def end_with_the_holder() -> None:
+    def stop_with_holder() -> None:
         while os.read(0, 4096):
             continue
         _signal_group(child.pid, signal.SIGTERM)
         if not ended.wait(grace):
             _signal_group(child.pid, signal.SIGKILL)
 
-    threading.Thread(target=end_with_the_holder, daemon=True).start()
+    threading.Thread(target=stop_with_holder, daemon=True).start()
     # Not reaped yet, so that its number, which is the group's, can't belong to anyone else.
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     ended.set()

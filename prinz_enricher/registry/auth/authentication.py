@@ -1,0 +1,356 @@
+"""Who we say we are: secrets, given or in files or from a token endpoint, and the Authorization header made of them."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import ssl
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote_plus, urlsplit
+
+import httpx
+
+from prinz_enricher.registry.errors import CredentialsUnavailable, RegistryError, RegistryUnreadable, TokenRefused
+from prinz_enricher.registry.transport import exchange, open_http_client, read_json_object
+
+MAX_SECRET_BYTES = 64 * 1024
+MAX_TOKEN_BYTES = 64 * 1024
+"""Of the token endpoint's answer."""
+
+PAUSE_SECONDS = 5.0
+"""How long a failure of the token endpoint is repeated, and how often a refused token is replaced, at most."""
+
+_MARGIN_SECONDS = 60.0
+_MARGIN_SHARE = 0.1
+# Those of RFC 6749, section 5.2: no other word of the endpoint's is shown.
+_OAUTH2_ERRORS = (
+    *("invalid_request", "invalid_client", "invalid_grant"),
+    *("unauthorized_client", "unsupported_grant_type", "invalid_scope"),
+)
+
+
+class SecretSource(Protocol):
+    """Returns a secret; thread-safe."""
+
+    def current(self) -> str:
+        """Return the secret.
+
+        Raises:
+            RegistryError: There is none.
+        """
+
+    def reject(self, secret: str) -> None:
+        """Take note that the server refused a secret, so that the next one may be another."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSecret:
+    """A secret that stays as it is."""
+
+    value: str = field(repr=False)
+
+    def current(self) -> str:
+        """Return the secret."""
+        return self.value
+
+    def reject(self, secret: str) -> None:
+        """Do nothing: there is no other."""
+
+
+class SecretFile:
+    """A secret in a file, which is read again when the file is another one, or the secret was refused.
+
+    Kubernetes rotates projected tokens by a new file behind the same path; a look at the path costs microseconds.
+
+    Args:
+        path: Of the file; a line break at its end does not count.
+        what: What is in it, for messages, such as `token`.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        self._what = what
+        self._lock = threading.Lock()
+        self._read_from: tuple[int, ...] | None = None
+        self._secret = ""
+
+    def __repr__(self) -> str:
+        return f"SecretFile({str(self._path)!r})"
+
+    def current(self) -> str:
+        """Return what the file holds now.
+
+        Raises:
+            CredentialsUnavailable: It can't be read, is empty, or too long.
+        """
+        with self._lock:
+            try:
+                if self._read_from != _identity(self._path.stat()):
+                    self._read()
+            except OSError as error:
+                self._read_from = None
+                raise CredentialsUnavailable(
+                    f"the {self._what} file {self._path} can't be read: {error.strerror}"
+                ) from None
+            return self._secret
+
+    def reject(self, secret: str) -> None:
+        """Read the file again next time: it may have been written twice within one tick of the disk's clock."""
+        with self._lock:
+            self._read_from = None
+
+    def _read(self) -> None:
+        # A pipe without a writer would hold us for ever.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            content = file.read(MAX_SECRET_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+        try:
+            secret = content.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            secret = ""
+        if not secret or len(content) > MAX_SECRET_BYTES:
+            self._read_from = None
+            raise CredentialsUnavailable(f"the {self._what} file {self._path} holds no {self._what}")
+        self._secret = secret
+        self._read_from = _identity(status)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2Client:
+    """A client of a token endpoint.
+
+    Attributes:
+        token_url: The endpoint.
+        scope: Of the token; empty for the endpoint's default.
+        audience: Of the token, if the endpoint asks for it (Auth0); or empty.
+    """
+
+    token_url: str
+    client_id: str
+    secret: SecretSource = field(repr=False)
+    scope: str = ""
+    audience: str = ""
+
+
+class OAuth2Tokens:
+    """Tokens by the client credentials grant of OAuth 2.0 (RFC 6749, section 4.4), for all threads.
+
+    One thread asks for a token, the others wait for it. It is kept until shortly before its end. A refused one is
+    replaced, but not again and again: a registry that refuses every token must not burden the token endpoint.
+
+    Args:
+        client: Of the token endpoint.
+        timeout: Seconds that one request may take.
+        tls: Trusted certificates and our own; the system's by default.
+        clock: Returns seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        client: OAuth2Client,
+        *,
+        timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        parts = urlsplit(client.token_url)
+        self._host = parts.hostname or ""
+        self._what = f"the token endpoint {parts.scheme}://{parts.netloc}{parts.path}"
+        self._timeout = timeout
+        self._tls = tls
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token = ""
+        self._renew_at = self._ends_at = -math.inf
+        self._replaced_at = -math.inf
+        self._failure: Callable[[], RegistryError] | None = None
+        self._failed_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"OAuth2Tokens({self._client!r})"
+
+    def current(self) -> str:
+        """Return a token that is valid for a while.
+
+        Raises:
+            TokenRefused: The token endpoint issues none.
+            RegistryUnreachable: It does not answer.
+            RegistryUnreadable: Its answer has no valid token.
+            CredentialsUnavailable: The file of the client secret holds none.
+        """
+        with self._lock:
+            now = self._clock()
+            if now < self._renew_at:
+                return self._token
+            if self._failure is None or now >= self._failed_at + PAUSE_SECONDS:
+                try:
+                    self._token, lifetime = self._fetch()
+                except RegistryError as error:
+                    self._failure, self._failed_at = _repeated(error), self._clock()
+                else:
+                    self._failure = None
+                    # Counted from before the request: the endpoint did not issue it later than that.
+                    self._ends_at = now + lifetime
+                    self._renew_at = self._ends_at - min(_MARGIN_SECONDS, lifetime * _MARGIN_SHARE)
+                    return self._token
+            # The former token outlives a failure to renew it.
+            if now < self._ends_at:
+                return self._token
+            raise self._failure()
+
+    def reject(self, secret: str) -> None:
+        """Drop a token that the registry refused, unless another thread did already."""
+        with self._lock:
+            now = self._clock()
+            if secret == self._token and now >= self._replaced_at + PAUSE_SECONDS:
+                self._replaced_at = now
+                self._renew_at = self._ends_at = -math.inf
+
+    def _fetch(self) -> tuple[str, float]:
+        """Ask for a token; return it and its seconds of life."""
+        client = self._client
+        form = {"grant_type": "client_credentials", "scope": client.scope, "audience": client.audience}
+        login = f"{quote_plus(client.client_id)}:{quote_plus(client.secret.current())}"
+        with open_http_client(self._host, timeout=self._timeout, max_connections=1, tls=self._tls) as http:
+            response, content = exchange(
+                http,
+                "POST",
+                client.token_url,
+                what=self._what,
+                timeout=self._timeout,
+                max_bytes=MAX_TOKEN_BYTES,
+                data={key: value for key, value in form.items() if value},
+                headers={"Authorization": _basic(login), "Accept": "application/json"},
+            )
+        answer = read_json_object(content) or {}
+        if response.status_code != httpx.codes.OK:
+            # A file that holds it is read again next time.
+            client.secret.reject("")
+            raise self._refusal(response, answer.get("error"))
+        token, kind = answer.get("access_token"), answer.get("token_type")
+        if not isinstance(token, str) or not _is_token(token):
+            raise RegistryUnreadable(f"{self._what} answered without a token")
+        if not isinstance(kind, str) or kind.lower() != "bearer":
+            raise RegistryUnreadable(f"{self._what} issued a token of another type than Bearer")
+        lifetime = answer.get("expires_in")
+        if lifetime is None:
+            # Then only the registry's refusal ends the token.
+            return token, math.inf
+        # Some write the number as text.
+        if isinstance(lifetime, str) and lifetime.isascii() and lifetime.isdecimal() and len(lifetime) < 16:
+            lifetime = int(lifetime)
+        if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 <= lifetime < 2**53:
+            raise RegistryUnreadable(f"{self._what} does not say in seconds how long its token lives")
+        return token, float(lifetime)
+
+    def _refusal(self, response: httpx.Response, error: object) -> TokenRefused:
+        status, code = response.status_code, error if isinstance(error, str) and error in _OAUTH2_ERRORS else ""
+        hint = ""
+        if response.is_redirect:
+            hint = " (a redirect), which is not followed; give the URL that it leads to"
+        elif status in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            hint = "; client id, secret or scope are missing or wrong"
+        said = f"{self._what} answered with HTTP {status}{' ' if code else ''}{code}{hint}"
+        return TokenRefused(said, status, code)
+
+
+def _repeated(error: RegistryError) -> Callable[[], RegistryError]:
+    """Return what makes the same error anew: one instance, raised in several threads, would grow in each of them."""
+    kind, text = type(error), str(error)
+    if isinstance(error, TokenRefused):
+        status, code = error.status, error.error_code
+        return lambda: TokenRefused(text, status, code)
+    return lambda: kind(text)
+
+
+@dataclass(frozen=True, slots=True)
+class NoAuth:
+    """No authentication."""
+
+    def authorization(self) -> str:
+        """Return an empty text."""
+        return ""
+
+    def refused(self, authorization: str) -> str:
+        """Return an empty text: there is no other."""
+        return ""
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return no variables."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class BasicAuth:
+    """User and password (RFC 7617)."""
+
+    username: str
+    password: SecretSource = field(repr=False)
+
+    def authorization(self) -> str:
+        """Return the header."""
+        return _basic(f"{self.username}:{self.password.current()}")
+
+    def refused(self, authorization: str) -> str:
+        """Return a header with the password as it is now, if it is another one."""
+        self.password.reject("")
+        now = self.authorization()
+        return now if now != authorization else ""
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return user and password."""
+        return {"MLFLOW_TRACKING_USERNAME": self.username, "MLFLOW_TRACKING_PASSWORD": self.password.current()}
+
+
+@dataclass(frozen=True, slots=True)
+class BearerAuth:
+    """A token (RFC 6750) of any source."""
+
+    tokens: SecretSource = field(repr=False)
+
+    def token(self) -> str:
+        """Return the token that is valid now.
+
+        Raises:
+            RegistryError: There is none.
+        """
+        token = self.tokens.current()
+        if not _is_token(token):
+            raise CredentialsUnavailable("the token has characters that no token has")
+        return token
+
+    def authorization(self) -> str:
+        """Return the header."""
+        return f"Bearer {self.token()}"
+
+    def refused(self, authorization: str) -> str:
+        """Return a header with another token, if there is one."""
+        self.tokens.reject(authorization.removeprefix("Bearer "))
+        now = self.authorization()
+        return now if now != authorization else ""
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return the token."""
+        return {"MLFLOW_TRACKING_TOKEN": self.token()}
+
+
+def _basic(login: str) -> str:
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+def _is_token(text: str) -> bool:
+    """Return whether a text can stand in a header as one token."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text

@@ -1,0 +1,404 @@
+"""How a server, a registry or one that scores models, is reached: made from settings, which are checked first."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import httpx
+
+from prinz_enricher.registry.auth.authentication import (
+    BasicAuth,
+    BearerAuth,
+    GivenSecret,
+    NoAuth,
+    OAuth2Client,
+    OAuth2Tokens,
+    SecretFile,
+    SecretSource,
+)
+from prinz_enricher.registry.errors import AccessError
+from prinz_enricher.registry.transport import Credentials, trusts_environment
+
+_BASIC = ("username", "password", "password_file")
+_TOKEN = ("token", "token_file")
+_OAUTH2 = (
+    *("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret"),
+    *("oauth2_client_secret_file", "oauth2_scope", "oauth2_audience"),
+)
+_TLS = ("ca_file", "client_certificate", "client_key")
+_KEYS = {"none": (), "basic": _BASIC, "token": _TOKEN, "oauth2": _OAUTH2, "databricks": _OAUTH2}
+_NAMES = {
+    "none": '"none"',
+    "basic": "user and password",
+    "token": "token",
+    "oauth2": "oauth2",
+    "databricks": "databricks",
+}
+
+
+class _Hidden(Protocol):
+    """A secret that must be asked for by name; pydantic's `SecretStr` is one."""
+
+    def get_secret_value(self) -> str: ...
+
+
+class _Settings(Protocol):
+    """The settings of the access to one server; what is empty is not set."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def auth(self) -> str: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> _Hidden: ...
+    @property
+    def password_file(self) -> str: ...
+    @property
+    def token(self) -> _Hidden: ...
+    @property
+    def token_file(self) -> str: ...
+    @property
+    def oauth2_token_url(self) -> str: ...
+    @property
+    def oauth2_client_id(self) -> str: ...
+    @property
+    def oauth2_client_secret(self) -> _Hidden: ...
+    @property
+    def oauth2_client_secret_file(self) -> str: ...
+    @property
+    def oauth2_scope(self) -> str: ...
+    @property
+    def oauth2_audience(self) -> str: ...
+    @property
+    def ca_file(self) -> str: ...
+    @property
+    def client_certificate(self) -> str: ...
+    @property
+    def client_key(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files in PEM form; None is what the system has.
+
+    Attributes:
+        ca_file: The only certificates that are trusted to sign the server's.
+        client_certificate: Shown to a server that asks for it; with its key, unless that is in `client_key`.
+        client_key: Its key, without a password: nobody is there to type one.
+    """
+
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    def context(self, *, trust_env: bool = True) -> ssl.SSLContext:
+        """Read the files; without a `ca_file`, `trust_env` makes `SSL_CERT_FILE` and `SSL_CERT_DIR` count.
+
+        Raises:
+            AccessError: One of them is missing, unreadable, or invalid.
+        """
+        context = httpx.create_ssl_context(verify=True, trust_env=trust_env)
+        if self.ca_file is not None:
+            content = _read("ca_file", self.ca_file)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            try:
+                context.load_verify_locations(cadata=content.decode("ascii"))
+            except (ssl.SSLError, ValueError):
+                # It shows by the empty store below.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            if not context.cert_store_stats()["x509"]:
+                raise AccessError(f"ca_file: {self.ca_file} holds no certificate in PEM form")
+        if self.client_certificate is not None:
+            self._load_client_certificate(context, self.client_certificate)
+        return context
+
+    def mlflow_variables(self, folder: Path) -> dict[str, str]:
+        """Return the environment variables by which MLflow's own client uses the files.
+
+        Args:
+            folder: A private one, for the certificate and its key in one file, as MLflow wants them.
+
+        Raises:
+            AccessError: A file can't be read any more.
+        """
+        variables = {}
+        if self.ca_file is not None:
+            variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(self.ca_file.absolute())
+        if self.client_certificate is not None:
+            path = self.client_certificate.absolute()
+            if self.client_key is not None:
+                content = _read("client_certificate", path) + b"\n" + _read("client_key", self.client_key)
+                path = folder / "client.pem"
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+            variables["MLFLOW_TRACKING_CLIENT_CERT_PATH"] = str(path)
+        return variables
+
+    def _load_client_certificate(self, context: ssl.SSLContext, certificate: Path) -> None:
+        _read("client_certificate", certificate)
+        if self.client_key is not None:
+            _read("client_key", self.client_key)
+        asked: list[bool] = []
+
+        def no_password() -> str:
+            # OpenSSL would ask the terminal.
+            asked.append(True)
+            return ""
+
+        try:
+            context.load_cert_chain(certificate, self.client_key, password=no_password)
+        except (ssl.SSLError, ValueError):
+            key = self.client_key or certificate
+            if asked:
+                raise AccessError(f"the key in {key} has a password; give it without one") from None
+            raise AccessError(
+                f"client_certificate: {certificate} and the key in {key} are no certificate and its key in PEM form"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How one server is reached, by the front and by MLflow's own client in a worker.
+
+    Attributes:
+        url: The server's URL, without user and password.
+        unity: Whether it is a Unity Catalog.
+        own: Whether any of this was set; else workers get what this process has in its environment for MLflow.
+    """
+
+    url: str
+    unity: bool = False
+    credentials: Credentials = field(default_factory=NoAuth)
+    tls: TlsFiles | None = None
+    own: bool = False
+
+    @property
+    def tracking_uri(self) -> str:
+        """What MLflow's own client calls this registry."""
+        return "databricks-uc" if self.unity else self.url
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the trusted certificates and our own; None if nothing was set.
+
+        Raises:
+            AccessError: A certificate can't be used.
+        """
+        return _tls_context(self.tls, self.url)
+
+    def fetch_variables(self, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables of a process that fetches a model, valid now; may ask for a token.
+
+        Args:
+            folder: The process's private folder.
+
+        Returns:
+            None if nothing was set for this registry.
+
+        Raises:
+            RegistryError: There is no valid password or token.
+            AccessError: A certificate can't be read any more.
+        """
+        if not self.own:
+            return None
+        files = self.tls.mlflow_variables(folder) if self.tls is not None else {}
+        if not self.unity:
+            return {**self.credentials.mlflow_variables(), **files}
+        token = self.credentials.mlflow_variables()["MLFLOW_TRACKING_TOKEN"]
+        variables = {"DATABRICKS_HOST": self.url, "DATABRICKS_TOKEN": token, "DATABRICKS_AUTH_TYPE": "pat"}
+        if self.tls is not None and self.tls.ca_file is not None:
+            variables["REQUESTS_CA_BUNDLE"] = str(self.tls.ca_file.absolute())
+        return variables
+
+
+def open_access(settings: _Settings, url: str | None = None) -> Access:
+    """Return the access of settings; certificates are read, nobody is asked yet.
+
+    Args:
+        settings: Of one server.
+        url: The URL of a local store's private server, which has no other access.
+
+    Raises:
+        AccessError: The settings contradict each other, or a certificate can't be used.
+    """
+    faults = access_faults(settings)
+    if faults:
+        raise AccessError("; ".join(faults))
+    if url is not None:
+        return Access(url)
+    parts = urlsplit(settings.url)
+    parts = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    tls = None
+    if settings.ca_file or settings.client_certificate:
+        files = (settings.ca_file, settings.client_certificate, settings.client_key)
+        tls = TlsFiles(*(Path(file) if file else None for file in files))
+        # Here, so that a fault of theirs shows at the start.
+        tls.context()
+    return Access(
+        url=parts.geturl().rstrip("/"),
+        unity=settings.kind == "unity",
+        credentials=_credentials(settings, f"{parts.scheme}://{parts.netloc}", tls),
+        tls=tls,
+        own=auth_method(settings) != "none" or settings.auth == "none" or tls is not None,
+    )
+
+
+def auth_method(settings: _Settings) -> str:
+    """Return the kind of authentication: none, basic, token, oauth2 or databricks; with `auto`, what the keys imply."""
+    if settings.auth != "auto":
+        return settings.auth
+    keys = _set_keys(settings)
+    if keys & set(_TOKEN):
+        return "token"
+    if keys & set(_OAUTH2):
+        return "databricks" if settings.kind == "unity" and "oauth2_token_url" not in keys else "oauth2"
+    return "basic" if keys & set(_BASIC) or _url_login(settings.url) else "none"
+
+
+def access_faults(settings: _Settings) -> list[str]:
+    """Return all faults of the settings of an access, in sentences without their values."""
+    keys = _set_keys(settings)
+    method = auth_method(settings)
+    return [*_method_faults(settings, keys, method), *_place_faults(settings, keys, method)]
+
+
+def _credentials(settings: _Settings, host: str, tls: TlsFiles | None) -> Credentials:
+    method = auth_method(settings)
+    if method == "none":
+        return NoAuth()
+    if method == "token":
+        return BearerAuth(_secret(settings.token, settings.token_file, "token"))
+    if method == "basic":
+        if login := _url_login(settings.url):
+            return BasicAuth(login[0], GivenSecret(login[1]))
+        return BasicAuth(settings.username, _secret(settings.password, settings.password_file, "password"))
+    databricks = method == "databricks"
+    client = OAuth2Client(
+        token_url=f"{host}/oidc/v1/token" if databricks else settings.oauth2_token_url,
+        client_id=settings.oauth2_client_id,
+        secret=_secret(settings.oauth2_client_secret, settings.oauth2_client_secret_file, "client secret"),
+        scope=settings.oauth2_scope or ("all-apis" if databricks else ""),
+        audience=settings.oauth2_audience,
+    )
+    return BearerAuth(OAuth2Tokens(client, timeout=settings.timeout, tls=_tls_context(tls, client.token_url)))
+
+
+def _tls_context(tls: TlsFiles | None, url: str) -> ssl.SSLContext | None:
+    return None if tls is None else tls.context(trust_env=trusts_environment(urlsplit(url).hostname or ""))
+
+
+def _secret(given: _Hidden, file: str, what: str) -> SecretSource:
+    return SecretFile(Path(file), what) if file else GivenSecret(given.get_secret_value())
+
+
+def _read(key: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AccessError(f"{key}: {path} can't be read: {error.strerror}") from None
+
+
+def _set_keys(settings: _Settings) -> frozenset[str]:
+    """Return the keys of authentication and certificates that are set."""
+
+    def is_set(key: str) -> bool:
+        value = getattr(settings, key)
+        return bool(value.get_secret_value() if hasattr(value, "get_secret_value") else value)
+
+    return frozenset(key for key in (*_BASIC, *_TOKEN, *_OAUTH2, *_TLS) if is_set(key))
+
+
+def _url_login(url: str) -> tuple[str, str] | None:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return None
+    return unquote(parts.username or ""), unquote(parts.password or "")
+
+
+def _split(url: str) -> SplitResult | None:
+    """Split a URL; None if it is invalid, its port included."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _method_faults(settings: _Settings, keys: frozenset[str], method: str) -> Iterator[str]:
+    auth = f"auth by {_NAMES[method]}"
+
+    def required(*alternatives: str) -> Iterator[str]:
+        if keys.issuperset(alternatives) and len(alternatives) > 1:
+            yield f"both {' and '.join(alternatives)} are set; set one of them"
+        elif keys.isdisjoint(alternatives):
+            yield f"{auth} needs {' or '.join(alternatives)}"
+
+    login = _url_login(settings.url)
+    foreign = [key for key in (*_BASIC, *_TOKEN, *_OAUTH2) if key in keys and key not in _KEYS[method]]
+    if foreign:
+        yield f"{_do_not_go(foreign)} with {auth}"
+    if login is not None:
+        if method != "basic":
+            yield f"user and password of the url do not go with {auth}"
+        elif keys & set(_BASIC):
+            yield f"the url has user and password already; {', '.join(sorted(keys & set(_BASIC)))} is too much"
+        elif not all(login):
+            yield "the url has a user without a password, or a password without a user"
+    elif method == "basic":
+        yield from required("username")
+        yield from required("password", "password_file")
+        if ":" in settings.username:
+            yield "username has a colon, which no user of basic auth has"
+    if method == "token":
+        yield from required("token", "token_file")
+    if method in ("oauth2", "databricks"):
+        yield from required("oauth2_client_id")
+        yield from required("oauth2_client_secret", "oauth2_client_secret_file")
+    if method == "oauth2":
+        yield from required("oauth2_token_url")
+    if method == "databricks" and "oauth2_token_url" in keys:
+        yield 'auth = "databricks" takes oauth2_token_url from the url; leave it out'
+
+
+def _place_faults(settings: _Settings, keys: frozenset[str], method: str) -> Iterator[str]:
+    if "oauth2_token_url" in keys:
+        parts = _split(settings.oauth2_token_url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            yield "oauth2_token_url must be http://host… or https://host…, without user and password"
+    if "client_key" in keys and "client_certificate" not in keys:
+        yield "client_key is set without client_certificate"
+    if settings.kind == "unity" and "client_certificate" in keys:
+        yield 'kind = "unity" takes no client_certificate'
+    if not settings.url:
+        return
+    registry = _split(settings.url)
+    remote = settings.url.lower().startswith(("http://", "https://"))
+    if remote and (registry is None or "@" in f"{registry.path}{registry.query}{registry.fragment}"):
+        # Else a part of the password would be taken for the host or the path, and be shown.
+        yield "the url can't be read; percent-encode its user and password"
+    if not remote and (keys or method != "none" or settings.kind != "mlflow"):
+        yield "a local store takes neither authentication nor certificates, and is of kind mlflow"
+    elif settings.kind == "unity" and method not in ("token", "oauth2", "databricks"):
+        yield 'kind = "unity" needs a token, or auth by oauth2 or databricks'
+    certificates = [key for key in _TLS if key in keys]
+    # The token endpoint may be the one that they are for.
+    secure = any(url.lower().startswith("https://") for url in (settings.url, settings.oauth2_token_url))
+    if remote and certificates and not secure:
+        yield f"{_do_not_go(certificates)} with a url of http://"
+
+
+def _do_not_go(keys: list[str]) -> str:
+    return f"{', '.join(keys)} {'does' if len(keys) == 1 else 'do'} not go"

@@ -1,0 +1,294 @@
+"""Reads an MLflow registry over its REST API."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from prinz_enricher.registry.artifact_stores import SCHEMES, StoreReader
+from prinz_enricher.registry.artifacts import THREADS, download_folder
+from prinz_enricher.registry.auth import Access, BasicAuth, GivenSecret, NoAuth
+from prinz_enricher.registry.entities import (
+    Listing,
+    ModelVersion,
+    RegisteredModel,
+    read_entity,
+    read_listing,
+    read_model_version,
+    read_registered_model,
+)
+from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable, redact
+from prinz_enricher.registry.mlmodel import MAX_BYTES, MlmodelFile, MlmodelFinder, MlmodelPlace, read_mlmodel
+from prinz_enricher.registry.transport import Credentials, Transport, Validator, read_server_url
+from prinz_enricher.registry.unity import UnityCatalog
+
+_API = "/api/2.0/mlflow"
+_INTERNAL_ERROR = "INTERNAL_ERROR"
+_STORES_OF_SERVERS = SCHEMES | {"file", "mlflow-artifacts"}
+
+MODELS_PER_PAGE = 1000
+"""What MLflow allows at most."""
+
+VERSIONS_PER_PAGE = 1_000
+"""Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
+hold up calls while it is parsed: Python does nothing else in that time."""
+
+MAX_DOWNLOADS = 4
+"""Models that are downloaded at once."""
+
+_FILE_SECONDS = 60.0
+"""For the beginning of a file, and between two pieces of it: the server may have to get it from a store first."""
+
+
+class RegistryClient:
+    """Reads one MLflow server; thread-safe. Raises RegistryError if something can't be read.
+
+    It asks only this server, and stores such as S3 through the given reader: wherever the registry says that files are,
+    no other host and no local file is read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        credentials: Credentials | None = None,
+        tls: ssl.SSLContext | None = None,
+        models_per_page: int = MODELS_PER_PAGE,
+        versions_per_page: int = VERSIONS_PER_PAGE,
+        unity: bool = False,
+        stores: StoreReader | None = None,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: The server's base URL, such as `http://mlflow:5000` or `https://example.com/mlflow`.
+            timeout: Seconds that one request may take.
+            credentials: How requests are authenticated; user and password of the URL by default.
+            tls: Trusted certificates and our own; the system's by default.
+            models_per_page: Registered models of one request; 1 to 1000.
+            versions_per_page: Versions of one request; 1 to 200,000.
+            unity: Whether it is the Unity Catalog of a Databricks workspace; its pages have their own size.
+            stores: Reads what the server knows of and does not hand out; the caller closes it.
+
+        Raises:
+            ValueError: It is not the URL of an http or https server.
+        """
+        if credentials is None:
+            base = read_server_url(url)
+            credentials = BasicAuth(base.username, GivenSecret(base.password)) if base.userinfo else NoAuth()
+        self._transport = Transport(url, timeout=timeout, max_connections=10, credentials=credentials, tls=tls)
+        # With connections of its own, so that the catalog does not wait for models.
+        self._files = Transport(
+            url, timeout=_FILE_SECONDS, max_connections=MAX_DOWNLOADS * THREADS, credentials=credentials, tls=tls
+        )
+        self._unity = UnityCatalog(self._transport) if unity else None
+        self._finder = MlmodelFinder(self._transport)
+        self._stores = stores
+        self._reads_stores = False
+        self._models_per_page = models_per_page
+        self._versions_per_page = versions_per_page
+
+    @classmethod
+    def of(cls, access: Access, *, timeout: float = 10.0, stores: StoreReader | None = None) -> Self:
+        """Return a client for the access to a registry; see the class for the other arguments.
+
+        Raises:
+            AccessError: It is not the URL of an http or https server, or a certificate can't be used.
+        """
+        tls = access.tls_context()
+        try:
+            return cls(
+                access.url,
+                timeout=timeout,
+                credentials=access.credentials,
+                tls=tls,
+                unity=access.unity,
+                stores=stores,
+            )
+        except ValueError as error:
+            raise AccessError(str(error)) from None
+
+    @property
+    def url(self) -> str:
+        """The server's base URL, without user and password."""
+        return self._transport.url
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def registered_models(self) -> Listing[RegisteredModel]:
+        """Read all registered models with their aliases; prompts, which MLflow keeps among them, are left out."""
+        if self._unity is not None:
+            return self._unity.registered_models()
+        pages = self._transport.get_pages(
+            f"{_API}/registered-models/search",
+            "registered_models",
+            {"max_results": self._models_per_page, "order_by": ["name ASC"]},
+        )
+        return read_listing(pages, read_registered_model, lambda model: model.name)
+
+    def model_versions(self) -> Listing[ModelVersion]:
+        """Read all versions of all registered models; MLflow returns their aliases only with the models."""
+        if self._unity is not None:
+            return self._unity.model_versions()
+        # In an order that changes do not touch: by default it is by the time of the last one, so that a version that
+        # is changed between two pages would push another one out of both.
+        pages = self._transport.get_pages(
+            f"{_API}/model-versions/search",
+            "model_versions",
+            {"max_results": self._versions_per_page, "order_by": ["name ASC", "version_number ASC"]},
+        )
+        return read_listing(pages, read_model_version, lambda version: (version.name, version.version))
+
+    def registered_model(self, name: str) -> RegisteredModel:
+        """Read one registered model with its aliases, or a prompt; `RegistryRefused.missing` if it does not exist."""
+        if self._unity is not None:
+            return self._unity.registered_model(name)
+        answer = self._transport.get_json(f"{_API}/registered-models/get", {"name": name})
+        return read_entity(read_registered_model, answer.get("registered_model"))
+
+    def model_version(self, name: str, version: str) -> ModelVersion:
+        """Read one version of a registered model; `RegistryRefused.missing` if it does not exist."""
+        if self._unity is not None:
+            return self._unity.model_version(name, version)
+        answer = self._transport.get_json(f"{_API}/model-versions/get", {"name": name, "version": version})
+        return read_entity(read_model_version, answer.get("model_version"))
+
+    def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
+        """Read the MLmodel file of a version, and no other of its files; return its top-level entries.
+
+        Raises:
+            RegistryError: It can't be read; `RegistryRefused.missing` if it does not exist.
+            MlmodelUnreadable: It is invalid.
+        """
+        return self.mlmodel_at(self.mlmodel_place(version)).entries or {}
+
+    def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
+        """Ask where the MLmodel file of a version is; that does not change in the life of a version.
+
+        Raises:
+            RegistryError: That is not known now; `RegistryRefused.missing` if the version does not exist.
+            MlmodelUnreadable: It is nowhere that may be read.
+        """
+        if self._unity is not None:
+            return self._unity.mlmodel_place(version)
+        return self._finder.find(version.name, version.version)
+
+    def folder(self, name: str, version: str) -> str:
+        """Ask for the URI of the folder with the files of a version, for MLflow's own client.
+
+        Raises:
+            RegistryError: It is not known now; `RegistryRefused.missing` if the version does not exist.
+            MlmodelUnreadable: It is nowhere that the client may be sent with our credentials.
+        """
+        if self._unity is not None:
+            # The client gets credentials for the files by this form only.
+            return f"models:/{name}/{version}"
+        place = self._finder.find(name, version)
+        if place.otherwise is not None:
+            try:
+                self._content(place, None)
+            except RegistryRefused as error:
+                if not error.missing:
+                    raise
+                place = place.otherwise
+        return self._finder.check_folder(place.uri)
+
+    def download(
+        self,
+        uri: str,
+        folder: Path,
+        *,
+        max_bytes: int,
+        watch: Callable[[int, int], object],
+        begun: Callable[[Path], object] = lambda _: None,
+    ) -> bool:
+        """Download the folder of a version from the server, if the server proxies it; blocks.
+
+        Args:
+            uri: As `folder` returns it.
+            folder: Where to; see `download_folder` for this and the other arguments.
+            max_bytes: Of all files together.
+            watch: Called with the bytes that came and those that are listed.
+            begun: Called once the files are there that describe loader and environment.
+
+        Returns:
+            Whether it was downloaded; False if MLflow's own client is to do so.
+
+        Raises:
+            RegistryError: It can't be read.
+            ArtifactsRefused: What the server lists can not be the files of a model.
+            OSError: It can't be written.
+        """
+        place = self._finder.proxied_path(uri)
+        if place is not None:
+            download_folder(self._files, place, folder, max_bytes=max_bytes, watch=watch, begun=begun)
+        return place is not None
+
+    def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
+        """Read an MLmodel file; in one request.
+
+        Args:
+            place: Where it is.
+            known: As it was before: if it did not change it is not parsed, and not sent if the server supports that.
+
+        Raises:
+            RegistryError: It can't be read; `RegistryRefused.missing` if it does not exist.
+            MlmodelUnreadable: It is invalid.
+        """
+        try:
+            content, validator = self._content(place, known.validator if known else None)
+        except RegistryUnreadable as error:
+            raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes") from error
+        except RegistryRefused as error:
+            if self._unity is not None:
+                raise self._unity.mlmodel_error(error) from error
+            if error.missing and place.otherwise is not None:
+                return self.mlmodel_at(place.otherwise, known)
+            raise
+        if known and content is None:
+            return MlmodelFile(None, known.digest, validator)
+        content = content or b""
+        digest = hashlib.sha256(content).digest()
+        if known and known.digest == digest:
+            return MlmodelFile(None, digest, validator)
+        return MlmodelFile(read_mlmodel(content), digest, validator)
+
+    def _content(self, place: MlmodelPlace, validator: Validator | None) -> tuple[bytes | None, Validator | None]:
+        """Get an MLmodel file from the server, or from its store if the server does not hand it out."""
+        stores = self._stores if StoreReader.reads(place.uri) else None
+        if stores is not None and self._reads_stores:
+            # Of several stores the server may read one and we another.
+            with suppress(RegistryRefused, MlmodelUnreadable):
+                return stores.read(place.uri), None
+        try:
+            return self._transport.get_if_changed(place.path, place.params, validator, max_bytes=MAX_BYTES)
+        except RegistryRefused as error:
+            scheme, colon, _ = place.uri.partition(":")
+            if colon and scheme not in _STORES_OF_SERVERS and error.error_code == _INTERNAL_ERROR:
+                # MLflow answers without a code to what fails by itself, such as a connection.
+                raise MlmodelUnreadable(
+                    f'the registry can\'t read a store such as "{redact(scheme)[:40]}": {error.words}'
+                ) from error
+            if stores is None:
+                raise
+            content = stores.read(place.uri)
+        # A server that knows of a store and can't read it need not be asked first for the next file.
+        self._reads_stores = True
+        return content, None
