@@ -16,8 +16,6 @@ READY = "READY"
 ARCHIVED = "Archived"
 """The stage of a version that is out of use."""
 
-_MAX_SHOWN_CHARACTERS = 80
-
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
@@ -80,20 +78,8 @@ class Listing(Generic[T]):
     pages: int = 1
 
 
-class EntityError(ValueError):
+class EntityError(RegistryUnreadable):
     """An entity of the registry is invalid."""
-
-
-def read_entity(read: Callable[[object], T], entry: object) -> T:
-    """Read a single entity.
-
-    Raises:
-        RegistryUnreadable: It is invalid.
-    """
-    try:
-        return read(entry)
-    except EntityError as error:
-        raise RegistryUnreadable(str(error)) from error
 
 
 def read_listing(
@@ -127,16 +113,16 @@ def read_registered_model(entry: object) -> RegisteredModel:
     Raises:
         EntityError: It is invalid.
     """
-    fields = _mapping(entry, "A registered model")
-    name = _name(fields)
-    where = f'The registered model "{_shorten(name)}"'
+    fields = _Fields(entry, "A registered model")
+    name = fields.name()
+    fields.what = f'The registered model "{name:.80}"'
     return RegisteredModel(
         name=name,
-        description=_text(fields, "description", where),
-        tags=_pairs(fields, "tags", "key", "value", where),
-        aliases=_pairs(fields, "aliases", "alias", "version", where),
-        created_ms=_millis(fields, "creation_timestamp", where),
-        updated_ms=_millis(fields, "last_updated_timestamp", where),
+        description=fields.text("description"),
+        tags=fields.pairs("tags", "key", "value"),
+        aliases=fields.pairs("aliases", "alias", "version"),
+        created_ms=fields.millis("creation_timestamp"),
+        updated_ms=fields.millis("last_updated_timestamp"),
     )
 
 
@@ -146,82 +132,72 @@ def read_model_version(entry: object) -> ModelVersion:
     Raises:
         EntityError: It is invalid.
     """
-    fields = _mapping(entry, "A model version")
-    name = _name(fields)
-    version = fields.get("version")
+    fields = _Fields(entry, "A model version")
+    name, version = fields.name(), fields.get("version")
     # MLflow writes the number as text; others of its kind may write a number.
     number = str(version) if isinstance(version, (str, int)) and not isinstance(version, bool) else ""
     if not (number.isascii() and number.isdecimal()) or len(number) > 18:
-        raise EntityError(f'A version of the registered model "{_shorten(name)}" has no number.')
-    where = f'Version {number} of the registered model "{_shorten(name)}"'
+        raise EntityError(f'A version of the registered model "{name:.80}" has no number.')
+    fields.what = f'Version {number} of the registered model "{name:.80}"'
     return ModelVersion(
         name=name,
         version=str(int(number)),
-        description=_text(fields, "description", where),
-        tags=_pairs(fields, "tags", "key", "value", where),
-        status=_text(fields, "status", where) or READY,
-        status_message=_text(fields, "status_message", where),
-        run_id=_text(fields, "run_id", where),
-        source=_text(fields, "source", where),
-        created_ms=_millis(fields, "creation_timestamp", where),
-        updated_ms=_millis(fields, "last_updated_timestamp", where),
-        stage=_text(fields, "current_stage", where),
+        description=fields.text("description"),
+        tags=fields.pairs("tags", "key", "value"),
+        status=fields.text("status") or READY,
+        status_message=fields.text("status_message"),
+        run_id=fields.text("run_id"),
+        source=fields.text("source"),
+        created_ms=fields.millis("creation_timestamp"),
+        updated_ms=fields.millis("last_updated_timestamp"),
+        stage=fields.text("current_stage"),
     )
 
 
-def _mapping(entry: object, where: str) -> Mapping[str, object]:
-    if isinstance(entry, Mapping):
-        return entry
-    raise EntityError(f"{where} is not a JSON object.")
+class _Fields:
+    """The fields of a JSON object; `what` it is, for messages."""
 
+    def __init__(self, entry: object, what: str) -> None:
+        if not isinstance(entry, Mapping):
+            raise EntityError(f"{what} is not a JSON object.")
+        self.get = entry.get
+        self.what = what
 
-def _name(fields: Mapping[str, object]) -> str:
-    name = fields.get("name")
-    if isinstance(name, str) and name and _is_unicode(name):
-        return name
-    raise EntityError("An entity of the registry has no name.")
+    def name(self) -> str:
+        if name := self.text("name"):
+            return name
+        raise EntityError("An entity of the registry has no name.")
 
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if value is None:
+            return ""
+        # JSON may hold lone surrogates, which can't be written as UTF-8.
+        if isinstance(value, str) and (value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)):
+            return value
+        raise EntityError(f"{self.what} has an invalid text as its {key}.")
 
-def _text(fields: Mapping[str, object], key: str, where: str) -> str:
-    value = fields.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, str) and _is_unicode(value):
-        return value
-    raise EntityError(f"{where} has an invalid text as its {key}.")
+    def millis(self, key: str) -> int:
+        value = self.get(key, 0)
+        # Protobuf's JSON may write an int64 as text.
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+            return value
+        raise EntityError(f"{self.what} has an invalid time as its {key}.")
 
-
-def _millis(fields: Mapping[str, object], key: str, where: str) -> int:
-    value = fields.get(key, 0)
-    # Protobuf's JSON may write an int64 as text.
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
-        return value
-    raise EntityError(f"{where} has an invalid time as its {key}.")
-
-
-def _pairs(fields: Mapping[str, object], key: str, first: str, second: str, where: str) -> Mapping[str, str]:
-    """Read a list of pairs, such as tags; a tag without a value has an empty one."""
-    entries = fields.get(key)
-    if entries is None:
-        return {}
-    if not isinstance(entries, list):
-        raise EntityError(f"{where} has an invalid list as its {key}.")
-    pairs = {}
-    for entry in entries:
-        pair = _mapping(entry, f"{where}: one of its {key}")
-        name = _text(pair, first, where)
-        if not name:
-            raise EntityError(f"{where} has one of its {key} without a name.")
-        pairs[name] = _text(pair, second, where)
-    return pairs
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded as UTF-8; JSON may hold lone surrogates."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}…"
+    def pairs(self, key: str, first: str, second: str) -> Mapping[str, str]:
+        """Return a list of pairs, such as tags; a tag without a value has an empty one."""
+        entries = self.get(key)
+        if entries is None:
+            return {}
+        if not isinstance(entries, list):
+            raise EntityError(f"{self.what} has an invalid list as its {key}.")
+        pairs = {}
+        for entry in entries:
+            pair = _Fields(entry, f"{self.what}: one of its {key}")
+            name = pair.text(first)
+            if not name:
+                raise EntityError(f"{self.what} has one of its {key} without a name.")
+            pairs[name] = pair.text(second)
+        return pairs

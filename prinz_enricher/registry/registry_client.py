@@ -12,19 +12,18 @@ from typing import Self
 
 from prinz_enricher.registry.artifact_stores import SCHEMES, StoreReader
 from prinz_enricher.registry.artifacts import THREADS, download_folder
-from prinz_enricher.registry.auth import Access, BasicAuth, GivenSecret, NoAuth
+from prinz_enricher.registry.auth import Access, url_login
 from prinz_enricher.registry.entities import (
     Listing,
     ModelVersion,
     RegisteredModel,
-    read_entity,
     read_listing,
     read_model_version,
     read_registered_model,
 )
 from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable, redact
 from prinz_enricher.registry.mlmodel import MAX_BYTES, MlmodelFile, MlmodelFinder, MlmodelPlace, read_mlmodel
-from prinz_enricher.registry.transport import Credentials, Transport, Validator, read_server_url
+from prinz_enricher.registry.transport import Credentials, Transport, Validator
 from prinz_enricher.registry.unity import UnityCatalog
 
 _API = "/api/2.0/mlflow"
@@ -46,7 +45,10 @@ _FILE_SECONDS = 60.0
 
 
 class RegistryClient:
-    """Reads one MLflow server; thread-safe. Raises RegistryError if something can't be read.
+    """Reads one MLflow server; thread-safe.
+
+    Methods raise RegistryError if something can't be read, `RegistryRefused.missing` if it does not exist, and those
+    about MLmodel files raise MlmodelUnreadable if the file is invalid, or is nowhere that may be read.
 
     It asks only this server, and stores such as S3 through the given reader: wherever the registry says that files are,
     no other host and no local file is read.
@@ -80,8 +82,7 @@ class RegistryClient:
             ValueError: It is not the URL of an http or https server.
         """
         if credentials is None:
-            base = read_server_url(url)
-            credentials = BasicAuth(base.username, GivenSecret(base.password)) if base.userinfo else NoAuth()
+            credentials = url_login(url) or Credentials()
         self._transport = Transport(url, timeout=timeout, max_connections=10, credentials=credentials, tls=tls)
         # With connections of its own, so that the catalog does not wait for models.
         self._files = Transport(
@@ -96,7 +97,7 @@ class RegistryClient:
 
     @classmethod
     def of(cls, access: Access, *, timeout: float = 10.0, stores: StoreReader | None = None) -> Self:
-        """Return a client for the access to a registry; see the class for the other arguments.
+        """Return a client for the access to a registry.
 
         Raises:
             AccessError: It is not the URL of an http or https server, or a certificate can't be used.
@@ -161,42 +162,27 @@ class RegistryClient:
         if self._unity is not None:
             return self._unity.registered_model(name)
         answer = self._transport.get_json(f"{_API}/registered-models/get", {"name": name})
-        return read_entity(read_registered_model, answer.get("registered_model"))
+        return read_registered_model(answer.get("registered_model"))
 
     def model_version(self, name: str, version: str) -> ModelVersion:
         """Read one version of a registered model; `RegistryRefused.missing` if it does not exist."""
         if self._unity is not None:
             return self._unity.model_version(name, version)
         answer = self._transport.get_json(f"{_API}/model-versions/get", {"name": name, "version": version})
-        return read_entity(read_model_version, answer.get("model_version"))
+        return read_model_version(answer.get("model_version"))
 
     def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
-        """Read the MLmodel file of a version, and no other of its files; return its top-level entries.
-
-        Raises:
-            RegistryError: It can't be read; `RegistryRefused.missing` if it does not exist.
-            MlmodelUnreadable: It is invalid.
-        """
+        """Read the MLmodel file of a version, and no other of its files; return its top-level entries."""
         return self.mlmodel_at(self.mlmodel_place(version)).entries or {}
 
     def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
-        """Ask where the MLmodel file of a version is; that does not change in the life of a version.
-
-        Raises:
-            RegistryError: That is not known now; `RegistryRefused.missing` if the version does not exist.
-            MlmodelUnreadable: It is nowhere that may be read.
-        """
+        """Ask where the MLmodel file of a version is; that does not change in the life of a version."""
         if self._unity is not None:
             return self._unity.mlmodel_place(version)
         return self._finder.find(version.name, version.version)
 
     def folder(self, name: str, version: str) -> str:
-        """Ask for the URI of the folder with the files of a version, for MLflow's own client.
-
-        Raises:
-            RegistryError: It is not known now; `RegistryRefused.missing` if the version does not exist.
-            MlmodelUnreadable: It is nowhere that the client may be sent with our credentials.
-        """
+        """Ask for the URI of the folder with the files of a version, for MLflow's own client with our credentials."""
         if self._unity is not None:
             # The client gets credentials for the files by this form only.
             return f"models:/{name}/{version}"
@@ -219,22 +205,17 @@ class RegistryClient:
         watch: Callable[[int, int], object],
         begun: Callable[[Path], object] = lambda _: None,
     ) -> bool:
-        """Download the folder of a version from the server, if the server proxies it; blocks.
+        """Download the folder of a version from the server itself; blocks.
 
         Args:
             uri: As `folder` returns it.
-            folder: Where to; see `download_folder` for this and the other arguments.
+            folder: Where to; see `download_folder` for this and the other arguments, and for what is raised.
             max_bytes: Of all files together.
             watch: Called with the bytes that came and those that are listed.
             begun: Called once the files are there that describe loader and environment.
 
         Returns:
-            Whether it was downloaded; False if MLflow's own client is to do so.
-
-        Raises:
-            RegistryError: It can't be read.
-            ArtifactsRefused: What the server lists can not be the files of a model.
-            OSError: It can't be written.
+            Whether the server proxies it; if not, MLflow's own client is to download it.
         """
         place = self._finder.proxied_path(uri)
         if place is not None:
@@ -247,10 +228,6 @@ class RegistryClient:
         Args:
             place: Where it is.
             known: As it was before: if it did not change it is not parsed, and not sent if the server supports that.
-
-        Raises:
-            RegistryError: It can't be read; `RegistryRefused.missing` if it does not exist.
-            MlmodelUnreadable: It is invalid.
         """
         try:
             content, validator = self._content(place, known.validator if known else None)

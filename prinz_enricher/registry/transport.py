@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
@@ -36,33 +36,29 @@ Validator = tuple[str, str]
 """A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`."""
 
 
-class Credentials(Protocol):
-    """Authenticates requests; thread-safe. No `repr` holds a secret.
+class Credentials:
+    """How requests are authenticated: here not at all; thread-safe. Methods may raise RegistryError.
 
     The transport sets the header and replaces a refused one, in place of an `httpx.Auth` flow: httpx reads a refused
     answer to its end before it sends the next request, however long that answer is.
     """
 
     def authorization(self) -> str:
-        """Return the Authorization header of a request, or an empty text; may ask a token endpoint.
-
-        Raises:
-            RegistryError: It can't be had.
-        """
-
-    def refused(self, authorization: str) -> str:
-        """Return another header to try once after one was answered with HTTP 401, or an empty text.
-
-        Raises:
-            RegistryError: The other one can't be had.
-        """
+        """Return the Authorization header of a request, or an empty text; may ask a token endpoint."""
+        return ""
 
     def mlflow_variables(self) -> Mapping[str, str]:
-        """Return the environment variables that authenticate MLflow's own client, valid now.
+        """Return the environment variables that authenticate MLflow's own client, valid now."""
+        return {}
 
-        Raises:
-            RegistryError: There is no valid secret.
-        """
+    def refused(self, authorization: str) -> str:
+        """Return another header to try once after one was answered with HTTP 401, or an empty text."""
+        self._reject(authorization.partition(" ")[2])
+        now = self.authorization()
+        return now if now != authorization else ""
+
+    def _reject(self, secret: str) -> None:
+        """Have the next secret read or fetched anew."""
 
 
 def open_http_client(
@@ -206,7 +202,12 @@ class Transport:
         Raises:
             ValueError: It is not the URL of an http or https server.
         """
-        base = read_server_url(url).copy_with(userinfo=b"", query=None, fragment=None)
+        try:
+            base = httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None)
+        except (httpx.InvalidURL, TypeError):
+            raise ValueError("The registry's URL can't be read.") from None
+        if base.scheme not in ("http", "https") or not base.host:
+            raise ValueError("The registry's URL must be http://host… or https://host….")
         self.host = base.host
         self.port = base.port
         self.url = str(base).rstrip("/")
@@ -310,21 +311,6 @@ class Transport:
         if response.status_code == httpx.codes.OK or (validator and response.status_code == httpx.codes.NOT_MODIFIED):
             return response, content
         raise _refusal(path, response, content, authorization)
-
-
-def read_server_url(url: str) -> httpx.URL:
-    """Parse the URL of a server.
-
-    Raises:
-        ValueError: It is not the URL of an http or https server.
-    """
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        raise ValueError("The registry's URL can't be read.") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError("The registry's URL must be http://host… or https://host….")
-    return parsed
 
 
 def _json_object(path: str, content: bytes) -> Mapping[str, object]:

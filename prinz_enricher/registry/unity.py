@@ -18,7 +18,6 @@ from prinz_enricher.registry.entities import (
     Listing,
     ModelVersion,
     RegisteredModel,
-    read_entity,
     read_listing,
     read_model_version,
     read_registered_model,
@@ -61,13 +60,13 @@ class UnityCatalog:
 
     def registered_model(self, name: str) -> RegisteredModel:
         """Read one model with its aliases."""
-        return read_entity(read_registered_model, self._model(name))
+        return read_registered_model(self._model(name))
 
     def model_version(self, name: str, version: str) -> ModelVersion:
         """Read one version; without its tags, as in the list."""
         answer = self._transport.get_json(f"{_API}/model-versions/get", {"name": name, "version": version})
         entry = answer.get("model_version")
-        return read_entity(_read_version, {**entry, "tags": []} if isinstance(entry, Mapping) else entry)
+        return _read_version({**entry, "tags": []} if isinstance(entry, Mapping) else entry)
 
     def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
         """Return where the MLmodel file of a version is; without a request.

@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.config import ConfigError, RegistrySettings, Settings
 from prinz_enricher.registry import Access, AccessError, CredentialsUnavailable, open_access
-from prinz_enricher.registry.auth import BasicAuth, BearerAuth, NoAuth, OAuth2Tokens, SecretFile
+from prinz_enricher.registry.auth import BasicAuth, BearerAuth, Credentials, OAuth2Tokens, SecretFile
 from tests.support.certificates import Authority
 
 SECRET = "hunter2-and-more"  # noqa: S105 - made up
@@ -31,7 +31,7 @@ def access_of(**keys: object) -> Access:
 def test_nothing_set_is_nobody() -> None:
     """Without any key nobody is said to be there, and workers get what the process has; `none` takes that away."""
     access = access_of()
-    assert (access.url, access.credentials, access.own) == (URL, NoAuth(), False)
+    assert (access.url, type(access.credentials), access.own) == (URL, Credentials, False)
     assert access.credentials.authorization() == ""
     assert access.fetch_variables(Path()) is None
     assert access_of(auth="none").fetch_variables(Path()) == {}
@@ -82,9 +82,9 @@ def test_oauth2(keys: dict[str, object], token_url: str, scope: str) -> None:
     credentials = access_of(**keys).credentials
     assert isinstance(credentials, BearerAuth)
     assert isinstance(credentials.tokens, OAuth2Tokens)
-    client = credentials.tokens._client
-    assert (client.token_url, client.client_id, client.scope) == (token_url, "prinz", scope)
-    assert SECRET not in f"{credentials!r} {credentials.tokens!r} {client!r}"
+    tokens = credentials.tokens
+    assert (tokens._token_url, tokens._client_id, tokens._form.get("scope", "")) == (token_url, "prinz", scope)
+    assert SECRET not in f"{credentials!r} {tokens!r}"
 
 
 def test_unity_catalog_s_workers_reach_the_workspace() -> None:

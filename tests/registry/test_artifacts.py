@@ -30,6 +30,7 @@ from prinz_enricher.registry import (
     artifacts,
 )
 from prinz_enricher.registry.artifacts import is_plain
+from prinz_enricher.registry.auth import Credentials
 from prinz_enricher.registry.mlmodel import ARTIFACTS
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
@@ -317,11 +318,10 @@ def test_a_failure_that_stays_is_not_tried_again(hostile_server: HostileServer, 
     assert [one.path.rpartition("/")[2] for one in hostile_server.requests].count("a") == 1
 
 
-@dataclass
-class Tokens:
+class Tokens(Credentials):
     """Credentials whose first token has ended."""
 
-    token: str = "first-secret"  # noqa: S105 - made up
+    token = "first-secret"  # noqa: S105 - made up
 
     def authorization(self) -> str:
         """Return the header."""
@@ -331,10 +331,6 @@ class Tokens:
         """Return another header."""
         self.token = "second-secret"  # noqa: S105 - made up
         return self.authorization()
-
-    def mlflow_variables(self) -> Mapping[str, str]:
-        """Return nothing."""
-        return {}
 
 
 @pytest.mark.parametrize("good", ["Bearer second-secret", "none"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.registry import RegistryError, RegistryUnreachable, RegistryUnreadable, TokenRefused
-from prinz_enricher.registry.auth import GivenSecret, OAuth2Client, OAuth2Tokens, SecretFile
+from prinz_enricher.registry.auth import GivenSecret, OAuth2Tokens, SecretFile
 from prinz_enricher.registry.auth.authentication import PAUSE_SECONDS
 from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.token_server import TokenEndpoint
@@ -43,17 +43,18 @@ def endpoint(hostile_server: HostileServer) -> Iterator[TokenEndpoint]:
 @pytest.fixture
 def tokens(hostile_server: HostileServer, endpoint: TokenEndpoint, clock: Clock) -> OAuth2Tokens:
     """A source of its tokens."""
-    client = OAuth2Client(f"{hostile_server.url}/token", endpoint.client_id, GivenSecret(endpoint.secret))
-    return OAuth2Tokens(client, timeout=5.0, clock=clock)
+    secret = GivenSecret(endpoint.secret)
+    return OAuth2Tokens(f"{hostile_server.url}/token", endpoint.client_id, secret, timeout=5.0, clock=clock)
 
 
 def test_scope_and_audience_are_asked_for(hostile_server: HostileServer, endpoint: TokenEndpoint) -> None:
     """The form holds grant, scope and audience; id and secret are in the header alone, encoded as RFC 6749 says."""
     endpoint.scope = "all-apis offline"
-    client = OAuth2Client(
-        f"{hostile_server.url}/token", endpoint.client_id, GivenSecret(endpoint.secret), endpoint.scope, "mlflow"
+    secret = GivenSecret(endpoint.secret)
+    tokens = OAuth2Tokens(
+        f"{hostile_server.url}/token", endpoint.client_id, secret, scope=endpoint.scope, audience="mlflow"
     )
-    assert OAuth2Tokens(client).current() in endpoint.tokens
+    assert tokens.current() in endpoint.tokens
     assert endpoint.forms == [
         {"grant_type": "client_credentials", "scope": "all-apis offline", "audience": "mlflow"},
     ]
@@ -187,11 +188,11 @@ def test_refusals_are_told(tokens: OAuth2Tokens, endpoint: TokenEndpoint, answer
 @pytest.mark.usefixtures("endpoint")
 def test_a_wrong_secret_is_told_without_it(hostile_server: HostileServer) -> None:
     """Neither the message nor any `repr` holds the secret."""
-    client = OAuth2Client(f"{hostile_server.url}/token?x=hidden", "prinz", GivenSecret("wr0ng"))
-    tokens = OAuth2Tokens(client)
+    secret = GivenSecret("wr0ng")
+    tokens = OAuth2Tokens(f"{hostile_server.url}/token?x=hidden", "prinz", secret)
     with pytest.raises(TokenRefused, match="HTTP 401 invalid_client; client id, secret or scope") as raised:
         tokens.current()
-    for text in (str(raised.value), repr(client), repr(tokens), repr(client.secret)):
+    for text in (str(raised.value), repr(tokens), repr(secret)):
         assert "wr0ng" not in text
     assert "hidden" not in str(raised.value)
 
@@ -203,7 +204,7 @@ def test_a_secret_file_that_is_mended(
     file = tmp_path / "secret"
     file.write_text("x" * len(endpoint.secret.encode()))
     source = SecretFile(file, "client secret")
-    tokens = OAuth2Tokens(OAuth2Client(hostile_server.url, endpoint.client_id, source), clock=clock)
+    tokens = OAuth2Tokens(hostile_server.url, endpoint.client_id, source, clock=clock)
     with pytest.raises(TokenRefused):
         tokens.current()
     file.write_text(endpoint.secret)
@@ -216,7 +217,7 @@ def test_an_endpoint_that_is_slow_or_gone(
 ) -> None:
     """Neither holds anyone longer than the timeout; those that waited with the first get its answer."""
     endpoint.gate.clear()
-    slow = OAuth2Tokens(OAuth2Client(hostile_server.url, "prinz", GivenSecret("x")), timeout=0.2)
+    slow = OAuth2Tokens(hostile_server.url, "prinz", GivenSecret("x"), timeout=0.2)
     errors: list[RegistryError] = []
 
     def ask() -> None:
@@ -232,6 +233,6 @@ def test_an_endpoint_that_is_slow_or_gone(
         thread.join()
     assert {type(error) for error in errors} == {RegistryUnreachable}
     assert (len(errors), endpoint.asked) == (8, 1)
-    gone = OAuth2Tokens(OAuth2Client(f"http://127.0.0.1:{unused_tcp_port}/t", "prinz", GivenSecret("x")))
+    gone = OAuth2Tokens(f"http://127.0.0.1:{unused_tcp_port}/t", "prinz", GivenSecret("x"))
     with pytest.raises(RegistryUnreachable, match=f"token endpoint http://127.0.0.1:{unused_tcp_port}/t"):
         gone.current()

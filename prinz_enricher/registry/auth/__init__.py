@@ -4,12 +4,17 @@ from prinz_enricher.registry.auth.authentication import (
     BasicAuth,
     BearerAuth,
     GivenSecret,
-    NoAuth,
-    OAuth2Client,
     OAuth2Tokens,
     SecretFile,
 )
-from prinz_enricher.registry.auth.server_access import Access, TlsFiles, access_faults, auth_method, open_access
+from prinz_enricher.registry.auth.server_access import (
+    Access,
+    TlsFiles,
+    access_faults,
+    auth_method,
+    open_access,
+    url_login,
+)
 from prinz_enricher.registry.transport import Credentials
 
 __all__ = [
@@ -18,12 +23,11 @@ __all__ = [
     "BearerAuth",
     "Credentials",
     "GivenSecret",
-    "NoAuth",
-    "OAuth2Client",
     "OAuth2Tokens",
     "SecretFile",
     "TlsFiles",
     "access_faults",
     "auth_method",
     "open_access",
+    "url_login",
 ]

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
 
 from prinz_enricher.registry.errors import CredentialsUnavailable, RegistryError, RegistryUnreadable, TokenRefused
-from prinz_enricher.registry.transport import exchange, open_http_client, read_json_object
+from prinz_enricher.registry.transport import Credentials, exchange, open_http_client, read_json_object
 
 MAX_SECRET_BYTES = 64 * 1024
 MAX_TOKEN_BYTES = 64 * 1024
@@ -34,20 +33,6 @@ _OAUTH2_ERRORS = (
     *("invalid_request", "invalid_client", "invalid_grant"),
     *("unauthorized_client", "unsupported_grant_type", "invalid_scope"),
 )
-
-
-class SecretSource(Protocol):
-    """Returns a secret; thread-safe."""
-
-    def current(self) -> str:
-        """Return the secret.
-
-        Raises:
-            RegistryError: There is none.
-        """
-
-    def reject(self, secret: str) -> None:
-        """Take note that the server refused a secret, so that the next one may be another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +65,6 @@ class SecretFile:
         self._lock = threading.Lock()
         self._read_from: tuple[int, ...] | None = None
         self._secret = ""
-
-    def __repr__(self) -> str:
-        return f"SecretFile({str(self._path)!r})"
 
     def current(self) -> str:
         """Return what the file holds now.
@@ -127,60 +109,52 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-@dataclass(frozen=True, slots=True)
-class OAuth2Client:
-    """A client of a token endpoint.
-
-    Attributes:
-        token_url: The endpoint.
-        scope: Of the token; empty for the endpoint's default.
-        audience: Of the token, if the endpoint asks for it (Auth0); or empty.
-    """
-
-    token_url: str
-    client_id: str
-    secret: SecretSource = field(repr=False)
-    scope: str = ""
-    audience: str = ""
-
-
 class OAuth2Tokens:
-    """Tokens by the client credentials grant of OAuth 2.0 (RFC 6749, section 4.4), for all threads.
+    """Tokens by the client credentials grant of OAuth 2.0 (RFC 6749, section 4.4); thread-safe.
 
     One thread asks for a token, the others wait for it. It is kept until shortly before its end. A refused one is
     replaced, but not again and again: a registry that refuses every token must not burden the token endpoint.
-
-    Args:
-        client: Of the token endpoint.
-        timeout: Seconds that one request may take.
-        tls: Trusted certificates and our own; the system's by default.
-        clock: Returns seconds, monotonic.
     """
 
     def __init__(
         self,
-        client: OAuth2Client,
+        token_url: str,
+        client_id: str,
+        secret: GivenSecret | SecretFile,
         *,
+        scope: str = "",
+        audience: str = "",
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = client
-        parts = urlsplit(client.token_url)
-        self._host = parts.hostname or ""
+        """Ask for nothing yet.
+
+        Args:
+            token_url: The token endpoint.
+            client_id: Who we are there.
+            secret: Our password there.
+            scope: Of the token; empty for the endpoint's default.
+            audience: Of the token, if the endpoint asks for it (Auth0); or empty.
+            timeout: Seconds that one request may take.
+            tls: Trusted certificates and our own; the system's by default.
+            clock: Returns seconds, monotonic.
+        """
+        parts = urlsplit(token_url)
         self._what = f"the token endpoint {parts.scheme}://{parts.netloc}{parts.path}"
+        self._host = parts.hostname or ""
+        self._token_url = token_url
+        self._client_id = client_id
+        self._secret = secret
+        form = {"grant_type": "client_credentials", "scope": scope, "audience": audience}
+        self._form = {key: value for key, value in form.items() if value}
         self._timeout = timeout
         self._tls = tls
         self._clock = clock
         self._lock = threading.Lock()
         self._token = ""
-        self._renew_at = self._ends_at = -math.inf
-        self._replaced_at = -math.inf
+        self._renew_at = self._ends_at = self._replaced_at = self._failed_at = -math.inf
         self._failure: Callable[[], RegistryError] | None = None
-        self._failed_at = -math.inf
-
-    def __repr__(self) -> str:
-        return f"OAuth2Tokens({self._client!r})"
 
     def current(self) -> str:
         """Return a token that is valid for a while.
@@ -221,24 +195,22 @@ class OAuth2Tokens:
 
     def _fetch(self) -> tuple[str, float]:
         """Ask for a token; return it and its seconds of life."""
-        client = self._client
-        form = {"grant_type": "client_credentials", "scope": client.scope, "audience": client.audience}
-        login = f"{quote_plus(client.client_id)}:{quote_plus(client.secret.current())}"
+        login = f"{quote_plus(self._client_id)}:{quote_plus(self._secret.current())}"
         with open_http_client(self._host, timeout=self._timeout, max_connections=1, tls=self._tls) as http:
             response, content = exchange(
                 http,
                 "POST",
-                client.token_url,
+                self._token_url,
                 what=self._what,
                 timeout=self._timeout,
                 max_bytes=MAX_TOKEN_BYTES,
-                data={key: value for key, value in form.items() if value},
+                data=self._form,
                 headers={"Authorization": _basic(login), "Accept": "application/json"},
             )
         answer = read_json_object(content) or {}
         if response.status_code != httpx.codes.OK:
             # A file that holds it is read again next time.
-            client.secret.reject("")
+            self._secret.reject("")
             raise self._refusal(response, answer.get("error"))
         token, kind = answer.get("access_token"), answer.get("token_type")
         if not isinstance(token, str) or not _is_token(token):
@@ -276,25 +248,11 @@ def _repeated(error: RegistryError) -> Callable[[], RegistryError]:
     return lambda: kind(text)
 
 
-@dataclass(frozen=True, slots=True)
-class NoAuth:
-    """No authentication."""
-
-    def authorization(self) -> str:
-        """Return an empty text."""
-        return ""
-
-    def refused(self, authorization: str) -> str:
-        """Return an empty text: there is no other."""
-        return ""
-
-    def mlflow_variables(self) -> Mapping[str, str]:
-        """Return no variables."""
-        return {}
+SecretSource = GivenSecret | SecretFile | OAuth2Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class BasicAuth:
+class BasicAuth(Credentials):
     """User and password (RFC 7617)."""
 
     username: str
@@ -304,47 +262,36 @@ class BasicAuth:
         """Return the header."""
         return _basic(f"{self.username}:{self.password.current()}")
 
-    def refused(self, authorization: str) -> str:
-        """Return a header with the password as it is now, if it is another one."""
-        self.password.reject("")
-        now = self.authorization()
-        return now if now != authorization else ""
-
     def mlflow_variables(self) -> Mapping[str, str]:
         """Return user and password."""
         return {"MLFLOW_TRACKING_USERNAME": self.username, "MLFLOW_TRACKING_PASSWORD": self.password.current()}
 
+    def _reject(self, secret: str) -> None:
+        self.password.reject(secret)
+
 
 @dataclass(frozen=True, slots=True)
-class BearerAuth:
-    """A token (RFC 6750) of any source."""
+class BearerAuth(Credentials):
+    """A token (RFC 6750)."""
 
     tokens: SecretSource = field(repr=False)
 
-    def token(self) -> str:
-        """Return the token that is valid now.
+    def authorization(self) -> str:
+        """Return the header."""
+        return f"Bearer {self._token()}"
 
-        Raises:
-            RegistryError: There is none.
-        """
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return the token."""
+        return {"MLFLOW_TRACKING_TOKEN": self._token()}
+
+    def _reject(self, secret: str) -> None:
+        self.tokens.reject(secret)
+
+    def _token(self) -> str:
         token = self.tokens.current()
         if not _is_token(token):
             raise CredentialsUnavailable("the token has characters that no token has")
         return token
-
-    def authorization(self) -> str:
-        """Return the header."""
-        return f"Bearer {self.token()}"
-
-    def refused(self, authorization: str) -> str:
-        """Return a header with another token, if there is one."""
-        self.tokens.reject(authorization.removeprefix("Bearer "))
-        now = self.authorization()
-        return now if now != authorization else ""
-
-    def mlflow_variables(self) -> Mapping[str, str]:
-        """Return the token."""
-        return {"MLFLOW_TRACKING_TOKEN": self.token()}
 
 
 def _basic(login: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,11 +17,8 @@ from prinz_enricher.registry.auth.authentication import (
     BasicAuth,
     BearerAuth,
     GivenSecret,
-    NoAuth,
-    OAuth2Client,
     OAuth2Tokens,
     SecretFile,
-    SecretSource,
 )
 from prinz_enricher.registry.errors import AccessError
 from prinz_enricher.registry.transport import Credentials, trusts_environment
@@ -32,61 +30,31 @@ _OAUTH2 = (
     *("oauth2_client_secret_file", "oauth2_scope", "oauth2_audience"),
 )
 _TLS = ("ca_file", "client_certificate", "client_key")
-_KEYS = {"none": (), "basic": _BASIC, "token": _TOKEN, "oauth2": _OAUTH2, "databricks": _OAUTH2}
-_NAMES = {
-    "none": '"none"',
-    "basic": "user and password",
-    "token": "token",
-    "oauth2": "oauth2",
-    "databricks": "databricks",
+
+# By the name of each kind of authentication, its name for messages and its keys.
+_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "none": ('"none"', ()),
+    "basic": ("user and password", _BASIC),
+    "token": ("token", _TOKEN),
+    "oauth2": ("oauth2", _OAUTH2),
+    "databricks": ("databricks", _OAUTH2),
 }
 
 
-class _Hidden(Protocol):
-    """A secret that must be asked for by name; pydantic's `SecretStr` is one."""
-
-    def get_secret_value(self) -> str: ...
+_Keys = Mapping[str, str]
 
 
-class _Settings(Protocol):
-    """The settings of the access to one server; what is empty is not set."""
+class AccessSettings(Protocol):
+    """The settings of the access to one server; they have the keys of authentication and certificates besides."""
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str: ...  # noqa: D102 - the settings page describes each
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str: ...  # noqa: D102
     @property
-    def timeout(self) -> float: ...
+    def timeout(self) -> float: ...  # noqa: D102
     @property
-    def auth(self) -> str: ...
-    @property
-    def username(self) -> str: ...
-    @property
-    def password(self) -> _Hidden: ...
-    @property
-    def password_file(self) -> str: ...
-    @property
-    def token(self) -> _Hidden: ...
-    @property
-    def token_file(self) -> str: ...
-    @property
-    def oauth2_token_url(self) -> str: ...
-    @property
-    def oauth2_client_id(self) -> str: ...
-    @property
-    def oauth2_client_secret(self) -> _Hidden: ...
-    @property
-    def oauth2_client_secret_file(self) -> str: ...
-    @property
-    def oauth2_scope(self) -> str: ...
-    @property
-    def oauth2_audience(self) -> str: ...
-    @property
-    def ca_file(self) -> str: ...
-    @property
-    def client_certificate(self) -> str: ...
-    @property
-    def client_key(self) -> str: ...
+    def auth(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +81,8 @@ class TlsFiles:
         if self.ca_file is not None:
             content = _read("ca_file", self.ca_file)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            try:
+            with suppress(ssl.SSLError, ValueError):
                 context.load_verify_locations(cadata=content.decode("ascii"))
-            except (ssl.SSLError, ValueError):
-                # It shows by the empty store below.
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             if not context.cert_store_stats()["x509"]:
                 raise AccessError(f"ca_file: {self.ca_file} holds no certificate in PEM form")
         if self.client_certificate is not None:
@@ -181,7 +146,7 @@ class Access:
 
     url: str
     unity: bool = False
-    credentials: Credentials = field(default_factory=NoAuth)
+    credentials: Credentials = field(default_factory=Credentials)
     tls: TlsFiles | None = None
     own: bool = False
 
@@ -223,7 +188,7 @@ class Access:
         return variables
 
 
-def open_access(settings: _Settings, url: str | None = None) -> Access:
+def open_access(settings: AccessSettings, url: str | None = None) -> Access:
     """Return the access of settings; certificates are read, nobody is asked yet.
 
     Args:
@@ -238,69 +203,79 @@ def open_access(settings: _Settings, url: str | None = None) -> Access:
         raise AccessError("; ".join(faults))
     if url is not None:
         return Access(url)
+    keys = _set_keys(settings)
     parts = urlsplit(settings.url)
     parts = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-    tls = None
-    if settings.ca_file or settings.client_certificate:
-        files = (settings.ca_file, settings.client_certificate, settings.client_key)
-        tls = TlsFiles(*(Path(file) if file else None for file in files))
+    tls = TlsFiles(**{key: Path(keys[key]) for key in _TLS if key in keys}) if keys.keys() & _TLS else None
+    if tls is not None:
         # Here, so that a fault of theirs shows at the start.
         tls.context()
     return Access(
         url=parts.geturl().rstrip("/"),
         unity=settings.kind == "unity",
-        credentials=_credentials(settings, f"{parts.scheme}://{parts.netloc}", tls),
+        credentials=_credentials(settings, keys, f"{parts.scheme}://{parts.netloc}", tls),
         tls=tls,
         own=auth_method(settings) != "none" or settings.auth == "none" or tls is not None,
     )
 
 
-def auth_method(settings: _Settings) -> str:
+def auth_method(settings: AccessSettings) -> str:
     """Return the kind of authentication: none, basic, token, oauth2 or databricks; with `auto`, what the keys imply."""
     if settings.auth != "auto":
         return settings.auth
-    keys = _set_keys(settings)
-    if keys & set(_TOKEN):
+    keys = _set_keys(settings).keys()
+    if keys & _TOKEN:
         return "token"
-    if keys & set(_OAUTH2):
+    if keys & _OAUTH2:
         return "databricks" if settings.kind == "unity" and "oauth2_token_url" not in keys else "oauth2"
-    return "basic" if keys & set(_BASIC) or _url_login(settings.url) else "none"
+    return "basic" if keys & _BASIC or url_login(settings.url) else "none"
 
 
-def access_faults(settings: _Settings) -> list[str]:
+def access_faults(settings: AccessSettings) -> list[str]:
     """Return all faults of the settings of an access, in sentences without their values."""
     keys = _set_keys(settings)
     method = auth_method(settings)
     return [*_method_faults(settings, keys, method), *_place_faults(settings, keys, method)]
 
 
-def _credentials(settings: _Settings, host: str, tls: TlsFiles | None) -> Credentials:
+def url_login(url: str) -> BasicAuth | None:
+    """Return the authentication by user and password of a server's URL; None if it has none."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return None
+    return BasicAuth(unquote(parts.username or ""), GivenSecret(unquote(parts.password or "")))
+
+
+def _credentials(settings: AccessSettings, keys: _Keys, host: str, tls: TlsFiles | None) -> Credentials:
+    def secret(key: str) -> SecretFile | GivenSecret:
+        file = keys.get(f"{key}_file")
+        what = key.removeprefix("oauth2_").replace("_", " ")
+        return SecretFile(Path(file), what) if file else GivenSecret(keys[key])
+
     method = auth_method(settings)
     if method == "none":
-        return NoAuth()
+        return Credentials()
     if method == "token":
-        return BearerAuth(_secret(settings.token, settings.token_file, "token"))
+        return BearerAuth(secret("token"))
     if method == "basic":
-        if login := _url_login(settings.url):
-            return BasicAuth(login[0], GivenSecret(login[1]))
-        return BasicAuth(settings.username, _secret(settings.password, settings.password_file, "password"))
+        return url_login(settings.url) or BasicAuth(keys["username"], secret("password"))
     databricks = method == "databricks"
-    client = OAuth2Client(
-        token_url=f"{host}/oidc/v1/token" if databricks else settings.oauth2_token_url,
-        client_id=settings.oauth2_client_id,
-        secret=_secret(settings.oauth2_client_secret, settings.oauth2_client_secret_file, "client secret"),
-        scope=settings.oauth2_scope or ("all-apis" if databricks else ""),
-        audience=settings.oauth2_audience,
+    token_url = f"{host}/oidc/v1/token" if databricks else keys["oauth2_token_url"]
+    return BearerAuth(
+        OAuth2Tokens(
+            token_url,
+            keys["oauth2_client_id"],
+            secret("oauth2_client_secret"),
+            scope=keys.get("oauth2_scope", "all-apis" if databricks else ""),
+            audience=keys.get("oauth2_audience", ""),
+            timeout=settings.timeout,
+            tls=_tls_context(tls, token_url),
+        )
     )
-    return BearerAuth(OAuth2Tokens(client, timeout=settings.timeout, tls=_tls_context(tls, client.token_url)))
 
 
 def _tls_context(tls: TlsFiles | None, url: str) -> ssl.SSLContext | None:
     return None if tls is None else tls.context(trust_env=trusts_environment(urlsplit(url).hostname or ""))
-
-
-def _secret(given: _Hidden, file: str, what: str) -> SecretSource:
-    return SecretFile(Path(file), what) if file else GivenSecret(given.get_secret_value())
 
 
 def _read(key: str, path: Path) -> bytes:
@@ -310,21 +285,15 @@ def _read(key: str, path: Path) -> bytes:
         raise AccessError(f"{key}: {path} can't be read: {error.strerror}") from None
 
 
-def _set_keys(settings: _Settings) -> frozenset[str]:
-    """Return the keys of authentication and certificates that are set."""
-
-    def is_set(key: str) -> bool:
+def _set_keys(settings: AccessSettings) -> _Keys:
+    """Return the keys of authentication and certificates that are set, with their values."""
+    keys = {}
+    for key in (*_BASIC, *_TOKEN, *_OAUTH2, *_TLS):
         value = getattr(settings, key)
-        return bool(value.get_secret_value() if hasattr(value, "get_secret_value") else value)
-
-    return frozenset(key for key in (*_BASIC, *_TOKEN, *_OAUTH2, *_TLS) if is_set(key))
-
-
-def _url_login(url: str) -> tuple[str, str] | None:
-    parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https") or "@" not in parts.netloc:
-        return None
-    return unquote(parts.username or ""), unquote(parts.password or "")
+        # Pydantic's secrets must be asked for by name.
+        if value := value.get_secret_value() if hasattr(value, "get_secret_value") else value:
+            keys[key] = str(value)
+    return keys
 
 
 def _split(url: str) -> SplitResult | None:
@@ -337,30 +306,28 @@ def _split(url: str) -> SplitResult | None:
     return parts
 
 
-def _method_faults(settings: _Settings, keys: frozenset[str], method: str) -> Iterator[str]:
-    auth = f"auth by {_NAMES[method]}"
+def _method_faults(settings: AccessSettings, keys: _Keys, method: str) -> Iterator[str]:
+    name, own = _METHODS[method]
 
     def required(*alternatives: str) -> Iterator[str]:
-        if keys.issuperset(alternatives) and len(alternatives) > 1:
+        if len(alternatives) > 1 and keys.keys() >= {*alternatives}:
             yield f"both {' and '.join(alternatives)} are set; set one of them"
-        elif keys.isdisjoint(alternatives):
-            yield f"{auth} needs {' or '.join(alternatives)}"
+        elif not keys.keys() & alternatives:
+            yield f"auth by {name} needs {' or '.join(alternatives)}"
 
-    login = _url_login(settings.url)
-    foreign = [key for key in (*_BASIC, *_TOKEN, *_OAUTH2) if key in keys and key not in _KEYS[method]]
-    if foreign:
-        yield f"{_do_not_go(foreign)} with {auth}"
-    if login is not None:
+    if foreign := [key for key in (*_BASIC, *_TOKEN, *_OAUTH2) if key in keys and key not in own]:
+        yield f"{_do_not_go(foreign)} with auth by {name}"
+    if login := url_login(settings.url):
         if method != "basic":
-            yield f"user and password of the url do not go with {auth}"
-        elif keys & set(_BASIC):
-            yield f"the url has user and password already; {', '.join(sorted(keys & set(_BASIC)))} is too much"
-        elif not all(login):
+            yield f"user and password of the url do not go with auth by {name}"
+        elif both := sorted(keys.keys() & _BASIC):
+            yield f"the url has user and password already; {', '.join(both)} is too much"
+        elif not (login.username and login.password.current()):
             yield "the url has a user without a password, or a password without a user"
     elif method == "basic":
         yield from required("username")
         yield from required("password", "password_file")
-        if ":" in settings.username:
+        if ":" in keys.get("username", ""):
             yield "username has a colon, which no user of basic auth has"
     if method == "token":
         yield from required("token", "token_file")
@@ -373,9 +340,10 @@ def _method_faults(settings: _Settings, keys: frozenset[str], method: str) -> It
         yield 'auth = "databricks" takes oauth2_token_url from the url; leave it out'
 
 
-def _place_faults(settings: _Settings, keys: frozenset[str], method: str) -> Iterator[str]:
-    if "oauth2_token_url" in keys:
-        parts = _split(settings.oauth2_token_url)
+def _place_faults(settings: AccessSettings, keys: _Keys, method: str) -> Iterator[str]:
+    token_url = keys.get("oauth2_token_url", "")
+    if token_url:
+        parts = _split(token_url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             yield "oauth2_token_url must be http://host… or https://host…, without user and password"
     if "client_key" in keys and "client_certificate" not in keys:
@@ -395,7 +363,7 @@ def _place_faults(settings: _Settings, keys: frozenset[str], method: str) -> Ite
         yield 'kind = "unity" needs a token, or auth by oauth2 or databricks'
     certificates = [key for key in _TLS if key in keys]
     # The token endpoint may be the one that they are for.
-    secure = any(url.lower().startswith("https://") for url in (settings.url, settings.oauth2_token_url))
+    secure = any(url.lower().startswith("https://") for url in (settings.url, token_url))
     if remote and certificates and not secure:
         yield f"{_do_not_go(certificates)} with a url of http://"
 
