@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import structlog
 
 from prinz_enricher.catalog.snapshot import NOT_READ, Files, ModelFile, VersionKey
-from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable
 from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelPlace

@@ -16,7 +16,6 @@ import structlog
 
 from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.catalog.snapshot import VersionKey
-from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable, RegistryUnreadable
 from prinz_enricher.registry.registry_client import RegistryClient

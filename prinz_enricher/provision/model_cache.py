@@ -27,8 +27,7 @@ from prinz_enricher.provision.disk_cache import DiskCache, Lease, remove_tree
 from prinz_enricher.provision.errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.progress import acquired, report_step
 from prinz_enricher.provision.variables import worker_variables
-from prinz_enricher.registry.errors import RegistryError
-from prinz_enricher.registry.errors import redact
+from prinz_enricher.registry.errors import RegistryError, redact
 
 _IMPORTS = (
     *("mlflow.artifacts", "mlflow.store.artifact.s3_artifact_repo", "boto3"),

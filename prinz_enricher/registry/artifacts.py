@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -48,21 +49,18 @@ def download_folder(
     watch: Callable[[int, int], object],
     begun: Callable[[Path], object],
 ) -> None:
-    """Download a model's folder; blocks.
-
-    What `watch` and `begun` raise ends the download, and is raised. Both are called by this thread.
+    """Download a model's folder; blocks. What `watch` and `begun` raise ends the download, and is raised.
 
     Args:
         transport: To the server.
         place: The folder's path there, segment by segment.
         folder: Is made; what is in it after a failure is for the caller to remove.
         max_bytes: Of all files together.
-        watch: Called again and again with the bytes that came and those that are listed.
-        begun: Called once with the folder, when it has the files of `FIRST` and the wheels, and no others yet.
+        watch: Called again and again, by this thread, with the bytes that came and those that are listed.
+        begun: Called once, by this thread, when the folder has the files of `FIRST` and the wheels, and no others yet.
 
     Raises:
-        RegistryError: The files can't be had.
-        ArtifactsRefused: They can not be those of a model.
+        RegistryError: The files can't be had, or can not be those of a model.
         OSError: They can't be written.
     """
     download = _Download(transport, place, folder, max_bytes, watch)
@@ -86,10 +84,15 @@ def is_plain(name: object) -> bool:
         return False
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 class _Stopped(Exception):
-    """Nobody waits for the download any more."""
+    """The download is not waited for any more."""
 
 
+@dataclass(slots=True)
 class _Download:
     """One download; `get` may be called by several threads at once.
 
@@ -97,25 +100,18 @@ class _Download:
         sizes: The bytes of each listed file, by its path in the folder; None if the server does not list them.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        place: Sequence[str],
-        folder: Path,
-        max_bytes: int,
-        watch: Callable[[int, int], object],
-    ) -> None:
-        self.sizes: dict[str, int | None] = {}
-        self._transport = transport
-        self._place = place
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._watch = watch
-        self._level = [""]
-        self._paths: set[str] = set()
-        self._done = self._total = 0
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
+    transport: Transport
+    place: Sequence[str]
+    folder: Path
+    max_bytes: int
+    watch: Callable[[int, int], object]
+    sizes: dict[str, int | None] = field(default_factory=dict)
+    _level: list[str] = field(default_factory=lambda: [""])
+    _paths: set[str] = field(default_factory=set)
+    _done: int = 0
+    _total: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
         """Have no thread write anything from now on: one that waits for the server is not waited for."""
@@ -127,7 +123,7 @@ class _Download:
         for _ in range(MAX_DEPTH):
             level, self._level = self._level, []
             for inner in level:
-                (self._folder / inner).mkdir(mode=0o700)
+                (self.folder / inner).mkdir(mode=0o700)
             self.run_each(self._list, level)
             if not self._level:
                 break
@@ -135,12 +131,12 @@ class _Download:
             raise ArtifactsRefused(f"the registry lists folders in folders, more than {MAX_DEPTH} deep")
         if MLMODEL not in self.sizes:
             # The server's own error says more, such as that there is no such folder.
-            self.run_each(lambda path: self._transport.save(self._request_path(path), self._count), [MLMODEL])
+            self.run_each(lambda path: self.transport.save(self._request_path(path), self._count), [MLMODEL])
             raise ArtifactsRefused("there is no MLmodel file among the files that the registry lists")
 
     def run_each(self, call: Callable[[_Item], object], items: Collection[_Item]) -> None:
         """Call for each item, some at a time, and watch; the first failure is raised."""
-        self._watch(self._done, self._total)
+        self.watch(self._done, self._total)
         shared, ended = iter(items), SimpleQueue[BaseException | None]()
 
         def work() -> None:
@@ -161,7 +157,7 @@ class _Download:
                 if fault is not None:
                     raise fault
                 workers -= 1
-            self._watch(self._done, self._total)
+            self.watch(self._done, self._total)
 
     def get(self, path: str) -> None:
         """Download a file."""
@@ -183,15 +179,15 @@ class _Download:
                     self._done -= target.tell()
                 target.seek(0)
                 target.truncate()
-                self._transport.save(self._request_path(path), write)
+                self.transport.save(self._request_path(path), write)
                 if size not in (None, target.tell()):
                     raise wrong_size()
 
             self._retry(fill)
 
     def _list(self, inner: str) -> None:
-        params = {"path": "/".join([*self._place, inner] if inner else self._place)}
-        entries = self._retry(lambda: self._transport.get_json(ARTIFACTS, params)).get("files", [])
+        params = {"path": "/".join([*self.place, inner] if inner else self.place)}
+        entries = self._retry(lambda: self.transport.get_json(ARTIFACTS, params)).get("files", [])
         if not isinstance(entries, list):
             raise RegistryUnreadable(f"the answer to {ARTIFACTS} has no list of files")
         with self._lock:
@@ -227,11 +223,7 @@ class _Download:
             if self._stopped.is_set():
                 raise _Stopped
             try:
-                return open(
-                    self._folder / path,
-                    "xb",
-                    opener=lambda file, flags: os.open(file, flags | os.O_NOFOLLOW, 0o600),
-                )
+                return open(self.folder / path, "xb", opener=_open_private)
             except FileExistsError as error:
                 raise ArtifactsRefused(f'"{redact(path)}" is the same file as another one here') from error
 
@@ -243,8 +235,8 @@ class _Download:
             self._check_size(self._done)
 
     def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
-            raise ArtifactsRefused(f"the model is larger than the {self._max_bytes} bytes that it may have")
+        if size > self.max_bytes:
+            raise ArtifactsRefused(f"the model is larger than the {self.max_bytes} bytes that it may have")
 
     def _retry(self, call: Callable[[], _Result]) -> _Result:
         """Call, and a few times more after failures that may pass."""
@@ -263,4 +255,4 @@ class _Download:
         raise failure
 
     def _request_path(self, path: str) -> str:
-        return artifact_path([*self._place, *path.split("/")])
+        return artifact_path([*self.place, *path.split("/")])

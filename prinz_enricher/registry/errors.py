@@ -1,15 +1,15 @@
 """What can go wrong between us and a registry, and what may be shown of an error that someone else wrote.
 
 RegistryError
-├── RegistryUnreachable     no answer: no connection, or none in time
-├── RegistryRefused         an answer with a status that is not 200
-│   └── TokenRefused            such an answer of the token endpoint
-├── RegistryUnreadable      an invalid answer: not JSON, too large, endless pages
-├── CredentialsUnavailable  the file of a password or token holds none
-├── MlmodelUnreadable       the version's MLmodel file is invalid
-└── ArtifactsRefused        what the registry lists as a version's files can not be those of a model
-PrivateServerError          the private server could not be started
-AccessError                 certificates or settings of the access to a registry can't be used
+├── RegistryUnreachable
+├── RegistryRefused
+│   └── TokenRefused
+├── RegistryUnreadable
+├── CredentialsUnavailable
+├── MlmodelUnreadable
+└── ArtifactsRefused
+PrivateServerError
+AccessError
 
 They stay inside `registry/` and `catalog/`; callers of the service see those of `prinz_enricher.errors`. No message
 holds credentials; of what the server said it holds what `redact` lets through.
@@ -34,38 +34,31 @@ _NAMED_SECRET = re.compile(
     re.IGNORECASE,
 )
 
-_TRANSIENT = frozenset(
-    {
-        # Credentials may become valid again.
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.REQUEST_TIMEOUT,
-        HTTPStatus.TOO_EARLY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-    }
+# Credentials may become valid again.
+_TRANSIENT = (
+    *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    *(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS),
 )
 
 
 class RegistryError(Exception):
-    """The registry did not answer as it should."""
+    """The registry did not answer as it should; `transient` is whether the same request may be answered later."""
 
-    @property
-    def transient(self) -> bool:
-        """Whether the same request may be answered later."""
-        return True
+    transient = True
 
 
 class RegistryUnreachable(RegistryError):
-    """The registry gave no answer."""
+    """No answer: no connection, or none in time."""
 
 
 class RegistryRefused(RegistryError):
-    """The registry answered with a status that is not 200.
+    """An answer with an HTTP status that is not 200.
 
     Attributes:
-        status: The HTTP status.
         error_code: MLflow's own code, such as `RESOURCE_DOES_NOT_EXIST`, or empty.
         words: The first line of MLflow's message, redacted, or empty.
+        missing: Whether the requested entity does not exist.
+        forbidden: Whether we may not have it.
     """
 
     def __init__(self, message: str, status: int, error_code: str = "", words: str = "") -> None:
@@ -73,57 +66,46 @@ class RegistryRefused(RegistryError):
         self.status = status
         self.error_code = error_code
         self.words = words
-
-    @property
-    def missing(self) -> bool:
-        """Whether the requested entity does not exist."""
-        return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-
-    @property
-    def forbidden(self) -> bool:
-        """Whether we may not have the requested entity."""
-        return self.status == HTTPStatus.FORBIDDEN
-
-    @property
-    def transient(self) -> bool:
-        """Whether the same request may be answered later."""
-        return self.status in _TRANSIENT or not 400 <= self.status < 500
+        self.missing = status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+        self.forbidden = status == HTTPStatus.FORBIDDEN
+        self.transient = status in _TRANSIENT or not 400 <= status < 500
 
 
 class TokenRefused(RegistryRefused):
-    """The token endpoint issued no token, so that the registry was not asked at all."""
+    """An answer without a token of the token endpoint, so that the registry was not asked at all."""
 
-    missing = False
-    forbidden = False
-    transient = True
+    def __init__(self, message: str, status: int, error_code: str = "") -> None:
+        super().__init__(message, status, error_code)
+        self.missing = self.forbidden = False
+        self.transient = True
 
 
 class CredentialsUnavailable(RegistryError):
-    """A password or token can't be read from where it should be."""
+    """A password or token that can't be read from its file."""
 
 
 class RegistryUnreadable(RegistryError):
-    """The registry's answer is invalid."""
+    """An invalid answer: not JSON, too large, endless pages."""
 
 
 class MlmodelUnreadable(RegistryError):
-    """A version's MLmodel file is invalid; it stays so until it is logged anew."""
+    """An invalid MLmodel file of a version, which stays so until it is logged anew."""
 
     transient = False
 
 
 class ArtifactsRefused(RegistryError):
-    """What the registry lists as a version's files can not be those of a model; it stays so until it is logged anew."""
+    """A list of a version's files that can not be those of a model, until it is logged anew."""
 
     transient = False
 
 
 class PrivateServerError(Exception):
-    """The private MLflow server can't be started; the message says why."""
+    """The private MLflow server can't be started."""
 
 
 class AccessError(Exception):
-    """The access to a registry can't be set up; the message says why."""
+    """Certificates or settings of the access to a server can't be used."""
 
 
 def redact(text: str, secrets: Collection[str] = ()) -> str:

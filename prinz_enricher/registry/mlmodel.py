@@ -6,8 +6,7 @@
     models:/<name>/<version>       the files of another version
     s3://…, dbfs:/…, a path, …     a store or a folder: our server reads it, or else `artifact_stores`
 
-MLflow's own client finds the same. Neither the registry nor the file is trusted: no other host is asked, and no file of
-this machine is read.
+MLflow's own client finds the same. A registry is not trusted: no other host is asked, no file of this machine is read.
 """
 
 from __future__ import annotations
@@ -29,17 +28,14 @@ else:
     # Ten times faster, if PyYAML was built with it.
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-"""Where a server that proxies artifacts has them."""
-
 MLMODEL = "MLmodel"
+# Where a server that proxies artifacts has them.
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+# Those that MLflow writes have a few kilobytes.
 MAX_BYTES = 10 * 1024 * 1024
-"""Of an MLmodel file; those that MLflow writes have a few kilobytes."""
-
 MAX_DEPTH = 100
+# Versions that are followed, each with `models:/<name>/<version>` as its source.
 MAX_REFERENCES = 10
-"""Through how many versions, each with `models:/<name>/<version>` as its source, files are searched for."""
-
 MAX_URI_BYTES = 64 * 1024
 
 _API = "/api/2.0/mlflow"
@@ -50,11 +46,9 @@ _REFERENCES = frozenset({"runs", "models"})
 
 @dataclass(frozen=True, slots=True)
 class MlmodelPlace:
-    """Where our server has an MLmodel file.
+    """Where our server has an MLmodel file: path and query of the request.
 
     Attributes:
-        path: Of the request.
-        params: Of its query.
         uri: The file's folder, as the registry says, without our server's own host; empty in a Unity Catalog.
         otherwise: Where it is if it is not here.
     """
@@ -127,11 +121,9 @@ class MlmodelFinder:
         self._transport = transport
 
     def find(self, name: str, version: str) -> MlmodelPlace:
-        """Ask where the MLmodel file of a version is.
+        """Ask where the MLmodel file of a version is; may raise RegistryError.
 
         Raises:
-            RegistryError: That is not known now; `RegistryRefused.missing` if the version, or what it leads to, does
-                not exist.
             MlmodelUnreadable: It is nowhere that may be read.
         """
         for _ in range(MAX_REFERENCES):
@@ -151,9 +143,8 @@ class MlmodelFinder:
                 return self._of_logged_model(answer.get("model"), "")
             if not (first and second.isascii() and second.isdecimal()):
                 # By alias or stage another version each time, or by a profile of another registry.
-                raise MlmodelUnreadable(
-                    f'its source "models:/{redact(path)}" does not name one version of this registry'
-                )
+                source = f'its source "models:/{redact(path)}"'
+                raise MlmodelUnreadable(f"{source} does not name one version of this registry")
             name, version = first, second
         raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
 
@@ -169,9 +160,7 @@ class MlmodelFinder:
             raise MlmodelUnreadable("the registry does not say where its files are") from error
         elsewhere = parts.netloc and not uri.startswith(f"{self._transport.url}/")
         if parts.scheme in _REFERENCES or (parts.scheme in _WITH_CREDENTIALS and elsewhere):
-            raise MlmodelUnreadable(
-                "the registry says that its files are with another server, which gets no credentials"
-            )
+            raise MlmodelUnreadable("the registry says its files are with another server, which gets no credentials")
         # A relative path begins where the server of a local store begins, too.
         return uri if parts.scheme or uri.startswith("/") else f"{Path.cwd().as_uri()}/{uri}"
 
@@ -181,9 +170,18 @@ class MlmodelFinder:
         Raises:
             MlmodelUnreadable: It is outside of the artifacts.
         """
-        folder = self._proxied(uri)
-        segments = None if folder is None else [segment for segment in folder.split("/") if segment]
-        if segments is not None and not {".", ".."}.isdisjoint(segments):
+        try:
+            parts = urlsplit(uri)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
+        if parts.scheme != _PROXIED or not ours:
+            return None
+        # Cut by hand: `?` and `#` may be in a folder's name.
+        folder = uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
+        segments = [segment for segment in folder.split("/") if segment]
+        if not {".", ".."}.isdisjoint(segments):
             raise MlmodelUnreadable("the registry says that its files are outside of the artifacts")
         return segments
 
@@ -220,28 +218,13 @@ class MlmodelFinder:
     def _place(self, uri: str, path: str, params: QueryParams) -> MlmodelPlace:
         """Return the place of the MLmodel file in a folder.
 
-        Args:
-            uri: Of the folder.
-            path: Of a request by which the server gets it with its own credentials, from S3, a folder, another host.
-            params: Of its query.
+        If the server does not proxy the folder, it reads it by the given request with its own credentials, from S3, a
+        folder, another host.
         """
-        folder, segments = self._proxied(uri), self.proxied_path(uri)
-        if folder is None or segments is None:
+        segments = self.proxied_path(uri)
+        if segments is None:
             return MlmodelPlace(path, params, uri)
-        return MlmodelPlace(artifact_path([*segments, MLMODEL]), {}, f"{_PROXIED}:{folder}")
-
-    def _proxied(self, uri: str) -> str | None:
-        """Return the path of a folder that our server proxies; None for other folders."""
-        try:
-            parts = urlsplit(uri)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            return None
-        ours = host is None or (host == self._transport.host and port in (None, self._transport.port))
-        if parts.scheme != _PROXIED or not ours:
-            return None
-        # Cut by hand: `?` and `#` may be in a folder's name.
-        return uri.removeprefix(f"{_PROXIED}:").removeprefix(f"//{parts.netloc}" if parts.netloc else "")
+        return MlmodelPlace(artifact_path([*segments, MLMODEL]), {}, f"{_PROXIED}:/{'/'.join(segments)}")
 
 
 def artifact_path(segments: Iterable[str]) -> str:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 from urllib.parse import unquote, urlsplit
 
@@ -40,13 +39,9 @@ def is_local_store(registry: str) -> bool:
 
 
 def store_folder(store_uri: str) -> Path:
-    """Return the folder that a local store is in.
+    """Return the folder that a local store is in; raise PrivateServerError if it is none.
 
-    Args:
-        store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db` (SQLAlchemy's way of writing paths), or a folder.
-
-    Raises:
-        PrivateServerError: It is not a local store.
+    A store is `sqlite:///relative.db`, `sqlite:////absolute.db` (SQLAlchemy's way of writing paths), or a folder.
     """
     parts = urlsplit(store_uri)
     if parts.scheme in _SQLITE_SCHEMES:
@@ -62,9 +57,7 @@ def store_folder(store_uri: str) -> Path:
         if folder.is_dir():
             return folder.absolute().parent
         raise PrivateServerError(f"There is no folder {folder}; a local store is such a folder, or sqlite:///file.db.")
-    raise PrivateServerError(
-        f"A registry is http://…, https://…, sqlite:///file.db or a folder, not {parts.scheme}://…"
-    )
+    raise PrivateServerError(f"A registry is http(s)://…, sqlite:///file.db or a folder, not {parts.scheme}://…")
 
 
 class PrivateServer:
@@ -86,7 +79,7 @@ class PrivateServer:
         """Check the store; nothing is started yet.
 
         Args:
-            store_uri: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a folder where MLflow allows file stores.
+            store_uri: As of `store_folder`; MLflow may not allow folders.
             artifacts: Folder of the artifacts that go through the server; `mlartifacts` beside the store by default.
             log_file: Where the server's log is appended; by default a temporary file that ends with the server.
             start_timeout: Seconds that the server may take until it answers.
@@ -160,13 +153,13 @@ class PrivateServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _start_once(self, log: IO[bytes]) -> None:
-        port = _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         server = [
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self._store_uri),
@@ -205,13 +198,6 @@ def _read_tail(log: IO[bytes], start: int) -> str:
     end = log.seek(0, os.SEEK_END)
     log.seek(max(start, end - _LOG_TAIL_BYTES))
     return log.read().decode("utf-8", "replace").strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _environment(current: Mapping[str, str]) -> dict[str, str]:

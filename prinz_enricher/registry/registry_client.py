@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from prinz_enricher.registry.artifact_stores import SCHEMES, StoreReader
@@ -30,18 +29,15 @@ _API = "/api/2.0/mlflow"
 _INTERNAL_ERROR = "INTERNAL_ERROR"
 _STORES_OF_SERVERS = SCHEMES | {"file", "mlflow-artifacts"}
 
+# What MLflow allows at most.
 MODELS_PER_PAGE = 1000
-"""What MLflow allows at most."""
-
+# Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
+# hold up calls while it is parsed: Python does nothing else in that time.
 VERSIONS_PER_PAGE = 1_000
-"""Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
-hold up calls while it is parsed: Python does nothing else in that time."""
-
+# Of models, at once.
 MAX_DOWNLOADS = 4
-"""Models that are downloaded at once."""
-
+# For the beginning of a file, and between two pieces of it: the server may have to get it from a store first.
 _FILE_SECONDS = 60.0
-"""For the beginning of a file, and between two pieces of it: the server may have to get it from a store first."""
 
 
 class RegistryClient:
@@ -128,9 +124,7 @@ class RegistryClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def registered_models(self) -> Listing[RegisteredModel]:

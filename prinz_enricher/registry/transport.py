@@ -22,7 +22,6 @@ MAX_ERROR_BYTES = 64 * 1024
 
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_PAGES = 10_000
-
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAX_VALIDATOR_CHARACTERS = 256
 _HINTS: dict[int, str] = {
@@ -95,8 +94,8 @@ def exchange(
     client: httpx.Client,
     method: str,
     url: str,
-    *,
     what: str,
+    *,
     timeout: float,
     max_bytes: int,
     write: Callable[[bytes], object] | None = None,
@@ -110,7 +109,7 @@ def exchange(
         url: Of the request.
         what: Was requested, for messages.
         timeout: Seconds from the request to the end of the body; with `write`, between two pieces of it.
-        max_bytes: Limit of the body.
+        max_bytes: Of the body.
         write: Called with each piece of a body of any length, which is not returned then. Its errors end the exchange.
         options: Of `httpx.Client.stream`.
 
@@ -132,7 +131,7 @@ def exchange(
         for chunk in response.iter_bytes():
             chunks.append(chunk)
             limit -= len(chunk)
-            if limit < 0 and is_error:
+            if is_error and limit < 0:
                 break
             if limit < 0:
                 raise RegistryUnreadable(f"the answer to {what} is longer than {max_bytes} bytes")
@@ -176,19 +175,10 @@ class Transport:
     Paths are below the base URL, percent-encoded. All requests raise RegistryUnreachable if there was no answer in
     time, RegistryRefused if its status is not 200, RegistryUnreadable if it is invalid or too long, and other
     RegistryErrors if there are no credentials.
-
-    Attributes:
-        url: The base URL, without user and password, so that it can be shown and logged.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        timeout: float,
-        max_connections: int,
-        credentials: Credentials,
-        tls: ssl.SSLContext | None = None,
+        self, url: str, *, timeout: float, max_connections: int, credentials: Credentials, tls: ssl.SSLContext | None
     ) -> None:
         """Open no connection yet.
 
@@ -197,7 +187,7 @@ class Transport:
             timeout: Seconds that one request may take from its start to the last byte of its answer.
             max_connections: Connections at once.
             credentials: How requests are authenticated.
-            tls: Trusted certificates and our own; the system's by default.
+            tls: Trusted certificates and our own; None for the system's.
 
         Raises:
             ValueError: It is not the URL of an http or https server.
@@ -210,6 +200,7 @@ class Transport:
             raise ValueError("The registry's URL must be http://host… or https://host….")
         self.host = base.host
         self.port = base.port
+        # Without user and password, so that it can be shown and logged.
         self.url = str(base).rstrip("/")
         self._timeout = timeout
         self._credentials = credentials
@@ -228,13 +219,7 @@ class Transport:
         return _json_object(path, self._request(path, MAX_PAGE_BYTES, method="POST", json=query)[1])
 
     def get_pages(self, path: str, key: str, params: QueryParams) -> Iterator[list[object]]:
-        """Get a listing page by page.
-
-        Args:
-            path: Of the listing.
-            key: Of the entries in a page.
-            params: Of each request.
-        """
+        """Get a listing page by page; `key` is that of the entries in a page."""
         tokens: set[str] = set()
         token = ""
         for _ in range(MAX_PAGES):
@@ -255,14 +240,7 @@ class Transport:
     def get_if_changed(
         self, path: str, params: QueryParams, validator: Validator | None, *, max_bytes: int
     ) -> tuple[bytes | None, Validator | None]:
-        """Get bytes, and what asks later whether they have changed; the bytes are None if they did not change.
-
-        Args:
-            path: Of the file.
-            params: Of the query.
-            validator: From an earlier answer; None to get the bytes in any case.
-            max_bytes: Limit of the answer.
-        """
+        """Get bytes, and what asks later whether they have changed; None if they did not since the given validator."""
         response, content = self._request(path, max_bytes, params=params, validator=validator)
         return (
             (None, validator) if response.status_code == httpx.codes.NOT_MODIFIED else (content, _validator(response))
@@ -290,10 +268,7 @@ class Transport:
 
         def send() -> tuple[httpx.Response, bytes]:
             return exchange(
-                self._client,
-                method,
-                f"{self.url}{path}",
-                what=path,
+                *(self._client, method, f"{self.url}{path}", path),
                 timeout=self._timeout,
                 max_bytes=max_bytes,
                 write=write,
@@ -303,11 +278,9 @@ class Transport:
 
         authorization = self._credentials.authorization()
         response, content = send()
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            another = self._credentials.refused(authorization)
-            if another:
-                authorization = another
-                response, content = send()
+        if response.status_code == httpx.codes.UNAUTHORIZED and (another := self._credentials.refused(authorization)):
+            authorization = another
+            response, content = send()
         if response.status_code == httpx.codes.OK or (validator and response.status_code == httpx.codes.NOT_MODIFIED):
             return response, content
         raise _refusal(path, response, content, authorization)
@@ -336,16 +309,16 @@ def _refusal(path: str, response: httpx.Response, content: bytes, authorization:
     """Return the error of a status that is not 200, with MLflow's code and redacted message if there are any."""
     status = response.status_code
     if response.is_redirect:
-        redirect = f"{path} answered with a redirect (HTTP {status}), which is not followed; use the URL it leads to"
-        return RegistryRefused(redirect, status)
+        said = f"{path} answered with a redirect (HTTP {status}), which is not followed; give the URL that it leads to"
+        return RegistryRefused(said, status)
     error = read_json_object(content) or {}
     code, message = error.get("error_code"), error.get("message")
     if not (isinstance(code, str) and len(code) < 64 and code.isascii() and code.replace("_", "").isalnum()):
         # Someone else's, such as a proxy's.
         code, message = "", ""
     words = redact(message, _secrets(authorization)) if isinstance(message, str) else ""
-    said = f"{' ' if code else ''}{code}{': ' if words else ''}{words}"
-    return RegistryRefused(f"{path} answered with HTTP {status}{said}{_HINTS.get(status, '')}", status, code, words)
+    said = f"{path} answered with HTTP {status} {code}".rstrip() + (f": {words}" if words else "")
+    return RegistryRefused(said + _HINTS.get(status, ""), status, code, words)
 
 
 def _secrets(authorization: str) -> list[str]:

@@ -9,7 +9,9 @@ import pytest
 
 from prinz_enricher.config import ConfigError, RegistrySettings, Settings
 from prinz_enricher.registry import Access, AccessError, CredentialsUnavailable, open_access
-from prinz_enricher.registry.auth import BasicAuth, BearerAuth, Credentials, OAuth2Tokens, SecretFile
+from prinz_enricher.registry.auth import BasicAuth, BearerAuth
+from prinz_enricher.registry.secret_sources import OAuth2Tokens, SecretFile
+from prinz_enricher.registry.transport import Credentials
 from tests.support.certificates import Authority
 
 SECRET = "hunter2-and-more"  # noqa: S105 - made up
@@ -230,9 +232,9 @@ def test_certificates_that_can_not_be_used(tmp_path: Path) -> None:
         ({"ca_file": tmp_path / "text"}, "ca_file: .*text holds no certificate"),
         ({"ca_file": tmp_path / "binary"}, "ca_file: .*binary holds no certificate"),
         ({"client_certificate": tmp_path / "missing"}, "client_certificate: .*missing can't be read"),
-        ({"client_certificate": pair.certificate}, "are no certificate and its key"),
+        ({"client_certificate": pair.certificate}, "are not a certificate and its key"),
         ({"client_certificate": pair.certificate, "client_key": tmp_path / "missing"}, "client_key: .*missing"),
-        ({"client_certificate": pair.certificate, "client_key": other.key}, "are no certificate and its key"),
+        ({"client_certificate": pair.certificate, "client_key": other.key}, "are not a certificate and its key"),
         ({"client_certificate": pair.certificate, "client_key": pair.locked_key}, "has a password; give it without"),
     ]:
         with pytest.raises(AccessError, match=said):

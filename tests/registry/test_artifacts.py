@@ -30,8 +30,8 @@ from prinz_enricher.registry import (
     artifacts,
 )
 from prinz_enricher.registry.artifacts import is_plain
-from prinz_enricher.registry.auth import Credentials
 from prinz_enricher.registry.mlmodel import ARTIFACTS
+from prinz_enricher.registry.transport import Credentials
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.registry_writer import RegistryWriter

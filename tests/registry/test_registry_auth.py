@@ -17,8 +17,8 @@ from prinz_enricher.registry import (
     RegistryUnreachable,
     TokenRefused,
     open_access,
+    secret_sources,
 )
-from prinz_enricher.registry.auth import authentication
 from tests.conftest import RunningRegistry
 from tests.support.basic_auth_server import BasicAuthServer
 from tests.support.certificates import Authority
@@ -179,7 +179,7 @@ def test_a_token_endpoint_that_fails(
     oauth2_client: RegistryClient, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While there is no token the catalog says why, keeps what it knew, and recovers by itself."""
-    monkeypatch.setattr(authentication, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(secret_sources, "PAUSE_SECONDS", 0.0)
     catalog = Catalog(oauth2_client)
     known = catalog.refresh()
     endpoint.revoke_all()

@@ -15,7 +15,7 @@ import structlog
 
 from prinz_enricher.config import MIB, HttpSettings
 from prinz_enricher.fronts.admin.webhook import Delivery, Receiver, Verdict
-from prinz_enricher.registry.auth import SecretFile
+from prinz_enricher.registry.secret_sources import SecretFile
 from prinz_enricher.registry.errors import RegistryError
 
 if TYPE_CHECKING:

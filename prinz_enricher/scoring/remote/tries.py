@@ -13,9 +13,10 @@ import httpx
 from h2.exceptions import H2Error
 
 from prinz_enricher import __version__
-from prinz_enricher.registry.auth import Access, BearerAuth, Credentials, OAuth2Tokens
+from prinz_enricher.registry.auth import Access, BearerAuth
 from prinz_enricher.registry.errors import RegistryError
-from prinz_enricher.registry.transport import trusts_environment
+from prinz_enricher.registry.secret_sources import OAuth2Tokens
+from prinz_enricher.registry.transport import Credentials, trusts_environment
 from prinz_enricher.scoring.remote.answers import Again, Answer, Setback, Shows, read
 from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.errors import UpstreamFailed

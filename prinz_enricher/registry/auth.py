@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,39 +13,28 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 
-from prinz_enricher.registry.auth.authentication import (
-    BasicAuth,
-    BearerAuth,
-    GivenSecret,
-    OAuth2Tokens,
-    SecretFile,
-)
-from prinz_enricher.registry.errors import AccessError
+from prinz_enricher.registry.errors import AccessError, CredentialsUnavailable
+from prinz_enricher.registry.secret_sources import GivenSecret, OAuth2Tokens, SecretFile, basic_header, is_token
 from prinz_enricher.registry.transport import Credentials, trusts_environment
 
 _BASIC = ("username", "password", "password_file")
 _TOKEN = ("token", "token_file")
-_OAUTH2 = (
-    *("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret"),
-    *("oauth2_client_secret_file", "oauth2_scope", "oauth2_audience"),
-)
+_CLIENT_SECRET = ("oauth2_client_secret", "oauth2_client_secret_file")
+_OAUTH2 = ("oauth2_token_url", "oauth2_client_id", *_CLIENT_SECRET, "oauth2_scope", "oauth2_audience")
 _TLS = ("ca_file", "client_certificate", "client_key")
 
-# By the name of each kind of authentication, its name for messages and its keys.
-_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "none": ('"none"', ()),
-    "basic": ("user and password", _BASIC),
-    "token": ("token", _TOKEN),
-    "oauth2": ("oauth2", _OAUTH2),
-    "databricks": ("databricks", _OAUTH2),
+# Each kind of authentication: its name for messages, its keys, and groups of them of which one key must be set.
+_METHODS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
+    "none": ('"none"', (), ()),
+    "basic": ("user and password", _BASIC, (("username",), ("password", "password_file"))),
+    "token": ("token", _TOKEN, (_TOKEN,)),
+    "oauth2": ("oauth2", _OAUTH2, (("oauth2_token_url",), ("oauth2_client_id",), _CLIENT_SECRET)),
+    "databricks": ("databricks", _OAUTH2, (("oauth2_client_id",), _CLIENT_SECRET)),
 }
 
 
-_Keys = Mapping[str, str]
-
-
 class AccessSettings(Protocol):
-    """The settings of the access to one server; they have the keys of authentication and certificates besides."""
+    """The settings of the access to one server, which have the keys of authentication and certificates besides."""
 
     @property
     def url(self) -> str: ...  # noqa: D102 - the settings page describes each
@@ -55,6 +44,49 @@ class AccessSettings(Protocol):
     def timeout(self) -> float: ...  # noqa: D102
     @property
     def auth(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class BasicAuth(Credentials):
+    """User and password (RFC 7617)."""
+
+    username: str
+    password: GivenSecret | SecretFile = field(repr=False)
+
+    def authorization(self) -> str:
+        """Return the header."""
+        return basic_header(self.username, self.password.current())
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return user and password."""
+        return {"MLFLOW_TRACKING_USERNAME": self.username, "MLFLOW_TRACKING_PASSWORD": self.password.current()}
+
+    def _reject(self, secret: str) -> None:
+        self.password.reject(secret)
+
+
+@dataclass(frozen=True, slots=True)
+class BearerAuth(Credentials):
+    """A token (RFC 6750)."""
+
+    tokens: GivenSecret | SecretFile | OAuth2Tokens = field(repr=False)
+
+    def authorization(self) -> str:
+        """Return the header."""
+        return f"Bearer {self._token()}"
+
+    def mlflow_variables(self) -> Mapping[str, str]:
+        """Return the token."""
+        return {"MLFLOW_TRACKING_TOKEN": self._token()}
+
+    def _reject(self, secret: str) -> None:
+        self.tokens.reject(secret)
+
+    def _token(self) -> str:
+        token = self.tokens.current()
+        if not is_token(token):
+            raise CredentialsUnavailable("the token has characters that no token has")
+        return token
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +109,9 @@ class TlsFiles:
         Raises:
             AccessError: One of them is missing, unreadable, or invalid.
         """
-        context = httpx.create_ssl_context(verify=True, trust_env=trust_env)
-        if self.ca_file is not None:
+        if self.ca_file is None:
+            context = httpx.create_ssl_context(verify=True, trust_env=trust_env)
+        else:
             content = _read("ca_file", self.ca_file)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             with suppress(ssl.SSLError, ValueError):
@@ -90,13 +123,9 @@ class TlsFiles:
         return context
 
     def mlflow_variables(self, folder: Path) -> dict[str, str]:
-        """Return the environment variables by which MLflow's own client uses the files.
+        """Return the environment variables by which MLflow's own client uses the files; may raise AccessError.
 
-        Args:
-            folder: A private one, for the certificate and its key in one file, as MLflow wants them.
-
-        Raises:
-            AccessError: A file can't be read any more.
+        MLflow wants the certificate and its key in one file, which is written into the private `folder`.
         """
         variables = {}
         if self.ca_file is not None:
@@ -129,9 +158,8 @@ class TlsFiles:
             key = self.client_key or certificate
             if asked:
                 raise AccessError(f"the key in {key} has a password; give it without one") from None
-            raise AccessError(
-                f"client_certificate: {certificate} and the key in {key} are no certificate and its key in PEM form"
-            ) from None
+            pair = f"{certificate} and the key in {key}"
+            raise AccessError(f"client_certificate: {pair} are not a certificate and its key in PEM form") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,21 +184,13 @@ class Access:
         return "databricks-uc" if self.unity else self.url
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return the trusted certificates and our own; None if nothing was set.
-
-        Raises:
-            AccessError: A certificate can't be used.
-        """
+        """Return the trusted certificates and our own; None if nothing was set. May raise AccessError."""
         return _tls_context(self.tls, self.url)
 
     def fetch_variables(self, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables of a process that fetches a model, valid now; may ask for a token.
+        """Return the environment variables of a process that fetches a model now; None if nothing was set.
 
-        Args:
-            folder: The process's private folder.
-
-        Returns:
-            None if nothing was set for this registry.
+        A token endpoint may be asked. Files that they name are written into the process's private `folder`.
 
         Raises:
             RegistryError: There is no valid password or token.
@@ -179,9 +199,10 @@ class Access:
         if not self.own:
             return None
         files = self.tls.mlflow_variables(folder) if self.tls is not None else {}
+        variables = {**self.credentials.mlflow_variables(), **files}
         if not self.unity:
-            return {**self.credentials.mlflow_variables(), **files}
-        token = self.credentials.mlflow_variables()["MLFLOW_TRACKING_TOKEN"]
+            return variables
+        token = variables["MLFLOW_TRACKING_TOKEN"]
         variables = {"DATABRICKS_HOST": self.url, "DATABRICKS_TOKEN": token, "DATABRICKS_AUTH_TYPE": "pat"}
         if self.tls is not None and self.tls.ca_file is not None:
             variables["REQUESTS_CA_BUNDLE"] = str(self.tls.ca_file.absolute())
@@ -198,8 +219,7 @@ def open_access(settings: AccessSettings, url: str | None = None) -> Access:
     Raises:
         AccessError: The settings contradict each other, or a certificate can't be used.
     """
-    faults = access_faults(settings)
-    if faults:
+    if faults := access_faults(settings):
         raise AccessError("; ".join(faults))
     if url is not None:
         return Access(url)
@@ -233,9 +253,57 @@ def auth_method(settings: AccessSettings) -> str:
 
 def access_faults(settings: AccessSettings) -> list[str]:
     """Return all faults of the settings of an access, in sentences without their values."""
-    keys = _set_keys(settings)
-    method = auth_method(settings)
-    return [*_method_faults(settings, keys, method), *_place_faults(settings, keys, method)]
+    keys, kind, method = _set_keys(settings), settings.kind, auth_method(settings)
+    name, own, groups = _METHODS[method]
+    login, basic = url_login(settings.url), sorted(keys.keys() & _BASIC)
+    required = () if login and method == "basic" else groups
+    foreign = [key for key in (*_BASIC, *_TOKEN, *_OAUTH2) if key in keys and key not in own]
+    certificates = [key for key in _TLS if key in keys]
+    url, token_url = settings.url, keys.get("oauth2_token_url", "")
+    server, endpoint = _split(url), _split(token_url)
+    remote = url.lower().startswith(("http://", "https://"))
+    local = url and not remote
+    # The token endpoint may be the one that the certificates are for.
+    secure = any(one.lower().startswith("https://") for one in (url, token_url))
+    valid = endpoint and endpoint.scheme in ("http", "https") and endpoint.hostname and "@" not in endpoint.netloc
+    # Else a part of the password would be taken for the host or the path, and be shown.
+    readable = server and "@" not in f"{server.path}{server.query}{server.fragment}"
+    faults: list[tuple[object, str]] = [
+        (foreign, f"{_do_not_go(foreign)} with auth by {name}"),
+        (login and method != "basic", f"user and password of the url do not go with auth by {name}"),
+        (
+            login and method == "basic" and basic,
+            f"the url has user and password already; {', '.join(basic)} is too much",
+        ),
+        (
+            login and not (login.username and login.password.current()),
+            "the url has a user without a password, or a password without a user",
+        ),
+        *((not keys.keys() & group, f"auth by {name} needs {' or '.join(group)}") for group in required),
+        *((len(keys.keys() & group) > 1, f"both {' and '.join(group)} are set; set one of them") for group in required),
+        (
+            method == "basic" and ":" in keys.get("username", ""),
+            "username has a colon, which no user of basic auth has",
+        ),
+        (method == "databricks" and token_url, 'auth = "databricks" takes oauth2_token_url from the url; leave it out'),
+        (
+            token_url and not valid,
+            "oauth2_token_url must be http://host… or https://host…, without user and password",
+        ),
+        ("client_key" in keys and "client_certificate" not in keys, "client_key is set without client_certificate"),
+        (kind == "unity" and "client_certificate" in keys, 'kind = "unity" takes no client_certificate'),
+        (remote and not readable, "the url can't be read; percent-encode its user and password"),
+        (
+            local and (keys or method != "none" or kind != "mlflow"),
+            "a local store takes neither authentication nor certificates, and is of kind mlflow",
+        ),
+        (
+            remote and kind == "unity" and method not in ("token", "oauth2", "databricks"),
+            'kind = "unity" needs a token, or auth by oauth2 or databricks',
+        ),
+        (remote and certificates and not secure, f"{_do_not_go(certificates)} with a url of http://"),
+    ]
+    return [message for fault, message in faults if fault]
 
 
 def url_login(url: str) -> BasicAuth | None:
@@ -246,7 +314,7 @@ def url_login(url: str) -> BasicAuth | None:
     return BasicAuth(unquote(parts.username or ""), GivenSecret(unquote(parts.password or "")))
 
 
-def _credentials(settings: AccessSettings, keys: _Keys, host: str, tls: TlsFiles | None) -> Credentials:
+def _credentials(settings: AccessSettings, keys: Mapping[str, str], host: str, tls: TlsFiles | None) -> Credentials:
     def secret(key: str) -> SecretFile | GivenSecret:
         file = keys.get(f"{key}_file")
         what = key.removeprefix("oauth2_").replace("_", " ")
@@ -259,19 +327,15 @@ def _credentials(settings: AccessSettings, keys: _Keys, host: str, tls: TlsFiles
         return BearerAuth(secret("token"))
     if method == "basic":
         return url_login(settings.url) or BasicAuth(keys["username"], secret("password"))
-    databricks = method == "databricks"
-    token_url = f"{host}/oidc/v1/token" if databricks else keys["oauth2_token_url"]
-    return BearerAuth(
-        OAuth2Tokens(
-            token_url,
-            keys["oauth2_client_id"],
-            secret("oauth2_client_secret"),
-            scope=keys.get("oauth2_scope", "all-apis" if databricks else ""),
-            audience=keys.get("oauth2_audience", ""),
-            timeout=settings.timeout,
-            tls=_tls_context(tls, token_url),
-        )
+    token_url = f"{host}/oidc/v1/token" if method == "databricks" else keys["oauth2_token_url"]
+    tokens = OAuth2Tokens(
+        *(token_url, keys["oauth2_client_id"], secret("oauth2_client_secret")),
+        scope=keys.get("oauth2_scope", "all-apis" if method == "databricks" else ""),
+        audience=keys.get("oauth2_audience", ""),
+        timeout=settings.timeout,
+        tls=_tls_context(tls, token_url),
     )
+    return BearerAuth(tokens)
 
 
 def _tls_context(tls: TlsFiles | None, url: str) -> ssl.SSLContext | None:
@@ -285,7 +349,7 @@ def _read(key: str, path: Path) -> bytes:
         raise AccessError(f"{key}: {path} can't be read: {error.strerror}") from None
 
 
-def _set_keys(settings: AccessSettings) -> _Keys:
+def _set_keys(settings: AccessSettings) -> Mapping[str, str]:
     """Return the keys of authentication and certificates that are set, with their values."""
     keys = {}
     for key in (*_BASIC, *_TOKEN, *_OAUTH2, *_TLS):
@@ -304,68 +368,6 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
-
-
-def _method_faults(settings: AccessSettings, keys: _Keys, method: str) -> Iterator[str]:
-    name, own = _METHODS[method]
-
-    def required(*alternatives: str) -> Iterator[str]:
-        if len(alternatives) > 1 and keys.keys() >= {*alternatives}:
-            yield f"both {' and '.join(alternatives)} are set; set one of them"
-        elif not keys.keys() & alternatives:
-            yield f"auth by {name} needs {' or '.join(alternatives)}"
-
-    if foreign := [key for key in (*_BASIC, *_TOKEN, *_OAUTH2) if key in keys and key not in own]:
-        yield f"{_do_not_go(foreign)} with auth by {name}"
-    if login := url_login(settings.url):
-        if method != "basic":
-            yield f"user and password of the url do not go with auth by {name}"
-        elif both := sorted(keys.keys() & _BASIC):
-            yield f"the url has user and password already; {', '.join(both)} is too much"
-        elif not (login.username and login.password.current()):
-            yield "the url has a user without a password, or a password without a user"
-    elif method == "basic":
-        yield from required("username")
-        yield from required("password", "password_file")
-        if ":" in keys.get("username", ""):
-            yield "username has a colon, which no user of basic auth has"
-    if method == "token":
-        yield from required("token", "token_file")
-    if method in ("oauth2", "databricks"):
-        yield from required("oauth2_client_id")
-        yield from required("oauth2_client_secret", "oauth2_client_secret_file")
-    if method == "oauth2":
-        yield from required("oauth2_token_url")
-    if method == "databricks" and "oauth2_token_url" in keys:
-        yield 'auth = "databricks" takes oauth2_token_url from the url; leave it out'
-
-
-def _place_faults(settings: AccessSettings, keys: _Keys, method: str) -> Iterator[str]:
-    token_url = keys.get("oauth2_token_url", "")
-    if token_url:
-        parts = _split(token_url)
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            yield "oauth2_token_url must be http://host… or https://host…, without user and password"
-    if "client_key" in keys and "client_certificate" not in keys:
-        yield "client_key is set without client_certificate"
-    if settings.kind == "unity" and "client_certificate" in keys:
-        yield 'kind = "unity" takes no client_certificate'
-    if not settings.url:
-        return
-    registry = _split(settings.url)
-    remote = settings.url.lower().startswith(("http://", "https://"))
-    if remote and (registry is None or "@" in f"{registry.path}{registry.query}{registry.fragment}"):
-        # Else a part of the password would be taken for the host or the path, and be shown.
-        yield "the url can't be read; percent-encode its user and password"
-    if not remote and (keys or method != "none" or settings.kind != "mlflow"):
-        yield "a local store takes neither authentication nor certificates, and is of kind mlflow"
-    elif settings.kind == "unity" and method not in ("token", "oauth2", "databricks"):
-        yield 'kind = "unity" needs a token, or auth by oauth2 or databricks'
-    certificates = [key for key in _TLS if key in keys]
-    # The token endpoint may be the one that they are for.
-    secure = any(url.lower().startswith("https://") for url in (settings.url, token_url))
-    if remote and certificates and not secure:
-        yield f"{_do_not_go(certificates)} with a url of http://"
 
 
 def _do_not_go(keys: list[str]) -> str:

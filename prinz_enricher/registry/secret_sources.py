@@ -1,4 +1,4 @@
-"""Who we say we are: secrets, given or in files or from a token endpoint, and the Authorization header made of them."""
+"""Where passwords and tokens come from: given once, a file that others write anew, or a token endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote_plus, urlsplit
@@ -17,11 +17,10 @@ from urllib.parse import quote_plus, urlsplit
 import httpx
 
 from prinz_enricher.registry.errors import CredentialsUnavailable, RegistryError, RegistryUnreadable, TokenRefused
-from prinz_enricher.registry.transport import Credentials, exchange, open_http_client, read_json_object
+from prinz_enricher.registry.transport import exchange, open_http_client, read_json_object
 
 MAX_SECRET_BYTES = 64 * 1024
-MAX_TOKEN_BYTES = 64 * 1024
-"""Of the token endpoint's answer."""
+MAX_ANSWER_BYTES = 64 * 1024
 
 PAUSE_SECONDS = 5.0
 """How long a failure of the token endpoint is repeated, and how often a refused token is replaced, at most."""
@@ -50,21 +49,18 @@ class GivenSecret:
 
 
 class SecretFile:
-    """A secret in a file, which is read again when the file is another one, or the secret was refused.
+    """A secret in a file, which is read again when the file is another one, or the secret was refused; thread-safe.
 
     Kubernetes rotates projected tokens by a new file behind the same path; a look at the path costs microseconds.
-
-    Args:
-        path: Of the file; a line break at its end does not count.
-        what: What is in it, for messages, such as `token`.
+    A line break at the end of the file does not count.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self._path = path
         self._what = what
-        self._lock = threading.Lock()
-        self._read_from: tuple[int, ...] | None = None
         self._secret = ""
+        self._read_from: tuple[int, ...] | None = None
+        self._lock = threading.Lock()
 
     def current(self) -> str:
         """Return what the file holds now.
@@ -75,12 +71,11 @@ class SecretFile:
         with self._lock:
             try:
                 if self._read_from != _identity(self._path.stat()):
-                    self._read()
+                    self._read_from = None
+                    self._read_from, self._secret = self._read()
             except OSError as error:
-                self._read_from = None
-                raise CredentialsUnavailable(
-                    f"the {self._what} file {self._path} can't be read: {error.strerror}"
-                ) from None
+                what = f"the {self._what} file {self._path}"
+                raise CredentialsUnavailable(f"{what} can't be read: {error.strerror}") from None
             return self._secret
 
     def reject(self, secret: str) -> None:
@@ -88,7 +83,7 @@ class SecretFile:
         with self._lock:
             self._read_from = None
 
-    def _read(self) -> None:
+    def _read(self) -> tuple[tuple[int, ...], str]:
         # A pipe without a writer would hold us for ever.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -99,10 +94,8 @@ class SecretFile:
         except UnicodeDecodeError:
             secret = ""
         if not secret or len(content) > MAX_SECRET_BYTES:
-            self._read_from = None
             raise CredentialsUnavailable(f"the {self._what} file {self._path} holds no {self._what}")
-        self._secret = secret
-        self._read_from = _identity(status)
+        return _identity(status), secret
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -114,6 +107,8 @@ class OAuth2Tokens:
 
     One thread asks for a token, the others wait for it. It is kept until shortly before its end. A refused one is
     replaced, but not again and again: a registry that refuses every token must not burden the token endpoint.
+
+    Scope and audience (Auth0) are those of the token, unless they are empty. One request may take `timeout` seconds.
     """
 
     def __init__(
@@ -128,18 +123,6 @@ class OAuth2Tokens:
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask for nothing yet.
-
-        Args:
-            token_url: The token endpoint.
-            client_id: Who we are there.
-            secret: Our password there.
-            scope: Of the token; empty for the endpoint's default.
-            audience: Of the token, if the endpoint asks for it (Auth0); or empty.
-            timeout: Seconds that one request may take.
-            tls: Trusted certificates and our own; the system's by default.
-            clock: Returns seconds, monotonic.
-        """
         parts = urlsplit(token_url)
         self._what = f"the token endpoint {parts.scheme}://{parts.netloc}{parts.path}"
         self._host = parts.hostname or ""
@@ -161,9 +144,7 @@ class OAuth2Tokens:
 
         Raises:
             TokenRefused: The token endpoint issues none.
-            RegistryUnreachable: It does not answer.
-            RegistryUnreadable: Its answer has no valid token.
-            CredentialsUnavailable: The file of the client secret holds none.
+            RegistryError: It gives no valid answer, or the file of the client secret holds none.
         """
         with self._lock:
             now = self._clock()
@@ -195,29 +176,25 @@ class OAuth2Tokens:
 
     def _fetch(self) -> tuple[str, float]:
         """Ask for a token; return it and its seconds of life."""
-        login = f"{quote_plus(self._client_id)}:{quote_plus(self._secret.current())}"
+        login = basic_header(quote_plus(self._client_id), quote_plus(self._secret.current()))
         with open_http_client(self._host, timeout=self._timeout, max_connections=1, tls=self._tls) as http:
             response, content = exchange(
-                http,
-                "POST",
-                self._token_url,
-                what=self._what,
+                *(http, "POST", self._token_url, self._what),
                 timeout=self._timeout,
-                max_bytes=MAX_TOKEN_BYTES,
+                max_bytes=MAX_ANSWER_BYTES,
                 data=self._form,
-                headers={"Authorization": _basic(login), "Accept": "application/json"},
+                headers={"Authorization": login, "Accept": "application/json"},
             )
         answer = read_json_object(content) or {}
         if response.status_code != httpx.codes.OK:
             # A file that holds it is read again next time.
             self._secret.reject("")
             raise self._refusal(response, answer.get("error"))
-        token, kind = answer.get("access_token"), answer.get("token_type")
-        if not isinstance(token, str) or not _is_token(token):
+        token, kind, lifetime = (answer.get(key) for key in ("access_token", "token_type", "expires_in"))
+        if not isinstance(token, str) or not is_token(token):
             raise RegistryUnreadable(f"{self._what} answered without a token")
         if not isinstance(kind, str) or kind.lower() != "bearer":
             raise RegistryUnreadable(f"{self._what} issued a token of another type than Bearer")
-        lifetime = answer.get("expires_in")
         if lifetime is None:
             # Then only the registry's refusal ends the token.
             return token, math.inf
@@ -229,14 +206,13 @@ class OAuth2Tokens:
         return token, float(lifetime)
 
     def _refusal(self, response: httpx.Response, error: object) -> TokenRefused:
-        status, code = response.status_code, error if isinstance(error, str) and error in _OAUTH2_ERRORS else ""
+        status, code = response.status_code, str(error) if error in _OAUTH2_ERRORS else ""
         hint = ""
         if response.is_redirect:
             hint = " (a redirect), which is not followed; give the URL that it leads to"
         elif status in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             hint = "; client id, secret or scope are missing or wrong"
-        said = f"{self._what} answered with HTTP {status}{' ' if code else ''}{code}{hint}"
-        return TokenRefused(said, status, code)
+        return TokenRefused(f"{self._what} answered with HTTP {status} {code}".rstrip() + hint, status, code)
 
 
 def _repeated(error: RegistryError) -> Callable[[], RegistryError]:
@@ -248,56 +224,11 @@ def _repeated(error: RegistryError) -> Callable[[], RegistryError]:
     return lambda: kind(text)
 
 
-SecretSource = GivenSecret | SecretFile | OAuth2Tokens
+def basic_header(username: str, password: str) -> str:
+    """Return the Authorization header of a user (RFC 7617)."""
+    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
-@dataclass(frozen=True, slots=True)
-class BasicAuth(Credentials):
-    """User and password (RFC 7617)."""
-
-    username: str
-    password: SecretSource = field(repr=False)
-
-    def authorization(self) -> str:
-        """Return the header."""
-        return _basic(f"{self.username}:{self.password.current()}")
-
-    def mlflow_variables(self) -> Mapping[str, str]:
-        """Return user and password."""
-        return {"MLFLOW_TRACKING_USERNAME": self.username, "MLFLOW_TRACKING_PASSWORD": self.password.current()}
-
-    def _reject(self, secret: str) -> None:
-        self.password.reject(secret)
-
-
-@dataclass(frozen=True, slots=True)
-class BearerAuth(Credentials):
-    """A token (RFC 6750)."""
-
-    tokens: SecretSource = field(repr=False)
-
-    def authorization(self) -> str:
-        """Return the header."""
-        return f"Bearer {self._token()}"
-
-    def mlflow_variables(self) -> Mapping[str, str]:
-        """Return the token."""
-        return {"MLFLOW_TRACKING_TOKEN": self._token()}
-
-    def _reject(self, secret: str) -> None:
-        self.tokens.reject(secret)
-
-    def _token(self) -> str:
-        token = self.tokens.current()
-        if not _is_token(token):
-            raise CredentialsUnavailable("the token has characters that no token has")
-        return token
-
-
-def _basic(login: str) -> str:
-    return f"Basic {base64.b64encode(login.encode()).decode()}"
-
-
-def _is_token(text: str) -> bool:
+def is_token(text: str) -> bool:
     """Return whether a text can stand in a header as one token."""
     return bool(text) and text.isascii() and text.isprintable() and " " not in text
