@@ -17,6 +17,7 @@ from prinz_enricher.registry.errors import (
 )
 from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
 from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.unity import UnityClient
 
 __all__ = [
     "Access",
@@ -36,6 +37,7 @@ __all__ = [
     "RegistryUnreadable",
     "StoreReader",
     "TokenRefused",
+    "UnityClient",
     "is_local_store",
     "open_access",
     "store_folder",

@@ -27,11 +27,10 @@ _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class StoreReader:
-    """Reads MLmodel files one after the other; thread-safe. The process is started when it is first needed.
+    """Reads MLmodel files one after the other; thread-safe.
 
-    Args:
-        environment: Returns the environment variables of the process, with the stores' credentials.
-        timeout: Seconds that one file may take, the start of the process included.
+    The process is started when it is first needed, with the variables of `environment`. One file may take `timeout`
+    seconds, the start of the process included.
     """
 
     def __init__(self, environment: Callable[[], Mapping[str, str]], *, timeout: float = 20.0) -> None:
@@ -52,10 +51,8 @@ class StoreReader:
     def read(self, uri: str) -> bytes:
         """Read the MLmodel file of a folder.
 
-        Raises:
-            RegistryUnreachable: The store gives no answer.
-            RegistryRefused: It has no such file (404), or does not hand it out (403).
-            MlmodelUnreadable: It can't be read by this service.
+        Raises RegistryUnreachable if the store gives no answer, RegistryRefused if it has no such file (404) or refuses
+        it (403), and MlmodelUnreadable if this service can't read it.
         """
         with self._lock:
             answer = self._ask(uri)

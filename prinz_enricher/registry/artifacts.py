@@ -20,20 +20,17 @@ from prinz_enricher.registry.errors import ArtifactsRefused, RegistryError, Regi
 from prinz_enricher.registry.mlmodel import ARTIFACTS, MLMODEL, artifact_path
 from prinz_enricher.registry.transport import Transport
 
+# Describe the loader and the environment of a model, together with the wheels among its files.
 FIRST = frozenset({MLMODEL, "requirements.txt", "python_env.yaml", "conda.yaml"})
-"""Describe the loader and the environment of a model, together with the wheels among its files."""
-
+# Files and folders of one model.
 MAX_FILES = 100_000
-"""Files and folders of one model."""
-
 MAX_DEPTH = 32
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
 THREADS = 4
 
+# Seconds before each attempt to get a file or a listing.
 _PAUSES = (0.0, 0.5, 1.0)
-"""Seconds before each attempt to get a file or a listing."""
-
 _WATCH_SECONDS = 0.05
 
 _Item = TypeVar("_Item")

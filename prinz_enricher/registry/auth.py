@@ -104,10 +104,9 @@ class TlsFiles:
     client_key: Path | None = None
 
     def context(self, *, trust_env: bool = True) -> ssl.SSLContext:
-        """Read the files; without a `ca_file`, `trust_env` makes `SSL_CERT_FILE` and `SSL_CERT_DIR` count.
+        """Read the files; raises AccessError if one is missing, unreadable, or invalid.
 
-        Raises:
-            AccessError: One of them is missing, unreadable, or invalid.
+        Without a `ca_file`, `trust_env` makes `SSL_CERT_FILE` and `SSL_CERT_DIR` count.
         """
         if self.ca_file is None:
             context = httpx.create_ssl_context(verify=True, trust_env=trust_env)
@@ -191,10 +190,7 @@ class Access:
         """Return the environment variables of a process that fetches a model now; None if nothing was set.
 
         A token endpoint may be asked. Files that they name are written into the process's private `folder`.
-
-        Raises:
-            RegistryError: There is no valid password or token.
-            AccessError: A certificate can't be read any more.
+        Raises RegistryError if there is no valid password or token, AccessError if a certificate can't be read.
         """
         if not self.own:
             return None
@@ -212,12 +208,8 @@ class Access:
 def open_access(settings: AccessSettings, url: str | None = None) -> Access:
     """Return the access of settings; certificates are read, nobody is asked yet.
 
-    Args:
-        settings: Of one server.
-        url: The URL of a local store's private server, which has no other access.
-
-    Raises:
-        AccessError: The settings contradict each other, or a certificate can't be used.
+    A URL is that of a local store's private server, which has no other access. Raises AccessError if the settings
+    contradict each other, or a certificate can't be used.
     """
     if faults := access_faults(settings):
         raise AccessError("; ".join(faults))

@@ -11,20 +11,15 @@ from prinz_enricher.registry.errors import RegistryUnreadable
 T = TypeVar("T")
 
 READY = "READY"
-"""The status of a version that can be used."""
-
+# The stage of a version that is out of use.
 ARCHIVED = "Archived"
-"""The stage of a version that is out of use."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A registered model.
+    """A registered model, with the version number of each alias; times are in milliseconds since the epoch.
 
-    Attributes:
-        aliases: Alias to version number.
-        created_ms: Milliseconds since the epoch.
-        updated_ms: Likewise; setting an alias or a tag does not move it.
+    Setting an alias or a tag does not move `updated_ms`.
     """
 
     name: str
@@ -37,15 +32,12 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A version of a registered model.
+    """A version of a registered model; times are as of a model.
 
     Attributes:
-        name: The model's name.
         version: Its number as text, such as `3`.
         status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
         source: Where the registry says that its files are.
-        created_ms: Milliseconds since the epoch.
-        updated_ms: Likewise; setting an alias or a tag does not move it.
         stage: `None`, `Staging`, `Production` or `Archived`; empty if the registry has no stages.
     """
 
@@ -64,13 +56,10 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """All entities of one kind.
+    """All entities of one kind, each once, and a message for each that could not be read.
 
-    Attributes:
-        items: Those that could be read, each once.
-        faults: A message for each of the others.
-        pages: Number of pages. MLflow's page tokens are offsets: if an entity is deleted between two pages, another one
-            is on neither.
+    With several pages entities may be missing: MLflow's page tokens are offsets, so that if an entity is deleted
+    between two pages, another one is on neither.
     """
 
     items: tuple[T, ...]
@@ -87,10 +76,7 @@ def read_listing(
 ) -> Listing[T]:
     """Read entities one by one, so that an invalid one does not take the others down.
 
-    Args:
-        pages: Of entities, from MLflow's JSON.
-        read: Reads one of them.
-        key: Identifies an entity. Pages overlap if something was created between two of them; the later wins.
+    Pages overlap if something was created between two of them; of two entities with the same key the later wins.
     """
     items: dict[object, T] = {}
     faults: list[str] = []
@@ -108,11 +94,7 @@ def read_listing(
 
 
 def read_registered_model(entry: object) -> RegisteredModel:
-    """Read a registered model.
-
-    Raises:
-        EntityError: It is invalid.
-    """
+    """Read a registered model; raises EntityError if it is invalid."""
     fields = _Fields(entry, "A registered model")
     name = fields.name()
     fields.what = f'The registered model "{name:.80}"'
@@ -127,11 +109,7 @@ def read_registered_model(entry: object) -> RegisteredModel:
 
 
 def read_model_version(entry: object) -> ModelVersion:
-    """Read a version of a registered model.
-
-    Raises:
-        EntityError: It is invalid.
-    """
+    """Read a version of a registered model; raises EntityError if it is invalid."""
     fields = _Fields(entry, "A model version")
     name, version = fields.name(), fields.get("version")
     # MLflow writes the number as text; others of its kind may write a number.

@@ -22,10 +22,8 @@ from collections.abc import Collection
 from http import HTTPStatus
 
 MAX_SHOWN_CHARACTERS = 400
-"""Of a foreign message."""
-
+# This bounds the time that the pattern takes.
 _MAX_SEARCHED_CHARACTERS = 1000
-"""Of a foreign message: this bounds the time that the pattern takes."""
 
 _NAMED_SECRET = re.compile(
     r"(?:authorization|cookie|token|passw(?:or)?d|pwd|secret|signature|\bsig|credential|(?:api|access|account)_?-?key)"
@@ -111,12 +109,8 @@ class AccessError(Exception):
 def redact(text: str, secrets: Collection[str] = ()) -> str:
     """Return what may be shown of a foreign message: its first line, printable, of at most `MAX_SHOWN_CHARACTERS`.
 
-    A word with an address, a query, or a user and password is left out. So is all that follows the name of a secret and
-    `=` or `:`, since nobody can tell where the secret ends.
-
-    Args:
-        text: The message.
-        secrets: Texts that are left out wherever they stand.
+    The secrets are left out, and so is a word with an address, a query, or a user and password, and all that follows
+    the name of a secret and `=` or `:`, since nobody can tell where the secret ends.
     """
     for secret in secrets:
         text = text.replace(secret, "…")

@@ -46,11 +46,9 @@ _REFERENCES = frozenset({"runs", "models"})
 
 @dataclass(frozen=True, slots=True)
 class MlmodelPlace:
-    """Where our server has an MLmodel file: path and query of the request.
+    """Where our server has an MLmodel file: path and query of the request, and where it is if it is not there.
 
-    Attributes:
-        uri: The file's folder, as the registry says, without our server's own host; empty in a Unity Catalog.
-        otherwise: Where it is if it is not here.
+    `uri` is its folder, as the registry says, without our server's own host; empty in a Unity Catalog.
     """
 
     path: str
@@ -61,12 +59,9 @@ class MlmodelPlace:
 
 @dataclass(frozen=True, slots=True)
 class MlmodelFile:
-    """An MLmodel file at one moment.
+    """An MLmodel file at one moment: a hash of its bytes, and its top-level entries, None if it did not change.
 
-    Attributes:
-        entries: Its top-level entries; None if it did not change.
-        digest: A hash of its bytes.
-        validator: Asks the server whether it has changed since; None if the server gave none.
+    The validator asks the server whether it has changed since; None if the server gave none.
     """
 
     entries: Mapping[str, object] | None
@@ -77,8 +72,7 @@ class MlmodelFile:
 def read_mlmodel(content: bytes) -> Mapping[str, object]:
     """Parse an MLmodel file, which a stranger may have written; return its top-level entries.
 
-    Raises:
-        MlmodelUnreadable: It is too large, too deep, not YAML in UTF-8, or not a mapping.
+    Raises MlmodelUnreadable if it is too large, too deep, not YAML in UTF-8, or not a mapping.
     """
     if len(content) > MAX_BYTES:
         raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes")
@@ -121,11 +115,7 @@ class MlmodelFinder:
         self._transport = transport
 
     def find(self, name: str, version: str) -> MlmodelPlace:
-        """Ask where the MLmodel file of a version is; may raise RegistryError.
-
-        Raises:
-            MlmodelUnreadable: It is nowhere that may be read.
-        """
+        """Ask where the MLmodel file of a version is; raises MlmodelUnreadable if it is nowhere that may be read."""
         for _ in range(MAX_REFERENCES):
             identity = {"name": name, "version": version}
             path = f"{_API}/model-versions/get-download-uri"
@@ -151,8 +141,7 @@ class MlmodelFinder:
     def check_folder(self, uri: str) -> str:
         """Return the URI of a folder for MLflow's own client, which has our credentials.
 
-        Raises:
-            MlmodelUnreadable: The client would send them to another server, or resolve a reference itself.
+        Raises MlmodelUnreadable if the client would send them to another server, or resolve a reference itself.
         """
         try:
             parts = urlsplit(uri)
@@ -167,8 +156,7 @@ class MlmodelFinder:
     def proxied_path(self, uri: str) -> list[str] | None:
         """Return the path of a folder that our server proxies, segment by segment; None for other folders.
 
-        Raises:
-            MlmodelUnreadable: It is outside of the artifacts.
+        Raises MlmodelUnreadable if it is outside of the artifacts.
         """
         try:
             parts = urlsplit(uri)
@@ -197,12 +185,12 @@ class MlmodelFinder:
         # MLflow lets no quotes into either.
         if not name or "'" in name + run:
             return folder
-        query = {
+        query: QueryParams = {
             "experiment_ids": [_text(answer, "run", "info", "experiment_id")],
             "filter": f"name = '{name}' AND source_run_id = '{run}'",
             "max_results": 1,
         }
-        found = self._transport.search(f"{_API}/logged-models/search", query).get("models")
+        found = self._transport.get_json(f"{_API}/logged-models/search", query, method="POST").get("models")
         if not isinstance(found, list) or not found:
             return folder
         return replace(self._of_logged_model(found[0], inner), otherwise=folder)

@@ -76,17 +76,10 @@ class PrivateServer:
         start_timeout: float = 120.0,
         ended: threading.Event | None = None,
     ) -> None:
-        """Check the store; nothing is started yet.
+        """Check that the store is a local one; nothing is started yet.
 
-        Args:
-            store_uri: As of `store_folder`; MLflow may not allow folders.
-            artifacts: Folder of the artifacts that go through the server; `mlartifacts` beside the store by default.
-            log_file: Where the server's log is appended; by default a temporary file that ends with the server.
-            start_timeout: Seconds that the server may take until it answers.
-            ended: Once it is set, a start under way is given up.
-
-        Raises:
-            PrivateServerError: The store is not a local one.
+        Artifacts are in `mlartifacts` beside the store by default. The server's log is appended to `log_file`, if any.
+        A start under way is given up after `start_timeout` seconds, or once `ended` is set.
         """
         self.url = ""
         self._store_uri = store_uri
@@ -97,11 +90,7 @@ class PrivateServer:
         self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it answers.
-
-        Raises:
-            PrivateServerError: MLflow is not installed, or the server did not come up; the message has the log's end.
-        """
+        """Start the server and wait until it answers; raises PrivateServerError, with the log's end, if it does not."""
         if self._running is not None:
             return
         if importlib.util.find_spec("mlflow") is None:

@@ -6,6 +6,7 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +24,6 @@ from prinz_enricher.registry.entities import (
 from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable, redact
 from prinz_enricher.registry.mlmodel import MAX_BYTES, MlmodelFile, MlmodelFinder, MlmodelPlace, read_mlmodel
 from prinz_enricher.registry.transport import Credentials, Transport, Validator
-from prinz_enricher.registry.unity import UnityCatalog
 
 _API = "/api/2.0/mlflow"
 _INTERNAL_ERROR = "INTERNAL_ERROR"
@@ -59,7 +59,6 @@ class RegistryClient:
         tls: ssl.SSLContext | None = None,
         models_per_page: int = MODELS_PER_PAGE,
         versions_per_page: int = VERSIONS_PER_PAGE,
-        unity: bool = False,
         stores: StoreReader | None = None,
     ) -> None:
         """Open no connection yet.
@@ -71,20 +70,15 @@ class RegistryClient:
             tls: Trusted certificates and our own; the system's by default.
             models_per_page: Registered models of one request; 1 to 1000.
             versions_per_page: Versions of one request; 1 to 200,000.
-            unity: Whether it is the Unity Catalog of a Databricks workspace; its pages have their own size.
             stores: Reads what the server knows of and does not hand out; the caller closes it.
 
         Raises:
             ValueError: It is not the URL of an http or https server.
         """
-        if credentials is None:
-            credentials = url_login(url) or Credentials()
-        self._transport = Transport(url, timeout=timeout, max_connections=10, credentials=credentials, tls=tls)
+        connect = partial(Transport, url, credentials=credentials or url_login(url) or Credentials(), tls=tls)
+        self._transport = connect(timeout=timeout, max_connections=10)
         # With connections of its own, so that the catalog does not wait for models.
-        self._files = Transport(
-            url, timeout=_FILE_SECONDS, max_connections=MAX_DOWNLOADS * THREADS, credentials=credentials, tls=tls
-        )
-        self._unity = UnityCatalog(self._transport) if unity else None
+        self._files = connect(timeout=_FILE_SECONDS, max_connections=MAX_DOWNLOADS * THREADS)
         self._finder = MlmodelFinder(self._transport)
         self._stores = stores
         self._reads_stores = False
@@ -93,21 +87,10 @@ class RegistryClient:
 
     @classmethod
     def of(cls, access: Access, *, timeout: float = 10.0, stores: StoreReader | None = None) -> Self:
-        """Return a client for the access to a registry.
-
-        Raises:
-            AccessError: It is not the URL of an http or https server, or a certificate can't be used.
-        """
+        """Return a client for the access to a registry; raises AccessError if it can't be used."""
         tls = access.tls_context()
         try:
-            return cls(
-                access.url,
-                timeout=timeout,
-                credentials=access.credentials,
-                tls=tls,
-                unity=access.unity,
-                stores=stores,
-            )
+            return cls(access.url, timeout=timeout, credentials=access.credentials, tls=tls, stores=stores)
         except ValueError as error:
             raise AccessError(str(error)) from None
 
@@ -129,8 +112,6 @@ class RegistryClient:
 
     def registered_models(self) -> Listing[RegisteredModel]:
         """Read all registered models with their aliases; prompts, which MLflow keeps among them, are left out."""
-        if self._unity is not None:
-            return self._unity.registered_models()
         pages = self._transport.get_pages(
             f"{_API}/registered-models/search",
             "registered_models",
@@ -140,8 +121,6 @@ class RegistryClient:
 
     def model_versions(self) -> Listing[ModelVersion]:
         """Read all versions of all registered models; MLflow returns their aliases only with the models."""
-        if self._unity is not None:
-            return self._unity.model_versions()
         # In an order that changes do not touch: by default it is by the time of the last one, so that a version that
         # is changed between two pages would push another one out of both.
         pages = self._transport.get_pages(
@@ -153,15 +132,11 @@ class RegistryClient:
 
     def registered_model(self, name: str) -> RegisteredModel:
         """Read one registered model with its aliases, or a prompt; `RegistryRefused.missing` if it does not exist."""
-        if self._unity is not None:
-            return self._unity.registered_model(name)
         answer = self._transport.get_json(f"{_API}/registered-models/get", {"name": name})
         return read_registered_model(answer.get("registered_model"))
 
     def model_version(self, name: str, version: str) -> ModelVersion:
         """Read one version of a registered model; `RegistryRefused.missing` if it does not exist."""
-        if self._unity is not None:
-            return self._unity.model_version(name, version)
         answer = self._transport.get_json(f"{_API}/model-versions/get", {"name": name, "version": version})
         return read_model_version(answer.get("model_version"))
 
@@ -171,15 +146,10 @@ class RegistryClient:
 
     def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
         """Ask where the MLmodel file of a version is; that does not change in the life of a version."""
-        if self._unity is not None:
-            return self._unity.mlmodel_place(version)
         return self._finder.find(version.name, version.version)
 
     def folder(self, name: str, version: str) -> str:
         """Ask for the URI of the folder with the files of a version, for MLflow's own client with our credentials."""
-        if self._unity is not None:
-            # The client gets credentials for the files by this form only.
-            return f"models:/{name}/{version}"
         place = self._finder.find(name, version)
         if place.otherwise is not None:
             try:
@@ -199,14 +169,7 @@ class RegistryClient:
         watch: Callable[[int, int], object],
         begun: Callable[[Path], object] = lambda _: None,
     ) -> bool:
-        """Download the folder of a version from the server itself; blocks.
-
-        Args:
-            uri: As `folder` returns it.
-            folder: Where to; see `download_folder` for this and the other arguments, and for what is raised.
-            max_bytes: Of all files together.
-            watch: Called with the bytes that came and those that are listed.
-            begun: Called once the files are there that describe loader and environment.
+        """Download the folder that `folder` returned from the server itself, as `download_folder` does; blocks.
 
         Returns:
             Whether the server proxies it; if not, MLflow's own client is to download it.
@@ -217,19 +180,12 @@ class RegistryClient:
         return place is not None
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
-        """Read an MLmodel file; in one request.
-
-        Args:
-            place: Where it is.
-            known: As it was before: if it did not change it is not parsed, and not sent if the server supports that.
-        """
+        """Read an MLmodel file in one request; one that did not change is not parsed, and not sent if possible."""
         try:
             content, validator = self._content(place, known.validator if known else None)
         except RegistryUnreadable as error:
             raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes") from error
         except RegistryRefused as error:
-            if self._unity is not None:
-                raise self._unity.mlmodel_error(error) from error
             if error.missing and place.otherwise is not None:
                 return self.mlmodel_at(place.otherwise, known)
             raise

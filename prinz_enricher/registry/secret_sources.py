@@ -22,9 +22,8 @@ from prinz_enricher.registry.transport import exchange, open_http_client, read_j
 MAX_SECRET_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
 
+# How long a failure of the token endpoint is repeated, and how often a refused token is replaced, at most.
 PAUSE_SECONDS = 5.0
-"""How long a failure of the token endpoint is repeated, and how often a refused token is replaced, at most."""
-
 _MARGIN_SECONDS = 60.0
 _MARGIN_SHARE = 0.1
 # Those of RFC 6749, section 5.2: no other word of the endpoint's is shown.
@@ -63,11 +62,7 @@ class SecretFile:
         self._lock = threading.Lock()
 
     def current(self) -> str:
-        """Return what the file holds now.
-
-        Raises:
-            CredentialsUnavailable: It can't be read, is empty, or too long.
-        """
+        """Return what the file holds now; raises CredentialsUnavailable if it can't be read, is empty, or too long."""
         with self._lock:
             try:
                 if self._read_from != _identity(self._path.stat()):
@@ -140,12 +135,7 @@ class OAuth2Tokens:
         self._failure: Callable[[], RegistryError] | None = None
 
     def current(self) -> str:
-        """Return a token that is valid for a while.
-
-        Raises:
-            TokenRefused: The token endpoint issues none.
-            RegistryError: It gives no valid answer, or the file of the client secret holds none.
-        """
+        """Return a token that is valid for a while; raises RegistryError if there is none."""
         with self._lock:
             now = self._clock()
             if now < self._renew_at:

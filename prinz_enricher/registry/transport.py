@@ -18,8 +18,6 @@ from prinz_enricher import __version__
 from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable, redact
 
 MAX_ERROR_BYTES = 64 * 1024
-"""How much is read of an error's body."""
-
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_PAGES = 10_000
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -30,9 +28,8 @@ _HINTS: dict[int, str] = {
 }
 
 QueryParams = Mapping[str, str | int | list[str]]
-
+# A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`.
 Validator = tuple[str, str]
-"""A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`."""
 
 
 class Credentials:
@@ -101,17 +98,11 @@ def exchange(
     write: Callable[[bytes], object] | None = None,
     **options: Any,
 ) -> tuple[httpx.Response, bytes]:
-    """Send a request; return its answer of any status with its body, or the beginning of it if it is an error's.
+    """Send a request by a client that follows no redirect; return its answer of any status, and its body.
 
-    Args:
-        client: Follows no redirect.
-        method: Of the request.
-        url: Of the request.
-        what: Was requested, for messages.
-        timeout: Seconds from the request to the end of the body; with `write`, between two pieces of it.
-        max_bytes: Of the body.
-        write: Called with each piece of a body of any length, which is not returned then. Its errors end the exchange.
-        options: Of `httpx.Client.stream`.
+    It may take `timeout` seconds from its start to the last byte. The body of an error is cut after 64 KiB. A body of
+    any length is given to `write`, piece by piece; what it raises ends the exchange. Other options are those of
+    `httpx.Client.stream`; messages name `what` was requested.
 
     Raises:
         RegistryUnreachable: There was no whole answer in time.
@@ -170,28 +161,16 @@ def read_json_object(content: bytes) -> dict[str, object] | None:
 
 
 class Transport:
-    """Sends requests below one base URL; thread-safe.
+    """Sends requests below one base URL, with credentials; thread-safe.
 
-    Paths are below the base URL, percent-encoded. All requests raise RegistryUnreachable if there was no answer in
-    time, RegistryRefused if its status is not 200, RegistryUnreadable if it is invalid or too long, and other
-    RegistryErrors if there are no credentials.
+    Paths are percent-encoded. Requests raise RegistryUnreachable if there was no whole answer within `timeout` seconds,
+    RegistryRefused if its status is not 200, RegistryUnreadable if it is invalid or too long, and another RegistryError
+    if there are no credentials.
     """
 
     def __init__(
         self, url: str, *, timeout: float, max_connections: int, credentials: Credentials, tls: ssl.SSLContext | None
     ) -> None:
-        """Open no connection yet.
-
-        Args:
-            url: The server's base URL; it may have a path.
-            timeout: Seconds that one request may take from its start to the last byte of its answer.
-            max_connections: Connections at once.
-            credentials: How requests are authenticated.
-            tls: Trusted certificates and our own; None for the system's.
-
-        Raises:
-            ValueError: It is not the URL of an http or https server.
-        """
         try:
             base = httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None)
         except (httpx.InvalidURL, TypeError):
@@ -210,13 +189,16 @@ class Transport:
         """Close all connections."""
         self._client.close()
 
-    def get_json(self, path: str, params: QueryParams, *, max_bytes: int | None = None) -> Mapping[str, object]:
-        """Get a JSON object, by default of at most `MAX_PAGE_BYTES`."""
-        return _json_object(path, self._request(path, max_bytes or MAX_PAGE_BYTES, params=params)[1])
-
-    def search(self, path: str, query: Mapping[str, object]) -> Mapping[str, object]:
-        """Get a JSON object from a search that MLflow has by POST only."""
-        return _json_object(path, self._request(path, MAX_PAGE_BYTES, method="POST", json=query)[1])
+    def get_json(
+        self, path: str, params: QueryParams, *, max_bytes: int | None = None, method: str = "GET"
+    ) -> Mapping[str, object]:
+        """Get a JSON object, by default of at most `MAX_PAGE_BYTES`; with POST, the parameters are sent as JSON."""
+        options: dict[str, Any] = {"params": params} if method == "GET" else {"json": params}
+        _, content = self._request(path, max_bytes or MAX_PAGE_BYTES, method=method, **options)
+        parsed = read_json_object(content)
+        if parsed is None:
+            raise RegistryUnreadable(f"the answer to {path} is not a JSON object")
+        return parsed
 
     def get_pages(self, path: str, key: str, params: QueryParams) -> Iterator[list[object]]:
         """Get a listing page by page; `key` is that of the entries in a page."""
@@ -242,9 +224,9 @@ class Transport:
     ) -> tuple[bytes | None, Validator | None]:
         """Get bytes, and what asks later whether they have changed; None if they did not since the given validator."""
         response, content = self._request(path, max_bytes, params=params, validator=validator)
-        return (
-            (None, validator) if response.status_code == httpx.codes.NOT_MODIFIED else (content, _validator(response))
-        )
+        if response.status_code == httpx.codes.NOT_MODIFIED:
+            return None, validator
+        return content, _validator(response)
 
     def save(self, path: str, write: Callable[[bytes], object]) -> None:
         """Get bytes of any length, piece by piece; an error of `write` ends the exchange."""
@@ -284,13 +266,6 @@ class Transport:
         if response.status_code == httpx.codes.OK or (validator and response.status_code == httpx.codes.NOT_MODIFIED):
             return response, content
         raise _refusal(path, response, content, authorization)
-
-
-def _json_object(path: str, content: bytes) -> Mapping[str, object]:
-    parsed = read_json_object(content)
-    if parsed is None:
-        raise RegistryUnreadable(f"the answer to {path} is not a JSON object")
-    return parsed
 
 
 def _validator(response: httpx.Response) -> Validator | None:

@@ -22,9 +22,10 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused
-from prinz_enricher.registry.mlmodel import MLMODEL, MlmodelPlace
-from prinz_enricher.registry.transport import QueryParams, Transport
+from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryRefused
+from prinz_enricher.registry.mlmodel import MLMODEL, MlmodelFile, MlmodelPlace
+from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.transport import QueryParams
 
 _API = "/api/2.0/mlflow/unity-catalog"
 _FILES = "/api/2.0/fs/files/Models"
@@ -37,11 +38,8 @@ _ENTRIES_PER_PAGE = 100
 _Result = TypeVar("_Result")
 
 
-class UnityCatalog:
-    """Reads one Unity Catalog; thread-safe. Raises RegistryError if something can't be read."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+class UnityClient(RegistryClient):
+    """Reads the Unity Catalog of one Databricks workspace; thread-safe."""
 
     def registered_models(self) -> Listing[RegisteredModel]:
         """Read all models that we may see, with their aliases."""
@@ -69,25 +67,28 @@ class UnityCatalog:
         return _read_version({**entry, "tags": []} if isinstance(entry, Mapping) else entry)
 
     def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
-        """Return where the MLmodel file of a version is; without a request.
-
-        Raises:
-            MlmodelUnreadable: It is nowhere that may be read.
-        """
+        """Return where the MLmodel file of a version is; without a request."""
         parts = version.name.split(".")
         if len(parts) != _PARTS or not all(parts):
             raise MlmodelUnreadable("its name has not the three parts catalog.schema.model")
         path = "/".join(quote(part, safe="") for part in (*parts, version.version, MLMODEL))
         return MlmodelPlace(f"{_FILES}/{path}", {})
 
-    def mlmodel_error(self, error: RegistryRefused) -> RegistryError:
-        """Return the error that a refusal of the Files API means for an MLmodel file."""
-        if error.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
-            return error
-        return MlmodelUnreadable(
-            f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
-            "and the cloud store behind it is not read"
-        )
+    def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
+        """Read an MLmodel file, as other registries do."""
+        try:
+            return super().mlmodel_at(place, known)
+        except RegistryRefused as error:
+            if error.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
+                raise
+            raise MlmodelUnreadable(
+                f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
+                "and the cloud store behind it is not read"
+            ) from error
+
+    def folder(self, name: str, version: str) -> str:
+        """Return the only URI by which MLflow's own client gets credentials for the files of a version."""
+        return f"models:/{name}/{version}"
 
     def _names(self) -> Listing[str]:
         path = f"{_API}/registered-models/search"

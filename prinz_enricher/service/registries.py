@@ -22,6 +22,7 @@ from prinz_enricher.registry import (
     RegistryClient,
     RegistryError,
     StoreReader,
+    UnityClient,
     is_local_store,
     open_access,
     store_folder,
@@ -148,7 +149,8 @@ class Registries:
         opened.callback(stores.close)
         try:
             access = open_access(settings, url)
-            client = RegistryClient.of(access, timeout=settings.timeout, stores=stores)
+            kind = UnityClient if access.unity else RegistryClient
+            client = kind.of(access, timeout=settings.timeout, stores=stores)
         except AccessError as error:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)

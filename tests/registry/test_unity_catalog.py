@@ -12,7 +12,14 @@ import pytest
 
 from prinz_enricher.catalog import Catalog
 from prinz_enricher.config import Settings
-from prinz_enricher.registry import MlmodelUnreadable, ModelVersion, RegistryClient, RegistryRefused, open_access
+from prinz_enricher.registry import (
+    MlmodelUnreadable,
+    ModelVersion,
+    RegistryClient,
+    RegistryRefused,
+    UnityClient,
+    open_access,
+)
 from tests.support.hostile_server import HostileServer, Request, answer_json
 from tests.support.registry_writer import mlmodel_text
 from tests.support.unity_catalog import UnityCatalogServer, UnityModel
@@ -48,7 +55,7 @@ def client(hostile_server: HostileServer, workspace: UnityCatalogServer) -> Iter
         "oauth2_client_secret": workspace.tokens.secret,
     }
     settings = Settings.load({"registry": registry}, environment={})
-    with RegistryClient.of(open_access(settings.registry), timeout=5.0) as opened:
+    with UnityClient.of(open_access(settings.registry), timeout=5.0) as opened:
         yield opened
 
 
