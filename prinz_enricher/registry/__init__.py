@@ -2,18 +2,16 @@
 
 from prinz_enricher.registry.artifact_stores import StoreReader
 from prinz_enricher.registry.auth import Access, open_access
-from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
+from prinz_enricher.registry.entities import ModelVersion, RegisteredModel
 from prinz_enricher.registry.errors import (
     AccessError,
     ArtifactsRefused,
-    CredentialsUnavailable,
     MlmodelUnreadable,
     PrivateServerError,
     RegistryError,
     RegistryRefused,
     RegistryUnreachable,
     RegistryUnreadable,
-    TokenRefused,
 )
 from prinz_enricher.registry.private_server import PrivateServer, is_local_store, store_folder
 from prinz_enricher.registry.registry_client import RegistryClient
@@ -23,8 +21,6 @@ __all__ = [
     "Access",
     "AccessError",
     "ArtifactsRefused",
-    "CredentialsUnavailable",
-    "Listing",
     "MlmodelUnreadable",
     "ModelVersion",
     "PrivateServer",
@@ -36,7 +32,6 @@ __all__ = [
     "RegistryUnreachable",
     "RegistryUnreadable",
     "StoreReader",
-    "TokenRefused",
     "UnityClient",
     "is_local_store",
     "open_access",

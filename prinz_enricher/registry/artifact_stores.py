@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused, RegistryUnreachable
 
+# Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted.
 SCHEMES = frozenset({"s3", "gs", "abfss", "wasbs"})
-"""Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted."""
 
 _PAUSE_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024

@@ -37,40 +37,6 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def download_folder(
-    transport: Transport,
-    place: Sequence[str],
-    folder: Path,
-    *,
-    max_bytes: int,
-    watch: Callable[[int, int], object],
-    begun: Callable[[Path], object],
-) -> None:
-    """Download a model's folder; blocks. What `watch` and `begun` raise ends the download, and is raised.
-
-    Args:
-        transport: To the server.
-        place: The folder's path there, segment by segment.
-        folder: Is made; what is in it after a failure is for the caller to remove.
-        max_bytes: Of all files together.
-        watch: Called again and again, by this thread, with the bytes that came and those that are listed.
-        begun: Called once, by this thread, when the folder has the files of `FIRST` and the wheels, and no others yet.
-
-    Raises:
-        RegistryError: The files can't be had, or can not be those of a model.
-        OSError: They can't be written.
-    """
-    download = _Download(transport, place, folder, max_bytes, watch)
-    try:
-        download.list_files()
-        first = {path for path in download.sizes if path in FIRST or path.endswith(".whl")}
-        download.run_each(download.get, first)
-        begun(folder)
-        download.run_each(download.get, [path for path in download.sizes if path not in first])
-    finally:
-        download.stop()
-
-
 def is_plain(name: object) -> bool:
     """Return whether a name is that of a file in a folder, and nothing else."""
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
@@ -90,11 +56,14 @@ class _Stopped(Exception):
 
 
 @dataclass(slots=True)
-class _Download:
-    """One download; `get` may be called by several threads at once.
+class FolderDownload:
+    """Downloads a model's folder from a server.
 
     Attributes:
-        sizes: The bytes of each listed file, by its path in the folder; None if the server does not list them.
+        place: The folder's path there, segment by segment.
+        folder: Is made; what is in it after a failure is for the caller to remove.
+        max_bytes: Of all files together.
+        watch: Called again and again with the bytes that came and those that are listed.
     """
 
     transport: Transport
@@ -102,7 +71,8 @@ class _Download:
     folder: Path
     max_bytes: int
     watch: Callable[[int, int], object]
-    sizes: dict[str, int | None] = field(default_factory=dict)
+    # The bytes of each listed file, by its path in the folder; None if the server does not list them.
+    _sizes: dict[str, int | None] = field(default_factory=dict)
     _level: list[str] = field(default_factory=lambda: [""])
     _paths: set[str] = field(default_factory=set)
     _done: int = 0
@@ -110,28 +80,44 @@ class _Download:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def stop(self) -> None:
-        """Have no thread write anything from now on: one that waits for the server is not waited for."""
-        with self._lock:
-            self._stopped.set()
+    def run(self, begun: Callable[[Path], object]) -> None:
+        """Download; blocks. What `watch` and `begun` raise ends the download, and is raised; this thread calls them.
 
-    def list_files(self) -> None:
+        Args:
+            begun: Called once with the folder, when it has the files of `FIRST` and the wheels, and no others yet.
+
+        Raises:
+            RegistryError: The files can't be had, or can not be those of a model.
+            OSError: They can't be written.
+        """
+        try:
+            self._list_files()
+            first = {path for path in self._sizes if path in FIRST or path.endswith(".whl")}
+            self._run_each(self._get, first)
+            begun(self.folder)
+            self._run_each(self._get, [path for path in self._sizes if path not in first])
+        finally:
+            # From now on no thread writes anything: one that waits for the server is not waited for.
+            with self._lock:
+                self._stopped.set()
+
+    def _list_files(self) -> None:
         """List all files, level by level, and make their folders."""
         for _ in range(MAX_DEPTH):
             level, self._level = self._level, []
             for inner in level:
                 (self.folder / inner).mkdir(mode=0o700)
-            self.run_each(self._list, level)
+            self._run_each(self._list, level)
             if not self._level:
                 break
         else:
             raise ArtifactsRefused(f"the registry lists folders in folders, more than {MAX_DEPTH} deep")
-        if MLMODEL not in self.sizes:
+        if MLMODEL not in self._sizes:
             # The server's own error says more, such as that there is no such folder.
-            self.run_each(lambda path: self.transport.save(self._request_path(path), self._count), [MLMODEL])
+            self._run_each(lambda path: self.transport.save(self._request_path(path), self._count), [MLMODEL])
             raise ArtifactsRefused("there is no MLmodel file among the files that the registry lists")
 
-    def run_each(self, call: Callable[[_Item], object], items: Collection[_Item]) -> None:
+    def _run_each(self, call: Callable[[_Item], object], items: Collection[_Item]) -> None:
         """Call for each item, some at a time, and watch; the first failure is raised."""
         self.watch(self._done, self._total)
         shared, ended = iter(items), SimpleQueue[BaseException | None]()
@@ -156,9 +142,8 @@ class _Download:
                 workers -= 1
             self.watch(self._done, self._total)
 
-    def get(self, path: str) -> None:
-        """Download a file."""
-        size = self.sizes[path]
+    def _get(self, path: str) -> None:
+        size = self._sizes[path]
 
         def wrong_size() -> RegistryUnreadable:
             return RegistryUnreadable(f'"{redact(path)}" does not have the {size} bytes that the registry lists')
@@ -210,7 +195,7 @@ class _Download:
             size = int(size)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
             raise ArtifactsRefused(f'the registry lists "{redact(path)}" with an invalid length')
-        self.sizes[path] = size
+        self._sizes[path] = size
         self._total += size or 0
         self._check_size(self._total)
 

@@ -263,25 +263,16 @@ def access_faults(settings: AccessSettings) -> list[str]:
     faults: list[tuple[object, str]] = [
         (foreign, f"{_do_not_go(foreign)} with auth by {name}"),
         (login and method != "basic", f"user and password of the url do not go with auth by {name}"),
-        (
-            login and method == "basic" and basic,
-            f"the url has user and password already; {', '.join(basic)} is too much",
-        ),
+        (login and method == "basic" and basic, f"the url has a login already; {', '.join(basic)} is too much"),
         (
             login and not (login.username and login.password.current()),
             "the url has a user without a password, or a password without a user",
         ),
         *((not keys.keys() & group, f"auth by {name} needs {' or '.join(group)}") for group in required),
         *((len(keys.keys() & group) > 1, f"both {' and '.join(group)} are set; set one of them") for group in required),
-        (
-            method == "basic" and ":" in keys.get("username", ""),
-            "username has a colon, which no user of basic auth has",
-        ),
+        (":" in keys.get("username", ""), "username has a colon, which no user of basic auth has"),
         (method == "databricks" and token_url, 'auth = "databricks" takes oauth2_token_url from the url; leave it out'),
-        (
-            token_url and not valid,
-            "oauth2_token_url must be http://host… or https://host…, without user and password",
-        ),
+        (token_url and not valid, "oauth2_token_url must be http(s)://host…, without user and password"),
         ("client_key" in keys and "client_certificate" not in keys, "client_key is set without client_certificate"),
         (kind == "unity" and "client_certificate" in keys, 'kind = "unity" takes no client_certificate'),
         (remote and not readable, "the url can't be read; percent-encode its user and password"),

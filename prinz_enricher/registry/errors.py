@@ -40,9 +40,17 @@ _TRANSIENT = (
 
 
 class RegistryError(Exception):
-    """The registry did not answer as it should; `transient` is whether the same request may be answered later."""
+    """The registry did not answer as it should.
+
+    Attributes:
+        transient: Whether the same request may be answered later.
+        missing: Whether the registry says that the requested entity does not exist.
+        forbidden: Whether it says that we may not have it.
+    """
 
     transient = True
+    missing = False
+    forbidden = False
 
 
 class RegistryUnreachable(RegistryError):
@@ -55,12 +63,11 @@ class RegistryRefused(RegistryError):
     Attributes:
         error_code: MLflow's own code, such as `RESOURCE_DOES_NOT_EXIST`, or empty.
         words: The first line of MLflow's message, redacted, or empty.
-        missing: Whether the requested entity does not exist.
-        forbidden: Whether we may not have it.
     """
 
     def __init__(self, message: str, status: int, error_code: str = "", words: str = "") -> None:
-        super().__init__(message)
+        # All of them, so that it can be copied.
+        super().__init__(message, status, error_code, words)
         self.status = status
         self.error_code = error_code
         self.words = words
@@ -68,12 +75,15 @@ class RegistryRefused(RegistryError):
         self.forbidden = status == HTTPStatus.FORBIDDEN
         self.transient = status in _TRANSIENT or not 400 <= status < 500
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class TokenRefused(RegistryRefused):
     """An answer without a token of the token endpoint, so that the registry was not asked at all."""
 
-    def __init__(self, message: str, status: int, error_code: str = "") -> None:
-        super().__init__(message, status, error_code)
+    def __init__(self, message: str, status: int, error_code: str = "", words: str = "") -> None:
+        super().__init__(message, status, error_code, words)
         self.missing = self.forbidden = False
         self.transient = True
 

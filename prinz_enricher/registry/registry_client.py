@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from prinz_enricher.registry.artifact_stores import SCHEMES, StoreReader
-from prinz_enricher.registry.artifacts import THREADS, download_folder
+from prinz_enricher.registry.artifacts import THREADS, FolderDownload
 from prinz_enricher.registry.auth import Access, url_login
 from prinz_enricher.registry.entities import (
     Listing,
@@ -169,14 +169,14 @@ class RegistryClient:
         watch: Callable[[int, int], object],
         begun: Callable[[Path], object] = lambda _: None,
     ) -> bool:
-        """Download the folder that `folder` returned from the server itself, as `download_folder` does; blocks.
+        """Download the folder that `folder` returned from the server itself, as `FolderDownload` does; blocks.
 
         Returns:
             Whether the server proxies it; if not, MLflow's own client is to download it.
         """
         place = self._finder.proxied_path(uri)
         if place is not None:
-            download_folder(self._files, place, folder, max_bytes=max_bytes, watch=watch, begun=begun)
+            FolderDownload(self._files, place, folder, max_bytes, watch).run(begun)
         return place is not None
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote_plus, urlsplit
@@ -132,7 +133,7 @@ class OAuth2Tokens:
         self._lock = threading.Lock()
         self._token = ""
         self._renew_at = self._ends_at = self._replaced_at = self._failed_at = -math.inf
-        self._failure: Callable[[], RegistryError] | None = None
+        self._failure: RegistryError | None = None
 
     def current(self) -> str:
         """Return a token that is valid for a while; raises RegistryError if there is none."""
@@ -144,7 +145,7 @@ class OAuth2Tokens:
                 try:
                     self._token, lifetime = self._fetch()
                 except RegistryError as error:
-                    self._failure, self._failed_at = _repeated(error), self._clock()
+                    self._failure, self._failed_at = copy(error), self._clock()
                 else:
                     self._failure = None
                     # Counted from before the request: the endpoint did not issue it later than that.
@@ -154,7 +155,8 @@ class OAuth2Tokens:
             # The former token outlives a failure to renew it.
             if now < self._ends_at:
                 return self._token
-            raise self._failure()
+            # A copy: one instance, raised in several threads, would grow in each of them.
+            raise copy(self._failure)
 
     def reject(self, secret: str) -> None:
         """Drop a token that the registry refused, unless another thread did already."""
@@ -203,15 +205,6 @@ class OAuth2Tokens:
         elif status in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             hint = "; client id, secret or scope are missing or wrong"
         return TokenRefused(f"{self._what} answered with HTTP {status} {code}".rstrip() + hint, status, code)
-
-
-def _repeated(error: RegistryError) -> Callable[[], RegistryError]:
-    """Return what makes the same error anew: one instance, raised in several threads, would grow in each of them."""
-    kind, text = type(error), str(error)
-    if isinstance(error, TokenRefused):
-        status, code = error.status, error.error_code
-        return lambda: TokenRefused(text, status, code)
-    return lambda: kind(text)
 
 
 def basic_header(username: str, password: str) -> str:

@@ -22,7 +22,7 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryRefused
+from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused
 from prinz_enricher.registry.mlmodel import MLMODEL, MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.registry.transport import QueryParams
@@ -120,12 +120,11 @@ class UnityClient(RegistryClient):
         def read_one(name: str) -> list[_Result]:
             try:
                 return [read(name)]
-            except (EntityError, RegistryRefused) as error:
-                if isinstance(error, RegistryRefused):
-                    if error.missing:
-                        return []
-                    if not error.forbidden:
-                        raise
+            except RegistryError as error:
+                if error.missing:
+                    return []
+                if not (error.forbidden or isinstance(error, EntityError)):
+                    raise
                 faults.append(f'The registered model "{name}" can\'t be read: {error}.')
                 return []
 

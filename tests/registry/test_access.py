@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from prinz_enricher.config import ConfigError, RegistrySettings, Settings
-from prinz_enricher.registry import Access, AccessError, CredentialsUnavailable, open_access
+from prinz_enricher.registry import Access, AccessError, open_access
 from prinz_enricher.registry.auth import BasicAuth, BearerAuth
+from prinz_enricher.registry.errors import CredentialsUnavailable
 from prinz_enricher.registry.secret_sources import OAuth2Tokens, SecretFile
 from prinz_enricher.registry.transport import Credentials
 from tests.support.certificates import Authority
@@ -125,7 +126,7 @@ def test_unity_catalog_s_workers_reach_the_workspace() -> None:
         ({**OAUTH2, "oauth2_token_url": f"https://u:{SECRET}@idp/t"}, ["oauth2_token_url must be"]),
         ({**OAUTH2, "oauth2_token_url": "idp.example.com"}, ["oauth2_token_url must be"]),
         ({"url": f"https://u:{SECRET}@h", "token": "t"}, ["user and password of the url do not go with auth by token"]),
-        ({"url": f"https://u:{SECRET}@h", "username": "u"}, ["the url has user and password already"]),
+        ({"url": f"https://u:{SECRET}@h", "username": "u"}, ["the url has a login already"]),
         ({"url": f"https://u:#{SECRET}@h"}, ["percent-encode its user and password"]),
         ({"url": f"https://u:{SECRET}/@h"}, ["percent-encode its user and password"]),
         ({"url": f"https://u:1?{SECRET}@h"}, ["percent-encode its user and password"]),

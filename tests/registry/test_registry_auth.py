@@ -10,15 +10,8 @@ import pytest
 
 from prinz_enricher.catalog import Catalog
 from prinz_enricher.config import Settings
-from prinz_enricher.registry import (
-    CredentialsUnavailable,
-    RegistryClient,
-    RegistryRefused,
-    RegistryUnreachable,
-    TokenRefused,
-    open_access,
-    secret_sources,
-)
+from prinz_enricher.registry import RegistryClient, RegistryRefused, RegistryUnreachable, open_access, secret_sources
+from prinz_enricher.registry.errors import CredentialsUnavailable, TokenRefused
 from tests.conftest import RunningRegistry
 from tests.support.basic_auth_server import BasicAuthServer
 from tests.support.certificates import Authority
