@@ -15,8 +15,8 @@ import structlog
 
 from prinz_enricher.config import MIB, HttpSettings
 from prinz_enricher.fronts.admin.webhook import Delivery, Receiver, Verdict
-from prinz_enricher.registry.secret_sources import SecretFile
 from prinz_enricher.registry.errors import RegistryError
+from prinz_enricher.registry.secret_sources import SecretFile
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
