@@ -235,7 +235,7 @@ def _make_model(model: RegisteredModel, versions: list[ModelVersion], files: lis
     made = CatalogModel(
         name=model.name,
         description=model.description,
-        tags=model.tags,
+        tags=dict(sorted(model.tags.items())),
         aliases=dict(sorted(model.aliases.items())),
         versions=tuple(
             _make_version(version, tuple(sorted(aliases[version.version])), file, model.tags)
@@ -246,7 +246,11 @@ def _make_model(model: RegisteredModel, versions: list[ModelVersion], files: lis
         policy=policy,
         fault=fault,
     )
-    return replace(made, fingerprint=_fingerprint(made, files))
+    # `repr` writes every part of these values but the signatures, and separates them.
+    digest = hashlib.sha256(repr(made).encode())
+    for file in files:
+        digest.update(file.fingerprint)
+    return replace(made, fingerprint=digest.digest())
 
 
 def _make_version(
@@ -262,7 +266,7 @@ def _make_version(
         version=version.version,
         aliases=aliases,
         description=version.description,
-        tags=version.tags,
+        tags=dict(sorted(version.tags.items())),
         status=version.status,
         flavors=file.flavors,
         run_id=version.run_id,
@@ -276,15 +280,3 @@ def _make_version(
         loader=file.loader,
         stage=version.stage,
     )
-
-
-def _fingerprint(model: CatalogModel, files: list[ModelFile]) -> bytes:
-    """Hash the content; `repr` writes every part of these values, and separates them."""
-    head = (model.name, model.description, sorted(model.tags.items()), sorted(model.aliases.items()))
-    digest = hashlib.sha256(repr((head, model.created_ms, model.updated_ms)).encode())
-    for version, file in zip(model.versions, files, strict=True):
-        own = (version.version, version.description, sorted(version.tags.items()), version.status)
-        rest = (version.run_id, version.source, version.created_ms, version.updated_ms, version.fault, version.stage)
-        digest.update(repr((own, rest)).encode())
-        digest.update(file.fingerprint)
-    return digest.digest()
