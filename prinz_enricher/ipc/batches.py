@@ -1,20 +1,28 @@
-"""Record batches as the bodies of frames: as Arrow IPC.
+"""Record batches as the bodies of frames: Arrow IPC messages, with the schema before the first of each.
 
-A batch's schema is put before it only when it is another one than the batch before had on the same socket.
+Batches of doubles without nulls are read and written without Arrow, in a tenth of the time where rows are few. Their
+messages are metadata, which describe the columns and the number of rows, and then the values, one column after the
+other. Messages with the same metadata differ in nothing but the values.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from .doubles import DoublesReader, DoublesWriter
 from .faults import FrameError
 from .frames import Frame
 
 _ALIGNMENT = 8
 """An Arrow IPC message has its buffers at multiples of this from its start."""
+
+_PREFIX = struct.Struct("<iI")
+"""What a message begins with: -1, and the length of its metadata."""
+
+_DOUBLE = 8
 
 _LARGE = 256 * 1024
 """Bytes of a batch from which copying it costs more than handing over each of its buffers."""
@@ -22,25 +30,30 @@ _LARGE = 256 * 1024
 _SMALL_COLUMN = 4 * 1024
 """Bytes of a column, on average, up to which copying it costs less than that."""
 
+_MOST_SHAPES = 512
+"""Numbers of rows that are remembered of a schema."""
+
+_MOST_BYTES = 2 << 20
+"""Bytes of metadata that are remembered of a schema: those of thousands of columns have some 100 KB each."""
+
 
 def has_at_most(batch: pa.RecordBatch, size: int) -> bool:
-    """Tell whether a batch has so many bytes at the most.
+    """Return whether a batch has at most so many bytes.
 
-    What Arrow reckons exactly, the bytes of a slice among them, costs more than to write a small batch: of eleven
-    columns 24 µs. Its buffers as a whole are told in half a one, and are never less.
+    The exact number, which counts the bytes of a slice alone, takes longer to compute (24 µs for eleven columns) than a
+    small batch takes to write. The size of its whole buffers takes half a microsecond, and is never smaller.
     """
-    # Before version 7 Arrow had but one of the two, the quick one.
+    # Arrow before version 7 has only one of the two, the quick one.
     whole = getattr(batch, "get_total_buffer_size", None)
     return bool((whole is not None and whole() <= size) or batch.nbytes <= size)
 
 
 class _Parts(list[pa.Buffer | bytes]):
-    """A file whose content is what was written to it, part by part and without a copy."""
+    """A file that keeps what is written to it, part by part and without a copy."""
 
     closed = False
 
     def write(self, part: pa.Buffer | bytes) -> int:
-        """Keep a part."""
         self.append(part)
         return len(part)
 
@@ -49,17 +62,19 @@ class _Parts(list[pa.Buffer | bytes]):
 
 
 class BatchWriter:
-    """Turns record batches into bodies, and knows which schema the other side has already.
+    """Turns record batches into bodies, and remembers which schema the other side has.
 
-    The buffers of a large batch are parts of the body as they are: no byte of them is copied on the way to the socket.
+    The buffers of a large batch are parts of the body as they are, so that no byte is copied on its way to the socket.
     """
 
     def __init__(self) -> None:
         self._schema: pa.Schema | None = None
-        self._doubles: DoublesWriter | None = None
+        # The schema with one column of doubles that was sent last, and the metadata of its messages by number of rows.
+        self._doubles: pa.Schema | None = None
+        self._heads: dict[int, bytes] = {}
 
     def parts(self, batch: pa.RecordBatch) -> tuple[list[pa.Buffer | bytes], int]:
-        """Give a batch as the parts of a body, and how many bytes of them are the schema (0: as before).
+        """Return a batch as the parts of a body, and how many bytes of them are the schema (0: as before).
 
         The batch must be sent: the next one relies on its schema.
         """
@@ -73,28 +88,35 @@ class BatchWriter:
         return [head, bytes(-head.size % _ALIGNMENT), *message], head.size
 
     def parts_of_doubles(self, values: Any, schema: pa.Schema) -> tuple[list[pa.Buffer | bytes], int]:
-        """Give a batch as `parts` does, by its only column.
+        """Return a batch as `parts` does, by its only column.
 
         Args:
             values: An ndarray of doubles of one dimension.
             schema: Of the batch: one column of doubles.
         """
-        known = self._doubles
-        if known is not None and known.schema is schema and 0 < values.nbytes <= _LARGE:
-            return [known.message(values)], 0
-        told = self.parts(pa.RecordBatch.from_arrays([pa.array(values, pa.float64())], schema=schema))
-        self._doubles = DoublesWriter(schema)
-        return told
+        if self._doubles is schema and 0 < values.nbytes <= _LARGE:
+            return [(self._heads.get(len(values)) or self._head(len(values))) + values.tobytes()], 0
+        parts = self.parts(pa.RecordBatch.from_arrays([pa.array(values, pa.float64())], schema=schema))
+        self._doubles, self._heads = schema, {}
+        return parts
+
+    def _head(self, rows: int) -> bytes:
+        column = pa.array(np.zeros(rows), pa.float64())
+        written = pa.RecordBatch.from_arrays([column], schema=self._doubles).serialize()
+        head = bytes(written[: written.size - _DOUBLE * rows])
+        if len(self._heads) < _MOST_SHAPES:
+            self._heads[rows] = head
+        return head
 
 
 def _message(batch: pa.RecordBatch) -> list[pa.Buffer | bytes]:
-    """Give a batch as the parts of an Arrow IPC message: the same bytes as `batch.serialize()`."""
+    """Return a batch as the parts of an Arrow IPC message: the same bytes as `batch.serialize()`."""
     if has_at_most(batch, max(_LARGE, _SMALL_COLUMN * batch.num_columns)):
         return [batch.serialize()]
     parts = _Parts()
     writer = pa.ipc.new_stream(parts, batch.schema)
     writer.write_batch(batch.slice(0, 0))
-    # The schema and an empty batch, which the other side has no use for.
+    # The schema and an empty batch, which the other side does not need.
     parts.clear()
     writer.write_batch(batch)
     return list(parts)
@@ -105,15 +127,22 @@ class BatchReader:
 
     def __init__(self) -> None:
         self._schema: pa.Schema | None = None
-        self._doubles = DoublesReader()
+        self._only_doubles = False
+        # Columns and rows, by the metadata of messages that Arrow has read and found to be doubles alone.
+        self._shapes: dict[bytes, tuple[int, int]] = {}
+        self._shapes_size = 0
 
     def array(self, frame: Frame) -> Any:
-        """Read the batch of a frame as an array, where it has nothing but doubles, as one that was read before.
+        """Read the batch of a frame as an array where it has only doubles, in the shape of one that was read before.
 
         Returns:
-            A new array of shape (rows, columns), each column in one piece; None for any other batch: `read` takes it.
+            A new array of shape (rows, columns), each column contiguous; None for any other batch, which `read` reads.
         """
-        return None if frame.schema_size else self._doubles.read(frame.body)
+        found = None if frame.schema_size else self._known_shape(frame.body)
+        if found is None:
+            return None
+        start, shape = found
+        return np.frombuffer(frame.body, np.float64, offset=start).reshape(shape).copy().T
 
     def read(self, frame: Frame) -> pa.RecordBatch:
         """Read the batch of a frame.
@@ -124,16 +153,56 @@ class BatchReader:
         start = frame.schema_size + (-frame.schema_size % _ALIGNMENT)
         try:
             if frame.schema_size:
-                self._schema = pa.ipc.read_schema(frame.body.slice(0, frame.schema_size))
-                self._doubles.begin(self._schema)
+                schema = pa.ipc.read_schema(frame.body.slice(0, frame.schema_size))
+                self._schema = schema
+                self._only_doubles = len(schema) > 0 and all(type == pa.float64() for type in schema.types)
+                self._shapes, self._shapes_size = {}, 0
             if self._schema is None or start > frame.body.size:
                 raise FrameError("a batch came without its schema")
             message = frame.body.slice(start)
             batch = pa.ipc.read_record_batch(message, self._schema)
-            # Any bytes are doubles.
-            if not self._doubles.knows(message):
+            # Any bytes are valid doubles.
+            if self._known_shape(message) is None:
                 batch.validate(full=True)
-                self._doubles.learn(message, batch)
+                self._learn_shape(message, batch)
         except (pa.ArrowException, OSError, EOFError, ValueError) as exc:
             raise FrameError(f"a frame holds no record batch ({type(exc).__name__})") from exc
         return batch
+
+    def _known_shape(self, message: pa.Buffer) -> tuple[int, tuple[int, int]] | None:
+        """Return where the values of a message with known metadata begin, and how many columns and rows they are."""
+        if not self._shapes:
+            return None
+        head = _head(message)
+        shape = self._shapes.get(head)
+        if shape is None or message.size != len(head) + _DOUBLE * shape[0] * shape[1]:
+            return None
+        return len(head), shape
+
+    def _learn_shape(self, message: pa.Buffer, batch: pa.RecordBatch) -> None:
+        """Remember the metadata of a message where nothing but its values comes after them, column by column."""
+        if not self._only_doubles or not batch.num_rows or len(self._shapes) >= _MOST_SHAPES:
+            return
+        head = _head(message)
+        column_size = _DOUBLE * batch.num_rows
+        if message.size != len(head) + column_size * batch.num_columns or self._shapes_size + len(head) > _MOST_BYTES:
+            return
+        for place, column in enumerate(batch.columns):
+            validity, values = column.buffers()
+            if (
+                validity is not None
+                or column.offset
+                or values.address != message.address + len(head) + column_size * place
+            ):
+                return
+        self._shapes[head] = batch.num_columns, batch.num_rows
+        self._shapes_size += len(head)
+
+
+def _head(message: pa.Buffer) -> bytes:
+    """Return a message up to its values; nothing where it is not a message."""
+    if message.size < _PREFIX.size:
+        return b""
+    view = memoryview(message)
+    marker, size = _PREFIX.unpack_from(view)
+    return bytes(view[: _PREFIX.size + size]) if marker == -1 else b""

@@ -1,24 +1,24 @@
-"""What can be wrong between a front and a worker: frames that are none, and why a worker could not score."""
+"""Errors between a front and a worker: invalid frames, and the reasons why a worker could not score."""
 
 from __future__ import annotations
 
 
 class FrameError(Exception):
-    """The other side sent what is no frame, or ended in the middle of one."""
+    """The other side sent something that is not a frame, or stopped in the middle of one."""
 
 
 class FrameTooLarge(FrameError):
-    """What was to be sent is larger than a frame may be; nothing of it was sent."""
+    """A frame to be sent exceeds the limits; nothing of it was sent."""
 
 
 class WorkerFault(Exception):
-    """A fault that has a sentence for the caller, without the caller's data in it."""
+    """An error whose message may be shown to the caller: it contains none of the caller's data."""
 
     kind = "model_error"
 
 
 class InvalidRows(WorkerFault):
-    """Rows that fit the signature but that the model's libraries can't hold or refuse."""
+    """Rows fit the signature, but the model's libraries can't hold them or refuse them."""
 
     kind = "invalid_input"
 
@@ -30,4 +30,4 @@ class OutputDiffers(WorkerFault):
 
 
 class ValueMissing(OutputDiffers):
-    """The answer lacks a value, or an answer, that a row must have: other rows may have one."""
+    """The answer lacks a value, or an answer, that every row must have; other rows may have one."""

@@ -1,12 +1,13 @@
-"""The frames that the front and a worker send each other over a Unix socket.
+"""Frames that a front and a worker exchange over a Unix socket.
 
 A frame is a fixed header, a JSON object (`meta`) and bytes (`body`). A record batch travels in the body (`batches`).
 
-A body goes through the socket where the other side waits for it. Where it computes instead, and so a large body would
-have to wait for it, the body goes in sealed memory, whose descriptor comes with the header. That costs more, for pages
-that are new each time, but keeps two sides from waiting for each other while a batch is sent ahead.
+A body goes through the socket where the other side is waiting for it. Where that side is computing, a large body would
+have to wait, so it goes in sealed memory whose descriptor comes with the header. That costs more, since the pages are
+new each time, but it keeps two sides from waiting for each other while a batch is sent ahead.
 
     LOAD    front → worker   what to load; body: the input schema, then the output schema
+    STEP    worker → front   what it is doing meanwhile
     READY   worker → front   how it was loaded
     FAILED  worker → front   why it can't be loaded; the worker ends
     SCORE   front → worker   params and a batch
@@ -16,50 +17,41 @@ that are new each time, but keeps two sides from waiting for each other while a 
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import date, datetime
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from .faults import FrameError, FrameTooLarge
-from .parameters import decode_value, encode_value
-from .shared_memory import ONE_DESCRIPTOR, SHARED_FROM, descriptors_in, drop, mapped_memory, sealed_memory
-
-__all__ = [
-    "Frame",
-    "FrameError",
-    "FrameSocket",
-    "FrameTooLarge",
-    "Kind",
-    "Limits",
-    "decode_value",
-    "encode_value",
-]
+from .shared_memory import (
+    MOST_PARTS,
+    ONE_DESCRIPTOR,
+    SHARED_FROM,
+    descriptors_in,
+    mapped_memory,
+    sealed_memory,
+    skip_bytes,
+)
 
 MAGIC = b"PRZ1"
 _HEADER = struct.Struct("<4sBB2xQIIQ")
-"""Magic, kind, 1 where the body is in shared memory, id, length of meta, length of the schema part of the body, length
-of the body."""
+"""Magic, kind, 1 for a body in shared memory, id, lengths of meta, of the schema in the body, and of the body."""
 
-_MOST_PARTS = 512
-"""Below the least IOV_MAX that a system may have (1024)."""
-
-
-# As plain numbers: with Python's own flags each of these takes longer than the call that they are for.
+# As plain integers: with Python's own flags each of these takes longer than the call that they are for.
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _CTRUNC = int(socket.MSG_CTRUNC)
 _NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 
-
-# Made once: json's own functions make a new one, or look for the encoding, each time.
+# Made once: json's own functions make a new one, or detect the encoding, each time.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
@@ -79,22 +71,14 @@ class Kind(IntEnum):
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a frame may hold, in bytes; more is an error before anything is allocated."""
-
-    meta: int = 4 << 20
-    body: int = 2 << 30
-
-
 class Frame(NamedTuple):
     """One frame as it was received.
 
     Attributes:
         kind: What it says.
-        id: The id of the job it belongs to; 0 for none.
+        id: The id of its job; 0 for none.
         meta: Its JSON object.
-        body: Its bytes, in memory that nobody else writes into.
+        body: Its bytes, in memory that nobody else writes to.
         schema_size: How many bytes at the start of the body are an Arrow schema.
     """
 
@@ -106,26 +90,31 @@ class Frame(NamedTuple):
 
 
 class FrameSocket:
-    """A connected stream socket of the Unix family that frames are sent and received on.
+    """A connected Unix stream socket on which frames are sent and received.
 
-    Each frame of the front has one of the worker for an answer. Who has an answer due must read, and write no frame
-    that would have to wait.
-
-    Sending and receiving may each be done by one thread at a time.
+    The worker answers each frame of the front with one of its own. A side with an answer due must read, and send no
+    frame that would have to wait. Sending and receiving may each be done by one thread at a time.
     """
 
     def __init__(
-        self, sock: socket.socket, limits: Limits | None = None, *, before_read: Callable[[], None] | None = None
+        self,
+        sock: socket.socket,
+        *,
+        max_meta: int = 4 << 20,
+        max_body: int = 2 << 30,
+        before_read: Callable[[], None] | None = None,
     ) -> None:
         """Take over a socket.
 
         Args:
-            sock: A connected stream socket; blocking.
-            limits: The largest frame that is sent or accepted.
-            before_read: Called before each read that may block; may raise to give up waiting.
+            sock: A connected, blocking stream socket.
+            max_meta: Bytes of the largest meta that is sent or accepted; more is an error before anything is allocated.
+            max_body: The same of a body.
+            before_read: Called before each read that may block; may raise to stop waiting.
         """
         self._sock = sock
-        self._limits = limits or Limits()
+        self._max_meta = max_meta
+        self._max_body = max_body
         self._before_read = before_read
         self._header = bytearray(_HEADER.size)
         self._sent = self._received = 0
@@ -147,22 +136,22 @@ class FrameSocket:
         Args:
             kind: What it says.
             meta: A JSON object.
-            id: The id of the job it belongs to.
+            id: The id of its job.
             body: Parts that together are the body.
             schema_size: How many bytes at the start of the body are an Arrow schema.
-            small_only: Whether to send nothing where that would wait for a side that does not read.
+            small_only: Whether to send nothing where that would wait for the other side to read.
 
         Returns:
             Whether it was sent.
 
         Raises:
-            FrameTooLarge: The frame is larger than the limits; nothing was sent.
+            FrameTooLarge: The frame exceeds the limits; nothing was sent.
             OSError: The other side has gone.
         """
         text = _encode(meta).encode()
         views = [view for view in (memoryview(part).cast("B") for part in body) if len(view)]
         size = sum(map(len, views))
-        if len(text) > self._limits.meta or size > self._limits.body:
+        if len(text) > self._max_meta or size > self._max_body:
             raise FrameTooLarge("a frame is larger than the limit")
         sizes = (id, len(text), schema_size, size)
         # The other side has answered all, or waits for its own answer.
@@ -175,7 +164,7 @@ class FrameSocket:
                 self._send_all([_HEADER.pack(MAGIC, kind, 1, *sizes), text], descriptor)
                 self._sent += 1
             except OSError as exc:
-                # Too many descriptors of this user are under way. It is told before any byte is sent.
+                # This user has too many descriptors in transit. It is raised before any byte is sent.
                 if exc.errno != errno.ETOOMANYREFS:
                     raise
             else:
@@ -192,7 +181,7 @@ class FrameSocket:
         views = [memoryview(part) for part in parts]
         control = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
         while views:
-            drop(views, self._sock.sendmsg(views[:_MOST_PARTS], control, _NOSIGNAL))
+            skip_bytes(views, self._sock.sendmsg(views[:MOST_PARTS], control, _NOSIGNAL))
             # It went with the first bytes, however few these were.
             control = []
 
@@ -200,17 +189,17 @@ class FrameSocket:
         """Wait for the next frame.
 
         Returns:
-            The frame, or None where the other side has ended orderly.
+            The frame, or None where the other side has closed between two frames.
 
         Raises:
-            FrameError: What came is no frame, is larger than the limits, or ended too early.
+            FrameError: What came is not a frame, exceeds the limits, or ended too early.
             OSError: The connection broke.
         """
         came: list[int] = []
         try:
             return self._receive(came)
         finally:
-            # What is mapped needs its descriptor no more.
+            # Mapped memory no longer needs its descriptor.
             for descriptor in came:
                 os.close(descriptor)
 
@@ -220,13 +209,13 @@ class FrameSocket:
         magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
         if magic != MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
             raise FrameError("what came is no frame")
-        if meta_size > self._limits.meta or size > self._limits.body or schema_size > size:
+        if meta_size > self._max_meta or size > self._max_body or schema_size > size:
             raise FrameError("a frame's lengths are beyond the limits")
         if len(came) != shared:
             raise FrameError("a frame came without its descriptor, or with one that it does not need")
         known = _KINDS.get(kind)
         if known is None:
-            raise FrameError(f"there is no kind of frame {kind}")
+            raise FrameError(f"unknown kind of frame {kind}")
         text = bytearray(meta_size)
         if shared or not size:
             self._fill([memoryview(text)])
@@ -237,21 +226,17 @@ class FrameSocket:
         try:
             meta = _decode(text.decode())
         except (ValueError, RecursionError):
-            raise FrameError("a frame's meta is no JSON") from None
+            raise FrameError("a frame's meta is not JSON") from None
         if not isinstance(meta, dict):
-            raise FrameError("a frame's meta is no JSON object")
+            raise FrameError("a frame's meta is not a JSON object")
         self._received += 1
         return Frame(known, id_, meta, body, schema_size)
 
     def _fill(self, views: list[memoryview], came: list[int] | None = None) -> bool:
-        """Fill buffers, one after the other.
-
-        Args:
-            views: The buffers.
-            came: Gets the descriptors that come with their bytes; None where none may come.
+        """Fill buffers, and collect in `came` the descriptors received with them; None where none may come.
 
         Returns:
-            Whether they are filled; False where the stream ended before its first byte, and descriptors were taken.
+            False where the stream ended before its first byte, and descriptors were allowed.
         """
         begun = False
         control = 0 if came is None else ONE_DESCRIPTOR
@@ -274,19 +259,68 @@ class FrameSocket:
                     return False
                 raise FrameError("the stream ended in the middle of a frame")
             begun = True
-            drop(views, got)
+            skip_bytes(views, got)
         return True
 
     def fileno(self) -> int:
-        """Tell the socket's file descriptor."""
+        """Return the socket's file descriptor."""
         return self._sock.fileno()
 
     def close(self) -> None:
         """Close the socket: the other side sees the end of the stream."""
         self._sock.close()
 
-    def leave(self) -> None:
-        """Let go of the connection in a process that was forked, without a word to the other side."""
+    def abandon(self) -> None:
+        """Drop the connection in a forked process, unnoticed by the other side."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(null, self._sock.fileno(), inheritable=False)
         os.close(null)
+
+
+def encode_value(value: object) -> object:
+    """Encode a parameter's value as JSON, which has neither bytes nor dates.
+
+    Args:
+        value: None, bool, int, float, str, bytes, datetime, date, or lists and string-keyed dicts of them.
+
+    Raises:
+        TypeError: The value is of another type.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {"datetime": value.isoformat()}
+    if isinstance(value, date):
+        return {"date": value.isoformat()}
+    if isinstance(value, list | tuple):
+        return [encode_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"record": [[str(key), encode_value(item)] for key, item in value.items()]}
+    raise TypeError(f"a parameter can't be a {type(value).__name__}")
+
+
+_DECODERS: dict[str, Callable[[Any], object]] = {
+    "bytes": base64.b64decode,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "record": lambda items: {key: decode_value(item) for key, item in items},
+}
+
+
+def decode_value(value: object) -> object:
+    """Decode what `encode_value` returned.
+
+    Raises:
+        FrameError: It is something else.
+    """
+    if isinstance(value, list):
+        return [decode_value(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    try:
+        ((form, content),) = value.items()
+        return _DECODERS[form](content)
+    except (ValueError, TypeError, KeyError):
+        raise FrameError("a parameter's value has no known form") from None

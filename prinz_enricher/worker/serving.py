@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.faults import FrameTooLarge, OutputDiffers, WorkerFault
-from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, decode_value
+from prinz_enricher.ipc.faults import FrameError, FrameTooLarge, OutputDiffers, WorkerFault
+from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, decode_value
 
 from .sandbox import Confinement, Policy, confine
 from .trial import OutputsDiffer, UnfitModel, sentence
@@ -41,7 +41,7 @@ def serve(frames: FrameSocket) -> int:
         The exit code.
     """
     # A process that a model forks must not answer as well, nor keep the connection open.
-    os.register_at_fork(after_in_child=frames.leave)
+    os.register_at_fork(after_in_child=frames.abandon)
     process = os.getpid()
     began = time.monotonic()
     if "mlflow.pyfunc" not in sys.modules:

@@ -23,7 +23,8 @@ import pytest
 
 from prinz_enricher.ipc import frames
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, Limits
+from prinz_enricher.ipc.faults import FrameError
+from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind
 from prinz_enricher.ipc.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this platform has no sealed memory")
@@ -54,13 +55,13 @@ def no_descriptor_is_left() -> Iterator[None]:
 
 
 @contextmanager
-def pair(limits: Limits | None = None) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socket]]:
+def pair(**limits: Any) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socket]]:
     """Connect two ends, the first with an answer due; the third is the raw socket of the first."""
     left, right = socket.socketpair()
     left.settimeout(20)
     right.settimeout(20)
     with left, right:
-        sender, receiver = FrameSocket(left), FrameSocket(right, limits)
+        sender, receiver = FrameSocket(left), FrameSocket(right, **limits)
         sender.send(Kind.SCORE, {})
         assert receiver.receive() is not None
         yield sender, receiver, left
@@ -196,7 +197,7 @@ def test_an_empty_body_is_not_shared() -> None:
 
 def test_more_than_the_limit_is_refused_in_shared_memory_too() -> None:
     """Before it is mapped."""
-    with pair(Limits(body=1000)) as (_, receiver, raw):
+    with pair(max_body=1000) as (_, receiver, raw):
         hand_over(raw, header(len(LARGE)), sealed())
         with pytest.raises(FrameError, match="limits"):
             receiver.receive()

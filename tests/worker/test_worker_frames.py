@@ -17,18 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
-from prinz_enricher.ipc.frames import Frame, FrameError, FrameSocket, Kind, Limits, decode_value, encode_value
+from prinz_enricher.ipc.faults import FrameError
+from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, decode_value, encode_value
 
 HEADER = struct.Struct("<4sB3xQIIQ")
 
 
 @contextmanager
-def pair(limits: Limits | None = None) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socket]]:
+def pair(**limits: Any) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socket]]:
     """Connect two ends; the third is the raw socket of the first."""
     left, right = socket.socketpair()
     right.settimeout(20)
     with left, right:
-        yield FrameSocket(left), FrameSocket(right, limits), left
+        yield FrameSocket(left), FrameSocket(right, **limits), left
 
 
 JSON = st.recursive(
@@ -100,7 +101,7 @@ def test_a_stream_that_ends_within_a_frame_is_an_error(missing: int) -> None:
 )
 def test_a_header_that_lies_is_an_error_before_anything_is_allocated(header: bytes) -> None:
     """A length beyond the limits is refused, not believed."""
-    with pair(Limits(meta=1000, body=1000)) as (_, receiver, raw):
+    with pair(max_meta=1000, max_body=1000) as (_, receiver, raw):
         raw.sendall(header + b"{}")
         with pytest.raises(FrameError):
             receiver.receive()
@@ -118,7 +119,7 @@ def test_meta_that_is_no_json_object_is_an_error(meta: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_frame_or_an_error(noise: bytes) -> None:
     """Noise never hangs the receiver or raises anything else."""
-    with pair(Limits(meta=100, body=100)) as (sender, receiver, raw):
+    with pair(max_meta=100, max_body=100) as (sender, receiver, raw):
         raw.sendall(noise)
         sender.close()
         try:
@@ -132,7 +133,7 @@ def test_a_frame_beyond_the_limits_is_not_sent() -> None:
     """The sender learns it, and the stream stays whole."""
     left, right = socket.socketpair()
     with left, right:
-        sender = FrameSocket(left, Limits(meta=100, body=10))
+        sender = FrameSocket(left, max_meta=100, max_body=10)
         with pytest.raises(FrameError):
             sender.send(Kind.SCORE, {}, body=[b"x" * 11])
         sender.send(Kind.SCORE, {}, body=[b"x" * 10])

@@ -18,14 +18,8 @@ import structlog
 
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
-from prinz_enricher.ipc.frames import (
-    Frame,
-    FrameError,
-    FrameSocket,
-    FrameTooLarge,
-    Kind,
-    encode_value,
-)
+from prinz_enricher.ipc.faults import FrameError, FrameTooLarge
+from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, encode_value
 from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
 from prinz_enricher.provision.progress import report_step
