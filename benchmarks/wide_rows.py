@@ -31,7 +31,7 @@ from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, Kind
 from prinz_enricher.registry import PrivateServer
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from prinz_enricher.worker.frame import InputBuilder
+from prinz_enricher.worker.model_inputs import InputBuilder
 
 WIDTH = 500
 METHOD = "/prinz.enricher.v1.EnricherService/Score"

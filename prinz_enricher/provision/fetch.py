@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from prinz_enricher.worker.parent import die_with_parent
+from prinz_enricher.worker.startup import die_with_parent
 
 IDLE_SECONDS = 30
 MAX_MLMODEL_BYTES = 10 * 1024 * 1024

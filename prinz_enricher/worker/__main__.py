@@ -1,4 +1,4 @@
-"""`python -m prinz_enricher.worker --fd N`: one worker, speaking frames on an inherited socket."""
+"""`python -m prinz_enricher.worker --fd N`: one worker, which exchanges frames over an inherited socket."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import os
 import socket
 import sys
 
-from .imports import prepare_imports
-from .parent import die_with_parent
+from .startup import die_with_parent, prepare_imports
 
 
 def main() -> int:
@@ -29,7 +28,7 @@ def main() -> int:
 
     from .serving import serve
 
-    # What models print goes where logs go; nothing but frames goes over the socket, which has a descriptor of its own.
+    # What models print goes where logs go; the socket, which carries frames alone, has a descriptor of its own.
     os.dup2(2, 1)
     faulthandler.enable()
     sock = socket.socket(fileno=arguments.fd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -12,9 +12,11 @@ ANY = b"any"
 OPTIONAL = b"optional"
 VALUE = "value"
 
+JSON = pa.field("", pa.utf8(), metadata={TYPE_KEY: ANY})
+"""A column of JSON, of which a model without a signature takes any number."""
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+
+class TensorType(NamedTuple):
     """The numpy dtype, by its name, and the shape of a tensor column, rows first; -1 is any size."""
 
     dtype: str
@@ -22,22 +24,22 @@ class TensorType:
 
 
 def is_any(field: pa.Field) -> bool:
-    """Tell whether a field is text that holds JSON."""
+    """Return whether a field is text that holds JSON."""
     return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
 
 
 def is_optional(field: pa.Field) -> bool:
-    """Tell whether a field is an optional property: a struct of its value, null where the object lacks it."""
+    """Return whether a field is an optional property: a struct of its value, null where the object lacks it."""
     return field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
 
 
 def is_nested(kind: pa.DataType) -> bool:
-    """Tell whether a type holds others; some versions of Arrow leave out lists of a fixed size."""
+    """Return whether a type holds others; some versions of Arrow leave out lists of a fixed size."""
     return bool(pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def tensor_type(field: pa.Field) -> TensorType | None:
-    """Give the tensor type of a field; None where it is no tensor."""
+    """Return the tensor type of a field; None where it is no tensor."""
     written = (field.metadata or {}).get(TYPE_KEY, b"").decode()
     if not written.startswith("tensor:"):
         return None

@@ -1,17 +1,17 @@
 """`python -P -m prinz_enricher.worker.fork_server`: imports once what many processes need, and forks each from that.
 
-A fork shares all that is imported and takes milliseconds; to start Python and import MLflow takes seconds. No code of a
-model runs here, nor are requests read here: the process in between reads one, so that neither a model's data nor
-credentials are in the memory that the next fork is a copy of.
+A fork shares all that is imported and takes milliseconds; starting Python and importing MLflow takes seconds. Neither
+code of a model runs here, nor are requests read here: the process in between reads one, so that neither a model's data
+nor credentials are in the memory that the next fork copies.
 
     standard input     lines with the names of modules to import
     --fd, a socket     requests: 4 bytes with the length of a JSON object, with descriptors, and the object: `module`,
                        whose `main()` is run; `arguments`; `environment`; `folder`. The descriptors become standard
-                       input, output and error; one more is told to the module by `--fd`. The answer is the process id
-                       in 4 bytes, once the process is a child of the one that asked, which must be a subreaper
-                       (PR_SET_CHILD_SUBREAPER, prctl(2)).
+                       input, output and error; a fourth one is passed to the module by `--fd`. The answer is the
+                       process id in 4 bytes, once the process is a child of the one that asked, which must be a
+                       subreaper (PR_SET_CHILD_SUBREAPER, prctl(2)).
 
-It ends with the socket, or when nobody has asked for `--idle` seconds.
+It ends with the socket, or when there was no request for `--idle` seconds.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .imports import prepare_imports
+from .startup import prepare_imports
 
 UNFIT = 3
-"""The exit code where what was imported runs threads: what they hold at a fork, a lock say, is lost to the fork."""
+"""The exit code where what was imported runs threads: what they hold at a fork, such as a lock, is lost to the fork."""
 
 _HARMLESS = {"polars-ooc-clea"}
-"""Threads, by the names that the kernel has of them, that hold nothing: polars' one waits for files to remove."""
+"""Threads, by the kernel's names of them, that hold nothing: the one of polars waits for files to remove."""
 
 _HIGH = 100
 """A descriptor above those that a process begins with."""
@@ -62,25 +62,25 @@ class _Server:
         self._rest = b""
 
     def serve(self) -> int:
-        """Serve until the other side has gone; gives the exit code."""
+        """Serve until the other side has gone; return the exit code."""
         # A fork before that would import all of it by itself, and so would each of ten that are wanted at once.
         while self._waiting:
             waited_for = bool(self._poller.poll(0))
             self._import(self._waiting.popleft(), 0 if waited_for else self._nice)
-        if not _settle():
+        if not _is_forkable():
             return UNFIT
         while True:
             pause = 0.0 if self._waiting else self._idle * 1000 or None
             ready = dict(self._poller.poll(pause))
             if 0 in ready:
                 self._read_modules()
-            # Who waits for a process goes before what was to be imported later on.
+            # A request for a process goes before imports for later ones.
             if asked := ready.get(self._control.fileno()):
                 if asked & select.POLLHUP or not self._fork():
                     return 0
             elif self._waiting:
                 self._import(self._waiting.popleft(), self._nice)
-                if not self._waiting and not _settle():
+                if not self._waiting and not _is_forkable():
                     return UNFIT
             elif not ready:
                 return 0
@@ -93,12 +93,12 @@ class _Server:
         self._waiting += [line.decode() for line in lines if line]
 
     def _import(self, module: str, nice: int) -> None:
-        """Import a module, in a thread that has gone before the next fork: niceness is a thread's, and forever."""
+        """Import a module, in a thread that has ended before the next fork: niceness is a thread's, and forever."""
 
         def run() -> None:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + nice)
-            # Whoever needs it will tell what is wrong with it.
+            # Whoever needs it will raise what is wrong with it.
             with contextlib.suppress(BaseException):
                 importlib.import_module(module)
 
@@ -107,7 +107,7 @@ class _Server:
         thread.join()
 
     def _fork(self) -> bool:
-        """Fork a process that forks the one that is asked for, and ends; tells whether there was a request."""
+        """Fork a process that forks the requested one, and ends; return whether there was a request."""
         between = _forked()
         if between:
             return os.waitpid(between, 0)[1] == 0
@@ -125,15 +125,15 @@ class _Server:
 
 
 def _forked() -> int:
-    """Fork; gives the process id, and 0 in the new process."""
+    """Fork; return the process id, and 0 in the new process."""
     with warnings.catch_warnings():
-        # Of threads, which `_settle` has looked at.
+        # About threads, which `_is_forkable` has checked.
         warnings.simplefilter("ignore")
         return os.fork()
 
 
-def _settle() -> bool:
-    """Have what is imported stay as it is, to be shared; tells whether no thread runs that would be lost in a fork."""
+def _is_forkable() -> bool:
+    """Freeze what is imported, to be shared, and return whether no thread runs that would be lost in a fork."""
     gc.collect()
     gc.freeze()
     # OpenBLAS ends its threads before a fork, and starts others when next it needs them.
@@ -154,7 +154,7 @@ def _settle() -> bool:
 
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Receive a request with its descriptors; None where there is none any more."""
+    """Receive a request with its descriptors; None where the other side has gone."""
     head, fds, _, _ = socket.recv_fds(control, 4, 16)
     if len(head) < 4:
         return None
@@ -169,12 +169,12 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def _become(request: dict[str, Any], fds: list[int], control: socket.socket, between: int) -> NoReturn:
-    """Be the process that was asked for, once the one in between has ended: who asked has this one as its child."""
+    """Be the requested process, once the one in between has ended and this one is a child of the one that asked."""
     code = 1
     try:
         os.setsid()
-        _place(fds[:3])
-        _name(f"prinz-{request['module'].removesuffix('.__main__').rpartition('.')[2]}")
+        _make_standard(fds[:3])
+        _set_name(f"prinz-{request['module'].removesuffix('.__main__').rpartition('.')[2]}")
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -191,7 +191,7 @@ def _become(request: dict[str, Any], fds: list[int], control: socket.socket, bet
         code = importlib.import_module(request["module"]).main() or 0
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
-    except BaseException:  # noqa: BLE001 - as it would be told of any process
+    except BaseException:  # noqa: BLE001 - printed as for any process
         traceback.print_exc()
     # The module may have started threads that never end.
     for stream in (sys.stdout, sys.stderr):
@@ -200,14 +200,14 @@ def _become(request: dict[str, Any], fds: list[int], control: socket.socket, bet
     os._exit(code)
 
 
-def _name(name: str) -> None:
-    """Be called something for `ps`: the command line stays that of the server."""
+def _set_name(name: str) -> None:
+    """Set the name that `ps` shows: the command line stays that of the server."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 
 
-def _place(fds: list[int]) -> None:
-    """Make descriptors the standard ones."""
+def _make_standard(fds: list[int]) -> None:
+    """Make descriptors standard input, output and error."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in fds]
     for number, (fd, copy) in enumerate(zip(fds, high, strict=True)):
         os.close(fd)
@@ -219,17 +219,17 @@ def main() -> NoReturn:
     """Run the server."""
     parser = argparse.ArgumentParser(prog="prinz_enricher.worker.fork_server", description="Forks processes.")
     parser.add_argument("--fd", type=int, required=True, help="the socket that requests come over")
-    parser.add_argument("--name", default="fork", help="what `ps` calls it, after `prinz-`")
+    parser.add_argument("--name", default="fork", help="the name that `ps` shows, after `prinz-`")
     parser.add_argument("--nice", type=int, default=0, help="the niceness of imports")
     parser.add_argument("--idle", type=float, default=0.0, help="seconds without a request to end after; 0 for never")
     parser.add_argument("modules", nargs="*", help="what is imported at the start")
     arguments = parser.parse_args()
     prepare_imports()
-    _name(f"prinz-{arguments.name}")
+    _set_name(f"prinz-{arguments.name}")
     control = socket.socket(fileno=arguments.fd)
     control.set_inheritable(False)
     code = _Server(control, arguments.modules, nice=arguments.nice, idle=arguments.idle).serve()
-    # At once: whoever sees the end of the socket is to find this code.
+    # At once: whoever sees the end of the socket must find this code.
     os._exit(code)
 
 

@@ -6,30 +6,28 @@ import inspect
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from prinz_enricher.ipc.faults import InvalidRows
 
-from .arrays import takes_array
-from .batching import RowsExchanged, Sharing, kept, may_share
-from .forms import Form, bare, form_of_example, shaped, undeclared_form
-from .frame import InputBuilder
-from .made_rows import made_batch
-from .null_dtypes import choose_null_dtype
-from .results import OutputReader
-from .samples import example_batch, input_example
-from .trial import Sample, UnfitModel, check_answers
+from .example import InputForm, bare, example_batch, input_example, shaped, undeclared_form
+from .model_inputs import InputBuilder
+from .model_outputs import OutputReader
+from .trial import RowsExchanged, Sample, Sharing, UnfitModel, check_answers, joined, kept, made_batch, may_share
 
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
+_Build = Callable[[pa.RecordBatch], Any]
 
 _MOST_PARAMS = 64
 """Sets of parameters for which it is remembered which rows may be in one call."""
 
 _TRIED_ROWS = 4
-"""Of a caller's request that are scored alone as well, where no sample showed what several rows are."""
+"""Of a caller's request that are scored alone as well, where no sample showed what several rows do."""
 
 
 class LoadedModel:
@@ -37,8 +35,8 @@ class LoadedModel:
 
     MLflow's schema enforcement costs about 30 µs a column for each call, and the front has checked the rows already. So
     the flavour's own predict is called on a frame with the exact dtypes (the short path), or an estimator's on the bare
-    array of it (the array path), where it is proven on sample rows that this gives the same bits as
-    `PyFuncModel.predict` (the full path).
+    array of it (the array path), where sample rows prove that this gives the same bits as `PyFuncModel.predict` (the
+    full path).
 
     Attributes:
         path: `array`, `short` or `full`.
@@ -67,81 +65,46 @@ class LoadedModel:
         self._pyfunc = mlflow.pyfunc.load_model(folder)
         # MLflow warns on each call of what it says once at load; a log line for each call helps nobody.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        metadata = self._pyfunc.metadata
-        signature = metadata.signature
+        signature = self._pyfunc.metadata.signature
         declared_in = signature.inputs if signature is not None else None
         declared_out = signature.outputs if signature is not None else None
         if declared_in is not None and len(declared_in.inputs) != len(inputs):
             raise ValueError("the signature of the downloaded model is not the one that the registry shows")
+        self._schema = inputs
+        self._declared = declared_in
         self._all_doubles = all(type == pa.float64() for type in inputs.types)
-        self._fields = {field.name: field for field in inputs}
         self.outputs = outputs
         self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
         if observed is None:
             named = declared_out is not None and declared_out.has_input_names()
             observed = named, _required(declared_out) if named else ()
         self._outputs = OutputReader(outputs, named=observed[0], required=observed[1])
-        self._hinted = _tells(metadata, "_is_signature_from_type_hint")
+        self._hinted = self._says("_is_signature_from_type_hint")
         self._params_schema = signature.params if signature is not None else None
         self._example = input_example(self._pyfunc, folder)
-        self._form = Form.FRAME
+        self._form = InputForm.FRAME
         self.path, self.why = "full", "not proven"
         self.sharing = Sharing(shared=False, single=False, why="not tried", shown=False)
         self._exact = False
         self._by_params: dict[str, Sharing] = {}
         self._predict: _Predict = self._pyfunc.predict
-        self._build: Callable[[pa.RecordBatch], Any] = self._inputs.build
-        self._samples = self._find_samples(declared_in, inputs)
+        self._build: _Build = self._inputs.build
+        self._samples = self._find_samples()
         with self._outputs.trying():
-            self._choose_path(declared_in, inputs)
+            self._choose_path()
         self._outputs.answers.forget()
 
-    def _choose_path(self, declared: Any, inputs: pa.Schema) -> None:
-        """Find out in what form the model takes its rows, and the shortest way to call it."""
-        metadata = self._pyfunc.metadata
-        example = self._example and form_of_example(*self._example)
-        if self._hinted:
-            self.why = "the signature comes from type hints"
-        elif declared is None:
-            loader = metadata.flavors["python_function"].get("loader_module", "")
-            self._form = undeclared_form(loader, example)
-            self.why = "MLflow's own checks are cheap for it"
-        elif self._inputs.takes_arrays:
-            self.why = "MLflow's own checks are cheap for it"
-        elif _tells(metadata, "_is_type_hint_from_example"):
-            self.why = "MLflow converts the input to the form of the example"
-        elif example is not None and self._prefers(example):
-            self._form = example
-        else:
-            self._prove(declared, inputs)
-            samples = [sample.rows for sample in self._samples]
-            choose_null_dtype(self._inputs, lambda batch: self.predict(batch, None), samples, inputs)
-        if self._form is not Form.FRAME:
-            self.path, self.why = "short", f"it takes {self._form.value}, as its input example"
-            self._predict = self._short_path()
-            like = self._example and self._example[1]
-            self._build = lambda batch: shaped(self._form, batch, self._fields, like)
+    def _says(self, what: str) -> bool:
+        """Return what only a private method of MLflow says; before version 2.20 there were no type hints to ask for."""
+        ask = getattr(self._pyfunc.metadata, what, None)
+        return ask is not None and bool(ask())
 
-    def _prefers(self, form: Form) -> bool:
-        """Whether the model answers its example as declared in the example's form, and differently as a DataFrame."""
-        example = next((sample.rows.slice(0, 1) for sample in self._samples if sample.example), None)
-        if form is Form.FRAME or example is None:
-            return False
-        predict = self._short_path()
+    @property
+    def _flavour(self) -> dict[str, Any]:
+        flavour: dict[str, Any] = self._pyfunc.metadata.flavors["python_function"]
+        return flavour
 
-        def in_frame() -> pa.RecordBatch:
-            return self._outputs.read(self._pyfunc.predict(self._inputs.build(example)), 1)
-
-        try:
-            own = self._outputs.read(predict(shaped(form, example, self._fields), None), 1)
-        except Exception:  # noqa: BLE001 - a model raises what it likes
-            return False
-        try:
-            framed = in_frame()
-            # One that answers by chance answers differently in any form.
-            return not same_bits(own, framed) and same_bits(framed, in_frame())
-        except Exception:  # noqa: BLE001 - a model raises what it likes
-            return True
+    # Scoring.
 
     def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         """Score one or more rows.
@@ -153,36 +116,11 @@ class LoadedModel:
         if batch.num_rows > 1:
             sharing = self._sharing_of(batch, params)
             if sharing.single or not sharing.shown:
-                parts = [kept(self._score(batch.slice(place, 1), params)) for place in range(batch.num_rows)]
-                return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+                return joined([kept(self._score(batch.slice(place, 1), params)) for place in range(batch.num_rows)])
         return self._score(batch, params)
-
-    def _sharing_of(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
-        """Return which rows may be in one call with some parameters: with others a model may do something else."""
-        if self._form.single:
-            return self.sharing
-        key = repr(sorted(params.items())) if params else ""
-        known = self._by_params.get(key)
-        if known is None or not known.shown:
-            known = self._try_on(batch, params)
-            if len(self._by_params) >= _MOST_PARAMS:
-                self._by_params.clear()
-            self._by_params[key] = known
-        return known
 
     def _score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         return self._outputs.read(self.predict(batch, params), batch.num_rows)
-
-    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
-        """See on the first rows of a caller what none of the samples showed."""
-        trusted = self._outputs.trusts_places
-        with self._outputs.trying():
-            try:
-                sharing = self._shares([batch.slice(0, _TRIED_ROWS)], params)
-            except RowsExchanged as exc:
-                sharing = Sharing(shared=False, single=True, why=str(exc))
-        self._outputs.trusts_places = trusted or (sharing.shared and self._outputs.has_doubles)
-        return sharing
 
     @property
     def takes_array(self) -> bool:
@@ -193,18 +131,35 @@ class LoadedModel:
         """Score rows as `score` does, without Arrow; only where `takes_array`.
 
         Args:
-            rows: An array of shape (rows, columns) that is the model's to change, each column in one piece.
+            rows: An array of shape (rows, columns) that the model may change, each column contiguous.
             params: Of the call.
 
         Returns:
-            An array of one double for each row, where that is all that is declared and that came; else a record batch.
+            An array of one double for each row, where that is all that is declared and returned; else a record batch.
         """
-        result = self._call(self._predict, rows, params)
+        result = self._call(rows, params)
         return result if self._outputs.is_bare(result, len(rows)) else self._outputs.read(result, len(rows))
 
     def predict(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Any:
-        """Give what the model returns for some rows."""
-        return self._call(self._predict, self._input(batch), params)
+        """Return what the model returns for some rows."""
+        if self._hinted:
+            # A model with type hints takes a list with the values of its one column.
+            return self._call([bare(value) for value in self._inputs.values(batch)], params)
+        data = self._build(batch)
+        if self.path == "full" and self._form is InputForm.FRAME and not self._inputs.takes_arrays:
+            self._inputs.check_guesses(data)
+        return self._call(data, params)
+
+    def _call(self, data: Any, params: dict[str, Any] | None) -> Any:
+        try:
+            return self._predict(data, params)
+        except Exception as exc:
+            # MLflow's message shows the rows, so it is not passed on.
+            if _is_of_enforcement(exc):
+                raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
+            raise
+
+    # Which rows may be in one call.
 
     def warm(self, params: dict[str, Any] | None = None, *, exact: bool = False) -> None:
         """Predict, so that the first caller does not pay for what the model does lazily, and see how it may be served.
@@ -225,14 +180,38 @@ class LoadedModel:
             if self._form.single:
                 return
             try:
-                self.sharing = self._shares([sample.rows for sample in self._samples], params)
+                self.sharing = self._try_sharing([sample.rows for sample in self._samples], params)
             except RowsExchanged as exc:
                 raise UnfitModel(str(exc)) from exc
-        self._by_params[repr(sorted(params.items())) if params else ""] = self.sharing
+        self._by_params[_key(params)] = self.sharing
         self._outputs.trusts_places = self.sharing.shared and self._outputs.has_doubles
 
-    def _shares(self, samples: Sequence[pa.RecordBatch], params: dict[str, Any] | None) -> Sharing:
+    def _try_sharing(self, samples: Sequence[pa.RecordBatch], params: dict[str, Any] | None) -> Sharing:
         return may_share(lambda rows: self._score(rows, params), samples, exact=self._exact)
+
+    def _sharing_of(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
+        """Return which rows may be in one call with some parameters: with others a model may do something else."""
+        if self._form.single:
+            return self.sharing
+        key = _key(params)
+        known = self._by_params.get(key)
+        if known is None or not known.shown:
+            known = self._try_on(batch, params)
+            if len(self._by_params) >= _MOST_PARAMS:
+                self._by_params.clear()
+            self._by_params[key] = known
+        return known
+
+    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
+        """Try with the first rows of a caller what none of the samples showed."""
+        trusted = self._outputs.trusts_places
+        with self._outputs.trying():
+            try:
+                sharing = self._try_sharing([batch.slice(0, _TRIED_ROWS)], params)
+            except RowsExchanged as exc:
+                sharing = Sharing(shared=False, single=True, why=str(exc))
+        self._outputs.trusts_places = trusted or (sharing.shared and self._outputs.has_doubles)
+        return sharing
 
     def observe(self, rows: pa.RecordBatch, params: dict[str, Any] | None) -> str | None:
         """Return the outputs that the model gives for some rows, as MLflow infers them: the JSON of a schema.
@@ -248,30 +227,74 @@ class LoadedModel:
             return None
         return None if outputs is None else str(outputs.to_json())
 
-    def _input(self, batch: pa.RecordBatch) -> Any:
-        if self._hinted:
-            # A model with type hints takes a list with the values of its one column.
-            return [bare(value) for value in self._inputs.values(batch)]
-        data = self._build(batch)
-        if self.path == "full" and self._form is Form.FRAME and not self._inputs.takes_arrays:
-            self._inputs.check_guesses(data)
-        return data
+    # The form of the input, and the path.
 
-    def _call(self, predict: _Predict, data: Any, params: dict[str, Any] | None) -> Any:
-        from mlflow.exceptions import MlflowException
-
+    def _find_samples(self) -> list[Sample]:
+        """Return rows to try the model with, its example first."""
+        samples = []
+        if self._example is not None:
+            try:
+                rows = example_batch(self._example[1], self._declared, self._schema)
+                samples += [Sample(rows, True)] if rows is not None and rows.num_rows else []
+            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
+                _log(f"the input example can't be used ({type(exc).__name__})")
         try:
-            return predict(data, params)
-        except MlflowException as exc:
-            # Its message shows the rows, so it is not passed on.
-            if getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED" or _is_of_enforcement(exc):
-                raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
-            raise
+            made = made_batch(self._schema)
+            samples += [Sample(made, False)] if made is not None else []
+        except (TypeError, ValueError, pa.ArrowException) as exc:
+            _log(f"no rows can be made for the signature ({type(exc).__name__})")
+        return samples
 
-    def _prove(self, declared: Any, inputs: pa.Schema) -> None:
-        """Take the shortest path that gives the same bits as the full one on sample rows."""
-        shorter: list[tuple[str, _Predict, Callable[[pa.RecordBatch], Any]]] = []
-        estimator = takes_array(self._pyfunc, inputs, _names(declared) or range(len(inputs)))
+    def _choose_path(self) -> None:
+        """Find out in what form the model takes its rows, and the shortest way to call it."""
+        form = self._example and self._example[0]
+        if self._hinted:
+            self.why = "the signature comes from type hints"
+        elif self._declared is None:
+            self._form = undeclared_form(self._flavour.get("loader_module", ""), form)
+            self.why = "MLflow's own checks are cheap for it"
+        elif self._inputs.takes_arrays:
+            self.why = "MLflow's own checks are cheap for it"
+        elif self._says("_is_type_hint_from_example"):
+            self.why = "MLflow converts the input to the form of the example"
+        elif form is not None and self._prefers(form):
+            self._form = form
+        else:
+            self._prove()
+            samples = [sample.rows for sample in self._samples]
+            self._inputs.choose_null_dtypes(lambda batch: self.predict(batch, None), samples)
+        if self._form is not InputForm.FRAME:
+            self.path, self.why = "short", f"it takes {self._form.value}, as its input example"
+            self._predict = self._short_path()
+            self._build = lambda batch: self._in_form(self._form, batch)
+
+    def _in_form(self, form: InputForm, batch: pa.RecordBatch) -> Any:
+        fields = {field.name: field for field in self._schema}
+        return shaped(form, batch, fields, self._example and self._example[1])
+
+    def _prefers(self, form: InputForm) -> bool:
+        """Return whether the model answers its example as declared in this form, and in another way as a DataFrame."""
+        example = next((sample.rows.slice(0, 1) for sample in self._samples if sample.example), None)
+        if form is InputForm.FRAME or example is None:
+            return False
+        try:
+            own = self._outputs.read(self._short_path()(self._in_form(form, example), None), 1)
+        except Exception:  # noqa: BLE001 - a model raises what it likes
+            return False
+        try:
+            framed = self._full_answer(example)
+            # One that answers by chance answers differently in any form.
+            return not _same_bits(own, framed) and _same_bits(framed, self._full_answer(example))
+        except Exception:  # noqa: BLE001 - a model raises what it likes
+            return True
+
+    def _full_answer(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return self._outputs.read(self._pyfunc.predict(self._inputs.build(batch)), batch.num_rows)
+
+    def _prove(self) -> None:
+        """Choose the shortest path that gives the same bits as the full one on sample rows."""
+        shorter: list[tuple[str, _Predict, _Build]] = []
+        estimator = self._plain_estimator()
         if estimator is not None:
             shorter.append(("array", lambda data, _: estimator.predict(data), self._inputs.array))
         shorter.append(("short", self._short_path(), self._inputs.build))
@@ -281,12 +304,12 @@ class LoadedModel:
                 self.path, self._predict, self._build = name, predict, build
                 return
 
-    def _same_as_full(self, name: str, predict: _Predict, build: Callable[[pa.RecordBatch], Any]) -> tuple[bool, str]:
-        """Tell whether a path gives the same bits as the full one, and why."""
+    def _same_as_full(self, name: str, predict: _Predict, build: _Build) -> tuple[bool, str]:
+        """Return whether a path gives the same bits as the full one, and why."""
         why = "not proven"
         for batch in (sample.rows for sample in self._samples):
             try:
-                full_answer = self._outputs.read(self._pyfunc.predict(self._inputs.build(batch)), batch.num_rows)
+                full_answer = self._full_answer(batch)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
                 why = f"the full path raises {type(exc).__name__} on sample rows"
                 continue
@@ -294,76 +317,122 @@ class LoadedModel:
                 answer = self._outputs.read(predict(build(batch), None), batch.num_rows)
             except Exception as exc:  # noqa: BLE001 - a model raises what it likes
                 return False, f"the {name} path raises {type(exc).__name__} on sample rows"
-            if same_bits(answer, full_answer):
+            if _same_bits(answer, full_answer):
                 return True, "proven on sample rows"
             return False, f"the {name} path gives other answers on sample rows"
         return False, why
 
-    def _find_samples(self, declared: Any, inputs: pa.Schema) -> list[Sample]:
-        """Return rows to try the model with, its example first."""
-        samples = []
-        if self._example is not None:
-            try:
-                rows = example_batch(self._example[1], declared, inputs)
-                samples += [Sample(rows, True)] if rows is not None and rows.num_rows else []
-            except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-                _say(f"the input example can't be used ({type(exc).__name__})")
-        try:
-            made = made_batch(inputs)
-            samples += [Sample(made, False)] if made is not None else []
-        except (TypeError, ValueError, pa.ArrowException) as exc:
-            _say(f"no rows can be made for the signature ({type(exc).__name__})")
-        return samples
-
     def _short_path(self) -> _Predict:
         implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
-        flavour = self._pyfunc.metadata.flavors["python_function"]
-        predict = getattr(implementation, flavour.get("predict_fn", "predict"))
+        predict = getattr(implementation, self._flavour.get("predict_fn", "predict"))
         taken = inspect.signature(predict).parameters.get("params")
-        takes_params = taken is not None and taken.kind is not inspect.Parameter.VAR_KEYWORD
-
-        def short(data: Any, params: dict[str, Any] | None) -> Any:
-            if not takes_params:
-                return predict(data)
-            return predict(data, params=self._enforced(params))
-
-        return short
+        if taken is None or taken.kind is inspect.Parameter.VAR_KEYWORD:
+            return lambda data, _: predict(data)
+        return lambda data, params: predict(data, params=self._enforced(params))
 
     def _enforced(self, params: dict[str, Any] | None) -> Any:
-        """Give the parameters as MLflow would hand them to the model."""
+        """Return the parameters as MLflow would hand them to the model."""
         from mlflow.models.utils import _enforce_params_schema
 
         return None if self._params_schema is None else _enforce_params_schema(params, self._params_schema)
 
+    def _plain_estimator(self) -> Any:
+        """Return the estimator of a scikit-learn model that predicts the same from the bare array of its frame.
 
-def _is_of_enforcement(exc: BaseException) -> bool:
-    """Tell whether MLflow's schema enforcement raised an exception: MLflow 2 does not say so in it."""
-    return any(frame.f_code.co_name == "_enforce_schema" for frame, _ in traceback.walk_tb(exc.__traceback__))
+        An estimator of scikit-learn turns a frame of numbers of one type into an array before anything else; what it
+        does more with a frame is to compare the columns' names with those it was fitted with, each time anew. That
+        costs several times as much as a small model's prediction. Here the names are compared once.
+        """
+        if {*self._schema.types} not in ({pa.float64()}, {pa.float32()}):
+            return None
+        flavour = self._flavour
+        if flavour.get("loader_module") != "mlflow.sklearn" or flavour.get("predict_fn", "predict") != "predict":
+            return None
+        implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
+        estimator = getattr(implementation, "sklearn_model", None)
+        if not hasattr(estimator, "get_params") or not _is_plain(estimator):
+            return None
+        fitted = getattr(estimator, "feature_names_in_", None)
+        if fitted is not None and list(fitted) != list(_names(self._declared) or range(len(self._schema))):
+            return None
+        # The names are compared by now.
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        return estimator
 
 
-def _tells(metadata: Any, what: str) -> bool:
-    """Ask what MLflow tells nowhere else; before version 2.20 there were no type hints to ask for."""
-    ask = getattr(metadata, what, None)
-    return ask is not None and bool(ask())
+_READ_NAMES = frozenset({"ColumnTransformer", "FunctionTransformer"})
+"""Of scikit-learn's own, what chooses columns by name, or runs the code of others."""
+
+_DATA = frozenset({"builtins", "numpy", "scipy"})
+"""Modules whose objects, where they can't be called, are data."""
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether an estimator, or a parameter of one, is scikit-learn's own or plain data, and reads no names."""
+    if isinstance(value, list | tuple | set | frozenset):
+        # Such as the steps of a pipeline.
+        return all(_is_plain(one) for one in value)
+    if isinstance(value, dict):
+        return all(_is_plain(one) for one in (*value, *value.values()))
+    kind = type(value)
+    if kind.__module__.startswith("sklearn."):
+        return not hasattr(value, "get_params") or _is_plain_estimator(value)
+    if isinstance(value, np.ndarray):
+        return value.dtype != object or all(_is_plain(one) for one in value.flat)
+    return value is None or (kind.__module__.partition(".")[0] in _DATA and not callable(value))
+
+
+def _is_plain_estimator(estimator: Any) -> bool:
+    if type(estimator).__name__ in _READ_NAMES:
+        return False
+    # What it was fitted to can hold others than its parameters: a search keeps the best one of its grid.
+    fitted = vars(estimator)
+    held = [value for value in fitted.values() if _holds_estimators(value)]
+    # Code that was hung on it takes the place of its own.
+    return not any(map(inspect.isroutine, fitted.values())) and all(
+        map(_is_plain, (*estimator.get_params(deep=False).values(), *held))
+    )
+
+
+def _holds_estimators(value: Any) -> bool:
+    """Return whether what an estimator keeps is an estimator, or some of them."""
+    if isinstance(value, dict):
+        return any(_holds_estimators(one) for one in value.values())
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return any(_holds_estimators(one) for one in (value.flat if isinstance(value, np.ndarray) else value))
+    return hasattr(value, "get_params") or hasattr(value, "predict") or hasattr(value, "transform")
+
+
+def _is_of_enforcement(exc: Exception) -> bool:
+    """Return whether MLflow's schema enforcement raised an exception; MLflow 2 does not say so in it."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(exc, MlflowException) and (
+        getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED"
+        or any(frame.f_code.co_name == "_enforce_schema" for frame, _ in traceback.walk_tb(exc.__traceback__))
+    )
 
 
 def _required(declared: Any) -> list[str]:
-    """Give the names of the declared outputs that every row has."""
+    """Return the names of the declared outputs that every row has."""
     # Before MLflow 2.7 none was optional; tensors are not even now.
     return [str(spec.name) for spec in declared.inputs if getattr(spec, "required", True)]
 
 
 def _names(declared: Any) -> list[str | int] | None:
-    """Give the names of declared inputs; None where they have none."""
-    if declared is None or not declared.has_input_names():
-        return None if declared is not None else []
-    return list(declared.input_names())
+    """Return the names of declared inputs; None where they have none."""
+    if declared is None:
+        return []
+    return list(declared.input_names()) if declared.has_input_names() else None
 
 
-def same_bits(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
-    """Tell whether two batches are the same, to the bit."""
+def _same_bits(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
     return bool(one.serialize().equals(other.serialize()))
 
 
-def _say(what: str) -> None:
+def _key(params: dict[str, Any] | None) -> str:
+    return repr(sorted(params.items())) if params else ""
+
+
+def _log(what: str) -> None:
     print(what, file=sys.stderr)  # noqa: T201 - the front logs what a worker prints

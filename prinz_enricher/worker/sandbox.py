@@ -1,11 +1,12 @@
-"""What a worker does to itself before any code of a model runs in it.
+"""What a worker does to itself before it runs any code of a model.
 
-A model is someone's code, and runs as the same user as the front. Each part is done as far as the system can; what is
-not in force is told, for the front to judge.
+A model is someone else's code, and runs as the same user as the front. Each part is enforced as far as the system can;
+what could not be enforced is reported, for the front to judge.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import resource
@@ -16,9 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .kernel import prctl, system_call, unshare
-from .landlock import confine_reach
-from .seccomp import confine_calls
+from .kernel import filter_calls, prctl, restrict_access, system_call
 
 RESERVE = 64 << 20
 """Bytes for each processor on top of the limit on memory: threads reserve stacks, and libraries of linear algebra
@@ -39,7 +38,7 @@ _DEVICES = (
     "/dev/shm",  # noqa: S108 - it is what the system has for this
     *("/dev/nvidia*", "/dev/dri", "/dev/kfd"),
 )
-"""What is written to though it holds no files of anyone else."""
+"""What may always be written to: it holds no files of anyone else."""
 
 _CACHES = {
     "XDG_CACHE_HOME": "~/.cache",
@@ -48,7 +47,7 @@ _CACHES = {
     # Not shared memory, where others could put their own objects in place of the arrays.
     "JOBLIB_TEMP_FOLDER": "/dev/shm",  # noqa: S108 - as said
 }
-"""Where libraries write on their own, by the variable that says otherwise."""
+"""Where libraries write by default, by the variable that changes it."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,11 @@ class Policy:
     """What a model may have.
 
     Attributes:
-        memory: Bytes of memory, the interpreter's own among them; None for any.
-        file: Bytes of the largest file that it may write; None for any.
-        open_files: How many descriptors it may have; None for any.
+        memory: Bytes of memory, the interpreter's own among them; None for no limit.
+        file: Bytes of the largest file that it may write; None for no limit.
+        open_files: How many descriptors it may have; None for no limit.
         network: Whether it may use the network.
-        writable: Folders that it may write into, the first of them its own; None for any.
+        writable: Folders that it may write to, the first of them its own; None for any.
     """
 
     memory: int | None = None
@@ -74,7 +73,7 @@ class Policy:
         """Read a policy that came as JSON; what is left out is not limited.
 
         Raises:
-            ValueError: It is no policy.
+            ValueError: It has another form.
         """
         if not isinstance(written, dict) or written.keys() - cls.__dataclass_fields__.keys():
             raise ValueError("a policy of another form")
@@ -91,19 +90,19 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Confinement:
-    """What came of a policy.
+class SandboxReport:
+    """What became of a policy.
 
     Attributes:
-        confined: What is in force.
-        unconfined: What was wanted and is not in force, and why.
+        confined: What is enforced.
+        unconfined: What was wanted and is not enforced, and why.
     """
 
     confined: list[str] = field(default_factory=list)
     unconfined: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, what: str, do: Callable[[], object]) -> bool:
-        """Do a part, and note whether it is in force."""
+        """Enforce a part, and note whether that succeeded."""
         try:
             do()
         except (OSError, ValueError) as exc:
@@ -113,34 +112,34 @@ class Confinement:
         return True
 
 
-def confine(policy: Policy) -> Confinement:
-    """Confine this process and all that it will start; there is no way back.
-
-    Args:
-        policy: What it may have.
+def confine(policy: Policy) -> SandboxReport:
+    """Confine this process and all that it will start; it can't be undone.
 
     Returns:
-        What is in force, by these names: `privileges` (none can be gained, and root has few left), `memory`, `file`
+        What is enforced, by these names: `privileges` (none can be gained, and root has few left), `memory`, `file`
         and `open_files` as in the policy, `calls` (system calls that no model needs), `network`, `files` (writing),
         `processes` (the memory and environment of others), `signals` (to others), `sockets` (of others, in Linux's
-        abstract namespace), `threads` (all of this is so for those that ran before, too).
+        abstract namespace), `threads` (all of this holds for those that ran before, too).
     """
-    told = Confinement()
-    told.attempt("threads", _end_other_threads)
-    told.attempt("privileges", lambda: prctl(_NO_NEW_PRIVILEGES, 1))
-    _limit(told, policy)
-    filtered = told.attempt("calls", lambda: confine_calls(network=policy.network))
+    report = SandboxReport()
+    report.attempt("threads", _end_other_threads)
+    report.attempt("privileges", lambda: prctl(_NO_NEW_PRIVILEGES, 1))
+    _limit(report, policy)
+    filtered = report.attempt("calls", lambda: filter_calls(network=policy.network))
     if not policy.network:
-        told.attempt("network", (lambda: None) if filtered else _leave_network)
-    _reach(told, policy)
-    if os.geteuid() == 0 and "privileges" in told.confined and not _attempted(_drop_capabilities):
-        told.confined.remove("privileges")
-        told.unconfined["privileges"] = "root keeps its capabilities"
-    return told
+        report.attempt("network", (lambda: None) if filtered else _leave_network)
+    _restrict_access(report, policy)
+    if os.geteuid() == 0 and "privileges" in report.confined:
+        try:
+            _drop_capabilities()
+        except OSError:
+            report.confined.remove("privileges")
+            report.unconfined["privileges"] = "root keeps its capabilities"
+    return report
 
 
 def _end_other_threads() -> None:
-    """Have the threads end that libraries started at their import: most parts are for the calling thread alone.
+    """End the threads that libraries started at their import: most parts apply to the calling thread alone.
 
     OpenBLAS, which numpy brings, ends its threads before a fork, and starts others when next it needs them.
     """
@@ -156,19 +155,17 @@ def _end_other_threads() -> None:
         raise OSError(f"{others} ran before, and are not confined")
 
 
-def _limit(told: Confinement, policy: Policy) -> None:
-    _attempted(lambda: _set_limit(resource.RLIMIT_CORE, 0))
-    if policy.memory is not None:
-        memory = policy.memory
-        told.attempt("memory", lambda: _set_limit(resource.RLIMIT_DATA, memory + _reserved()))
-    if policy.file is not None:
-        file = policy.file
-        told.attempt("file", lambda: _set_limit(resource.RLIMIT_FSIZE, file))
+def _limit(report: SandboxReport, policy: Policy) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        _set_limit(resource.RLIMIT_CORE, 0)
+    if (memory := policy.memory) is not None:
+        report.attempt("memory", lambda: _set_limit(resource.RLIMIT_DATA, memory + _reserved()))
+    if (file := policy.file) is not None:
+        report.attempt("file", lambda: _set_limit(resource.RLIMIT_FSIZE, file))
         # A file that would be too large is an error to whoever writes it, and no end of the process.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    if policy.open_files is not None:
-        open_files = policy.open_files
-        told.attempt("open_files", lambda: _set_limit(resource.RLIMIT_NOFILE, open_files))
+    if (open_files := policy.open_files) is not None:
+        report.attempt("open_files", lambda: _set_limit(resource.RLIMIT_NOFILE, open_files))
 
 
 def _set_limit(kind: int, limit: int) -> None:
@@ -179,7 +176,7 @@ def _set_limit(kind: int, limit: int) -> None:
 
 
 def _reserved() -> int:
-    """Tell how many bytes count for the kernel's limit and are not used: so far, and by threads that will be."""
+    """Return how many bytes count for the kernel's limit and are not used: so far, and by threads that will be."""
     sizes = dict.fromkeys(("VmData", "RssAnon"), 0)
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         name, _, value = line.partition(":")
@@ -189,35 +186,35 @@ def _reserved() -> int:
 
 
 def _leave_network() -> None:
-    """Move into a network that has nothing in it, where system calls can't be filtered."""
-    if _attempted(lambda: unshare(_NEW_NETWORK)):
+    """Move into an empty network namespace, where system calls can't be filtered."""
+    with contextlib.suppress(OSError):
+        system_call("unshare", _NEW_NETWORK)
         return
     user, group = os.geteuid(), os.getegid()
-    unshare(_NEW_USER | _NEW_NETWORK)
+    system_call("unshare", _NEW_USER | _NEW_NETWORK)
     # Without them the process would be nobody.
     for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
 
 
-def _reach(told: Confinement, policy: Policy) -> None:
-    """Confine what the process can change and whom it can reach."""
+def _restrict_access(report: SandboxReport, policy: Policy) -> None:
     wanted = ["files"] * (policy.writable is not None) + ["processes", "signals", "sockets"]
     paths = None
     if policy.writable is not None:
         paths = [*policy.writable, *(path for pattern in _DEVICES for path in glob.glob(pattern))]  # noqa: PTH207 - patterns of absolute paths
     try:
-        older = confine_reach(paths, network=policy.network)
+        missing = restrict_access(paths, network=policy.network)
     except OSError as exc:
-        told.unconfined.update(dict.fromkeys(wanted, exc.strerror or str(exc)))
+        report.unconfined.update(dict.fromkeys(wanted, exc.strerror or str(exc)))
         return
-    told.confined.extend(name for name in wanted if name not in older)
-    told.unconfined.update({name: why for name, why in older.items() if name in wanted})
+    report.confined.extend(name for name in wanted if name not in missing)
+    report.unconfined.update({name: why for name, why in missing.items() if name in wanted})
     if policy.writable:
         _move_caches(policy.writable)
 
 
 def _move_caches(writable: tuple[str, ...]) -> None:
-    """Have libraries that would write elsewhere write into the first folder."""
+    """Have libraries that would write elsewhere write to the first folder."""
     for name, default in _CACHES.items():
         path = Path(os.environ.get(name) or default).expanduser().resolve()
         if not any(path.is_relative_to(Path(folder).resolve()) for folder in writable):
@@ -229,11 +226,3 @@ def _move_caches(writable: tuple[str, ...]) -> None:
 def _drop_capabilities() -> None:
     header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
     system_call("capset", header, struct.pack("=6I", _READS_ANY_FILE, _READS_ANY_FILE, 0, 0, 0, 0))
-
-
-def _attempted(do: Callable[[], object]) -> bool:
-    try:
-        do()
-    except (OSError, ValueError):
-        return False
-    return True

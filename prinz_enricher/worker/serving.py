@@ -21,7 +21,7 @@ from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.faults import FrameError, FrameTooLarge, OutputDiffers, WorkerFault
 from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, decode_value
 
-from .sandbox import Confinement, Policy, confine
+from .sandbox import Policy, SandboxReport, confine
 from .trial import OutputsDiffer, UnfitModel, sentence
 
 _LONGEST_REASON = 400
@@ -119,7 +119,7 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float], frame
         from .model import LoadedModel
 
         stage = "confine"
-        told = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else Confinement()
+        told = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else SandboxReport()
         marks.append(time.monotonic())
         stage = "load"
         frames.send(Kind.STEP, {"step": _VERBS[stage]})

@@ -23,9 +23,8 @@ from prinz_enricher.errors import OutputMismatch
 from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.scoring.remote.predictions import answer_reader, decode
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature, output_schema
-from prinz_enricher.worker.batching import RowsExchanged, may_share
-from prinz_enricher.worker.results import OutputReader
-from prinz_enricher.worker.trial import OutputsDiffer, Sample, check_answers
+from prinz_enricher.worker.model_outputs import OutputReader
+from prinz_enricher.worker.trial import OutputsDiffer, RowsExchanged, Sample, check_answers, may_share
 
 PAGE = Path(__file__).parents[2] / "docs" / "answers.md"
 START, END = "<!-- made by tests/worker/answer_matrix.py -->", "<!-- end -->"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import output_schema
-from prinz_enricher.worker.results import OutputReader
+from prinz_enricher.worker.model_outputs import OutputReader
 from tests.worker.answer_matrix import (
     FORMS,
     OUTPUTS,

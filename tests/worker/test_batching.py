@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.worker.batching import RowsExchanged, Sharing, may_share
+from prinz_enricher.worker.trial import RowsExchanged, Sharing, may_share
 
 Rows = Any
 
@@ -211,7 +211,7 @@ def test_a_slow_model_is_tried_with_many_rows_only_where_it_gains(
         most = max(most, batch.num_rows)
         return own(batch)
 
-    monkeypatch.setattr("prinz_enricher.worker.batching.time.monotonic", lambda: now)
+    monkeypatch.setattr("prinz_enricher.worker.trial.time.monotonic", lambda: now)
     sharing = may_share(slow, [rows(1.0, 2.0)], exact=True)
     assert (sharing.shared, sharing.single) == (shared, not shared)
     assert (most < 64) is by_row

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prinz_enricher.worker import blocks
-from prinz_enricher.worker.frame import InputBuilder
+from prinz_enricher.worker import model_inputs
+from prinz_enricher.worker.model_inputs import InputBuilder
 
 TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 
@@ -51,7 +51,7 @@ def way(of: str) -> Iterator[None]:
     """Have frames put together in one of the ways that there are for one pandas or another."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in WAYS[of].items():
-            patch.setattr(blocks, name, value)
+            patch.setattr(model_inputs, name, value)
         yield
 
 

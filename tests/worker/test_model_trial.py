@@ -13,8 +13,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers
-from prinz_enricher.worker.batching import Sharing
-from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel
+from prinz_enricher.worker.trial import OutputsDiffer, Sharing, UnfitModel
 from tests.worker.saved_model import ONE, Save, declared, python_model, signature_of, unsigned
 
 # MLflow warns of what is not ours.

@@ -15,11 +15,9 @@ from sklearn.tree import DecisionTreeRegressor
 
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.blocks import NullDtypes
-from prinz_enricher.worker.frame import InputBuilder
-from prinz_enricher.worker.made_rows import made_batch
 from prinz_enricher.worker.model import LoadedModel
-from prinz_enricher.worker.null_dtypes import choose_null_dtype
+from prinz_enricher.worker.model_inputs import InputBuilder, NullDtypes
+from prinz_enricher.worker.trial import made_batch
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,7 +79,7 @@ def chosen(model: Callable[[Any], None], schema: pa.Schema = SCHEMA) -> InputBui
     builder = InputBuilder(schema, schema.names)
     sample = made_batch(schema)
     assert sample is not None
-    choose_null_dtype(builder, lambda rows: model(builder.build(rows)), [sample], schema)
+    builder.choose_null_dtypes(lambda rows: model(builder.build(rows)), [sample])
     return builder
 
 
@@ -143,9 +141,9 @@ def test_a_choice_is_made_by_rows_that_the_model_takes() -> None:
             raise ValueError
         takes_no_objects(frame)
 
-    choose_null_dtype(builder, predict, [bad], schema)
+    builder.choose_null_dtypes(predict, [bad])
     assert builder.null_dtypes == NullDtypes()
-    choose_null_dtype(builder, predict, [bad, good.select(["x"]), good], schema)
+    builder.choose_null_dtypes(predict, [bad, good.select(["x"]), good])
     assert builder.null_dtypes == NullDtypes("nullable", "nullable")
 
 

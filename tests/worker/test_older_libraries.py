@@ -19,8 +19,8 @@ from sklearn.linear_model import ElasticNet
 import prinz_enricher.worker
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.frame import InputBuilder
 from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.model_inputs import InputBuilder
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

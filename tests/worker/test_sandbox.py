@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 CONFINE = """
 import errno, json, os, sys
 sys.path.insert(0, sys.argv[1])
-from prinz_enricher.worker import kernel, landlock, sandbox, seccomp
+from prinz_enricher.worker import kernel, sandbox
 
 
 def lacking(error):
@@ -97,7 +97,7 @@ def test_a_policy_of_another_form_is_refused(written: object) -> None:
 def test_a_system_without_landlock_tells_what_is_not_in_force() -> None:
     """All that it would do, and no more."""
     in_force, missing, _ = confined(
-        {"network": False, "writable": ["/"]}, "sandbox.confine_reach = lacking(errno.EOPNOTSUPP)"
+        {"network": False, "writable": ["/"]}, "sandbox.restrict_access = lacking(errno.EOPNOTSUPP)"
     )
     assert missing == dict.fromkeys(["files", "processes", "signals", "sockets"], os.strerror(95))
     assert in_force == ["threads", "privileges", "calls", "network"]
@@ -111,7 +111,7 @@ try:
 except OSError as exc:
     found = exc.errno
 """
-    in_force, missing, found = confined({"writable": []}, "landlock.version = lambda: 2", write)
+    in_force, missing, found = confined({"writable": []}, "kernel.landlock_version = lambda: 2", write)
     assert missing.keys() == {"signals", "sockets"}
     assert {"files", "processes"} <= set(in_force)
     assert found == errno.EACCES
@@ -119,7 +119,7 @@ except OSError as exc:
 
 def test_without_a_filter_the_network_is_left_by_a_namespace() -> None:
     """Where that may not be either, it is told."""
-    in_force, missing, found = confined({"network": False}, "sandbox.confine_calls = lacking(errno.EINVAL)", TRY_SOCKET)
+    in_force, missing, found = confined({"network": False}, "sandbox.filter_calls = lacking(errno.EINVAL)", TRY_SOCKET)
     assert missing.pop("calls") == os.strerror(22)
     if "network" in in_force:
         assert not missing
@@ -128,7 +128,7 @@ def test_without_a_filter_the_network_is_left_by_a_namespace() -> None:
         assert missing.keys() == {"network"}
     in_force, missing, _ = confined(
         {"network": False},
-        "sandbox.confine_calls = lacking(errno.EINVAL); sandbox.unshare = lacking(errno.EPERM)",
+        "sandbox.filter_calls = lacking(errno.EINVAL); sandbox.system_call = lacking(errno.EPERM)",
     )
     assert "network" not in in_force
     assert missing["network"] == os.strerror(1)

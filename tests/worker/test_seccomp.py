@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from prinz_enricher.worker.kernel import NotSupported, number_of
-from prinz_enricher.worker.seccomp import DENIED, IGNORED, program
+from prinz_enricher.worker.kernel import DENIED, IGNORED, NotSupported, filter_program, number_of
 
 PID = 4321
 ALLOWED = 0
@@ -37,7 +36,7 @@ def outcome(
 ) -> int:
     """Tell the error of a system call; ALLOWED where it passes, NOTHING where it does nothing and says it did."""
     data = {0: number, 4: ARCHITECTURES[machine] if architecture is None else architecture, 16: first & 0xFFFFFFFF}
-    lines = program(PID, network=network)
+    lines = filter_program(PID, network=network)
     at = held = 0
     while True:
         code, holds, fails, value = lines[at]
@@ -111,4 +110,4 @@ def test_a_machine_whose_calls_are_not_known_is_told(name: str, monkeypatch: pyt
     """A wrong number would refuse, or allow, another call."""
     monkeypatch.setattr(platform, "machine", lambda: name)
     with pytest.raises(NotSupported):
-        program(PID, network=False)
+        filter_program(PID, network=False)

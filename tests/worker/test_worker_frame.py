@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, read_signature
-from prinz_enricher.worker.frame import InputBuilder
+from prinz_enricher.worker.model_inputs import InputBuilder
 
 # MLflow's import warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

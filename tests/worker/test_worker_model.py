@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import output_schema
 from prinz_enricher.signature.mlflow_json import with_outputs
-from prinz_enricher.worker.forms import Form
+from prinz_enricher.worker.example import InputForm
 from prinz_enricher.worker.model import LoadedModel
 from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel
 from tests.worker.saved_model import ONE, Save, declared, python_model, signature_of, unsigned
@@ -169,7 +169,7 @@ def test_a_model_that_answers_a_frame_alike_gets_the_frame(save: Save) -> None:
     model = python_model(lambda data, _: (pd.DataFrame(data).iloc[:, 0] * 2).tolist())
     saved = save("pyfunc", model, signature=signature_of([1.0, 2.0], [2.0, 4.0]), input_example=[1.0, 2.0])
     saved.loaded.warm()
-    assert saved.loaded._form is Form.FRAME
+    assert saved.loaded._form is InputForm.FRAME
     assert saved.score([3.0]) == [6.0]
 
 

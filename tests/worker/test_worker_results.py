@@ -18,7 +18,7 @@ from scipy import sparse  # type: ignore[import-untyped] # has no stubs
 
 from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import Field, ListOf, Record, Scalar, ScalarKind, arrow_field
-from prinz_enricher.worker.results import OutputReader
+from prinz_enricher.worker.model_outputs import OutputReader
 
 DOUBLE = pa.field("output_0", pa.float64(), nullable=False)
 INTEGER = pa.field("output_0", pa.int32(), nullable=False)

@@ -1,7 +1,7 @@
 """One declared output, read from the values of JSON: each unchanged, or refused.
 
-The decision is that of a worker of our own (`prinz_enricher.worker.outputs`), as far as JSON tells what the model gave.
-It has no binary, which is base64 text, and no instants, which are ISO-8601 text.
+The decision is that of a worker of our own (`prinz_enricher.worker.model_outputs`), as far as JSON tells what the model
+gave. It has no binary, which is base64 text, and no instants, which are ISO-8601 text.
 """
 
 from __future__ import annotations

@@ -36,9 +36,17 @@ from prinz_enricher.scoring.remote.predictions import (
 from prinz_enricher.scoring.remote.request_body import Form, choose, encode, row_bytes
 from prinz_enricher.scoring.worker import Loaded, LoadFailed, OutputsObserved, ServerAway, WorkerDied
 from prinz_enricher.signature import input_schema
-from prinz_enricher.worker.batching import RowsExchanged, Score, Sharing, may_share
-from prinz_enricher.worker.made_rows import made_batch
-from prinz_enricher.worker.trial import OutputsDiffer, Sample, UnfitModel, check_answers
+from prinz_enricher.worker.trial import (
+    OutputsDiffer,
+    RowsExchanged,
+    Sample,
+    Score,
+    Sharing,
+    UnfitModel,
+    check_answers,
+    made_batch,
+    may_share,
+)
 
 _MOST_PARAMS = 64
 """Sets of parameters for which it is remembered which rows may be in one request."""

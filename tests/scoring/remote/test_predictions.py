@@ -26,7 +26,7 @@ from prinz_enricher.signature import (
     Tensor,
     output_schema,
 )
-from prinz_enricher.worker.results import OutputReader
+from prinz_enricher.worker.model_outputs import OutputReader
 from tests.batch.batch_strategies import fields_of, jsons, types
 from tests.scoring.remote.reading import (
     BOOLEAN,

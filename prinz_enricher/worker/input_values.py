@@ -1,6 +1,6 @@
 """Arrow columns as the Python values that MLflow's own schema enforcement would hand to a model.
 
-MLflow gives lists for arrays (of numbers that Python has: float64 and int64; numpy arrays for float32 and int32, which
+MLflow passes lists for arrays (of numbers that Python has: float64 and int64; numpy arrays for float32 and int32, which
 would be refused as lists), dicts of numpy scalars for objects, and dicts for maps.
 """
 
@@ -19,16 +19,17 @@ from prinz_enricher.ipc.faults import InvalidRows
 
 from .fields import is_any, is_nested, is_optional
 
-NANOSECONDS = np.dtype("datetime64[ns]")
-
 _ABSENT = object()
 """The value of a property that an object lacks."""
 
 _AS_NDARRAY = (pa.float32(), pa.int32())
 
+# pandas 3 reads text into a dtype of its own, with NaN for nulls; pandas 2 into objects.
+_TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
+
 
 def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
-    """Give the values of a column, one for each row, None for nulls.
+    """Return the values of a column, one for each row, None for nulls.
 
     Args:
         column: Of any type of a signature but tensors.
@@ -43,14 +44,21 @@ def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
     if pa.types.is_struct(kind):
         return _records(column, kind)
     if pa.types.is_map(kind):
-        return _split(column, column.keys, column.items, kind.item_field)
+        return _maps(column, kind.item_field)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _lists(column, kind.value_field)
-    return _scalars(column, kind)
+    if pa.types.is_timestamp(kind):
+        return [None if value is pd.NaT else value for value in pd.Series(datetimes(column))]
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        return values
+    # As MLflow's enforcement leaves them in objects and maps.
+    scalar = np.dtype(kind.to_pandas_dtype()).type
+    return [None if value is None else scalar(value) for value in values]
 
 
 def datetimes(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """Give timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls.
+    """Return timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls.
 
     Raises:
         InvalidRows: A time before 1677 or after 2262, which has no such form.
@@ -62,28 +70,15 @@ def datetimes(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
     return np.asarray(column)
 
 
-def _scalars(column: pa.Array, kind: pa.DataType) -> list[Any]:
-    """Give scalars as MLflow's enforcement leaves them in objects and maps: numpy scalars, or text and bytes."""
-    if pa.types.is_timestamp(kind):
-        return [None if value is pd.NaT else value for value in pd.Series(datetimes(column))]
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        texts: list[Any] = column.to_pylist()
-        return texts
-    dtype = np.dtype(kind.to_pandas_dtype()).type
-    return [None if value is None else dtype(value) for value in column.to_pylist()]
-
-
 def _records(column: pa.Array, kind: pa.DataType) -> list[Any]:
     names = [child.name for child in kind]
-    # `flatten` puts the nulls of the struct into its children, and minds slices.
+    # `flatten` puts the nulls of the struct into its children, and respects slices.
     children = [_property(child, kind.field(i)) for i, child in enumerate(column.flatten())]
     rows: list[Any] = [
         {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
         for values in zip(*children, strict=True)
     ]
-    if not children:
-        rows = [{} for _ in range(len(column))]
-    return _with_nulls(column, rows)
+    return _with_nulls(column, rows if children else [{} for _ in range(len(column))])
 
 
 def _property(column: pa.Array, field: pa.Field) -> list[Any]:
@@ -93,12 +88,13 @@ def _property(column: pa.Array, field: pa.Field) -> list[Any]:
     return [value if there else _ABSENT for value, there in zip(values, column.is_valid().to_pylist(), strict=True)]
 
 
-def _split(column: pa.Array, keys: pa.Array, items: pa.Array, item_field: pa.Field) -> list[Any]:
-    offsets = column.offsets.to_pylist()
-    names = keys.to_pylist()
-    values = column_values(items, item_field)
+def _maps(column: pa.Array, item_field: pa.Field) -> list[Any]:
     # The children of a sliced map keep all their values, and its offsets are places in them.
-    rows: list[Any] = [dict(zip(names[start:end], values[start:end], strict=True)) for start, end in pairwise(offsets)]
+    names, values = column.keys.to_pylist(), column_values(column.items, item_field)
+    rows: list[Any] = [
+        dict(zip(names[start:end], values[start:end], strict=True))
+        for start, end in pairwise(column.offsets.to_pylist())
+    ]
     return _with_nulls(column, rows)
 
 
@@ -129,7 +125,7 @@ def _with_nulls(column: pa.Array, rows: list[Any]) -> list[Any]:
 
 
 def json_column(values: list[Any]) -> Any:
-    """Give parsed JSON values as a column of the plainest dtype that holds each of them unchanged.
+    """Return parsed JSON values as a column of the plainest dtype that holds each of them unchanged.
 
     A model without a signature expects what pandas makes of plain values; what pandas would change stays an object.
     """
@@ -138,30 +134,23 @@ def json_column(values: list[Any]) -> Any:
         return np.array(values, dtype=bool)
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
         return np.array(values, dtype=np.int64)
-    if kinds <= {int, float, type(None)} and float in kinds and all(_is_double(value) for value in values):
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    if kinds <= {str, type(None)} and str in kinds:
+    if kinds <= {int, float, type(None)} and float in kinds:
+        if all(not isinstance(value, int) or abs(value) <= 2**53 for value in values):
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    elif kinds <= {str, type(None)} and str in kinds:
         return text_column(values)
-    return objects(values)
+    return object_column(values)
 
 
 def text_column(values: Sequence[Any]) -> Any:
-    """Give text as pandas itself would hold it."""
+    """Return text as pandas itself would hold it."""
     return pd.Series(values, dtype=_TEXT)
 
 
-def objects(values: list[Any]) -> Any:
-    """Give values of any kind as a column of Python objects."""
+def object_column(values: list[Any]) -> Any:
+    """Return values of any kind as a column of Python objects."""
     held = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         held[i] = value
-    # A Series of objects stays one; from a bare array pandas would guess.
+    # A Series of objects stays one; of a bare array pandas would guess the dtype.
     return pd.Series(held, dtype=object)
-
-
-def _is_double(value: object) -> bool:
-    return not isinstance(value, int) or abs(value) <= 2**53
-
-
-# pandas 3 reads text into a dtype of its own, with NaN for nulls; pandas 2 into objects.
-_TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object

@@ -1,0 +1,372 @@
+"""Record batches as what a model takes: a DataFrame with the exact dtypes of its signature, or numpy arrays.
+
+A DataFrame is made of blocks, which is what pandas itself keeps columns of one dtype in, so that hundreds of columns
+cost little more than one. A block is an ndarray of shape (columns, rows), or a list with an array of pandas' own for
+each column where pandas has no block of its dtype: text in pandas 3, and integers with NA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from prinz_enricher.ipc.faults import InvalidRows
+
+from .fields import JSON, TensorType, is_any, is_nested, tensor_type
+from .input_values import column_values, datetimes, json_column, object_column, text_column
+
+try:
+    # Since pandas 3, for blocks that are known to be complete: what pandas checks of columns costs more than all else.
+    from pandas.api.internals import create_dataframe_from_blocks  # type: ignore[import-not-found]
+except ImportError:
+    create_dataframe_from_blocks = None
+
+Block = Any
+"""An ndarray of shape (columns, rows), or a list of pandas' arrays."""
+
+_WIDE = 32
+"""Columns from which putting blocks together and in order costs older pandas less than a column at a time does."""
+
+_FEW_ROWS = 1000
+"""Rows up to which it does: their values are copied once more."""
+
+_ONE_COPY = int(pa.__version__.partition(".")[0]) >= 17
+"""Whether this Arrow puts columns into one array itself, which costs a seventh."""
+
+
+class NullDtypes(NamedTuple):
+    """The dtypes of columns with nulls: `object` (None), `nullable` (pandas' own dtypes, with NA) or `float64` (NaN).
+
+    numpy has none for booleans and integers. MLflow's enforcement leaves booleans as objects, and integers in pandas'
+    own dtypes; some flavours refuse one or the other (XGBoost takes no objects). What pandas reads integers with gaps
+    as, and many models were trained with, are doubles with NaN.
+
+    Attributes:
+        boolean: Of booleans; by default as MLflow has it.
+        integer: Of integers; `nullable` or `float64`.
+    """
+
+    boolean: str = "object"
+    integer: str = "nullable"
+
+
+_NULL_DTYPES = [
+    NullDtypes(boolean, integer) for integer in ("nullable", "float64") for boolean in ("object", "nullable", "float64")
+]
+"""MLflow's own first, and integers as doubles last: those are exact up to 2^53 alone."""
+
+
+class InputBuilder:
+    """Builds a model's input from record batches of one input schema.
+
+    Attributes:
+        null_dtypes: Of columns with nulls; `choose_null_dtypes` sets them.
+    """
+
+    def __init__(self, schema: pa.Schema, names: Sequence[str | int] | None, *, declared: bool = True) -> None:
+        """Prepare for a schema.
+
+        Args:
+            schema: Of every column that a batch can have, in the signature's order.
+            names: The columns' names as the model knows them: text or integers; None where they have none.
+            declared: False where the model has no input signature: then each column holds JSON, under any name.
+        """
+        self.null_dtypes = NullDtypes()
+        self._declared = declared
+        self._fields = {field.name: field for field in schema}
+        self._names: dict[str, str | int] = dict(
+            zip(schema.names, range(len(schema)) if names is None else names, strict=True)
+        )
+        self._unnamed = names is None
+        self._tensors = {field.name: kind for field in schema if (kind := tensor_type(field)) is not None}
+        # Of the last batch: its columns' names, the frame's, and the places of columns that are read together.
+        self._last_names: list[str] | None = None
+        self._index: Any = None
+        self._alike: list[tuple[pa.Field, list[int]]] = []
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether the model takes numpy arrays."""
+        return bool(self._tensors)
+
+    def build(self, batch: pa.RecordBatch) -> Any:
+        """Build the input for one call.
+
+        Args:
+            batch: One or more rows; columns of the schema, absent optional ones left out.
+
+        Returns:
+            A DataFrame of as many rows; for tensors an ndarray, or a dict of them by name.
+
+        Raises:
+            InvalidRows: A value that the model's libraries can't hold.
+        """
+        if not self._declared:
+            columns = zip(batch.schema.names, batch.columns, strict=True)
+            return pd.DataFrame({name: json_column(column_values(column, JSON)) for name, column in columns})
+        if not self._tensors:
+            return self._frame(batch)
+        arrays = {
+            self._names[field.name]: _tensor(column, self._tensors[field.name])
+            for field, column in zip(batch.schema, batch.columns, strict=True)
+        }
+        return next(iter(arrays.values())) if self._unnamed else arrays
+
+    def array(self, batch: pa.RecordBatch) -> Any:
+        """Return the array under the frame of a batch, where all of its columns are floats of one type; nulls are NaN.
+
+        Returns:
+            An ndarray of shape (rows, columns) and the columns' dtype, laid out in memory as in the frame.
+        """
+        if _ONE_COPY:
+            return batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
+        block = np.empty((batch.num_columns, batch.num_rows), dtype=batch.column(0).type.to_pandas_dtype())
+        for i, column in enumerate(batch.columns):
+            block[i] = column.to_numpy(zero_copy_only=False)
+        return block.T
+
+    def values(self, batch: pa.RecordBatch) -> list[Any]:
+        """Return the values of the one column of a model with type hints, for which MLflow has pandas guess nothing."""
+        [field] = self._fields.values()
+        if is_any(field):
+            return column_values(batch.column(0), field)
+        values: list[Any] = self.build(batch).iloc[:, 0].tolist()
+        return values
+
+    def check_guesses(self, frame: Any) -> None:
+        """Refuse what MLflow's enforcement would round: it has pandas guess the dtype of columns of any type.
+
+        Args:
+            frame: What `build` returned.
+
+        Raises:
+            InvalidRows: A whole number that a double can't hold is beside fractions or nulls.
+        """
+        for field in self._fields.values():
+            name = self._names[field.name]
+            if self._declared and is_any(field) and name in frame.columns and frame[name].dtype == object:
+                values = frame[name].tolist()
+                if pd.Series(values).dtype == float and any(
+                    isinstance(one, int) and float(one) != one for one in values
+                ):
+                    raise InvalidRows("a whole number beyond 2^53 is beside fractions or nulls, and would be rounded")
+
+    def choose_null_dtypes(self, predict: Callable[[pa.RecordBatch], Any], samples: Sequence[pa.RecordBatch]) -> None:
+        """Set the first dtypes of columns with nulls that a model accepts; MLflow's own where it accepts none.
+
+        Args:
+            predict: Has the model predict rows that this builder builds; raises what the model raises.
+            samples: Rows to try, the best first.
+        """
+        optional = [field for field in self._fields.values() if field.nullable and field.metadata is None]
+        booleans = [field.name for field in optional if pa.types.is_boolean(field.type)]
+        integers = [field.name for field in optional if pa.types.is_integer(field.type)]
+        candidates = [
+            one
+            for one in _NULL_DTYPES
+            if (booleans or one.boolean == NullDtypes().boolean) and (integers or one.integer == NullDtypes().integer)
+        ]
+        if len(candidates) == 1:
+            return
+
+        def accepts(rows: pa.RecordBatch) -> bool:
+            try:
+                predict(rows)
+            except Exception:  # noqa: BLE001 - a model raises what it likes
+                return False
+            return True
+
+        for sample in samples:
+            if not {*booleans, *integers} <= {*sample.schema.names} or not accepts(sample):
+                continue
+            columns = [
+                pa.array([None, *column.to_pylist()[1:]], column.type) if name in (*booleans, *integers) else column
+                for name, column in zip(sample.schema.names, sample.columns, strict=True)
+            ]
+            rows = pa.RecordBatch.from_arrays(columns, schema=sample.schema)
+            for self.null_dtypes in candidates:
+                if accepts(rows) and accepts(rows.slice(0, 1)):
+                    return
+            self.null_dtypes = NullDtypes()
+            return
+
+    def _frame(self, batch: pa.RecordBatch) -> Any:
+        names = batch.schema.names
+        if names != self._last_names:
+            self._index = pd.RangeIndex(len(names)) if self._unnamed else pd.Index([self._names[one] for one in names])
+            self._alike = _alike([self._fields[name] for name in names])
+            self._last_names = names
+        blocks: list[tuple[list[int], Block]] = []
+        for field, places in self._alike:
+            if pa.types.is_floating(field.type):
+                of_floats = batch if len(places) == len(names) else batch.select(places)
+                blocks.append((places, self.array(of_floats).T))
+                continue
+            columns = {place: batch.column(place) for place in places}
+            with_nulls = {place for place, column in columns.items() if column.null_count}
+            for some in ([place for place in places if place not in with_nulls], sorted(with_nulls)):
+                if some:
+                    block = _block([columns[place] for place in some], field, batch.num_rows, self.null_dtypes)
+                    blocks.append((some, block))
+        return _frame_of(blocks, batch.num_rows, self._index)
+
+
+def _alike(fields: Sequence[pa.Field]) -> list[tuple[pa.Field, list[int]]]:
+    """Return the places of fields that can be read together, with the first of them."""
+    alike: dict[object, tuple[pa.Field, list[int]]] = {}
+    for place, field in enumerate(fields):
+        # The type alone does not tell what nested values hold.
+        key = place if is_nested(field.type) else (field.type, is_any(field))
+        alike.setdefault(key, (field, []))[1].append(place)
+    return list(alike.values())
+
+
+# Blocks of a frame.
+
+
+def _block(columns: Sequence[pa.Array], field: pa.Field, rows: int, null_dtypes: NullDtypes) -> Block:
+    """Return columns of one type but floats, with nulls all of them or none, with the dtype that MLflow would give.
+
+    The model may write to the block, as many do; the memory of a batch can't be written.
+    """
+    kind = field.type
+    if is_any(field):
+        # MLflow has pandas guess the dtype of such a column, and so its models see numbers, not objects.
+        return [_bare(json_column(column_values(column, field))) for column in columns]
+    if is_nested(kind):
+        return [_bare(object_column(column_values(column, field))) for column in columns]
+    together = pa.chunked_array(columns)
+    if together.null_count and (pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
+        dtype = null_dtypes.boolean if pa.types.is_boolean(kind) else null_dtypes.integer
+        if dtype == "float64":
+            return _doubles(together).reshape(-1, rows)
+        if dtype == "nullable":
+            # Such as Int64: a float would change what is above 2^53.
+            blank = together.fill_null(pa.scalar(0).cast(kind))
+            values, nulls = (_writable(one.to_numpy()).reshape(-1, rows) for one in (blank, together.is_null()))
+            array = pd.arrays.BooleanArray if pa.types.is_boolean(kind) else pd.arrays.IntegerArray
+            return [array(*one) for one in zip(values, nulls, strict=True)]
+    if pa.types.is_string(kind):
+        texts = _bare(text_column(together.to_numpy()))
+        if not isinstance(texts, np.ndarray):
+            return [texts[start : start + rows] for start in range(0, len(texts), rows)]
+        return texts.reshape(-1, rows)
+    values = datetimes(together) if pa.types.is_timestamp(kind) else together.to_numpy()
+    return _writable(values).reshape(-1, rows)
+
+
+def _doubles(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    try:
+        return _writable(column.cast(pa.float64()).to_numpy())
+    except pa.ArrowInvalid as exc:
+        raise InvalidRows(
+            "a whole number beyond 2^53 is in a column with nulls, which this model takes as doubles alone"
+        ) from exc
+
+
+def _bare(column: Any) -> Any:
+    """Return a Series as what holds its values; an array as it is."""
+    if not isinstance(column, pd.Series):
+        return column
+    # pandas lends out what a Series has, for reading alone.
+    return column.to_numpy(copy=True) if isinstance(column.dtype, np.dtype) else column.array
+
+
+def _writable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array if array.flags.writeable else array.copy()
+
+
+def _frame_of(blocks: Sequence[tuple[Sequence[int], Block]], rows: int, names: Any) -> Any:
+    """Put blocks, each with its columns' places in ascending order, into a frame that uses their memory."""
+    if create_dataframe_from_blocks is not None and blocks:
+        placed = []
+        for places, block in blocks:
+            if isinstance(block, np.ndarray):
+                placed.append((block, np.array(places)))
+                continue
+            for place, column in zip(places, block, strict=True):
+                placed.append((column[None] if isinstance(column, np.ndarray) else column, np.array([place])))
+        return create_dataframe_from_blocks(placed, pd.RangeIndex(rows), names)
+    if len(blocks) == 1:
+        frame = _part(blocks[0][1])
+    elif len(names) >= _WIDE and rows <= _FEW_ROWS:
+        order = np.argsort([place for places, _ in blocks for place in places])
+        frame = pd.concat([_part(block) for _, block in blocks], axis=1).take(order, axis=1)
+    else:
+        columns = {place: column for places, block in blocks for place, column in zip(places, block, strict=True)}
+        frame = _part([columns[place] for place in range(len(names))])
+    frame.columns = names
+    return frame
+
+
+def _part(block: Block) -> Any:
+    """Return a block as a frame of its own."""
+    if isinstance(block, np.ndarray):
+        # Of objects pandas would guess another dtype.
+        return pd.DataFrame(block.T, dtype=block.dtype, copy=False)
+    columns = [pd.Series(column, dtype=object) if column.dtype == object else column for column in block]
+    return pd.DataFrame(dict(enumerate(columns)), copy=False)
+
+
+# Tensors.
+
+_UNEVEN = "a row of a tensor has lists of several lengths, which no array can hold"
+
+
+def _tensor(column: pa.Array, kind: TensorType) -> Any:
+    """Return a column as an array of its tensor's dtype and shape."""
+    dtype = np.dtype(kind.dtype)
+    flat = column
+    fixed = True
+    while is_nested(flat.type):
+        fixed = fixed and pa.types.is_fixed_size_list(flat.type)
+        if flat.null_count:
+            raise InvalidRows("a null is in a tensor")
+        flat = flat.flatten()
+    if flat.null_count and not (pa.types.is_floating(flat.type) or pa.types.is_string(flat.type)):
+        raise InvalidRows("a null is in a tensor")
+    if not fixed:
+        return _any_size_tensor(column, dtype)
+    if dtype.kind in "UOS":
+        array = _text_array(flat.to_pylist(), dtype)
+    else:
+        array = _writable(flat.to_numpy(zero_copy_only=False))
+        if array.dtype != dtype:
+            held, array = array, array.astype(dtype)
+            if not np.array_equal(array.astype(held.dtype), held, equal_nan=held.dtype.kind in "fM"):
+                raise InvalidRows(f"a value does not fit the tensor's dtype {kind.dtype}")
+    return array.reshape((len(column), *kind.shape[1:]))
+
+
+def _any_size_tensor(column: pa.Array, dtype: Any) -> Any:
+    """Return rows of any size as one array where they are of one size, else as an array of arrays, as MLflow wants."""
+    rows = []
+    for row in column.to_pylist():
+        try:
+            rows.append(_text_array(row, dtype) if dtype.kind in "UOS" else np.array(row, dtype=dtype))
+        except ValueError as exc:
+            raise InvalidRows(_UNEVEN) from exc
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    for i, row in enumerate(rows):
+        ragged[i] = row
+    return ragged
+
+
+def _text_array(values: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """Return texts or bytes, in lists or not, as an array that holds each unchanged."""
+    held = np.array(values, dtype=object)
+    array = held.astype(dtype)
+    if (array.astype(object) == held).all():
+        return array
+    if not all(value is None or isinstance(value, str | bytes) for value in held.flat):
+        raise InvalidRows(_UNEVEN)
+    if any(value is None for value in held.flat):
+        # As text a null would be the word None.
+        return held
+    raise InvalidRows("a text of a tensor ends with a NUL, which numpy's arrays drop")
