@@ -16,25 +16,19 @@ import pyarrow as pa
 from .faults import FrameError
 from .frames import Frame
 
+# An Arrow IPC message has its buffers at multiples of this from its start.
 _ALIGNMENT = 8
-"""An Arrow IPC message has its buffers at multiples of this from its start."""
-
+# What a message begins with: -1, and the length of its metadata.
 _PREFIX = struct.Struct("<iI")
-"""What a message begins with: -1, and the length of its metadata."""
-
 _DOUBLE = 8
-
+# Bytes of a batch from which copying it costs more than handing over each of its buffers.
 _LARGE = 256 * 1024
-"""Bytes of a batch from which copying it costs more than handing over each of its buffers."""
-
+# Bytes of a column, on average, up to which copying it costs less than that.
 _SMALL_COLUMN = 4 * 1024
-"""Bytes of a column, on average, up to which copying it costs less than that."""
-
+# Numbers of rows that are remembered of a schema.
 _MOST_SHAPES = 512
-"""Numbers of rows that are remembered of a schema."""
-
+# Bytes of metadata that are remembered of a schema: those of thousands of columns have some 100 KB each.
 _MOST_BYTES = 2 << 20
-"""Bytes of metadata that are remembered of a schema: those of thousands of columns have some 100 KB each."""
 
 
 def has_at_most(batch: pa.RecordBatch, size: int) -> bool:
@@ -58,7 +52,7 @@ class _Parts(list[pa.Buffer | bytes]):
         return len(part)
 
     def flush(self) -> None:
-        """Do nothing, as pyarrow calls it."""
+        """Do nothing: pyarrow calls it."""
 
 
 class BatchWriter:
@@ -88,12 +82,7 @@ class BatchWriter:
         return [head, bytes(-head.size % _ALIGNMENT), *message], head.size
 
     def parts_of_doubles(self, values: Any, schema: pa.Schema) -> tuple[list[pa.Buffer | bytes], int]:
-        """Return a batch as `parts` does, by its only column.
-
-        Args:
-            values: An ndarray of doubles of one dimension.
-            schema: Of the batch: one column of doubles.
-        """
+        """Return a batch as `parts` does, by an ndarray that is its only column, and its schema."""
         if self._doubles is schema and 0 < values.nbytes <= _LARGE:
             return [(self._heads.get(len(values)) or self._head(len(values))) + values.tobytes()], 0
         parts = self.parts(pa.RecordBatch.from_arrays([pa.array(values, pa.float64())], schema=schema))
@@ -133,10 +122,9 @@ class BatchReader:
         self._shapes_size = 0
 
     def array(self, frame: Frame) -> Any:
-        """Read the batch of a frame as an array where it has only doubles, in the shape of one that was read before.
+        """Read a batch of doubles, in the shape of one that was read before; None for any other, which `read` reads.
 
-        Returns:
-            A new array of shape (rows, columns), each column contiguous; None for any other batch, which `read` reads.
+        The array is new, of shape (rows, columns), each column contiguous.
         """
         found = None if frame.schema_size else self._known_shape(frame.body)
         if found is None:
@@ -145,11 +133,7 @@ class BatchReader:
         return np.frombuffer(frame.body, np.float64, offset=start).reshape(shape).copy().T
 
     def read(self, frame: Frame) -> pa.RecordBatch:
-        """Read the batch of a frame.
-
-        Raises:
-            FrameError: The body holds no record batch, or its schema was never sent.
-        """
+        """Read the batch of a frame; raises FrameError where it has none, or its schema was never sent."""
         start = frame.schema_size + (-frame.schema_size % _ALIGNMENT)
         try:
             if frame.schema_size:

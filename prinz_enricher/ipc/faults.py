@@ -1,7 +1,5 @@
 """Errors between a front and a worker: invalid frames, and the reasons why a worker could not score."""
 
-from __future__ import annotations
-
 
 class FrameError(Exception):
     """The other side sent something that is not a frame, or stopped in the middle of one."""

@@ -31,19 +31,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from .faults import FrameError, FrameTooLarge
-from .shared_memory import (
-    MOST_PARTS,
-    ONE_DESCRIPTOR,
-    SHARED_FROM,
-    descriptors_in,
-    mapped_memory,
-    sealed_memory,
-    skip_bytes,
-)
+from .shared_memory import MOST_PARTS, ONE_DESCRIPTOR, SHARED_FROM, descriptors_in, mapped_memory, sealed_memory, skip
 
-MAGIC = b"PRZ1"
+# Magic, kind, 1 for a body in shared memory, id, lengths of meta, of the schema in the body, and of the body.
 _HEADER = struct.Struct("<4sBB2xQIIQ")
-"""Magic, kind, 1 for a body in shared memory, id, lengths of meta, of the schema in the body, and of the body."""
+_MAGIC = b"PRZ1"
 
 # As plain integers: with Python's own flags each of these takes longer than the call that they are for.
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
@@ -72,20 +64,15 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 
 class Frame(NamedTuple):
-    """One frame as it was received.
-
-    Attributes:
-        kind: What it says.
-        id: The id of its job; 0 for none.
-        meta: Its JSON object.
-        body: Its bytes, in memory that nobody else writes to.
-        schema_size: How many bytes at the start of the body are an Arrow schema.
-    """
+    """One frame as it was received."""
 
     kind: Kind
+    # Of its job; 0 for none.
     id: int
     meta: dict[str, object]
+    # In memory that nobody else writes to.
     body: pa.Buffer
+    # Bytes at the start of the body that are an Arrow schema.
     schema_size: int = 0
 
 
@@ -104,10 +91,10 @@ class FrameSocket:
         max_body: int = 2 << 30,
         before_read: Callable[[], None] | None = None,
     ) -> None:
-        """Take over a socket.
+        """Take over a connected, blocking socket.
 
         Args:
-            sock: A connected, blocking stream socket.
+            sock: The socket.
             max_meta: Bytes of the largest meta that is sent or accepted; more is an error before anything is allocated.
             max_body: The same of a body.
             before_read: Called before each read that may block; may raise to stop waiting.
@@ -131,18 +118,10 @@ class FrameSocket:
         schema_size: int = 0,
         small_only: bool = False,
     ) -> bool:
-        """Send one frame.
-
-        Args:
-            kind: What it says.
-            meta: A JSON object.
-            id: The id of its job.
-            body: Parts that together are the body.
-            schema_size: How many bytes at the start of the body are an Arrow schema.
-            small_only: Whether to send nothing where that would wait for the other side to read.
+        """Send one frame, whose body is given in parts.
 
         Returns:
-            Whether it was sent.
+            Whether it was sent: with `small_only` it is not where that would wait for the other side to read.
 
         Raises:
             FrameTooLarge: The frame exceeds the limits; nothing was sent.
@@ -161,7 +140,7 @@ class FrameSocket:
             return False
         if not reads and size >= SHARED_FROM and (descriptor := sealed_memory(views, size)) is not None:
             try:
-                self._send_all([_HEADER.pack(MAGIC, kind, 1, *sizes), text], descriptor)
+                self._send_all([_HEADER.pack(_MAGIC, kind, 1, *sizes), text], descriptor)
                 self._sent += 1
             except OSError as exc:
                 # This user has too many descriptors in transit. It is raised before any byte is sent.
@@ -173,7 +152,7 @@ class FrameSocket:
                 os.close(descriptor)
         if size > room:
             return False
-        self._send_all([_HEADER.pack(MAGIC, kind, 0, *sizes), text, *views])
+        self._send_all([_HEADER.pack(_MAGIC, kind, 0, *sizes), text, *views])
         self._sent += 1
         return True
 
@@ -181,15 +160,12 @@ class FrameSocket:
         views = [memoryview(part) for part in parts]
         control = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))]
         while views:
-            skip_bytes(views, self._sock.sendmsg(views[:MOST_PARTS], control, _NOSIGNAL))
+            skip(views, self._sock.sendmsg(views[:MOST_PARTS], control, _NOSIGNAL))
             # It went with the first bytes, however few these were.
             control = []
 
     def receive(self) -> Frame | None:
-        """Wait for the next frame.
-
-        Returns:
-            The frame, or None where the other side has closed between two frames.
+        """Wait for the next frame; None where the other side has closed between two frames.
 
         Raises:
             FrameError: What came is not a frame, exceeds the limits, or ended too early.
@@ -207,7 +183,7 @@ class FrameSocket:
         if not self._fill([memoryview(self._header)], came):
             return None
         magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
-        if magic != MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
+        if magic != _MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
             raise FrameError("what came is no frame")
         if meta_size > self._max_meta or size > self._max_body or schema_size > size:
             raise FrameError("a frame's lengths are beyond the limits")
@@ -233,10 +209,9 @@ class FrameSocket:
         return Frame(known, id_, meta, body, schema_size)
 
     def _fill(self, views: list[memoryview], came: list[int] | None = None) -> bool:
-        """Fill buffers, and collect in `came` the descriptors received with them; None where none may come.
+        """Fill buffers, and collect in `came` the descriptors received with them, where any may come.
 
-        Returns:
-            False where the stream ended before its first byte, and descriptors were allowed.
+        Returns False where the stream ended before its first byte, and descriptors were allowed.
         """
         begun = False
         control = 0 if came is None else ONE_DESCRIPTOR
@@ -259,7 +234,7 @@ class FrameSocket:
                     return False
                 raise FrameError("the stream ended in the middle of a frame")
             begun = True
-            skip_bytes(views, got)
+            skip(views, got)
         return True
 
     def fileno(self) -> int:
@@ -280,20 +255,14 @@ class FrameSocket:
 def encode_value(value: object) -> object:
     """Encode a parameter's value as JSON, which has neither bytes nor dates.
 
-    Args:
-        value: None, bool, int, float, str, bytes, datetime, date, or lists and string-keyed dicts of them.
-
-    Raises:
-        TypeError: The value is of another type.
+    It is None, a bool, int, float, str, bytes, datetime, date, or lists and string-keyed dicts of them; else TypeError.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, datetime):
-        return {"datetime": value.isoformat()}
     if isinstance(value, date):
-        return {"date": value.isoformat()}
+        return {"datetime" if isinstance(value, datetime) else "date": value.isoformat()}
     if isinstance(value, list | tuple):
         return [encode_value(item) for item in value]
     if isinstance(value, Mapping):
@@ -310,11 +279,7 @@ _DECODERS: dict[str, Callable[[Any], object]] = {
 
 
 def decode_value(value: object) -> object:
-    """Decode what `encode_value` returned.
-
-    Raises:
-        FrameError: It is something else.
-    """
+    """Decode what `encode_value` returned; raises FrameError for anything else."""
     if isinstance(value, list):
         return [decode_value(item) for item in value]
     if not isinstance(value, dict):

@@ -7,7 +7,6 @@ what the front has already checked, or crash it by removing a page.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import socket
@@ -20,23 +19,15 @@ import pyarrow as pa
 
 from .faults import FrameError
 
+# Bytes of a body above which a socket may not accept it while nobody reads.
 SHARED_FROM = 64 * 1024
-"""Bytes of a body above which a socket may not accept it while nobody reads."""
-
+# Bytes of control data for one descriptor; a second one does not fit.
 ONE_DESCRIPTOR = socket.CMSG_LEN(array("i").itemsize)
-"""Bytes of control data for one descriptor; a second one does not fit."""
-
+# Parts of one system call, below the smallest IOV_MAX that a system may have (1024).
 MOST_PARTS = 512
-"""Parts of one system call, below the smallest IOV_MAX that a system may have (1024)."""
-
-_NAME = "prinz-body"
-
+# MFD_NOEXEC_SEAL: the content can't be executed; unknown before Linux 6.3, mandatory on some later systems.
 _NOEXEC_SEAL = 0x8
-"""MFD_NOEXEC_SEAL: its content can't be executed; unknown before Linux 6.3, mandatory on some later systems."""
-
-_PROT_READ = 1
-_MAP_SHARED = 1
-_MAP_FAILED = ctypes.c_void_p(-1).value
+_PROT_READ = _MAP_SHARED = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -44,11 +35,17 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _munmap = _libc.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 def can_share() -> bool:
     """Return whether this platform has sealed memory."""
     return hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
+
+
+def _seals() -> int:
+    """Return the seals without which the bytes could change or vanish while they are read."""
+    return fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 def sealed_memory(views: Sequence[memoryview], size: int) -> int | None:
@@ -65,13 +62,17 @@ def sealed_memory(views: Sequence[memoryview], size: int) -> int | None:
     if not can_share():
         return None
     descriptor = -1
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
-        descriptor = _create()
+        try:
+            descriptor = os.memfd_create("prinz-body", flags | _NOEXEC_SEAL)
+        except OSError:
+            descriptor = os.memfd_create("prinz-body", flags)
         # First, so that a limit on file sizes shows before anything is copied.
         os.ftruncate(descriptor, size)
         rest = list(views)
         while rest:
-            skip_bytes(rest, os.writev(descriptor, rest[:MOST_PARTS]))
+            skip(rest, os.writev(descriptor, rest[:MOST_PARTS]))
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals() | fcntl.F_SEAL_SEAL)
     except BaseException as exc:
         if descriptor >= 0:
@@ -82,22 +83,7 @@ def sealed_memory(views: Sequence[memoryview], size: int) -> int | None:
     return descriptor
 
 
-def _create() -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(_NAME, flags | _NOEXEC_SEAL)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
-    return os.memfd_create(_NAME, flags)
-
-
-def _seals() -> int:
-    """Return the seals without which the bytes could change or vanish while they are read."""
-    return fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-
-
-def skip_bytes(views: list[memoryview], count: int) -> None:
+def skip(views: list[memoryview], count: int) -> None:
     """Remove bytes from the front of a list of parts."""
     while views and count >= len(views[0]):
         count -= len(views.pop(0))
@@ -115,14 +101,7 @@ def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def mapped_memory(descriptor: int, size: int) -> pa.Buffer:
-    """Map sealed memory for reading.
-
-    Args:
-        descriptor: Of the memory; not needed afterwards, and closed by the caller.
-        size: How many bytes it must have.
-
-    Returns:
-        A read-only buffer; the memory is unmapped when the buffer is gone.
+    """Map sealed memory of a known size into a read-only buffer; the caller closes the descriptor.
 
     Raises:
         FrameError: It is something else, its bytes could still change, or it has another size.

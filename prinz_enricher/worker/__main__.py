@@ -13,11 +13,7 @@ from .startup import die_with_parent, prepare_imports
 
 
 def main() -> int:
-    """Run the worker.
-
-    Returns:
-        The exit code.
-    """
+    """Run the worker; return the exit code."""
     parser = argparse.ArgumentParser(prog="prinz_enricher.worker", description="Runs one model for a front.")
     parser.add_argument("--fd", type=int, required=True, help="the socket to the front")
     parser.add_argument("--parent", type=int, required=True, help="the front's process id")

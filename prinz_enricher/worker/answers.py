@@ -1,7 +1,7 @@
 """Which value of a model's answer belongs to which row and which output: by names and shapes, never by a guess.
 
-One decision for what a model returns in a worker (`results` brings it to the forms below) and for the JSON that a model
-server makes of it; docs/answers.md has the table of both. The forms:
+One decision for what a model returns in a worker (`model_outputs` brings it to the forms below) and for the JSON that a
+model server makes of it; docs/answers.md has the table of both. The forms:
 
 - `Table`: columns by name, or by place where the names only count them.
 - A mapping: one row, or one column for each output, whichever the declared types fit.
@@ -25,8 +25,8 @@ from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
 
 from .fields import is_any, is_nested
 
+# The least and the greatest depth of lists that a value can have: both 0 for a scalar, 1 for a list of scalars.
 Levels = tuple[float, float]
-"""The least and the greatest depth of lists that a value can have: both 0 for a scalar, 1 for a list of scalars."""
 
 _ROW, _COLUMNS = "one row", "columns"
 _ROWS, _OUTPUTS = "an entry for each row", "an entry for each output"
@@ -34,13 +34,7 @@ _ROWS, _OUTPUTS = "an entry for each row", "an entry for each output"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of any library.
-
-    Attributes:
-        names: Of its columns.
-        columns: A list or ndarray of values for each.
-        counted: Whether the names only count the columns.
-    """
+    """A table of any library: its columns are lists or ndarrays; `counted` where it has no names of its own."""
 
     names: Sequence[str]
     columns: Sequence[Any]
@@ -70,8 +64,18 @@ class AnswerReader:
         self._levels = [_declared_levels(field) for field in schema]
         self._only = schema.field(0) if len(schema) == 1 else None
         self._undeclared = self._only is not None and is_any(self._only) and not named
+        # How each form that can be read in two ways was seen to be meant; empty where it was seen in both.
         self._seen: dict[str, str] = {}
         self.learning = False
+
+    @property
+    def lists_are_rows(self) -> bool:
+        """Whether the model was seen to answer with a list of rows."""
+        return self._seen.get("a list") == _ROWS
+
+    def forget(self) -> None:
+        """Forget what was seen, after a form of the model's input was only tried."""
+        self._seen = {}
 
     def columns(self, answer: Any, rows: int) -> Sequence[Any]:
         """Take an answer apart.
@@ -109,25 +113,26 @@ class AnswerReader:
             return self._of_sequence(answer, rows)
         if rows != 1:
             raise OutputDiffers(f"one value came back for {rows} rows")
-        return [[answer]] if self._only is not None else self._refuse_number(1, "value")
+        return self._by_place([[answer]], "value")
 
-    def _refuse_number(self, count: int, what: str) -> Any:
-        plural = "" if count == 1 else "s"
-        raise OutputDiffers(f"{count} {what}{plural} came back for {len(self._names)} outputs")
-
-    # Tables.
+    def _by_place(self, columns: Sequence[Any], what: str) -> Sequence[Any]:
+        count = len(columns)
+        if count != len(self._names):
+            raise OutputDiffers(f"{count} {what}{'' if count == 1 else 's'} came back for {len(self._names)} outputs")
+        return columns
 
     def _of_table(self, table: Table) -> Sequence[Any]:
         names, columns = list(table.names), table.columns
+        counted = table.counted or _only_count(names)
         if len(set(names)) != len(names):
             raise OutputDiffers("two columns of the same name came back")
         if self._undeclared:
-            if table.counted and len(names) == 1:
+            if counted and len(names) == 1:
                 return columns
             return [[dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]]
         if set(self._names) <= set(names) and (self._named or len(self._names) == len(names)):
             return [columns[names.index(name)] for name in self._names]
-        by_place = table.counted or not self._named
+        by_place = counted or not self._named
         if self._only is not None:
             lists = by_place and self._levels[0] == (1, 1)
             # Of one column: its values, unless they are the only element of a list each.
@@ -138,26 +143,20 @@ class AnswerReader:
                 return [list(map(list, zip(*columns, strict=True)))]
         if not by_place:
             raise _missing(name for name in self._names if name not in names)
-        return columns if len(names) == len(self._names) else self._refuse_number(len(names), "column")
-
-    # Mappings.
+        return self._by_place(columns, "column")
 
     def _of_mapping(self, answer: Mapping[Any, Any], rows: int) -> Sequence[Any]:
         if self._undeclared:
             return self._of_undeclared(answer, rows)
         by_name = _by_name(answer)
         if self._is_value([by_name]):
-            if rows != 1:
-                raise OutputDiffers(f"one object came back for {rows} rows")
-            return [[answer]]
+            return [_one_row(answer, rows)]
         if self._named or set(by_name) == set(self._names):
             if absent := [name for name in self._names if name not in by_name]:
                 raise _missing(absent)
             values = [by_name[name] for name in self._names]
-        elif len(by_name) == len(self._names):
-            values = list(by_name.values())
         else:
-            self._refuse_number(len(by_name), "value")
+            values = list(self._by_place(list(by_name.values()), "value"))
         values = list(map(_flat, values, self._levels))
         pairs = list(zip(values, self._levels, strict=True))
         as_row = rows == 1 and all(_fits(value, levels) for value, levels in pairs)
@@ -180,13 +179,11 @@ class AnswerReader:
         elif as_columns or rows == 1:
             self._learn("an object", _COLUMNS if as_columns else _ROW)
         if not as_columns:
-            if rows != 1:
-                raise OutputDiffers(f"one object came back for {rows} rows")
-            return [[answer]]
+            return [_one_row(answer, rows)]
         return [[dict(zip(answer, row, strict=True)) for row in zip(*columns, strict=True)]]
 
     def _is_value(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether objects are the values of the only output, and not rows of outputs by name."""
+        """Return whether objects are the values of the only output, and not rows of outputs by name."""
         only = self._only
         if only is None or not (pa.types.is_struct(only.type) or pa.types.is_map(only.type) or is_any(only)):
             return False
@@ -196,19 +193,14 @@ class AnswerReader:
             raise _ambiguous(f'an object with the one key "{only.name}"', "the value", "a row of outputs")
         return False
 
-    # Arrays.
-
     def _of_array(self, array: np.ndarray[Any, Any], rows: int) -> Sequence[Any]:
         if self._only is not None:
-            flat = _flat(array, self._levels[0])
             # The values of all rows can be one array in another.
             in_one = self._levels[0] == (0, 0) and array.shape == (1, rows)
-            return [array[0] if in_one else flat]
+            return [array[0] if in_one else _flat(array, self._levels[0])]
         if array.ndim == 2 and array.shape[1] == len(self._names):
             return [array[:, place] for place in range(array.shape[1])]
         raise OutputDiffers(f"an array of the shape {array.shape} came back for {len(self._names)} outputs")
-
-    # Lists and tuples.
 
     def _of_sequence(self, answer: Sequence[Any], rows: int) -> Sequence[Any]:
         if answer and all(isinstance(entry, Mapping) for entry in answer):
@@ -227,11 +219,9 @@ class AnswerReader:
             alone = len(answer) == 1 and _is_column(answer[0], rows) and _fits(answer[0], levels, 1)
             if rows > 1 and (alone or len(answer) == rows):
                 self._note("a list", _OUTPUTS if alone else _ROWS)
-            elif alone and _fits(answer[0], levels) and levels[1] == math.inf:
-                alone = self._choose("a list", _ROWS, _OUTPUTS) is _OUTPUTS
             elif alone and _fits(answer[0], levels):
-                # The only output of the only row, in whatever list.
-                alone = False
+                # The only output of the only row, in whatever list, unless any depth of lists is declared.
+                alone = levels[1] == math.inf and self._choose("a list", _ROWS, _OUTPUTS) is _OUTPUTS
             return answer if alone else [answer]
         if arrays and len(answer) == len(self._names):
             answer = list(map(_flat, answer, self._levels))
@@ -242,7 +232,8 @@ class AnswerReader:
         )
         if by_rows and by_outputs:
             # Arrays are outputs, and tuples in a list are rows, where nothing shows the contrary.
-            default = _OUTPUTS if arrays else _ROWS if _is_rows_of_tuples(answer) else ""
+            tuples = isinstance(answer, list) and all(isinstance(entry, tuple) for entry in answer)
+            default = _OUTPUTS if arrays else _ROWS if tuples else ""
             by_rows = self._choose("a list", _ROWS, _OUTPUTS, default) is _ROWS
         elif by_rows or by_outputs:
             # The shape alone shows it, whatever the rows.
@@ -261,7 +252,6 @@ class AnswerReader:
         objects = [_by_name(row) for row in answer]
         names = list(objects[0])
         alike = all(list(row) == names for row in objects)
-        counted = names == [str(place) for place in range(len(names))]
         if self._undeclared:
             # A Series without a name, or objects with that key: which one shows over several rows.
             only_key = self._json and alike and names == ["0"]
@@ -273,8 +263,12 @@ class AnswerReader:
             return [[row[names[0]] for row in objects] if is_series else answer]
         by_name = self._named or set(names) == set(self._names)
         if by_name and (not any(objects) or any(name in row for row in objects for name in self._names)):
-            return [self._of_name(objects, name) for name in self._names]
-        by_place = self._json and alike and (counted or not self._named)
+            for name in self._names:
+                if name in self._required and not all(name in row for row in objects):
+                    raise _missing([name])
+            # An optional output may be absent.
+            return [[row.get(name) for row in objects] for name in self._names]
+        by_place = self._json and alike and (_only_count(names) or not self._named)
         if self._only is not None and alike:
             values = [list(row.values()) for row in objects]
             lists = by_place and self._levels[0] == (1, 1)
@@ -286,12 +280,6 @@ class AnswerReader:
             return [[row[name] for row in objects] for name in names]
         raise _missing(name for name in self._names if name not in names)
 
-    def _of_name(self, objects: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-        """Return one output of rows that are objects; an optional output may be absent."""
-        if name in self._required and not all(name in row for row in objects):
-            raise _missing([name])
-        return [row.get(name) for row in objects]
-
     # What was seen.
 
     def _learn(self, what: str, reading: str) -> None:
@@ -299,7 +287,7 @@ class AnswerReader:
             self._note(what, reading)
 
     def _note(self, what: str, reading: str) -> None:
-        """Keep how a form is meant; a model that shows both shows nothing."""
+        """Remember how a form is meant; a model that shows both shows nothing."""
         self._seen[what] = reading if self._seen.get(what, reading) == reading else ""
 
     def _choose(self, what: str, one: str, other: str, default: str = "") -> str:
@@ -309,23 +297,18 @@ class AnswerReader:
             raise _ambiguous(what, one, other)
         return chosen
 
-    @property
-    def lists_are_rows(self) -> bool:
-        """Whether the model was seen to answer with a list of rows."""
-        return self._seen.get("a list") == _ROWS
-
-    def forget(self) -> None:
-        """Forget what was seen: of a form of the model's input that was only tried."""
-        self._seen = {}
-
 
 def _is_none(answer: Any, only: pa.Field | None) -> bool:
-    """Whether nothing came back; of one output an object without keys can be a value, and so can None."""
+    """Return whether nothing came back; of one output an object without keys can be a value, and so can None."""
     if isinstance(answer, Table):
         return not answer.columns or not any(len(column) for column in answer.columns)
     if answer is None or isinstance(answer, Mapping):
         return only is None and not answer
     return _is_sequence(answer) and not len(answer)
+
+
+def _only_count(names: Sequence[str]) -> bool:
+    return all(name == str(place) for place, name in enumerate(names))
 
 
 def _declared_levels(field: pa.Field) -> Levels:
@@ -338,19 +321,14 @@ def _declared_levels(field: pa.Field) -> Levels:
 
 def _depth(value: Any) -> Levels:
     """Return how deep a value's lists are; what is empty or None leaves it open."""
-    if isinstance(value, np.ndarray):
-        if value.dtype != object:
-            return value.ndim, value.ndim
-        return _below(value.flat, value.ndim)
-    if isinstance(value, list | tuple):
-        return _below(value, 1)
-    return (0, math.inf) if value is None else (0, 0)
-
-
-def _below(values: Any, levels: int) -> Levels:
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.ndim, value.ndim
+    if not isinstance(value, list | tuple | np.ndarray):
+        return (0, math.inf) if value is None else (0, 0)
+    levels = value.ndim if isinstance(value, np.ndarray) else 1
     low, high = 0.0, math.inf
-    for value in values:
-        least, most = _depth(value)
+    for one in value.flat if isinstance(value, np.ndarray) else value:
+        least, most = _depth(one)
         low, high = max(low, least), min(high, most)
         if high < math.inf:
             break
@@ -358,7 +336,7 @@ def _below(values: Any, levels: int) -> Levels:
 
 
 def _fits(value: Any, levels: Levels, more: int = 0) -> bool:
-    """Tell whether a value can be one of the declared levels, and `more` lists around it."""
+    """Return whether a value can be one of the declared levels, and `more` lists around it."""
     low, high = _depth(value)
     return low <= levels[1] + more and levels[0] + more <= high
 
@@ -377,12 +355,8 @@ def _is_column(value: Any, rows: int) -> bool:
     return _is_sequence(value) and len(value) == rows
 
 
-def _is_rows_of_tuples(answer: Sequence[Any]) -> bool:
-    return isinstance(answer, list) and all(isinstance(entry, tuple) for entry in answer)
-
-
 def _is_series(objects: Sequence[Mapping[str, Any]], key: str, field: pa.Field) -> bool:
-    """Whether objects with a single key are a Series of objects, and not the objects."""
+    """Return whether objects with a single key are a Series of objects, and not the objects."""
     if pa.types.is_struct(field.type):
         return key not in {child.name for child in field.type}
     if pa.types.is_map(field.type):
@@ -390,6 +364,12 @@ def _is_series(objects: Sequence[Mapping[str, Any]], key: str, field: pa.Field) 
         nested = pa.types.is_struct(item.type) or pa.types.is_map(item.type) or is_any(item)
         return not nested and all(row[key] is None or isinstance(row[key], Mapping) for row in objects)
     return key == "0"
+
+
+def _one_row(answer: Mapping[Any, Any], rows: int) -> list[Any]:
+    if rows != 1:
+        raise OutputDiffers(f"one object came back for {rows} rows")
+    return [answer]
 
 
 def _by_name(answer: Mapping[Any, Any]) -> Mapping[str, Any]:

@@ -41,14 +41,11 @@ class InputForm(Enum):
         return self in (InputForm.DICT, InputForm.VALUE)
 
 
-_FRAME_LOADERS = frozenset(
-    f"mlflow.{name}"
-    for name in (
-        *("sklearn", "xgboost", "lightgbm", "catboost", "h2o", "statsmodels", "prophet", "spark", "shap", "spacy"),
-        *("onnx", "pytorch", "tensorflow", "keras", "paddle"),
-    )
+# Flavours whose predict takes a DataFrame, as MLflow documents it.
+_FRAME_FLAVOURS = (
+    *("sklearn", "xgboost", "lightgbm", "catboost", "h2o", "statsmodels", "prophet", "spark", "shap", "spacy"),
+    *("onnx", "pytorch", "tensorflow", "keras", "paddle"),
 )
-"""Flavours whose predict takes a DataFrame, as MLflow documents it."""
 
 
 def input_example(pyfunc: Any, folder: str) -> tuple[InputForm, Any] | None:
@@ -80,18 +77,10 @@ def _form_of(example_type: str, example: Any) -> InputForm:
 
 
 def undeclared_form(loader: str, example: InputForm | None) -> InputForm:
-    """Return the form that a model without an input signature takes.
-
-    Args:
-        loader: The module that loads it.
-        example: The form of its example; None where it has none.
-
-    Raises:
-        UnfitModel: It is not known.
-    """
+    """Return what a model without an input signature takes, by its loader and its example, or raise UnfitModel."""
     if example is not None:
         return example
-    if loader in _FRAME_LOADERS:
+    if loader in {f"mlflow.{flavour}" for flavour in _FRAME_FLAVOURS}:
         return InputForm.FRAME
     raise UnfitModel(
         "it has no signature and no input example, so that it is not known whether it takes a DataFrame; log it with an"
@@ -103,10 +92,10 @@ def undeclared_form(loader: str, example: InputForm | None) -> InputForm:
 
 
 def shaped(form: InputForm, batch: pa.RecordBatch, fields: dict[str, pa.Field], like: Any = None) -> Any:
-    """Return rows in a form other than a DataFrame, as Python's own values.
+    """Return rows in a form other than a DataFrame, as Python's own values; of a form for one row, the first.
 
     Args:
-        form: LIST, RECORDS, ARRAY, or with one row DICT or VALUE.
+        form: Any but FRAME.
         batch: The rows.
         fields: The field of each declared column; a column without one holds JSON.
         like: The example; for an array it has the dtype, and the shape of a row.
@@ -165,15 +154,10 @@ def bare(value: Any) -> Any:
 
 
 def example_batch(example: Any, declared: Any, inputs: pa.Schema) -> pa.RecordBatch | None:
-    """Return an input example as a record batch; None where it has no such form.
+    """Return an input example, as MLflow loads it, as a record batch; None where it has no such form.
 
-    Args:
-        example: As MLflow loads it.
-        declared: MLflow's schema of the inputs; None where there is none.
-        inputs: The same as an Arrow schema.
-
-    Raises:
-        Exception: The example does not fit the signature.
+    `declared` is MLflow's schema of the inputs, None where there is none; `inputs` is the same as an Arrow schema.
+    Raises whatever MLflow or Arrow raise where the example does not fit.
     """
     if declared is None:
         return _undeclared(example)

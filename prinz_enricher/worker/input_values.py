@@ -29,14 +29,9 @@ _TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 
 
 def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
-    """Return the values of a column, one for each row, None for nulls.
+    """Return the values of a column of any type but tensors, one for each row, None for nulls.
 
-    Args:
-        column: Of any type of a signature but tensors.
-        field: Its field.
-
-    Raises:
-        InvalidRows: A value that the model's libraries can't hold.
+    Raises InvalidRows for a value that the model's libraries can't hold.
     """
     kind = field.type
     if is_any(field):
@@ -58,11 +53,7 @@ def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
 
 
 def datetimes(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """Return timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls.
-
-    Raises:
-        InvalidRows: A time before 1677 or after 2262, which has no such form.
-    """
+    """Return timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls."""
     try:
         column = column.cast(pa.timestamp("ns"))
     except pa.ArrowInvalid as exc:

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+_libc.syscall.restype = ctypes.c_long
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
@@ -71,6 +70,7 @@ _NUMBERS = {
     "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
+    "prctl": (157, 167),
     "prlimit64": (302, 261),
     "seccomp": (317, 277),
     "socket": (41, 198),
@@ -91,41 +91,15 @@ def _machine() -> str:
 
 
 def number_of(call: str) -> int:
-    """Return the number of a system call on this machine.
-
-    Raises:
-        NotSupported: It is not known.
-    """
+    """Return the number of a system call on this machine; raises NotSupported where it is not known."""
     return _NUMBERS[call][list(_ARCHITECTURES).index(_machine())]
 
 
 def system_call(call: str, *arguments: Any) -> int:
-    """Make a system call.
-
-    Args:
-        call: Its name.
-        arguments: Integers, and what ctypes accepts as pointers.
-
-    Raises:
-        OSError: It failed.
-    """
+    """Make a system call with integers, and what ctypes accepts as pointers; raises OSError where it fails."""
     # As wide as the kernel reads them: ctypes would pass 32 bits of a number.
-    wide = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
-    return _checked(int(_syscall(ctypes.c_long(number_of(call)), *wide)))
-
-
-def prctl(option: int, *arguments: int) -> int:
-    """Change how the kernel treats the calling thread.
-
-    Raises:
-        OSError: The kernel refused.
-    """
-    _machine()
-    wide = [ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:4]]
-    return _checked(int(_libc.prctl(ctypes.c_int(option), *wide)))
-
-
-def _checked(result: int) -> int:
+    wide = [ctypes.c_long(one) if isinstance(one, int) else one for one in (number_of(call), *arguments)]
+    result = int(_libc.syscall(*wide))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
@@ -137,24 +111,18 @@ _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 
 # Rights to files.
-_WRITE_FILE = 1 << 1
+_WRITE_FILE, _REFER, _TRUNCATE = 1 << 1, 1 << 13, 1 << 14
 _REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
 _MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK = 1 << 6, 1 << 7, 1 << 8, 1 << 9
 _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 10, 1 << 11, 1 << 12
-_REFER, _TRUNCATE = 1 << 13, 1 << 14
 _CHANGES = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM
-_DEVICES = _MAKE_CHAR | _MAKE_BLOCK
 
 _BIND_AND_CONNECT_TCP = 0b11
 _ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
 
 
 def landlock_version() -> int:
-    """Return the version of the kernel's Landlock.
-
-    Raises:
-        OSError: The kernel has none, or it is turned off.
-    """
+    """Return the version of the kernel's Landlock; raises OSError where it has none, or it is turned off."""
     return system_call("landlock_create_ruleset", None, 0, _CREATE_RULESET_VERSION)
 
 
@@ -169,7 +137,7 @@ def restrict_access(writable: Iterable[str] | None, *, network: bool) -> dict[st
         network: Whether it may use TCP.
 
     Returns:
-        Which of `signals`, `sockets` and `tcp` the kernel is too old for, and why.
+        Which of `signals` and `sockets` the kernel is too old for, and why.
 
     Raises:
         OSError: The kernel has no Landlock, or a path does not exist.
@@ -179,7 +147,8 @@ def restrict_access(writable: Iterable[str] | None, *, network: bool) -> dict[st
         raise NotSupported("Landlock is turned off")
     changes = _CHANGES | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
     tcp = _BIND_AND_CONNECT_TCP if version >= 4 and not network else 0
-    ruleset = struct.pack("=QQQ", _DEVICES | changes, tcp, _ABSTRACT_SOCKETS | _SIGNALS if version >= 6 else 0)
+    scopes = _ABSTRACT_SOCKETS | _SIGNALS if version >= 6 else 0
+    ruleset = struct.pack("=QQQ", _MAKE_CHAR | _MAKE_BLOCK | changes, tcp, scopes)
     descriptor = system_call("landlock_create_ruleset", ruleset, len(ruleset), 0)
     try:
         # Moving a file into another folder must be allowed in any case.
@@ -188,12 +157,9 @@ def restrict_access(writable: Iterable[str] | None, *, network: bool) -> dict[st
         system_call("landlock_restrict_self", descriptor, 0)
     finally:
         os.close(descriptor)
-    missing: dict[str, str] = {}
     if version < 6:
-        missing |= dict.fromkeys(("signals", "sockets"), "Landlock is too old for it, Linux 6.12 has it")
-    if version < 4 and not network:
-        missing["tcp"] = "Landlock is too old for it, Linux 6.7 has it"
-    return missing
+        return dict.fromkeys(("signals", "sockets"), "Landlock is too old for it, Linux 6.12 has it")
+    return {}
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
@@ -209,9 +175,8 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 # A filter of system calls (seccomp): no network, no access to other processes, no change of the system.
 
 _SET_MODE_FILTER = 1
+# SECCOMP_FILTER_FLAG_TSYNC.
 _ALL_THREADS = 1
-"""SECCOMP_FILTER_FLAG_TSYNC."""
-
 _X32_BIT = 0x40000000
 
 # Offsets in the kernel's `struct seccomp_data`. Both machines store the low half of an argument first.
@@ -220,24 +185,18 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW = 0x7FFF0000
 _FAIL = 0x00050000
-
+# All CLONE_NEW… flags but that of time, which shares its bit with a signal in `clone`.
 _NAMESPACES = 0x7E020000
-"""All CLONE_NEW… flags but that of time, which shares its bit with a signal in `clone`."""
-
 _NEW_TIME = 0x80
 
+# Code, how many to skip where a comparison holds, how many where not, and a number.
 Instruction = tuple[int, int, int, int]
-"""Code, how many to skip where a comparison holds, how many where not, and a number."""
 
 
 def filter_calls(*, network: bool) -> None:
     """Have the kernel refuse system calls of this process, of all its threads and of what it starts.
 
-    Args:
-        network: Whether it may make sockets of other families than Unix.
-
-    Raises:
-        OSError: The platform has no such filter, or a thread has another one.
+    Without network it can make Unix sockets alone. Raises OSError where there is no filter, or a thread has another.
     """
     code = b"".join(struct.pack("=HBBI", *one) for one in filter_program(os.getpid(), network=network))
     held = ctypes.create_string_buffer(code, len(code))
@@ -248,15 +207,7 @@ def filter_calls(*, network: bool) -> None:
 
 
 def filter_program(pid: int, *, network: bool) -> list[Instruction]:
-    """Return the filter.
-
-    Args:
-        pid: The process whose limits may be changed, beside the caller's own.
-        network: Whether sockets of other families than Unix may be made.
-
-    Raises:
-        NotSupported: The machine's system calls are not known.
-    """
+    """Return the filter that lets a process change the limits of itself, `pid`, alone; raises NotSupported."""
     machine = _machine()
     lines: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),

@@ -23,11 +23,14 @@ from .trial import RowsExchanged, Sample, Sharing, UnfitModel, check_answers, jo
 _Predict = Callable[[Any, dict[str, Any] | None], Any]
 _Build = Callable[[pa.RecordBatch], Any]
 
+# Sets of parameters for which it is remembered which rows may be in one call.
 _MOST_PARAMS = 64
-"""Sets of parameters for which it is remembered which rows may be in one call."""
-
+# Rows of a caller's request that are scored alone as well, where no sample showed what several rows do.
 _TRIED_ROWS = 4
-"""Of a caller's request that are scored alone as well, where no sample showed what several rows do."""
+# Of scikit-learn's own, what chooses columns by name, or runs the code of others.
+_READ_NAMES = frozenset({"ColumnTransformer", "FunctionTransformer"})
+# Modules whose objects, where they can't be called, are data.
+_DATA = frozenset({"builtins", "numpy", "scipy"})
 
 
 class LoadedModel:
@@ -52,7 +55,7 @@ class LoadedModel:
 
         Args:
             folder: The local folder with its MLmodel file.
-            inputs: The schema of the batches.
+            inputs: The schema of the batches, in the signature's order.
             outputs: The schema of the scores.
             observed: Where the outputs are not the declared ones but those that were observed: whether they have
                 names, and which of them every row has.
@@ -75,12 +78,15 @@ class LoadedModel:
         self._all_doubles = all(type == pa.float64() for type in inputs.types)
         self.outputs = outputs
         self._inputs = InputBuilder(inputs, _names(declared_in), declared=declared_in is not None)
-        if observed is None:
-            named = declared_out is not None and declared_out.has_input_names()
-            observed = named, _required(declared_out) if named else ()
-        self._outputs = OutputReader(outputs, named=observed[0], required=observed[1])
+        named, required = observed or (False, ())
+        if observed is None and declared_out is not None and declared_out.has_input_names():
+            # Before MLflow 2.7 none was optional; tensors are not even now.
+            named = True
+            required = [str(spec.name) for spec in declared_out.inputs if getattr(spec, "required", True)]
+        self._outputs = OutputReader(outputs, named=named, required=required)
         self._hinted = self._says("_is_signature_from_type_hint")
         self._params_schema = signature.params if signature is not None else None
+        self._flavour: dict[str, Any] = self._pyfunc.metadata.flavors["python_function"]
         self._example = input_example(self._pyfunc, folder)
         self._form = InputForm.FRAME
         self.path, self.why = "full", "not proven"
@@ -96,23 +102,12 @@ class LoadedModel:
 
     def _says(self, what: str) -> bool:
         """Return what only a private method of MLflow says; before version 2.20 there were no type hints to ask for."""
-        ask = getattr(self._pyfunc.metadata, what, None)
-        return ask is not None and bool(ask())
-
-    @property
-    def _flavour(self) -> dict[str, Any]:
-        flavour: dict[str, Any] = self._pyfunc.metadata.flavors["python_function"]
-        return flavour
+        return bool(getattr(self._pyfunc.metadata, what, bool)())
 
     # Scoring.
 
     def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
-        """Score one or more rows.
-
-        Raises:
-            WorkerFault: The rows can't be held, or the answer is not what is declared.
-            BaseException: Whatever the model raises.
-        """
+        """Score one or more rows; raises WorkerFault, and whatever the model raises."""
         if batch.num_rows > 1:
             sharing = self._sharing_of(batch, params)
             if sharing.single or not sharing.shown:
@@ -128,25 +123,17 @@ class LoadedModel:
         return self.path == "array" and self._all_doubles and not self.sharing.single and self._params_schema is None
 
     def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
-        """Score rows as `score` does, without Arrow; only where `takes_array`.
+        """Score an array of shape (rows, columns) that the model may change; only where `takes_array`.
 
-        Args:
-            rows: An array of shape (rows, columns) that the model may change, each column contiguous.
-            params: Of the call.
-
-        Returns:
-            An array of one double for each row, where that is all that is declared and returned; else a record batch.
+        The scores are an array of one double a row, where that is all that is declared and returned; else a batch.
         """
         result = self._call(rows, params)
         return result if self._outputs.is_bare(result, len(rows)) else self._outputs.read(result, len(rows))
 
     def predict(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Any:
         """Return what the model returns for some rows."""
-        if self._hinted:
-            # A model with type hints takes a list with the values of its one column.
-            return self._call([bare(value) for value in self._inputs.values(batch)], params)
         data = self._build(batch)
-        if self.path == "full" and self._form is InputForm.FRAME and not self._inputs.takes_arrays:
+        if self.path == "full" and not self._hinted and not self._inputs.takes_arrays:
             self._inputs.check_guesses(data)
         return self._call(data, params)
 
@@ -162,11 +149,10 @@ class LoadedModel:
     # Which rows may be in one call.
 
     def warm(self, params: dict[str, Any] | None = None, *, exact: bool = False) -> None:
-        """Predict, so that the first caller does not pay for what the model does lazily, and see how it may be served.
+        """Try the model with sample rows and the parameters' defaults: how it may be served, and whether.
 
-        Args:
-            params: The parameters' defaults.
-            exact: Whether each row's answer must be the same to the bit, alone and among others.
+        The first caller so does not pay for what the model does lazily. With `exact`, each row's answer must be the
+        same to the bit, alone and among others.
 
         Raises:
             UnfitModel: Its answers are not what it declares, or belong to other rows, or it fails on its own example.
@@ -191,19 +177,11 @@ class LoadedModel:
 
     def _sharing_of(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
         """Return which rows may be in one call with some parameters: with others a model may do something else."""
-        if self._form.single:
-            return self.sharing
         key = _key(params)
-        known = self._by_params.get(key)
-        if known is None or not known.shown:
-            known = self._try_on(batch, params)
-            if len(self._by_params) >= _MOST_PARAMS:
-                self._by_params.clear()
-            self._by_params[key] = known
-        return known
-
-    def _try_on(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> Sharing:
-        """Try with the first rows of a caller what none of the samples showed."""
+        sharing = self.sharing if self._form.single else self._by_params.get(key)
+        if sharing is not None and (sharing.shown or self._form.single):
+            return sharing
+        # The first rows of a caller are tried where none of the samples showed it.
         trusted = self._outputs.trusts_places
         with self._outputs.trying():
             try:
@@ -211,14 +189,13 @@ class LoadedModel:
             except RowsExchanged as exc:
                 sharing = Sharing(shared=False, single=True, why=str(exc))
         self._outputs.trusts_places = trusted or (sharing.shared and self._outputs.has_doubles)
+        if len(self._by_params) >= _MOST_PARAMS:
+            self._by_params.clear()
+        self._by_params[key] = sharing
         return sharing
 
     def observe(self, rows: pa.RecordBatch, params: dict[str, Any] | None) -> str | None:
-        """Return the outputs that the model gives for some rows, as MLflow infers them: the JSON of a schema.
-
-        Returns:
-            None where MLflow can't infer them.
-        """
+        """Return the outputs for some rows as MLflow infers them: the JSON of a schema; None where it can't."""
         from mlflow.models import infer_signature
 
         try:
@@ -249,11 +226,12 @@ class LoadedModel:
         """Find out in what form the model takes its rows, and the shortest way to call it."""
         form = self._example and self._example[0]
         if self._hinted:
+            # It takes a list with the values of its one column.
+            self._build = lambda batch: [bare(value) for value in self._inputs.values(batch)]
             self.why = "the signature comes from type hints"
-        elif self._declared is None:
-            self._form = undeclared_form(self._flavour.get("loader_module", ""), form)
-            self.why = "MLflow's own checks are cheap for it"
-        elif self._inputs.takes_arrays:
+        elif self._declared is None or self._inputs.takes_arrays:
+            if self._declared is None:
+                self._form = undeclared_form(self._flavour.get("loader_module", ""), form)
             self.why = "MLflow's own checks are cheap for it"
         elif self._says("_is_type_hint_from_example"):
             self.why = "MLflow converts the input to the form of the example"
@@ -323,18 +301,16 @@ class LoadedModel:
         return False, why
 
     def _short_path(self) -> _Predict:
-        implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
-        predict = getattr(implementation, self._flavour.get("predict_fn", "predict"))
+        predict = getattr(self._pyfunc._model_impl, self._flavour.get("predict_fn", "predict"))  # noqa: SLF001 - documented as a stable developer API
         taken = inspect.signature(predict).parameters.get("params")
         if taken is None or taken.kind is inspect.Parameter.VAR_KEYWORD:
             return lambda data, _: predict(data)
-        return lambda data, params: predict(data, params=self._enforced(params))
-
-    def _enforced(self, params: dict[str, Any] | None) -> Any:
-        """Return the parameters as MLflow would hand them to the model."""
+        schema = self._params_schema
+        if schema is None:
+            return lambda data, _: predict(data, params=None)
         from mlflow.models.utils import _enforce_params_schema
 
-        return None if self._params_schema is None else _enforce_params_schema(params, self._params_schema)
+        return lambda data, params: predict(data, params=_enforce_params_schema(params, schema))
 
     def _plain_estimator(self) -> Any:
         """Return the estimator of a scikit-learn model that predicts the same from the bare array of its frame.
@@ -348,8 +324,7 @@ class LoadedModel:
         flavour = self._flavour
         if flavour.get("loader_module") != "mlflow.sklearn" or flavour.get("predict_fn", "predict") != "predict":
             return None
-        implementation = self._pyfunc._model_impl  # noqa: SLF001 - documented as a stable developer API
-        estimator = getattr(implementation, "sklearn_model", None)
+        estimator = getattr(self._pyfunc._model_impl, "sklearn_model", None)  # noqa: SLF001 - as above
         if not hasattr(estimator, "get_params") or not _is_plain(estimator):
             return None
         fitted = getattr(estimator, "feature_names_in_", None)
@@ -358,13 +333,6 @@ class LoadedModel:
         # The names are compared by now.
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
         return estimator
-
-
-_READ_NAMES = frozenset({"ColumnTransformer", "FunctionTransformer"})
-"""Of scikit-learn's own, what chooses columns by name, or runs the code of others."""
-
-_DATA = frozenset({"builtins", "numpy", "scipy"})
-"""Modules whose objects, where they can't be called, are data."""
 
 
 def _is_plain(value: Any) -> bool:
@@ -411,12 +379,6 @@ def _is_of_enforcement(exc: Exception) -> bool:
         getattr(exc, "error_class", None) == "SCHEMA_ENFORCEMENT_FAILED"
         or any(frame.f_code.co_name == "_enforce_schema" for frame, _ in traceback.walk_tb(exc.__traceback__))
     )
-
-
-def _required(declared: Any) -> list[str]:
-    """Return the names of the declared outputs that every row has."""
-    # Before MLflow 2.7 none was optional; tensors are not even now.
-    return [str(spec.name) for spec in declared.inputs if getattr(spec, "required", True)]
 
 
 def _names(declared: Any) -> list[str | int] | None:

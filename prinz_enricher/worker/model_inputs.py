@@ -26,16 +26,12 @@ except ImportError:
     create_dataframe_from_blocks = None
 
 Block = Any
-"""An ndarray of shape (columns, rows), or a list of pandas' arrays."""
-
+# Columns from which putting blocks together and in order costs older pandas less than a column at a time does.
 _WIDE = 32
-"""Columns from which putting blocks together and in order costs older pandas less than a column at a time does."""
-
+# Rows up to which it does: their values are copied once more.
 _FEW_ROWS = 1000
-"""Rows up to which it does: their values are copied once more."""
-
+# Whether this Arrow puts columns into one array itself, which costs a seventh.
 _ONE_COPY = int(pa.__version__.partition(".")[0]) >= 17
-"""Whether this Arrow puts columns into one array itself, which costs a seventh."""
 
 
 class NullDtypes(NamedTuple):
@@ -44,20 +40,16 @@ class NullDtypes(NamedTuple):
     numpy has none for booleans and integers. MLflow's enforcement leaves booleans as objects, and integers in pandas'
     own dtypes; some flavours refuse one or the other (XGBoost takes no objects). What pandas reads integers with gaps
     as, and many models were trained with, are doubles with NaN.
-
-    Attributes:
-        boolean: Of booleans; by default as MLflow has it.
-        integer: Of integers; `nullable` or `float64`.
     """
 
     boolean: str = "object"
     integer: str = "nullable"
 
 
+# MLflow's own first, and integers as doubles last: those are exact up to 2^53 alone.
 _NULL_DTYPES = [
     NullDtypes(boolean, integer) for integer in ("nullable", "float64") for boolean in ("object", "nullable", "float64")
 ]
-"""MLflow's own first, and integers as doubles last: those are exact up to 2^53 alone."""
 
 
 class InputBuilder:
@@ -94,16 +86,10 @@ class InputBuilder:
         return bool(self._tensors)
 
     def build(self, batch: pa.RecordBatch) -> Any:
-        """Build the input for one call.
+        """Build the input for one call from columns of the schema, absent optional ones left out.
 
-        Args:
-            batch: One or more rows; columns of the schema, absent optional ones left out.
-
-        Returns:
-            A DataFrame of as many rows; for tensors an ndarray, or a dict of them by name.
-
-        Raises:
-            InvalidRows: A value that the model's libraries can't hold.
+        It is a DataFrame of as many rows; for tensors an ndarray, or a dict of them by name. Raises InvalidRows for a
+        value that the model's libraries can't hold.
         """
         if not self._declared:
             columns = zip(batch.schema.names, batch.columns, strict=True)
@@ -117,10 +103,9 @@ class InputBuilder:
         return next(iter(arrays.values())) if self._unnamed else arrays
 
     def array(self, batch: pa.RecordBatch) -> Any:
-        """Return the array under the frame of a batch, where all of its columns are floats of one type; nulls are NaN.
+        """Return the array under the frame of a batch whose columns are floats of one type; nulls are NaN.
 
-        Returns:
-            An ndarray of shape (rows, columns) and the columns' dtype, laid out in memory as in the frame.
+        It has the shape (rows, columns) and the columns' dtype, and is laid out in memory as in the frame.
         """
         if _ONE_COPY:
             return batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
@@ -138,14 +123,7 @@ class InputBuilder:
         return values
 
     def check_guesses(self, frame: Any) -> None:
-        """Refuse what MLflow's enforcement would round: it has pandas guess the dtype of columns of any type.
-
-        Args:
-            frame: What `build` returned.
-
-        Raises:
-            InvalidRows: A whole number that a double can't hold is beside fractions or nulls.
-        """
+        """Raise InvalidRows for what MLflow would round: it has pandas guess the dtype of columns of any type."""
         for field in self._fields.values():
             name = self._names[field.name]
             if self._declared and is_any(field) and name in frame.columns and frame[name].dtype == object:
@@ -158,9 +136,7 @@ class InputBuilder:
     def choose_null_dtypes(self, predict: Callable[[pa.RecordBatch], Any], samples: Sequence[pa.RecordBatch]) -> None:
         """Set the first dtypes of columns with nulls that a model accepts; MLflow's own where it accepts none.
 
-        Args:
-            predict: Has the model predict rows that this builder builds; raises what the model raises.
-            samples: Rows to try, the best first.
+        `predict` has the model predict rows that this builder builds, and raises what the model raises.
         """
         optional = [field for field in self._fields.values() if field.nullable and field.metadata is None]
         booleans = [field.name for field in optional if pa.types.is_boolean(field.type)]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.interchange
 
 from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
 
@@ -27,11 +28,13 @@ from .fields import VALUE, is_any, is_nested, is_optional, tensor_type
 
 _BUILTIN = frozenset({str, bytes, bytearray, int, float, bool, complex, type(None), dict, list, tuple})
 
+# Up to where a float type holds every integer.
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}
-"""Up to where a float type holds every integer."""
-
+# Of the whole numbers of 64 bits.
 _MOST_DIGITS = 20
-"""Of the whole numbers of 64 bits."""
+
+# Turns one Python value into one that Arrow takes for a type without changing it.
+Convert = Callable[[Any], Any]
 
 
 class OutputReader:
@@ -45,13 +48,7 @@ class OutputReader:
     """
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = ()) -> None:
-        """Prepare for a schema.
-
-        Args:
-            schema: Of the declared outputs.
-            named: Whether the model knows its outputs by the names of the schema; else by their position.
-            required: Outputs that no row may lack; the schema shows it only of those for which a null is no value.
-        """
+        """Prepare for a schema, as `AnswerReader` does."""
         self._schema = schema
         self._one_double = schema.types == [pa.float64()]
         self.answers = AnswerReader(schema, named=named, required=required)
@@ -68,27 +65,16 @@ class OutputReader:
             self.answers.learning = self.trusts_places = False
 
     def is_bare(self, result: object, rows: int) -> bool:
-        """Return whether a result is the very values of the only output: an array of a double for each row."""
-        return (
-            self._one_double
-            # Not of a subclass, such as one with a mask.
-            and type(result) is np.ndarray
-            and result.dtype == np.float64
-            and result.shape == (rows,)
-        )
+        """Return whether a result is the very values of the only output: a plain array of a double for each row."""
+        # Not of a subclass, such as one with a mask.
+        if not self._one_double or type(result) is not np.ndarray:
+            return False
+        return bool(result.dtype == np.float64) and result.shape == (rows,)
 
     def read(self, result: object, rows: int) -> pa.RecordBatch:
-        """Read a result.
+        """Read what the model returned for some rows as that many rows of exactly the schema, or raise OutputDiffers.
 
-        Args:
-            result: What the model returned.
-            rows: How many rows went in.
-
-        Returns:
-            As many rows, of exactly the schema.
-
-        Raises:
-            OutputDiffers: The result is something else than was declared; the message holds no data.
+        Its message holds no data.
         """
         columns = self.answers.columns(self._form(result, rows), rows)
         arrays = [output_column(values, field) for values, field in zip(columns, self._schema, strict=True)]
@@ -96,7 +82,7 @@ class OutputReader:
 
     def _form(self, result: Any, rows: int) -> Any:
         """Bring a result to one of the forms of `answers`."""
-        form = result if isinstance(result, pd.DataFrame) else self._plain(result, rows)
+        form = self._plain(result, rows)
         if isinstance(form, Mapping):
             return {name: self._plain(values, rows) for name, values in form.items()}
         if isinstance(form, np.ndarray) and form.dtype == object and form.ndim == 1:
@@ -113,8 +99,7 @@ class OutputReader:
             order = self._order(form.index, rows)
             frame = form if order is None else form.take(order)
             columns = [series_values(frame.iloc[:, place]) for place in range(frame.shape[1])]
-            names = [str(name) for name in frame.columns]
-            return _table(names, columns, counted=isinstance(frame.columns, pd.RangeIndex))
+            return Table(list(map(str, frame.columns)), columns, isinstance(frame.columns, pd.RangeIndex))
         if hasattr(form, "__next__"):
             raise OutputDiffers(f"a {type(form).__name__} came back; return a list")
         return form
@@ -148,11 +133,7 @@ class OutputReader:
         return value
 
     def _order(self, index: Any, rows: int) -> Any:
-        """Return the places of an answer's rows in the order of the input, by the input's index; None as it is.
-
-        Raises:
-            OutputDiffers: The index is the input's, but has a row twice.
-        """
+        """Return the places of an answer's rows in the order of the input, by the input's index; None as it is."""
         counts = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
         # That of the input has no name: one with a name is a column of the model's.
         own = index.name is not None or not pd.api.types.is_integer_dtype(index.dtype) or index.hasnans
@@ -176,10 +157,6 @@ class OutputReader:
 # What libraries return.
 
 
-def _table(names: list[str], columns: list[Any], *, counted: bool = False) -> Table:
-    return Table(names, columns, counted or names == [str(place) for place in range(len(names))])
-
-
 def series_values(series: Any) -> Any:
     """Return a Series as a bare array; one of pandas' own types with nulls as objects."""
     if isinstance(series.dtype, np.dtype):
@@ -195,7 +172,7 @@ def series_values(series: Any) -> Any:
 def _array(array: np.ndarray[Any, Any]) -> Any:
     """Return an array of a special kind as a plain one: with a mask, with fields, of texts of any length, a matrix."""
     if array.dtype.names is not None:
-        return _table(list(array.dtype.names), [_array(array[name]) for name in array.dtype.names])
+        return Table(array.dtype.names, [_array(array[name]) for name in array.dtype.names])
     if array.dtype.kind == "T":
         # numpy's own texts of any length, which Arrow does not know.
         return array.astype(object)
@@ -210,33 +187,22 @@ def _of_arrow(value: Any) -> Any:
     """Return a table or a column that can be read as Arrow, such as that of Polars."""
     if isinstance(value, pa.RecordBatch):
         value = pa.Table.from_batches([value])
-    try:
-        table = value if isinstance(value, pa.Table | pa.ChunkedArray | pa.Array) else pa.table(value)
-    except (TypeError, ValueError, pa.ArrowException):
-        # A column of its own.
-        table = pa.chunked_array(value)
-    if isinstance(table, pa.Table):
-        return _table(table.column_names, [_arrow_column(column) for column in table.columns])
-    return _arrow_column(table)
-
-
-def _arrow_column(column: Any) -> Any:
-    kind = column.type
-    if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
-        return column.to_numpy()
-    return column.to_pylist()
-
-
-def _of_interchange(value: Any) -> Any:
-    from pyarrow.interchange import from_dataframe
-
-    return _of_arrow(from_dataframe(value))
+    if not isinstance(value, pa.Table | pa.ChunkedArray | pa.Array):
+        try:
+            value = pa.table(value)
+        except (TypeError, ValueError, pa.ArrowException):
+            # A column of its own.
+            value = pa.chunked_array(value)
+    if isinstance(value, pa.Table):
+        return Table(value.column_names, [_of_arrow(column) for column in value.columns])
+    is_number = pa.types.is_integer(value.type) or pa.types.is_floating(value.type)
+    return value.to_numpy() if is_number and not value.null_count else value.to_pylist()
 
 
 _LIBRARIES: list[tuple[str, Any]] = [
     ("__arrow_c_stream__", _of_arrow),
     ("__arrow_c_array__", _of_arrow),
-    ("__dataframe__", _of_interchange),
+    ("__dataframe__", lambda value: _of_arrow(pyarrow.interchange.from_dataframe(value))),
     # scipy's matrices.
     ("toarray", lambda value: value.toarray()),
     ("model_dump", lambda value: value.model_dump()),
@@ -251,14 +217,9 @@ _LIBRARIES: list[tuple[str, Any]] = [
 
 
 def output_column(values: Any, field: pa.Field) -> pa.Array:
-    """Convert the values of one output.
+    """Convert an ndarray, list or tuple with one entry for each row to the type of a declared output.
 
-    Args:
-        values: An ndarray, list or tuple with one entry for each row.
-        field: The declared output.
-
-    Raises:
-        OutputDiffers: A value is not of the declared type, or can't be held by it unchanged.
+    Raises OutputDiffers where a value is not of that type, or can't be held by it unchanged.
     """
     kind, any_value = field.type, is_any(field)
     if isinstance(values, np.ndarray) and values.dtype != object and not any_value:
@@ -371,9 +332,6 @@ def _fixed_size_lists(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array
 
 
 # One value at a time, for objects.
-
-Convert = Callable[[Any], Any]
-"""Turns one Python value into one that Arrow takes for a type without changing it."""
 
 
 def _converter(field: pa.Field) -> Convert:

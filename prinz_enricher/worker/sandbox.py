@@ -16,30 +16,29 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .kernel import filter_calls, prctl, restrict_access, system_call
+from .kernel import filter_calls, restrict_access, system_call
 
+# Bytes for each processor on top of the limit on memory: threads reserve stacks, and libraries of linear algebra
+# buffers for each thread, most of which they never touch.
 RESERVE = 64 << 20
-"""Bytes for each processor on top of the limit on memory: threads reserve stacks, and libraries of linear algebra
-buffers for each thread, most of which they never touch."""
 
-_NO_NEW_PRIVILEGES = 38
-"""PR_SET_NO_NEW_PRIVS."""
-
+_PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITIES_VERSION = 0x20080522
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: the model may belong to another user than root, who runs this.
 _READS_ANY_FILE = 0b110
-"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: the model may belong to another user than root, who runs this."""
-
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 
+# What may always be written to: it holds no files of anyone else.
 _DEVICES = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts"),
     # Semaphores and arrays that the processes of a model share.
     "/dev/shm",  # noqa: S108 - it is what the system has for this
     *("/dev/nvidia*", "/dev/dri", "/dev/kfd"),
 )
-"""What may always be written to: it holds no files of anyone else."""
 
+# Where libraries write by default, by the variable that changes it.
 _CACHES = {
     "XDG_CACHE_HOME": "~/.cache",
     "MPLCONFIGDIR": "~/.config/matplotlib",
@@ -47,7 +46,6 @@ _CACHES = {
     # Not shared memory, where others could put their own objects in place of the arrays.
     "JOBLIB_TEMP_FOLDER": "/dev/shm",  # noqa: S108 - as said
 }
-"""Where libraries write by default, by the variable that changes it."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,18 @@ class Policy:
 
     @classmethod
     def read(cls, written: object) -> Policy:
-        """Read a policy that came as JSON; what is left out is not limited.
-
-        Raises:
-            ValueError: It has another form.
-        """
+        """Read a policy that came as JSON, or raise ValueError; what is left out is not limited."""
         if not isinstance(written, dict) or written.keys() - cls.__dataclass_fields__.keys():
             raise ValueError("a policy of another form")
-        limits = [written.get(name) for name in ("memory", "file", "open_files")]
+        limits: dict[str, Any] = {name: written.get(name) for name in ("memory", "file", "open_files")}
         network, writable = written.get("network", True), written.get("writable")
         if (
-            not all(one is None or (type(one) is int and one > 0) for one in limits)
+            not all(one is None or (type(one) is int and one > 0) for one in limits.values())
             or not isinstance(network, bool)
             or not (writable is None or (isinstance(writable, list) and all(isinstance(one, str) for one in writable)))
         ):
             raise ValueError("a policy of another form")
-        memory, file, open_files = limits
-        return cls(memory, file, open_files, network, None if writable is None else tuple(writable))
+        return cls(**limits, network=network, writable=None if writable is None else tuple(writable))
 
 
 @dataclass(frozen=True)
@@ -123,15 +116,16 @@ def confine(policy: Policy) -> SandboxReport:
     """
     report = SandboxReport()
     report.attempt("threads", _end_other_threads)
-    report.attempt("privileges", lambda: prctl(_NO_NEW_PRIVILEGES, 1))
+    report.attempt("privileges", lambda: system_call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     _limit(report, policy)
     filtered = report.attempt("calls", lambda: filter_calls(network=policy.network))
     if not policy.network:
         report.attempt("network", (lambda: None) if filtered else _leave_network)
     _restrict_access(report, policy)
     if os.geteuid() == 0 and "privileges" in report.confined:
+        header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
         try:
-            _drop_capabilities()
+            system_call("capset", header, struct.pack("=6I", _READS_ANY_FILE, _READS_ANY_FILE, 0, 0, 0, 0))
         except OSError:
             report.confined.remove("privileges")
             report.unconfined["privileges"] = "root keeps its capabilities"
@@ -139,10 +133,8 @@ def confine(policy: Policy) -> SandboxReport:
 
 
 def _end_other_threads() -> None:
-    """End the threads that libraries started at their import: most parts apply to the calling thread alone.
-
-    OpenBLAS, which numpy brings, ends its threads before a fork, and starts others when next it needs them.
-    """
+    # Most parts apply to the calling thread alone. OpenBLAS, which numpy brings, started threads at its import; it ends
+    # them before a fork, and starts others when next it needs them.
     with warnings.catch_warnings():
         # A child that ends at once can't meet a lock that another thread held.
         warnings.simplefilter("ignore")
@@ -208,7 +200,7 @@ def _restrict_access(report: SandboxReport, policy: Policy) -> None:
         report.unconfined.update(dict.fromkeys(wanted, exc.strerror or str(exc)))
         return
     report.confined.extend(name for name in wanted if name not in missing)
-    report.unconfined.update({name: why for name, why in missing.items() if name in wanted})
+    report.unconfined.update(missing)
     if policy.writable:
         _move_caches(policy.writable)
 
@@ -221,8 +213,3 @@ def _move_caches(writable: tuple[str, ...]) -> None:
             own = Path(writable[0], "cache")
             own.mkdir(exist_ok=True)
             os.environ[name] = str(own)
-
-
-def _drop_capabilities() -> None:
-    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
-    system_call("capset", header, struct.pack("=6I", _READS_ANY_FILE, _READS_ANY_FILE, 0, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""The worker's side of the conversation: load one model, then score one batch after the other."""
+"""The worker's side of the connection: it loads one model, then scores one batch after the other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -26,7 +25,7 @@ from .trial import OutputsDiffer, UnfitModel, sentence
 
 _LONGEST_REASON = 400
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
-_VERBS = {
+_STEPS = {
     "import": "importing MLflow",
     "confine": "confining the worker",
     "load": "loading the model",
@@ -35,17 +34,13 @@ _VERBS = {
 
 
 def serve(frames: FrameSocket) -> int:
-    """Serve until the front closes the socket.
-
-    Returns:
-        The exit code.
-    """
+    """Serve until the front closes the socket; return the exit code."""
     # A process that a model forks must not answer as well, nor keep the connection open.
     os.register_at_fork(after_in_child=frames.abandon)
     process = os.getpid()
     began = time.monotonic()
     if "mlflow.pyfunc" not in sys.modules:
-        frames.send(Kind.STEP, {"step": _VERBS["import"]})
+        frames.send(Kind.STEP, {"step": _STEPS["import"]})
     failure = _import()
     imported = time.monotonic()
     frame = frames.receive()
@@ -53,19 +48,19 @@ def serve(frames: FrameSocket) -> int:
         return 0
     if frame.kind is not Kind.LOAD:
         raise FrameError("the first frame is not LOAD")
-    loaded = _load(frame, failure, [began, imported, time.monotonic()], frames)
+    kind, meta, model = _load(frame, failure, [began, imported, time.monotonic()], frames)
     _end_if_forked(process)
     # What is there now stays: to look through all of it again and again would make some call wait each time.
     gc.collect()
     gc.freeze()
-    frames.send(loaded.kind, loaded.meta)
-    if loaded.model is None:
+    frames.send(kind, meta)
+    if model is None:
         return 1
     reader, writer = BatchReader(), BatchWriter()
     while (frame := frames.receive()) is not None:
         if frame.kind is not Kind.SCORE:
             raise FrameError("a frame is not SCORE")
-        answer = _score(frame, loaded.model, reader, writer)
+        answer = _score(frame, model, reader, writer)
         _end_if_forked(process)
         try:
             frames.send(answer.kind, answer.meta, id=frame.id, body=answer.body, schema_size=answer.schema_size)
@@ -81,10 +76,10 @@ def serve(frames: FrameSocket) -> int:
 
 
 def _import() -> BaseException | None:
+    """Import all that is needed; return why that failed."""
     try:
         import mlflow.pyfunc
 
-        # It imports all else that is needed.
         from . import model
 
         del mlflow, model
@@ -94,22 +89,15 @@ def _import() -> BaseException | None:
 
 
 def _end_if_forked(process: int) -> None:
-    """End a process that the model forked and that came back from it."""
+    """End a process that the model forked and that returned from it."""
     if os.getpid() != process:
         os._exit(0)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    kind: Kind
-    meta: dict[str, object]
-    body: Sequence[pa.Buffer | bytes] = ()
-    schema_size: int = 0
-    model: Any = None
-
-
-def _load(frame: Frame, failure: BaseException | None, marks: list[float], frames: FrameSocket) -> _Answer:
-    """Confine the process and load the model."""
+def _load(
+    frame: Frame, failure: BaseException | None, times: list[float], frames: FrameSocket
+) -> tuple[Kind, dict[str, object], Any]:
+    """Confine the process and load the model; return the kind and meta of the answer, and the model."""
     stage = "import"
     try:
         if failure is not None:
@@ -119,31 +107,30 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float], frame
         from .model import LoadedModel
 
         stage = "confine"
-        told = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else SandboxReport()
-        marks.append(time.monotonic())
+        report = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else SandboxReport()
+        times.append(time.monotonic())
         stage = "load"
-        frames.send(Kind.STEP, {"step": _VERBS[stage]})
-        inputs, outputs = _schemas(frame)
-        folder = str(frame.meta["path"])
+        frames.send(Kind.STEP, {"step": _STEPS[stage]})
         observed: Any = frame.meta.get("observed")
-        model = LoadedModel(folder, inputs, outputs, observed)
-        marks.append(time.monotonic())
-        params: Any = decode_value(frame.meta["params"]) if "params" in frame.meta else None
+        inputs, outputs = _schemas(frame)
+        model = LoadedModel(str(frame.meta["path"]), inputs, outputs, observed)
+        times.append(time.monotonic())
+        params = _params(frame)
         stage = "try"
-        frames.send(Kind.STEP, {"step": _VERBS[stage]})
+        frames.send(Kind.STEP, {"step": _STEPS[stage]})
         model.warm(params, exact=frame.meta.get("exact") is True)
-        marks.append(time.monotonic())
+        times.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # Loading runs the model's code too: whatever it raises is the reason, and the front decides what then.
         with contextlib.suppress(Exception):
             traceback.print_exc()
-        failed: dict[str, object] = {"stage": stage}
-        why = str(exc) if isinstance(exc, UnfitModel) else f"{_VERBS[stage]} failed: {sentence(exc)}"
+        why = str(exc) if isinstance(exc, UnfitModel) else f"{_STEPS[stage]} failed: {sentence(exc)}"
+        failed: dict[str, object] = {"stage": stage, "why": _CREDENTIALS.sub("://", why)[:_LONGEST_REASON]}
         if isinstance(exc, OutputsDiffer) and frame.meta.get("observe") is True:
             failed["observed"] = model.observe(exc.sample.rows, params)
-        return _Answer(Kind.FAILED, {**failed, "why": _CREDENTIALS.sub("://", why)[:_LONGEST_REASON]})
-    spans = [round(end - start, 4) for start, end in pairwise(marks)]
-    meta = {
+        return Kind.FAILED, failed, None
+    spans = [round(end - start, 4) for start, end in pairwise(times)]
+    ready: dict[str, object] = {
         "pid": os.getpid(),
         "path": model.path,
         "why": model.why,
@@ -153,26 +140,35 @@ def _load(frame: Frame, failure: BaseException | None, marks: list[float], frame
         "python": platform.python_version(),
         "mlflow": mlflow.__version__,
         "seconds": dict(zip(("import", "wait", "confine", "load", "warm"), spans, strict=True)),
-        "confined": told.confined,
-        "unconfined": told.unconfined,
+        "confined": report.confined,
+        "unconfined": report.unconfined,
     }
-    return _Answer(Kind.READY, meta, model=model)
+    return Kind.READY, ready, model
 
 
-def _schemas(frame: Frame) -> tuple[pa.Schema, pa.Schema]:
+def _schemas(frame: Frame) -> list[pa.Schema]:
     sizes = frame.meta.get("schemas")
     if not isinstance(sizes, list) or len(sizes) != 2 or sum(sizes) != frame.body.size:
         raise FrameError("LOAD is without its schemas")
-    first, second = frame.body.slice(0, sizes[0]), frame.body.slice(sizes[0])
-    return pa.ipc.read_schema(first), pa.ipc.read_schema(second)
+    return [pa.ipc.read_schema(part) for part in (frame.body.slice(0, sizes[0]), frame.body.slice(sizes[0]))]
+
+
+def _params(frame: Frame) -> Any:
+    return decode_value(frame.meta["params"]) if "params" in frame.meta else None
+
+
+class _Answer(NamedTuple):
+    kind: Kind
+    meta: Mapping[str, object]
+    body: Sequence[pa.Buffer | bytes] = ()
+    schema_size: int = 0
 
 
 def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -> _Answer:
-    """Score the batch of a frame."""
     array = reader.array(frame) if model.takes_array else None
     batch = reader.read(frame) if array is None else None
     try:
-        params = decode_value(frame.meta["params"]) if "params" in frame.meta else None
+        params = _params(frame)
         began = time.monotonic()
         scores = model.score(batch, params) if array is None else model.score_array(array, params)
         compute = time.monotonic() - began
@@ -183,14 +179,10 @@ def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -
     except WorkerFault as exc:
         return _Answer(Kind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)})
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
-        # The model's exceptions of any kind, SystemExit and KeyboardInterrupt too: none of them ends the worker.
-        _log_traceback(frame)
+        # Any of the model's exceptions, SystemExit and KeyboardInterrupt too: none of them ends the worker.
+        # Out of memory, or with the stack used up, writing it may fail as well.
+        with contextlib.suppress(Exception):
+            print(f"the model raised (correlation id {frame.meta.get('correlation')})", file=sys.stderr)  # noqa: T201 - the front logs what a worker prints
+            traceback.print_exc()
         return _Answer(Kind.RAISED, {"kind": "model_error", "exception": type(exc).__name__})
     return _Answer(Kind.SCORES, {"compute": compute}, parts, schema_size)
-
-
-def _log_traceback(frame: Frame) -> None:
-    # Out of memory, or with the stack used up, writing it may fail as well.
-    with contextlib.suppress(Exception):
-        print(f"the model raised (correlation id {frame.meta.get('correlation')})", file=sys.stderr)  # noqa: T201 - the front logs what a worker prints
-        traceback.print_exc()

@@ -13,12 +13,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; best effort, Linux only.
+    """Have the kernel kill this process when the thread of its parent that started it ends; best effort, Linux only.
 
     The end of the socket says the same, but is not noticed while the model computes.
-
-    Args:
-        parent: The process id of the process that started this one.
     """
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):

@@ -26,16 +26,13 @@ _MADE_ROWS = 2
 _MOST_ROWS = 8
 _FEW_ROWS = 2
 _MANY_ROWS = 64
-
+# For `_MANY_ROWS` rows: a slower model is tried with as many only where rows gain from being together.
 _SLOW_SECONDS = 10.0
-"""For `_MANY_ROWS` rows: a slower model is tried with as many only where rows gain from being together."""
-
+# Different answers from which on rows do not have one another's by chance.
 _CERTAIN = 3
-"""Different answers from which on rows do not have one another's by chance."""
-
-TOLERANCE = {pa.float64(): 1e-12, pa.float32(): 1e-5, pa.float16(): 1e-2}
-"""How far apart two numbers may be, relative to the greater, that are the same but for rounding: a matrix product adds
-in another order for one row than for many (BLAS), which no caller can tell from the order of its own rows."""
+# How far apart two numbers may be, relative to the greater, that are the same but for rounding: a matrix product adds
+# in another order for one row than for many (BLAS), which no caller can tell from the order of its own rows.
+_TOLERANCE = {pa.float64(): 1e-12, pa.float32(): 1e-5, pa.float16(): 1e-2}
 
 Score = Callable[[pa.RecordBatch], pa.RecordBatch]
 """Returns the outputs of rows; raises what the model raises."""
@@ -43,20 +40,10 @@ Score = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows to try a model with.
-
-    Attributes:
-        rows: One or more.
-        example: Whether they are the model's own input example; else they were made from its signature.
-    """
+    """Rows to try a model with: its own input example, or rows made from its signature."""
 
     rows: pa.RecordBatch
     example: bool
-
-    @property
-    def name(self) -> str:
-        """What they are, for people."""
-        return "its input example" if self.example else "rows made from its signature"
 
 
 class UnfitModel(Exception):
@@ -67,8 +54,9 @@ class OutputsDiffer(UnfitModel):
     """The model's answer is not what its signature declares; `sample` has the rows that show it."""
 
     def __init__(self, sample: Sample, why: str) -> None:
+        name = "its input example" if sample.example else "rows made from its signature"
         super().__init__(
-            f"its answer to {sample.name} is not what its signature declares: {why}; log it with the signature that it"
+            f"its answer to {name} is not what its signature declares: {why}; log it with the signature that it"
             " has, or set its tag prinz.outputs to observed (where scoring.allow_observed_outputs is set)"
         )
         self.sample = sample
@@ -114,11 +102,18 @@ def _made(field: pa.Field, row: int) -> Any:
 
 
 def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Return batches of at least two rows each: as they are, with other numbers, and with gaps."""
+    """Return batches of at least two rows each: as they are, with numbers of other sizes and signs, and with gaps."""
+
+    def far(values: Any) -> Any:
+        return values * np.where(np.arange(len(values)) % 2, 100.0, -100.0) - 1.0
+
     trials: list[pa.RecordBatch] = []
     for batch in samples:
         few = batch.slice(0, _FEW_ROWS)
-        for rows in (with_variations(batch.slice(0, _MOST_ROWS // 2)), _unlike(few), _with_gaps(few)):
+        unlike = _followed(few, far, lambda values: -(values // 2) - 1)
+        # The first row without its numbers comes first: models fill gaps from other rows.
+        gaps = _followed(few, lambda values: values * np.nan, lambda values: values).slice(few.num_rows - 1)
+        for rows in (with_variations(batch.slice(0, _MOST_ROWS // 2)), unlike, gaps):
             if rows.num_rows > 1 and not any(rows.equals(other) for other in trials):
                 trials.append(rows)
     return trials
@@ -131,35 +126,20 @@ def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def _unlike(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows, followed by each with numbers of another magnitude, every second one of the other sign."""
-
-    def far(values: Any) -> Any:
-        return values * np.where(np.arange(len(values)) % 2, 100.0, -100.0) - 1.0
-
-    return _followed(rows, far, lambda values: -(values // 2) - 1)
-
-
-def _with_gaps(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows, preceded by the first one without its numbers: models fill gaps from other rows."""
-    return _followed(rows, lambda values: values * np.nan, lambda values: values).slice(rows.num_rows - 1)
-
-
 def _followed(rows: pa.RecordBatch, floats: Callable[[Any], Any], wholes: Callable[[Any], Any]) -> pa.RecordBatch:
     """Return rows, followed by the same ones with their numbers changed."""
-    changed = False
-    arrays = []
-    for array in rows.columns:
+    columns, arrays = rows.columns, []
+    for array in columns:
         if pa.types.is_floating(array.type) and array.type != pa.float16():
             arrays.append(pa.array(floats(np.nan_to_num(array.to_numpy(zero_copy_only=False))), array.type))
-            changed = True
         elif pa.types.is_integer(array.type) and not array.null_count:
             values = array.to_numpy()
             arrays.append(pa.array(wholes(values).astype(values.dtype), array.type))
-            changed = True
         else:
             arrays.append(array)
-    return joined([rows, pa.RecordBatch.from_arrays(arrays, schema=rows.schema)]) if changed else rows
+    if all(new is old for new, old in zip(arrays, columns, strict=True)):
+        return rows
+    return joined([rows, pa.RecordBatch.from_arrays(arrays, schema=rows.schema)])
 
 
 def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
@@ -176,17 +156,10 @@ def kept(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def check_answers(score: Score, samples: Iterable[Sample]) -> None:
-    """Check that a model answers sample rows as its signature declares.
+    """Raise UnfitModel where a model does not answer sample rows, its example first, as its signature declares.
 
     The first sample that shows something decides. A model may raise on made-up rows, or miss values there; on its own
     example it must not. One that takes single rows only is asked with a single one.
-
-    Args:
-        score: Scores rows.
-        samples: The model's example first.
-
-    Raises:
-        UnfitModel: It does not.
     """
     for sample in samples:
         failed = _first_failure(score, sample)
@@ -202,11 +175,11 @@ def check_answers(score: Score, samples: Iterable[Sample]) -> None:
 def _first_failure(score: Score, sample: Sample) -> tuple[pa.RecordBatch, Exception] | None:
     """Return the first row that fails alone, and why; None where all of them succeed together, or each alone."""
     together = sample.rows if sample.example else with_variations(sample.rows)
+    rows = [together.slice(place, 1) for place in range(together.num_rows)]
     with contextlib.suppress(Exception):
         score(together)
         return None
-    for place in range(together.num_rows):
-        row = together.slice(place, 1)
+    for row in rows:
         try:
             score(row)
         except Exception as exc:  # noqa: BLE001 - a model raises what it likes
@@ -249,15 +222,9 @@ class Sharing:
 
 
 def may_share(score: Score, samples: Sequence[pa.RecordBatch], *, exact: bool) -> Sharing:
-    """Return which rows may be in one call.
+    """Return which rows may be in one call, as sample rows show it; raises RowsExchanged.
 
-    Args:
-        score: Scores rows.
-        samples: Rows to try.
-        exact: Whether every bit must be the same; else floats may differ as rounding differs.
-
-    Raises:
-        RowsExchanged: The model answers the right rows in the wrong order.
+    Where `exact`, every bit must be the same; else floats may differ as rounding differs.
     """
     why = "there are no two sample rows to show it with"
     shown: Sharing | None = None
@@ -287,7 +254,11 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
     try:
         alone = _alone(score, rows)
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes
-        return _of_several(score, rows, f"the model raises {type(exc).__name__} on sample rows")
+        why = f"the model raises {type(exc).__name__} on sample rows"
+        with contextlib.suppress(Exception):
+            score(rows)
+            return Sharing(shared=False, single=False, why=f"{why} alone")
+        return Sharing(shared=False, single=False, why=why, shown=False)
     many = [place % count for place in range(_MANY_ROWS)]
     try:
         seconds_alone = time.monotonic() - began
@@ -296,12 +267,12 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
         if seconds * _MANY_ROWS / count > _SLOW_SECONDS and seconds * 2 > seconds_alone:
             why = f"{count} rows take {seconds:.1f} s together, and {seconds_alone:.1f} s alone, so nothing is gained"
             return Sharing(shared=False, single=True, why=why)
-        reversed_ = _permuted(score, rows, in_order[::-1])
+        backwards = _permuted(score, rows, in_order[::-1])
         crowd = _apart(score(rows.take(pa.array(many))))
     except Exception as exc:  # noqa: BLE001 - a model raises what it likes
         why = str(exc) if isinstance(exc, OutputDiffers) else f"the model raises {type(exc).__name__} on several rows"
         return Sharing(shared=False, single=True, why=why)
-    if _all_same(together, alone, exact=exact) and _all_same(reversed_, alone, exact=exact):
+    if _all_same(together, alone, exact=exact) and _all_same(backwards, alone, exact=exact):
         if not _all_same(crowd, [alone[place] for place in many], exact=exact):
             why = "the model gives a row another answer among many or equal ones than alone"
             return Sharing(shared=False, single=True, why=why)
@@ -313,8 +284,8 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
     if not _all_same(_alone(score, rows), alone, exact=exact):
         # Whether its rows come back in their order does not show either.
         return Sharing(shared=False, single=True, why="the model gives the same row another answer each time")
-    moved = not (_all_same(together, alone, exact=False) and _all_same(reversed_, alone, exact=False))
-    exchanged = moved and _is_permutation(together, alone) and _is_permutation(reversed_, alone)
+    moved = not (_all_same(together, alone, exact=False) and _all_same(backwards, alone, exact=False))
+    exchanged = moved and _is_permutation(together, alone) and _is_permutation(backwards, alone)
     # Of a few labels it may be chance.
     if exchanged and _distinct(alone) >= min(_CERTAIN, count):
         raise RowsExchanged(
@@ -329,15 +300,6 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
     )
     why = f"the model gives a row another answer among others than alone{', by its place' if by_place else ''}"
     return Sharing(shared=False, single=by_place, why=why)
-
-
-def _of_several(score: Score, rows: pa.RecordBatch, why: str) -> Sharing:
-    """Return whether a model that raises on single rows takes several."""
-    try:
-        score(rows)
-    except Exception:  # noqa: BLE001 - a model raises what it likes
-        return Sharing(shared=False, single=False, why=why, shown=False)
-    return Sharing(shared=False, single=False, why=f"{why} alone")
 
 
 def _alone(score: Score, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -355,10 +317,6 @@ def _apart(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
     return [batch.slice(place, 1) for place in range(batch.num_rows)]
 
 
-def _all_same(some: list[pa.RecordBatch], others: list[pa.RecordBatch], *, exact: bool) -> bool:
-    return all(_same(one, other, exact=exact) for one, other in zip(some, others, strict=True))
-
-
 def _is_permutation(together: list[pa.RecordBatch], alone: list[pa.RecordBatch]) -> bool:
     """Return whether rows have the answers that they have alone, or one another's."""
     left = list(alone)
@@ -374,10 +332,12 @@ def _distinct(answers: list[pa.RecordBatch]) -> int:
     return sum(not any(_same(one, other, exact=False) for other in answers[:i]) for i, one in enumerate(answers))
 
 
+def _all_same(some: list[pa.RecordBatch], others: list[pa.RecordBatch], *, exact: bool) -> bool:
+    return all(_same(one, other, exact=exact) for one, other in zip(some, others, strict=True))
+
+
 def _same(one: pa.RecordBatch, other: pa.RecordBatch, *, exact: bool) -> bool:
-    if one.serialize().equals(other.serialize()):
-        return True
-    return all(
+    return one.serialize().equals(other.serialize()) or all(
         _alike(a[0].as_py(), b[0].as_py(), field, exact=exact)
         for a, b, field in zip(one.columns, other.columns, one.schema, strict=True)
     )
@@ -387,11 +347,16 @@ def _alike(one: Any, other: Any, field: pa.Field | None, *, exact: bool) -> bool
     """Compare two values of a field, or of JSON; NaN equals NaN, and 0.0 does not equal -0.0 where every bit counts."""
     if one is None or other is None:
         return one is other
-    kind = None if field is None else field.type
     if field is not None and is_any(field):
         return _alike(json.loads(one), json.loads(other), None, exact=exact)
+    kind = None if field is None else field.type
     if isinstance(one, float | np.floating) and isinstance(other, float | np.floating):
-        return _near(float(one), float(other), 0.0 if exact else TOLERANCE[pa.float64() if kind is None else kind])
+        one, other = float(one), float(other)
+        if exact or not math.isfinite(one) or not math.isfinite(other):
+            same_sign = math.copysign(1.0, one) == math.copysign(1.0, other)
+            return (one == other and same_sign) or (math.isnan(one) and math.isnan(other))
+        tolerance = _TOLERANCE[pa.float64() if kind is None else kind]
+        return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
     if kind is not None and pa.types.is_map(kind):
         return [key for key, _ in one] == [key for key, _ in other] and all(
             _alike(a, b, kind.item_field, exact=exact) for (_, a), (_, b) in zip(one, other, strict=True)
@@ -404,11 +369,3 @@ def _alike(one: Any, other: Any, field: pa.Field | None, *, exact: bool) -> bool
         items = None if kind is None else kind.value_field
         return len(one) == len(other) and all(_alike(a, b, items, exact=exact) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and bool(one == other)
-
-
-def _near(one: float, other: float, tolerance: float) -> bool:
-    if not math.isfinite(one) or not math.isfinite(other):
-        return one == other or (math.isnan(one) and math.isnan(other))
-    if tolerance:
-        return abs(one - other) <= tolerance * max(abs(one), abs(other))
-    return one == other and math.copysign(1.0, one) == math.copysign(1.0, other)

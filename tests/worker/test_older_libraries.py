@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from sklearn.linear_model import ElasticNet
 
-import prinz_enricher.worker
+import prinz_enricher
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
 from prinz_enricher.worker.model import LoadedModel
@@ -98,7 +98,11 @@ def test_lists_of_a_fixed_size_are_nested_though_older_arrows_say_no(monkeypatch
     assert InputBuilder(schema, None).build(batch).tolist() == [[1.0, 2.0]]
 
 
-@pytest.mark.parametrize("path", sorted(Path(prinz_enricher.worker.__path__[0]).glob("*.py")), ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("ipc", "worker") for path in sorted(Path(prinz_enricher.__path__[0], folder).glob("*.py"))],
+    ids=lambda one: f"{one.parent.name}/{one.name}",
+)
 def test_the_worker_is_written_in_python_3_10(path: Path) -> None:
     """It has no syntax that came later."""
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
