@@ -173,15 +173,13 @@ class FrameSocket:
         """
         came: list[int] = []
         try:
-            return self._receive(came)
+            return self._read(came) if self._fill([memoryview(self._header)], came) else None
         finally:
             # Mapped memory no longer needs its descriptor.
             for descriptor in came:
                 os.close(descriptor)
 
-    def _receive(self, came: list[int]) -> Frame | None:
-        if not self._fill([memoryview(self._header)], came):
-            return None
+    def _read(self, came: list[int]) -> Frame:
         magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
         if magic != _MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
             raise FrameError("what came is no frame")

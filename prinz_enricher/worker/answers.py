@@ -44,8 +44,7 @@ class Table:
 class AnswerReader:
     """Takes the answers of one model apart into the values of each output.
 
-    Attributes:
-        learning: Whether what a mapping shows of the model's form decides for later ones: while the model is tried.
+    While `learning`, as the model is tried, what a mapping shows of the model's form decides for later ones.
     """
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = (), json: bool = False) -> None:
@@ -78,14 +77,10 @@ class AnswerReader:
         self._seen = {}
 
     def columns(self, answer: Any, rows: int) -> Sequence[Any]:
-        """Take an answer apart.
-
-        Args:
-            answer: In one of the forms above.
-            rows: How many rows went in, at least 1.
+        """Take an answer, in one of the forms above, to at least one row apart.
 
         Returns:
-            For each output a list, tuple or ndarray of as many values.
+            For each output a list, tuple or ndarray of as many values as rows.
 
         Raises:
             OutputDiffers: It is something else than was declared, or can be read in two ways.

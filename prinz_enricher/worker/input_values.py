@@ -116,7 +116,7 @@ def _with_nulls(column: pa.Array, rows: list[Any]) -> list[Any]:
 
 
 def json_column(values: list[Any]) -> Any:
-    """Return parsed JSON values as a column of the plainest dtype that holds each of them unchanged.
+    """Return parsed JSON values as an array of the plainest dtype that holds each of them unchanged.
 
     A model without a signature expects what pandas makes of plain values; what pandas would change stays an object.
     """
@@ -134,14 +134,15 @@ def json_column(values: list[Any]) -> Any:
 
 
 def text_column(values: Sequence[Any]) -> Any:
-    """Return text as pandas itself would hold it."""
-    return pd.Series(values, dtype=_TEXT)
+    """Return text as the array in which pandas itself would hold it."""
+    series = pd.Series(values, dtype=_TEXT)
+    # pandas lends out what a Series has, for reading alone.
+    return series.to_numpy(copy=True) if isinstance(series.dtype, np.dtype) else series.array
 
 
 def object_column(values: list[Any]) -> Any:
-    """Return values of any kind as a column of Python objects."""
+    """Return values of any kind as an array of Python objects."""
     held = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         held[i] = value
-    # A Series of objects stays one; of a bare array pandas would guess the dtype.
-    return pd.Series(held, dtype=object)
+    return held

@@ -39,29 +39,21 @@ class LoadedModel:
     MLflow's schema enforcement costs about 30 µs a column for each call, and the front has checked the rows already. So
     the flavour's own predict is called on a frame with the exact dtypes (the short path), or an estimator's on the bare
     array of it (the array path), where sample rows prove that this gives the same bits as `PyFuncModel.predict` (the
-    full path).
-
-    Attributes:
-        path: `array`, `short` or `full`.
-        why: Why it is that path.
-        outputs: The schema of the scores.
-        sharing: Which rows may be in one call; set by `warm`.
+    full path). `path` is `array`, `short` or `full`, and `why` says why; `outputs` is the schema of the scores.
+    `warm` finds out which rows may be in one call (`sharing`).
     """
 
     def __init__(
         self, folder: str, inputs: pa.Schema, outputs: pa.Schema, observed: tuple[bool, Sequence[str]] | None = None
     ) -> None:
-        """Load a model.
+        """Load a model from a folder with its MLmodel file; raises whatever its loader raises.
 
         Args:
-            folder: The local folder with its MLmodel file.
+            folder: The folder.
             inputs: The schema of the batches, in the signature's order.
             outputs: The schema of the scores.
             observed: Where the outputs are not the declared ones but those that were observed: whether they have
                 names, and which of them every row has.
-
-        Raises:
-            Exception: Whatever its loader raises.
         """
         import mlflow.pyfunc
 

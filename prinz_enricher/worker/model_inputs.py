@@ -7,6 +7,7 @@ each column where pandas has no block of its dtype: text in pandas 3, and intege
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ class InputBuilder:
         )
         self._unnamed = names is None
         self._tensors = {field.name: kind for field in schema if (kind := tensor_type(field)) is not None}
-        # Of the last batch: its columns' names, the frame's, and the places of columns that are read together.
+        # Of the last batch: its columns' names, the frame's, and the places of columns of one type, with the first one.
         self._last_names: list[str] | None = None
         self._index: Any = None
         self._alike: list[tuple[pa.Field, list[int]]] = []
@@ -92,8 +93,8 @@ class InputBuilder:
         value that the model's libraries can't hold.
         """
         if not self._declared:
-            columns = zip(batch.schema.names, batch.columns, strict=True)
-            return pd.DataFrame({name: json_column(column_values(column, JSON)) for name, column in columns})
+            columns = [json_column(column_values(column, JSON)) for column in batch.columns]
+            return _frame_of([(range(len(columns)), columns)], batch.num_rows, pd.Index(batch.schema.names))
         if not self._tensors:
             return self._frame(batch)
         arrays = {
@@ -150,11 +151,10 @@ class InputBuilder:
             return
 
         def accepts(rows: pa.RecordBatch) -> bool:
-            try:
+            with contextlib.suppress(Exception):
                 predict(rows)
-            except Exception:  # noqa: BLE001 - a model raises what it likes
-                return False
-            return True
+                return True
+            return False
 
         for sample in samples:
             if not {*booleans, *integers} <= {*sample.schema.names} or not accepts(sample):
@@ -174,7 +174,12 @@ class InputBuilder:
         names = batch.schema.names
         if names != self._last_names:
             self._index = pd.RangeIndex(len(names)) if self._unnamed else pd.Index([self._names[one] for one in names])
-            self._alike = _alike([self._fields[name] for name in names])
+            alike: dict[object, tuple[pa.Field, list[int]]] = {}
+            for place, field in enumerate(self._fields[name] for name in names):
+                # The type alone does not tell what nested values hold.
+                key = place if is_nested(field.type) else (field.type, is_any(field))
+                alike.setdefault(key, (field, []))[1].append(place)
+            self._alike = list(alike.values())
             self._last_names = names
         blocks: list[tuple[list[int], Block]] = []
         for field, places in self._alike:
@@ -191,16 +196,6 @@ class InputBuilder:
         return _frame_of(blocks, batch.num_rows, self._index)
 
 
-def _alike(fields: Sequence[pa.Field]) -> list[tuple[pa.Field, list[int]]]:
-    """Return the places of fields that can be read together, with the first of them."""
-    alike: dict[object, tuple[pa.Field, list[int]]] = {}
-    for place, field in enumerate(fields):
-        # The type alone does not tell what nested values hold.
-        key = place if is_nested(field.type) else (field.type, is_any(field))
-        alike.setdefault(key, (field, []))[1].append(place)
-    return list(alike.values())
-
-
 # Blocks of a frame.
 
 
@@ -212,14 +207,19 @@ def _block(columns: Sequence[pa.Array], field: pa.Field, rows: int, null_dtypes:
     kind = field.type
     if is_any(field):
         # MLflow has pandas guess the dtype of such a column, and so its models see numbers, not objects.
-        return [_bare(json_column(column_values(column, field))) for column in columns]
+        return [json_column(column_values(column, field)) for column in columns]
     if is_nested(kind):
-        return [_bare(object_column(column_values(column, field))) for column in columns]
+        return [object_column(column_values(column, field)) for column in columns]
     together = pa.chunked_array(columns)
     if together.null_count and (pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
         dtype = null_dtypes.boolean if pa.types.is_boolean(kind) else null_dtypes.integer
         if dtype == "float64":
-            return _doubles(together).reshape(-1, rows)
+            try:
+                return _writable(together.cast(pa.float64()).to_numpy()).reshape(-1, rows)
+            except pa.ArrowInvalid as exc:
+                raise InvalidRows(
+                    "a whole number beyond 2^53 is in a column with nulls, which this model takes as doubles alone"
+                ) from exc
         if dtype == "nullable":
             # Such as Int64: a float would change what is above 2^53.
             blank = together.fill_null(pa.scalar(0).cast(kind))
@@ -227,29 +227,12 @@ def _block(columns: Sequence[pa.Array], field: pa.Field, rows: int, null_dtypes:
             array = pd.arrays.BooleanArray if pa.types.is_boolean(kind) else pd.arrays.IntegerArray
             return [array(*one) for one in zip(values, nulls, strict=True)]
     if pa.types.is_string(kind):
-        texts = _bare(text_column(together.to_numpy()))
+        texts = text_column(together.to_numpy())
         if not isinstance(texts, np.ndarray):
             return [texts[start : start + rows] for start in range(0, len(texts), rows)]
         return texts.reshape(-1, rows)
     values = datetimes(together) if pa.types.is_timestamp(kind) else together.to_numpy()
     return _writable(values).reshape(-1, rows)
-
-
-def _doubles(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    try:
-        return _writable(column.cast(pa.float64()).to_numpy())
-    except pa.ArrowInvalid as exc:
-        raise InvalidRows(
-            "a whole number beyond 2^53 is in a column with nulls, which this model takes as doubles alone"
-        ) from exc
-
-
-def _bare(column: Any) -> Any:
-    """Return a Series as what holds its values; an array as it is."""
-    if not isinstance(column, pd.Series):
-        return column
-    # pandas lends out what a Series has, for reading alone.
-    return column.to_numpy(copy=True) if isinstance(column.dtype, np.dtype) else column.array
 
 
 def _writable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

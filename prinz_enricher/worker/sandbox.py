@@ -84,12 +84,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class SandboxReport:
-    """What became of a policy.
-
-    Attributes:
-        confined: What is enforced.
-        unconfined: What was wanted and is not enforced, and why.
-    """
+    """What became of a policy: what is enforced, and what was wanted and is not enforced, and why."""
 
     confined: list[str] = field(default_factory=list)
     unconfined: dict[str, str] = field(default_factory=dict)
