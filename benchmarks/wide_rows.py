@@ -28,7 +28,7 @@ from prinz_enricher.batch.layout import input_layout
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Frame, Kind
+from prinz_enricher.ipc.frames import Frame, FrameKind
 from prinz_enricher.registry import PrivateServer
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from prinz_enricher.worker.model_inputs import InputBuilder
@@ -102,8 +102,8 @@ def stages(kind: str, data: bytes) -> dict[str, Callable[[], object]]:
     batch = decode_columns(columns, signature)
     writer, reader = BatchWriter(), BatchReader()
     parts, schema_size = writer.parts(batch)
-    reader.read(Frame(Kind.SCORE, 0, {}, pa.py_buffer(b"".join(parts)), schema_size))
-    frame = Frame(Kind.SCORE, 0, {}, pa.py_buffer(b"".join(writer.parts(batch)[0])), 0)
+    reader.read(Frame(FrameKind.SCORE, 0, {}, pa.py_buffer(b"".join(parts)), schema_size))
+    frame = Frame(FrameKind.SCORE, 0, {}, pa.py_buffer(b"".join(writer.parts(batch)[0])), 0)
     received = reader.read(frame)
     builder = InputBuilder(schema, schema.names)
     return {

@@ -48,7 +48,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame says."""
 
     LOAD = 1
@@ -60,13 +60,13 @@ class Kind(IntEnum):
     STEP = 7
 
 
-_KINDS = {int(kind): kind for kind in Kind}
+_KINDS = {int(kind): kind for kind in FrameKind}
 
 
 class Frame(NamedTuple):
     """One frame as it was received."""
 
-    kind: Kind
+    kind: FrameKind
     # Of its job; 0 for none.
     id: int
     meta: dict[str, object]
@@ -110,7 +110,7 @@ class FrameSocket:
 
     def send(
         self,
-        kind: Kind,
+        kind: FrameKind,
         meta: Mapping[str, object],
         *,
         id: int = 0,

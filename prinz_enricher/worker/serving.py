@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.faults import FrameError, FrameTooLarge, OutputDiffers, WorkerFault
-from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, decode_value
+from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket, decode_value
 
 from .sandbox import Policy, SandboxReport, confine
 from .trial import OutputsDiffer, UnfitModel, sentence
@@ -40,13 +40,13 @@ def serve(frames: FrameSocket) -> int:
     process = os.getpid()
     began = time.monotonic()
     if "mlflow.pyfunc" not in sys.modules:
-        frames.send(Kind.STEP, {"step": _STEPS["import"]})
+        frames.send(FrameKind.STEP, {"step": _STEPS["import"]})
     failure = _import()
     imported = time.monotonic()
     frame = frames.receive()
     if frame is None:
         return 0
-    if frame.kind is not Kind.LOAD:
+    if frame.kind is not FrameKind.LOAD:
         raise FrameError("the first frame is not LOAD")
     kind, meta, model = _load(frame, failure, [began, imported, time.monotonic()], frames)
     _end_if_forked(process)
@@ -58,7 +58,7 @@ def serve(frames: FrameSocket) -> int:
         return 1
     reader, writer = BatchReader(), BatchWriter()
     while (frame := frames.receive()) is not None:
-        if frame.kind is not Kind.SCORE:
+        if frame.kind is not FrameKind.SCORE:
             raise FrameError("a frame is not SCORE")
         answer = _score(frame, model, reader, writer)
         _end_if_forked(process)
@@ -69,7 +69,7 @@ def serve(frames: FrameSocket) -> int:
             writer = BatchWriter()
             why = "it has more bytes than a worker can hand on"
             meta = {"kind": OutputDiffers.kind, "exception": FrameTooLarge.__name__, "why": why}
-            frames.send(Kind.RAISED, meta, id=frame.id)
+            frames.send(FrameKind.RAISED, meta, id=frame.id)
         # Large, and of no use while the next one is waited for.
         del frame, answer
     return 0
@@ -96,7 +96,7 @@ def _end_if_forked(process: int) -> None:
 
 def _load(
     frame: Frame, failure: BaseException | None, times: list[float], frames: FrameSocket
-) -> tuple[Kind, dict[str, object], Any]:
+) -> tuple[FrameKind, dict[str, object], Any]:
     """Confine the process and load the model; return the kind and meta of the answer, and the model."""
     stage = "import"
     try:
@@ -110,14 +110,14 @@ def _load(
         report = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else SandboxReport()
         times.append(time.monotonic())
         stage = "load"
-        frames.send(Kind.STEP, {"step": _STEPS[stage]})
+        frames.send(FrameKind.STEP, {"step": _STEPS[stage]})
         observed: Any = frame.meta.get("observed")
         inputs, outputs = _schemas(frame)
         model = LoadedModel(str(frame.meta["path"]), inputs, outputs, observed)
         times.append(time.monotonic())
         params = _params(frame)
         stage = "try"
-        frames.send(Kind.STEP, {"step": _STEPS[stage]})
+        frames.send(FrameKind.STEP, {"step": _STEPS[stage]})
         model.warm(params, exact=frame.meta.get("exact") is True)
         times.append(time.monotonic())
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
@@ -128,7 +128,7 @@ def _load(
         failed: dict[str, object] = {"stage": stage, "why": _CREDENTIALS.sub("://", why)[:_LONGEST_REASON]}
         if isinstance(exc, OutputsDiffer) and frame.meta.get("observe") is True:
             failed["observed"] = model.observe(exc.sample.rows, params)
-        return Kind.FAILED, failed, None
+        return FrameKind.FAILED, failed, None
     spans = [round(end - start, 4) for start, end in pairwise(times)]
     ready: dict[str, object] = {
         "pid": os.getpid(),
@@ -143,7 +143,7 @@ def _load(
         "confined": report.confined,
         "unconfined": report.unconfined,
     }
-    return Kind.READY, ready, model
+    return FrameKind.READY, ready, model
 
 
 def _schemas(frame: Frame) -> list[pa.Schema]:
@@ -158,7 +158,7 @@ def _params(frame: Frame) -> Any:
 
 
 class _Answer(NamedTuple):
-    kind: Kind
+    kind: FrameKind
     meta: Mapping[str, object]
     body: Sequence[pa.Buffer | bytes] = ()
     schema_size: int = 0
@@ -177,12 +177,12 @@ def _score(frame: Frame, model: Any, reader: BatchReader, writer: BatchWriter) -
         else:
             parts, schema_size = writer.parts_of_doubles(scores, model.outputs)
     except WorkerFault as exc:
-        return _Answer(Kind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)})
+        return _Answer(FrameKind.RAISED, {"kind": exc.kind, "exception": type(exc).__name__, "why": str(exc)})
     except BaseException as exc:  # noqa: BLE001 - a model raises what it likes
         # Any of the model's exceptions, SystemExit and KeyboardInterrupt too: none of them ends the worker.
         # Out of memory, or with the stack used up, writing it may fail as well.
         with contextlib.suppress(Exception):
             print(f"the model raised (correlation id {frame.meta.get('correlation')})", file=sys.stderr)  # noqa: T201 - the front logs what a worker prints
             traceback.print_exc()
-        return _Answer(Kind.RAISED, {"kind": "model_error", "exception": type(exc).__name__})
-    return _Answer(Kind.SCORES, {"compute": compute}, parts, schema_size)
+        return _Answer(FrameKind.RAISED, {"kind": "model_error", "exception": type(exc).__name__})
+    return _Answer(FrameKind.SCORES, {"compute": compute}, parts, schema_size)

@@ -14,7 +14,7 @@ from prinz_enricher.batch.wire_views import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Frame, Kind
+from prinz_enricher.ipc.frames import Frame, FrameKind
 from prinz_enricher.service.score.payload import append_output, parse_score_request
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from tests.support.large_requests import check, varint
@@ -135,7 +135,7 @@ def test_no_copy_from_the_worker_to_the_answer() -> None:
     parts, schema_size = BatchWriter().parts(batch)
     body = pa.py_buffer(b"".join(memoryview(part) for part in parts))
 
-    received = BatchReader().read(Frame(Kind.SCORES, 1, {}, body, schema_size))
+    received = BatchReader().read(Frame(FrameKind.SCORES, 1, {}, body, schema_size))
     answer = stream_parts(received)
 
     assert within(values_of(received), body)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind
+from prinz_enricher.ipc.frames import Frame, FrameSocket, FrameKind
 from prinz_enricher.provision.child_process import ForkedProcess, ForkServer, has_ended
 from tests.support.script import run_script
 
@@ -260,8 +260,8 @@ class RunningWorker:
         """Have it load a model."""
         schemas = [INPUTS.serialize(), OUTPUTS.serialize()]
         sizes = [schema.size for schema in schemas]
-        self.frames.send(Kind.LOAD, {"path": str(model), "schemas": sizes, **meta}, body=schemas)
-        while (frame := self.answer()).kind is Kind.STEP:
+        self.frames.send(FrameKind.LOAD, {"path": str(model), "schemas": sizes, **meta}, body=schemas)
+        while (frame := self.answer()).kind is FrameKind.STEP:
             assert frame.meta["step"] in ("importing MLflow", "loading the model", "trying the model")
         told = frame.meta.get("unconfined")
         self.unconfined = told if isinstance(told, dict) else {}
@@ -279,7 +279,7 @@ class RunningWorker:
         dos, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         batch = pa.RecordBatch.from_arrays([pa.array(dos), pa.array(values)], schema=INPUTS)
         parts, schema_size = self._writer.parts(batch)
-        self.frames.send(Kind.SCORE, {}, id=self._jobs, body=parts, schema_size=schema_size)
+        self.frames.send(FrameKind.SCORE, {}, id=self._jobs, body=parts, schema_size=schema_size)
         frame = self.answer()
         assert frame.id == self._jobs
         return frame
@@ -287,7 +287,7 @@ class RunningWorker:
     def do(self, what: str, value: str = "") -> str:
         """Have the model do one thing, and tell what came of it."""
         frame = self.ask((what, value))
-        assert frame.kind is Kind.SCORES, frame.meta
+        assert frame.kind is FrameKind.SCORES, frame.meta
         return str(self._reader.read(frame).column(0)[0].as_py())
 
     def printed(self) -> str:
@@ -325,7 +325,7 @@ def running(
     try:
         if model is not None:
             frame = worker.load(model, **meta)
-            assert frame.kind is Kind.READY, worker.printed()
+            assert frame.kind is FrameKind.READY, worker.printed()
         yield worker
     finally:
         worker.end()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Kind
+from prinz_enricher.ipc.frames import FrameKind
 from prinz_enricher.provision.child_process import ForkServer, can_fork, has_ended
 from prinz_enricher.scoring.launch.spares import IMPORTS
 from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model, worker_environment
@@ -109,7 +109,7 @@ def test_a_folder_without_a_model_fails_with_its_stage(tmp_path: Path) -> None:
     worker = RunningWorker(tmp_path)
     try:
         frame = worker.load(tmp_path)
-        assert frame.kind is Kind.FAILED
+        assert frame.kind is FrameKind.FAILED
         assert frame.meta["stage"] == "load"
         assert str(frame.meta["why"]).startswith("loading the model failed: ")
         assert has_ended(worker.process.pid, PATIENCE)
@@ -123,7 +123,7 @@ def test_a_policy_that_can_not_be_read_loads_no_model(model: Path, tmp_path: Pat
     worker = RunningWorker(tmp_path)
     try:
         frame = worker.load(model, sandbox={"netwrok": False})
-        assert (frame.kind, frame.meta["stage"]) == (Kind.FAILED, "confine")
+        assert (frame.kind, frame.meta["stage"]) == (FrameKind.FAILED, "confine")
     finally:
         worker.end()
 
@@ -151,7 +151,7 @@ def test_too_much_memory_is_an_error_of_the_model(confined: RunningWorker) -> No
     """The worker goes on, and what is within the limit can be had."""
     need(confined, "memory")
     frame = confined.ask(("allocate", str(2 << 30)))
-    assert (frame.kind, frame.meta) == (Kind.RAISED, {"kind": "model_error", "exception": "MemoryError"})
+    assert (frame.kind, frame.meta) == (FrameKind.RAISED, {"kind": "model_error", "exception": "MemoryError"})
     assert confined.do("allocate", str(256 << 20)) == str(256 << 17)
 
 
@@ -298,10 +298,10 @@ def test_batches_may_be_sent_ahead(model: Path, tmp_path: Path) -> None:
             batch = pa.RecordBatch.from_arrays([pa.array(["echo"] * len(values)), pa.array(values)], schema=INPUTS)
             parts, schema_size = writer.parts(batch)
             sent = worker.frames.send(
-                Kind.SCORE, {}, id=number, body=parts, schema_size=schema_size, small_only=number > 1
+                FrameKind.SCORE, {}, id=number, body=parts, schema_size=schema_size, small_only=number > 1
             )
             assert sent
         for number in (1, 2):
             frame = worker.answer()
-            assert (frame.kind, frame.id) == (Kind.SCORES, number), frame.meta
+            assert (frame.kind, frame.id) == (FrameKind.SCORES, number), frame.meta
             assert set(reader.read(frame).column(0).to_pylist()) == {str(number) * 100}

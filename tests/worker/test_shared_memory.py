@@ -24,7 +24,7 @@ import pytest
 from prinz_enricher.ipc import frames
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.faults import FrameError
-from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind
+from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket
 from prinz_enricher.ipc.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this platform has no sealed memory")
@@ -62,7 +62,7 @@ def pair(**limits: Any) -> Iterator[tuple[FrameSocket, FrameSocket, socket.socke
     right.settimeout(20)
     with left, right:
         sender, receiver = FrameSocket(left), FrameSocket(right, **limits)
-        sender.send(Kind.SCORE, {})
+        sender.send(FrameKind.SCORE, {})
         assert receiver.receive() is not None
         yield sender, receiver, left
 
@@ -102,9 +102,9 @@ def test_a_large_body_goes_out_though_nobody_reads() -> None:
     """More than the socket holds; both sides may so send ahead without waiting for each other."""
     body = [LARGE[i : i + 1000] for i in range(0, len(LARGE), 1000)] * 20
     with pair() as (sender, receiver, _):
-        assert sender.send(Kind.SCORE, {"a": 1}, id=7, body=[b"", *body], schema_size=8, small_only=True)
+        assert sender.send(FrameKind.SCORE, {"a": 1}, id=7, body=[b"", *body], schema_size=8, small_only=True)
         frame = received(receiver)
-        assert (frame.kind, frame.id, frame.meta, frame.schema_size) == (Kind.SCORE, 7, {"a": 1}, 8)
+        assert (frame.kind, frame.id, frame.meta, frame.schema_size) == (FrameKind.SCORE, 7, {"a": 1}, 8)
         assert frame.body.to_pybytes() == b"".join(body)
         del frame
 
@@ -120,13 +120,13 @@ def test_where_the_other_side_reads_bodies_go_through_the_socket(monkeypatch: py
     with left, right:
         front, worker = FrameSocket(left), FrameSocket(right)
         body = [b"x" * SHARED_FROM]
-        front.send(Kind.SCORE, {}, body=body)
+        front.send(FrameKind.SCORE, {}, body=body)
         received(worker)
-        worker.send(Kind.SCORES, {}, body=body)
+        worker.send(FrameKind.SCORES, {}, body=body)
         received(front)
-        front.send(Kind.SCORE, {}, body=body)
+        front.send(FrameKind.SCORE, {}, body=body)
         with pytest.raises(AssertionError):
-            front.send(Kind.SCORE, {}, body=body)
+            front.send(FrameKind.SCORE, {}, body=body)
 
 
 def test_a_shared_body_lives_as_long_as_what_is_made_of_it() -> None:
@@ -134,7 +134,7 @@ def test_a_shared_body_lives_as_long_as_what_is_made_of_it() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array(np.arange(20_000.0))], names=["a"])
     with pair() as (sender, receiver, _):
         parts, schema_size = BatchWriter().parts(batch)
-        sender.send(Kind.SCORE, {}, body=parts, schema_size=schema_size)
+        sender.send(FrameKind.SCORE, {}, body=parts, schema_size=schema_size)
         before = descriptors()
         frame = received(receiver)
         assert descriptors() == before
@@ -274,9 +274,9 @@ def test_where_no_descriptor_can_be_handed_over_the_socket_is_left() -> None:
     left, right = socket.socketpair()
     with NoDescriptors(fileno=left.detach()) as raw, right:
         sender, receiver = FrameSocket(raw), FrameSocket(right)
-        sender.send(Kind.SCORE, {})
-        assert not sender.send(Kind.SCORE, {}, body=[LARGE], small_only=True)
-        assert sender.send(Kind.SCORE, {}, body=[LARGE[:SHARED_FROM]], small_only=True)
+        sender.send(FrameKind.SCORE, {})
+        assert not sender.send(FrameKind.SCORE, {}, body=[LARGE], small_only=True)
+        assert sender.send(FrameKind.SCORE, {}, body=[LARGE[:SHARED_FROM]], small_only=True)
         received(receiver)
         assert received(receiver).body.to_pybytes() == LARGE[:SHARED_FROM]
 
@@ -332,9 +332,9 @@ def test_a_platform_without_sealed_memory_goes_on_by_the_socket(monkeypatch: pyt
     """And sends nothing that would have to wait, if so wished."""
     monkeypatch.delattr(os, "memfd_create")
     with pair() as (sender, receiver, _):
-        assert not sender.send(Kind.SCORE, {}, body=[LARGE], small_only=True)
-        assert not sender.send(Kind.SCORE, {"long": "x" * 500_000}, small_only=True)
-        assert sender.send(Kind.SCORE, {}, body=[LARGE[:SHARED_FROM]], small_only=True)
+        assert not sender.send(FrameKind.SCORE, {}, body=[LARGE], small_only=True)
+        assert not sender.send(FrameKind.SCORE, {"long": "x" * 500_000}, small_only=True)
+        assert sender.send(FrameKind.SCORE, {}, body=[LARGE[:SHARED_FROM]], small_only=True)
         assert received(receiver).body.to_pybytes() == LARGE[:SHARED_FROM]
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.ipc.faults import FrameError
-from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, decode_value, encode_value
+from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket, decode_value, encode_value
 
 HEADER = struct.Struct("<4sB3xQIIQ")
 
@@ -40,12 +40,14 @@ JSON = st.recursive(
 
 
 @given(
-    st.sampled_from(Kind),
+    st.sampled_from(FrameKind),
     st.integers(0, 2**64 - 1),
     st.dictionaries(st.text(), JSON, max_size=5),
     st.lists(st.binary(max_size=200), max_size=5),
 )
-def test_a_frame_arrives_as_it_was_sent(kind: Kind, number: int, meta: dict[str, object], parts: list[bytes]) -> None:
+def test_a_frame_arrives_as_it_was_sent(
+    kind: FrameKind, number: int, meta: dict[str, object], parts: list[bytes]
+) -> None:
     """Kind, id, meta and body are the same on the other side."""
     with pair() as (sender, receiver, _):
         sender.send(kind, meta, id=number, body=parts)
@@ -59,7 +61,7 @@ def test_a_body_larger_than_the_sockets_buffers_arrives_whole() -> None:
     """Parts beyond what one system call takes are sent on."""
     parts = [bytes([i % 256]) * 5000 for i in range(1500)]
     with pair() as (sender, receiver, _):
-        thread = threading.Thread(target=sender.send, args=(Kind.SCORE, {}), kwargs={"body": parts})
+        thread = threading.Thread(target=sender.send, args=(FrameKind.SCORE, {}), kwargs={"body": parts})
         thread.start()
         frame = receiver.receive()
         thread.join()
@@ -70,7 +72,7 @@ def test_a_body_larger_than_the_sockets_buffers_arrives_whole() -> None:
 def test_the_end_between_frames_is_no_fault() -> None:
     """The other side may leave when nothing is under way."""
     with pair() as (sender, receiver, _):
-        sender.send(Kind.READY, {})
+        sender.send(FrameKind.READY, {})
         sender.close()
         assert receiver.receive() is not None
         assert receiver.receive() is None
@@ -135,8 +137,8 @@ def test_a_frame_beyond_the_limits_is_not_sent() -> None:
     with left, right:
         sender = FrameSocket(left, max_meta=100, max_body=10)
         with pytest.raises(FrameError):
-            sender.send(Kind.SCORE, {}, body=[b"x" * 11])
-        sender.send(Kind.SCORE, {}, body=[b"x" * 10])
+            sender.send(FrameKind.SCORE, {}, body=[b"x" * 11])
+        sender.send(FrameKind.SCORE, {}, body=[b"x" * 10])
         assert FrameSocket(right).receive() is not None
 
 
@@ -144,7 +146,7 @@ def travel(writer: BatchWriter, reader: BatchReader, batch: pa.RecordBatch) -> t
     """Send a batch through a socket."""
     with pair() as (sender, receiver, _):
         parts, schema_size = writer.parts(batch)
-        sender.send(Kind.SCORE, {}, body=parts, schema_size=schema_size)
+        sender.send(FrameKind.SCORE, {}, body=parts, schema_size=schema_size)
         frame = receiver.receive()
         assert frame is not None
         return reader.read(frame), frame
@@ -201,7 +203,7 @@ def test_doubles_are_read_without_arrow_as_arrow_reads_them(data: st.DataObject,
         batches.append(pa.RecordBatch.from_arrays([pa.array(column) for column in values.T], names=names))
         with pair() as (sender, receiver, _):
             parts, schema_size = writer.parts(batches[-1])
-            sender.send(Kind.SCORE, {}, body=parts, schema_size=schema_size)
+            sender.send(FrameKind.SCORE, {}, body=parts, schema_size=schema_size)
             frame = receiver.receive()
         assert frame is not None
         arrays.append(reader.array(frame))
@@ -245,7 +247,7 @@ def test_wide_batches_are_remembered_within_bounds() -> None:
         batch = pa.RecordBatch.from_arrays([pa.array(one) for one in values.T], names=[str(i) for i in range(5000)])
         for _ in range(2):
             body, schema_size = joined(writer.parts(batch))
-            frame = Frame(Kind.SCORE, 1, {}, pa.py_buffer(body), schema_size)
+            frame = Frame(FrameKind.SCORE, 1, {}, pa.py_buffer(body), schema_size)
             assert reader.read(frame).num_rows == rows
         array = reader.array(frame)
         remembered.append(array is not None)
@@ -313,7 +315,7 @@ def test_a_body_that_is_no_batch_is_an_error(body: bytes, schema_size: int) -> N
     travel_batch = pa.RecordBatch.from_arrays([pa.array([1.0])], names=["a"])
     travel(BatchWriter(), reader, travel_batch)
     with pytest.raises(FrameError):
-        reader.read(Frame(Kind.SCORE, 1, {}, pa.py_buffer(body), min(schema_size, len(body))))
+        reader.read(Frame(FrameKind.SCORE, 1, {}, pa.py_buffer(body), min(schema_size, len(body))))
 
 
 VALUES = st.recursive(
@@ -334,7 +336,7 @@ VALUES = st.recursive(
 def test_a_parameter_s_value_is_the_same_on_the_other_side(value: object) -> None:
     """Bytes, datetimes and dicts of any keys too."""
     with pair() as (sender, receiver, _):
-        sender.send(Kind.SCORE, {"params": encode_value(value)})
+        sender.send(FrameKind.SCORE, {"params": encode_value(value)})
         frame = receiver.receive()
         assert frame is not None
         back = decode_value(frame.meta["params"])

@@ -19,7 +19,7 @@ import structlog
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.ipc.faults import FrameError, FrameTooLarge
-from prinz_enricher.ipc.frames import Frame, FrameSocket, Kind, encode_value
+from prinz_enricher.ipc.frames import Frame, FrameSocket, FrameKind, encode_value
 from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
 from prinz_enricher.provision.progress import report_step
@@ -145,16 +145,16 @@ class WorkerProcess:
             meta["sandbox"] = {**asdict(self._confinement), "writable": [str(self._folder.path)]}
         if signature.params:
             meta["params"] = encode_value({param.name: param.default for param in signature.params})
-        self._send(Kind.LOAD, meta, body=schemas)
-        while (frame := self._receive()).kind is Kind.STEP:
+        self._send(FrameKind.LOAD, meta, body=schemas)
+        while (frame := self._receive()).kind is FrameKind.STEP:
             report_step(str(frame.meta.get("step"))[:_LONGEST_STEP])
-        if frame.kind is Kind.FAILED:
+        if frame.kind is FrameKind.FAILED:
             why = str(frame.meta.get("why", "unknown"))
             if isinstance(outputs := frame.meta.get("observed"), str):
                 self._on_observed(self._target, outputs)
                 raise OutputsObserved(why, outputs)
             raise LoadFailed(why)
-        if frame.kind is not Kind.READY:
+        if frame.kind is not FrameKind.READY:
             raise WorkerDied("it spoke out of turn")
         return frame.meta
 
@@ -244,7 +244,7 @@ class WorkerProcess:
         if params:
             meta["params"] = encode_value(params)
         parts, schema_size = self._writer.parts(batch)
-        if not self._send(Kind.SCORE, meta, id=id, body=parts, schema_size=schema_size, small_only=behind):
+        if not self._send(FrameKind.SCORE, meta, id=id, body=parts, schema_size=schema_size, small_only=behind):
             # Its schema is not known to the process then.
             self._writer = BatchWriter()
             return False
@@ -274,9 +274,9 @@ class WorkerProcess:
         rows, correlation = self._given.pop(frame.id, (0, ""))
         if not rows:
             raise WorkerDied("it answered what it was not asked")
-        if frame.kind is Kind.RAISED:
+        if frame.kind is FrameKind.RAISED:
             return Answer(frame.id, self._error(frame, correlation), 0.0)
-        if frame.kind is not Kind.SCORES:
+        if frame.kind is not FrameKind.SCORES:
             raise WorkerDied("it spoke out of turn")
         try:
             scores = self._reader.read(frame)
@@ -299,7 +299,7 @@ class WorkerProcess:
 
     def _send(
         self,
-        kind: Kind,
+        kind: FrameKind,
         meta: Mapping[str, object],
         *,
         id: int = 0,
