@@ -80,9 +80,9 @@ def _import() -> BaseException | None:
     try:
         import mlflow.pyfunc
 
-        from . import model
+        from . import loaded_model
 
-        del mlflow, model
+        del mlflow, loaded_model
     except BaseException as exc:  # noqa: BLE001 - the environment is the model's own
         return exc
     return None
@@ -104,7 +104,7 @@ def _load(
             raise failure  # noqa: TRY301 - it is reported like any other
         import mlflow
 
-        from .model import LoadedModel
+        from .loaded_model import LoadedModel
 
         stage = "confine"
         report = confine(Policy.read(frame.meta["sandbox"])) if "sandbox" in frame.meta else SandboxReport()

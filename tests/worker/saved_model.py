@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 
 Save = Callable[..., "Saved"]
 

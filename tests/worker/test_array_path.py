@@ -36,7 +36,7 @@ from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 from prinz_enricher.worker.model_inputs import InputBuilder, NullDtypes
 from prinz_enricher.worker.trial import made_batch
 

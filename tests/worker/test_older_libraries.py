@@ -19,7 +19,7 @@ from sklearn.linear_model import ElasticNet
 import prinz_enricher
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 from prinz_enricher.worker.model_inputs import InputBuilder
 
 # MLflow warns of what is not ours.

@@ -13,7 +13,7 @@ import yaml
 from prinz_enricher.batch import batch_from_rows, batch_to_rows
 from prinz_enricher.ipc.faults import OutputDiffers
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 
 # MLflow warns of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -22,7 +22,7 @@ from prinz_enricher.contract import signature_pb2, value_pb2
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import Signature, from_wire, input_schema
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 from tests.golden.write_vectors import PATH
 from tests.support.invocations import request_of
 from tests.support.scoring_server import ScoringServer

@@ -19,7 +19,7 @@ from prinz_enricher.ipc.faults import InvalidRows
 from prinz_enricher.signature import output_schema
 from prinz_enricher.signature.mlflow_json import with_outputs
 from prinz_enricher.worker.example import InputForm
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 from prinz_enricher.worker.trial import OutputsDiffer, UnfitModel
 from tests.worker.saved_model import ONE, Save, declared, python_model, signature_of, unsigned
 

@@ -13,7 +13,7 @@ from prinz_enricher.scoring.ports import Target
 
 IMPORTS = (
     *("numpy", "pyarrow", "pandas", "mlflow.pyfunc"),
-    *("prinz_enricher.worker.serving", "prinz_enricher.worker.model"),
+    *("prinz_enricher.worker.serving", "prinz_enricher.worker.loaded_model"),
 )
 """What every worker imports."""
 

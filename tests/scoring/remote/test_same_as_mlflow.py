@@ -27,7 +27,7 @@ from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers
 from prinz_enricher.scoring.remote.predictions import decode, decode_error
 from prinz_enricher.scoring.remote.request_body import Body, Form, choose, encode
 from prinz_enricher.signature import Scalar, ScalarKind, Signature, Tensor, input_schema, output_schema, read_signature
-from prinz_enricher.worker.model import LoadedModel
+from prinz_enricher.worker.loaded_model import LoadedModel
 from tests.golden.write_vectors import PATH
 
 # MLflow warns of what is not ours.
