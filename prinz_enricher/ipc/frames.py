@@ -93,11 +93,8 @@ class FrameSocket:
     ) -> None:
         """Take over a connected, blocking socket.
 
-        Args:
-            sock: The socket.
-            max_meta: Bytes of the largest meta that is sent or accepted; more is an error before anything is allocated.
-            max_body: The same of a body.
-            before_read: Called before each read that may block; may raise to stop waiting.
+        A larger meta or body, in bytes, is an error before anything is sent or allocated. `before_read` is called
+        before each read that may block, and may raise to stop waiting.
         """
         self._sock = sock
         self._max_meta = max_meta
@@ -182,7 +179,7 @@ class FrameSocket:
     def _read(self, came: list[int]) -> Frame:
         magic, kind, shared, id_, meta_size, schema_size, size = _HEADER.unpack(self._header)
         if magic != _MAGIC or shared > 1 or self._header[6:8] != b"\0\0":
-            raise FrameError("what came is no frame")
+            raise FrameError("what came is not a frame")
         if meta_size > self._max_meta or size > self._max_body or schema_size > size:
             raise FrameError("a frame's lengths are beyond the limits")
         if len(came) != shared:
@@ -217,7 +214,7 @@ class FrameSocket:
         flags = _CLOEXEC if self._before_read is None else _CLOEXEC | _DONTWAIT
         while views:
             try:
-                got, ancillary, told, _ = self._sock.recvmsg_into(views, control, flags)
+                got, ancillary, received, _ = self._sock.recvmsg_into(views, control, flags)
             except BlockingIOError:
                 if self._before_read is not None:
                     self._before_read()
@@ -225,7 +222,7 @@ class FrameSocket:
             if came is not None:
                 came += descriptors_in(ancillary)
             # The kernel has closed those that there was no room for.
-            if told & _CTRUNC:
+            if received & _CTRUNC:
                 raise FrameError("descriptors came that no frame needs")
             if not got:
                 if came is not None and not begun:

@@ -158,11 +158,11 @@ class AnswerReader:
         as_columns = all(_is_column(value, rows) and _fits(value, levels, 1) for value, levels in pairs)
         if as_row and as_columns:
             as_row = self._choose("an object", _ROW, _COLUMNS) is _ROW
-        elif as_row or as_columns:
-            self._learn("an object", _ROW if as_row else _COLUMNS)
-        else:
+        elif not (as_row or as_columns):
             # Of neither kind: each value is refused for what it is.
             as_row = rows == 1 and not all(_is_column(value, 1) for value in values)
+        elif self.learning:
+            self._note("an object", _ROW if as_row else _COLUMNS)
         return [[value] for value in values] if as_row else values
 
     def _of_undeclared(self, answer: Mapping[Any, Any], rows: int) -> Sequence[Any]:
@@ -171,8 +171,8 @@ class AnswerReader:
         as_columns = bool(columns) and all(_is_column(values, rows) for values in columns)
         if as_columns and (rows == 1 or "an object" in self._seen):
             as_columns = self._choose("an object", _ROW, _COLUMNS) is _COLUMNS
-        elif as_columns or rows == 1:
-            self._learn("an object", _COLUMNS if as_columns else _ROW)
+        elif self.learning and (as_columns or rows == 1):
+            self._note("an object", _COLUMNS if as_columns else _ROW)
         if not as_columns:
             return [_one_row(answer, rows)]
         return [[dict(zip(answer, row, strict=True)) for row in zip(*columns, strict=True)]]
@@ -276,10 +276,6 @@ class AnswerReader:
         raise _missing(name for name in self._names if name not in names)
 
     # What was seen.
-
-    def _learn(self, what: str, reading: str) -> None:
-        if self.learning:
-            self._note(what, reading)
 
     def _note(self, what: str, reading: str) -> None:
         """Remember how a form is meant; a model that shows both shows nothing."""

@@ -38,15 +38,12 @@ from typing import Any, NoReturn
 
 from .startup import prepare_imports
 
+# The exit code where what was imported runs threads: what they hold at a fork, such as a lock, is lost to the fork.
 UNFIT = 3
-"""The exit code where what was imported runs threads: what they hold at a fork, such as a lock, is lost to the fork."""
-
+# Threads, by the kernel's names of them, that hold nothing: the one of polars waits for files to remove.
 _HARMLESS = {"polars-ooc-clea"}
-"""Threads, by the kernel's names of them, that hold nothing: the one of polars waits for files to remove."""
-
+# A descriptor above those that a process begins with.
 _HIGH = 100
-"""A descriptor above those that a process begins with."""
-
 _LONGEST_REQUEST = 8 << 20
 
 

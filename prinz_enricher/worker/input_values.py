@@ -19,11 +19,9 @@ from prinz_enricher.ipc.faults import InvalidRows
 
 from .fields import is_any, is_nested, is_optional
 
+# The value of a property that an object lacks.
 _ABSENT = object()
-"""The value of a property that an object lacks."""
-
 _AS_NDARRAY = (pa.float32(), pa.int32())
-
 # pandas 3 reads text into a dtype of its own, with NaN for nulls; pandas 2 into objects.
 _TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 

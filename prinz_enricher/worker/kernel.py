@@ -18,6 +18,7 @@ _libc.syscall.restype = ctypes.c_long
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
+# System calls that no model needs, with their numbers on x86_64 and aarch64.
 DENIED = {
     # Into other processes; their descriptors and limits.
     "ptrace": (101, 117),
@@ -55,11 +56,10 @@ DENIED = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
-"""System calls that no model needs, with their numbers on x86_64 and aarch64."""
 
+# Calls that do nothing and report success: whatever a model starts stays in its worker's process group, and ends with
+# it. Many programs ask for a session of their own, but none needs it to work.
 IGNORED = {"setsid": (112, 157), "setpgid": (109, 154)}
-"""Calls that do nothing and report success: whatever a model starts stays in its worker's process group, and ends with
-it. Many programs ask for a session of their own, but none needs it to work."""
 
 _NUMBERS = {
     **DENIED,
@@ -127,20 +127,12 @@ def landlock_version() -> int:
 
 
 def restrict_access(writable: Iterable[str] | None, *, network: bool) -> dict[str, str]:
-    """Restrict what the calling thread and what it starts can write to and reach; other threads stay as they are.
+    """Restrict the calling thread and what it starts, not other threads, in what they can write to and reach.
 
-    Reading and executing files stays allowed everywhere. In any case the memory and the environment of processes
-    outside can't be read any more, and no device can be made.
-
-    Args:
-        writable: Folders and device files that it may write to, and nothing else; None for everything.
-        network: Whether it may use TCP.
-
-    Returns:
-        Which of `signals` and `sockets` the kernel is too old for, and why.
-
-    Raises:
-        OSError: The kernel has no Landlock, or a path does not exist.
+    Reading and executing files stays allowed everywhere; `writable` has the folders and device files that may be
+    written to, None for all. In any case the memory and the environment of processes outside can't be read any more,
+    and no device can be made. Returns which of `signals` and `sockets` the kernel is too old for, and why; raises
+    OSError where it has no Landlock, or a path does not exist.
     """
     version = landlock_version()
     if version < 1:

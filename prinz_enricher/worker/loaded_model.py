@@ -307,9 +307,9 @@ class LoadedModel:
     def _plain_estimator(self) -> Any:
         """Return the estimator of a scikit-learn model that predicts the same from the bare array of its frame.
 
-        An estimator of scikit-learn turns a frame of numbers of one type into an array before anything else; what it
-        does more with a frame is to compare the columns' names with those it was fitted with, each time anew. That
-        costs several times as much as a small model's prediction. Here the names are compared once.
+        An estimator of scikit-learn turns a frame of numbers of one type into an array, and compares the columns' names
+        with those it was fitted with, each time anew. That costs several times as much as a small model's prediction.
+        Here the names are compared once.
         """
         if {*self._schema.types} not in ({pa.float64()}, {pa.float32()}):
             return None

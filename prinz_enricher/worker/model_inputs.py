@@ -311,10 +311,7 @@ def _any_size_tensor(column: pa.Array, dtype: Any) -> Any:
             raise InvalidRows(_UNEVEN) from exc
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)
-    ragged = np.empty(len(rows), dtype=object)
-    for i, row in enumerate(rows):
-        ragged[i] = row
-    return ragged
+    return object_column(rows)
 
 
 def _text_array(values: Any, dtype: Any) -> np.ndarray[Any, Any]:

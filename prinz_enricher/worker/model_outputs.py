@@ -41,7 +41,6 @@ class OutputReader:
     """Reads what a model returns as record batches of one output schema.
 
     Attributes:
-        answers: Takes a result apart.
         trusts_places: Whether rows are taken in their order where an index has some of them twice, as that of frames
             of one row each that were put together; else such a result is refused.
         has_doubles: Whether such an index was seen.
@@ -72,10 +71,7 @@ class OutputReader:
         return bool(result.dtype == np.float64) and result.shape == (rows,)
 
     def read(self, result: object, rows: int) -> pa.RecordBatch:
-        """Read what the model returned for some rows as that many rows of exactly the schema, or raise OutputDiffers.
-
-        Its message holds no data.
-        """
+        """Read what the model returned as as many rows of the schema, or raise OutputDiffers, without data in it."""
         columns = self.answers.columns(self._form(result, rows), rows)
         arrays = [output_column(values, field) for values, field in zip(columns, self._schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -106,7 +102,7 @@ class OutputReader:
 
     def _entry(self, value: Any, rows: int) -> Any:
         """Return an entry of a list: one row, or with the number of rows the values of one output."""
-        if isinstance(value, pd.Series) and {str(label) for label in value.index} >= {*self._schema.names}:
+        if isinstance(value, pd.Series) and {*map(str, value.index)} >= {*self._schema.names}:
             # A row of a frame, with the names of its columns.
             return {str(label): one for label, one in value.items()}
         return self._plain(value, rows)
@@ -485,9 +481,6 @@ def _too_large(field: pa.Field) -> OutputDiffers:
     return OutputDiffers(f'"{field.name}" has a number that {field.type} can\'t hold')
 
 
-# Values of any type, as JSON.
-
-
 def _json(value: Any, name: str) -> str | None:
     if value is None or value is pd.NA or value is pd.NaT:
         return None
@@ -498,7 +491,7 @@ def _json(value: Any, name: str) -> str | None:
 
 
 def _jsonable(value: Any) -> Any:
-    """Return the JSON form of what Python's own writer does not know."""
+    """Return the JSON form of what Python's own encoder does not know."""
     if value is pd.NA or value is pd.NaT:
         return None
     for types, form in _JSON_FORMS:

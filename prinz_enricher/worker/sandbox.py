@@ -164,12 +164,10 @@ def _set_limit(kind: int, limit: int) -> None:
 
 def _reserved() -> int:
     """Return how many bytes count for the kernel's limit and are not used: so far, and by threads that will be."""
-    sizes = dict.fromkeys(("VmData", "RssAnon"), 0)
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name in sizes:
-            sizes[name] = int(value.split()[0]) << 10
-    return max(0, sizes["VmData"] - sizes["RssAnon"]) + RESERVE * len(os.sched_getaffinity(0))
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    counted, used = (int(status.get(name, "0").split()[0]) << 10 for name in ("VmData", "RssAnon"))
+    return max(0, counted - used) + RESERVE * len(os.sched_getaffinity(0))
 
 
 def _leave_network() -> None:

@@ -34,8 +34,8 @@ _CERTAIN = 3
 # in another order for one row than for many (BLAS), which no caller can tell from the order of its own rows.
 _TOLERANCE = {pa.float64(): 1e-12, pa.float32(): 1e-5, pa.float16(): 1e-2}
 
+# Returns the outputs of rows; raises what the model raises.
 Score = Callable[[pa.RecordBatch], pa.RecordBatch]
-"""Returns the outputs of rows; raises what the model raises."""
 
 
 @dataclass(frozen=True, slots=True)
