@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
-from prinz_enricher.ipc.frames import Frame, FrameSocket, FrameKind
+from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket
 from prinz_enricher.provision.child_process import ForkedProcess, ForkServer, has_ended
 from tests.support.script import run_script
 

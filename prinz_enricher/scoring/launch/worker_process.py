@@ -19,7 +19,7 @@ import structlog
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.ipc.faults import FrameError, FrameTooLarge
-from prinz_enricher.ipc.frames import Frame, FrameSocket, FrameKind, encode_value
+from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket, encode_value
 from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
 from prinz_enricher.provision.progress import report_step
