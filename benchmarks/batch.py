@@ -25,8 +25,7 @@ from prinz_enricher.batch import (
     encode_stream,
     stream_parts,
 )
-from prinz_enricher.batch.wire_parts import Part
-from prinz_enricher.batch.wire_views import view_columns, view_dense
+from prinz_enricher.batch.wire import Part, view_columns, view_dense
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 

@@ -1,4 +1,4 @@
-"""Arrow IPC streams into checked record batches, and back.
+"""Arrow IPC streams into checked record batches, and back, with the schemas that callers have.
 
 Columns that are of the declared type already are views of the stream's memory.
 """
@@ -11,18 +11,18 @@ from typing import Final
 
 import pyarrow as pa
 
-from prinz_enricher.batch import wanted
-from prinz_enricher.batch.arrow_message import batch_size, is_big_endian
-from prinz_enricher.batch.coerce import coerce
-from prinz_enricher.batch.columns import any_fields
-from prinz_enricher.batch.encoding import amplifies
-from prinz_enricher.batch.faults import Faults, column_path, refusal
-from prinz_enricher.batch.layout import Layout, input_layout, record_batch
+from prinz_enricher.batch import violation
+from prinz_enricher.batch.coerce_arrays import coerce
+from prinz_enricher.batch.layout import Layout, any_fields, input_layout, record_batch
+from prinz_enricher.batch.primitive_arrays import amplifies
+from prinz_enricher.batch.violation import Violations, column_path, refusal
+from prinz_enricher.batch.wire import Part
 from prinz_enricher.errors import BatchTooLarge
 from prinz_enricher.signature import Field, Signature
+from prinz_enricher.signature.arrow import caller_schema, is_optional
 
 MAX_STREAM_BYTES: Final = 1 << 31
-"""How many bytes the buffers of a stream may have once decompressed, unless the caller says otherwise."""
+"""How many bytes the buffers of a stream may have once decompressed, by default."""
 
 LARGE_STREAM: Final = 256 * 1024
 """Bytes of a stream from which its columns are read as they lie; copying those of a smaller one is cheaper."""
@@ -41,7 +41,7 @@ _KNOWN: Final = frozenset(
         pa.map_(pa.utf8(), pa.null()),
     )
 )
-"""Types of which values are looked at, or that are told by their names where they are refused."""
+"""Types whose values are read, or that are named where they are refused."""
 
 _MAX_SCALE: Final = {4: 9, 8: 18, 16: 38, 32: 76}
 """By the bytes of a decimal: how many digits it has at most; of one with a larger scale, no value can be read."""
@@ -57,17 +57,16 @@ def decode_stream(
 
     Args:
         data: One IPC stream with its end marker: a schema and any number of record batches.
-        signature: Of the model. Where it declares no inputs, columns of any name are taken, as values of any type. Text
-            in a column of any type is JSON, as the table of types says.
+        signature: As for `decode_columns`, but text in a column of any type is JSON.
         max_rows: How many rows there may be; None for any number.
         max_bytes: How many bytes the buffers may have once decompressed.
 
     Returns:
-        As `decode_columns` does. The batches of the stream are one; without a batch it has zero rows.
+        As `decode_columns` does. The batches of the stream become one; without a batch it has zero rows.
 
     Raises:
         BatchTooLarge: There are more rows than `max_rows`.
-        InvalidInput: The bytes are no sound stream, or with every fault of the columns.
+        InvalidInput: The bytes are not a sound stream, or with every violation of the columns.
     """
     buffer = data if isinstance(data, pa.Buffer) else pa.py_buffer(data)
     try:
@@ -79,10 +78,9 @@ def decode_stream(
         raise refusal("arrow_stream", "is not a sound Arrow IPC stream") from exc
     if amplifies(table.num_rows * table.num_columns, table.get_total_buffer_size(), MAX_FREE_CELLS):
         raise refusal("arrow_stream", "has more values than its bytes can hold")
-    faults = Faults()
-    fields = signature.inputs or any_fields(names)
-    batch = _conform(table, layout or Layout(tuple(fields)), faults)
-    faults.raise_any()
+    violations = Violations()
+    batch = _conform(table, layout or Layout(any_fields(names)), violations)
+    violations.raise_any()
     return batch
 
 
@@ -99,16 +97,19 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
         except StopIteration:
             break
         if first:
-            _check_schema(message)
+            if message.type != "schema":
+                raise refusal("arrow_stream", "does not begin with a schema")
+            if _is_big_endian(memoryview(message.metadata)):
+                raise refusal("arrow_stream", "is big-endian; write it little-endian")
             first = False
             continue
         body = memoryview(message.body) if message.body is not None else memoryview(b"")
-        told = batch_size(memoryview(message.metadata), body, message.type == "dictionary")
-        if told.rows < 0:
-            # Arrow sees to it only where there are columns to compare it with.
+        batch_rows, batch_bytes = _batch_size(memoryview(message.metadata), body, message.type == "dictionary")
+        if batch_rows < 0:
+            # Arrow checks it only where there are columns to compare it with.
             raise refusal("arrow_stream", "is not a sound Arrow IPC stream")
-        rows += told.rows if message.type == "record batch" else 0
-        size += told.bytes
+        rows += batch_rows if message.type == "record batch" else 0
+        size += batch_bytes
         if max_rows is not None and rows > max_rows:
             raise BatchTooLarge(rows, max_rows)
         if size > max_bytes or 8 * rows > max_bytes:
@@ -118,38 +119,96 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
     if source.tell() != len(buffer):
         raise refusal("arrow_stream", "goes on after its end")
     if source.tell() == end:
-        # Without the marker a stream that lost its last batches could not be told from a whole one.
+        # Without the marker a stream that lost its last batches would look whole.
         raise refusal("arrow_stream", "has no end marker; close its writer")
 
 
-def _check_schema(message: pa.ipc.Message) -> None:
-    if message.type != "schema":
-        raise refusal("arrow_stream", "does not begin with a schema")
-    if is_big_endian(memoryview(message.metadata)):
-        raise refusal("arrow_stream", "is big-endian; write it little-endian")
+# What an IPC message says before its body is read, and pyarrow does not show: just enough of the flatbuffers of
+# `Message.fbs` and `Schema.fbs`. What is damaged raises `struct.error` or `IndexError`; pyarrow verifies the same bytes
+# before it uses them.
+
+_MESSAGE_HEADER: Final = 2
+_SCHEMA_ENDIANNESS: Final = 0
+_BATCH_LENGTH: Final = 0
+_BATCH_BUFFERS: Final = 2
+_BATCH_COMPRESSION: Final = 3
+_DICTIONARY_DATA: Final = 1
 
 
-def _read_options(columns: Sequence[int] = (), *, aligned: bool = True) -> pa.ipc.IpcReadOptions:
-    """Give the options to read some columns, by their places; all of them by default."""
-    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
-    if aligned and hasattr(pa.ipc, "Alignment"):  # pyarrow before it had the option
-        # Copies just the buffers that do not lie as their type needs; others remain views.
-        options.ensure_alignment = pa.ipc.Alignment.DataTypeSpecific
-    return options
+def _is_big_endian(metadata: memoryview) -> bool:
+    schema = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
+    if schema is None:
+        return False
+    field = _field(metadata, schema, _SCHEMA_ENDIANNESS)
+    return field is not None and _number("<h", metadata, field) != 0
+
+
+def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> tuple[int, int]:
+    """Return the length of a record batch or dictionary, and the bytes of its buffers once decompressed."""
+    batch = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
+    if batch is not None and is_dictionary:
+        batch = _table(metadata, batch, _DICTIONARY_DATA)
+    if batch is None:
+        return 0, 0
+    length = _field(metadata, batch, _BATCH_LENGTH)
+    rows = 0 if length is None else _number("<q", metadata, length)
+    compressed = _field(metadata, batch, _BATCH_COMPRESSION) is not None
+    total = 0
+    for offset, size in _buffers(metadata, batch):
+        if compressed and size >= 8:
+            # A compressed buffer begins with its length; -1 says that it is not compressed after all.
+            plain = _number("<q", body, offset)
+            total += size - 8 if plain == -1 else max(plain, 0)
+        else:
+            total += size
+    return rows, total
+
+
+def _buffers(data: memoryview, batch: int) -> list[tuple[int, int]]:
+    start = _table(data, batch, _BATCH_BUFFERS)
+    if start is None:
+        return []
+    count = _number("<I", data, start)
+    if count > len(data):
+        raise IndexError
+    return [struct.unpack_from("<qq", data, start + 4 + 16 * index) for index in range(count)]
+
+
+def _table(data: memoryview, table: int, slot: int) -> int | None:
+    """Return the position that a table's field refers to; None where it has its default."""
+    field = _field(data, table, slot)
+    return None if field is None else field + _number("<I", data, field)
+
+
+def _field(data: memoryview, table: int, slot: int) -> int | None:
+    """Return the position of a table's field; None where it has its default."""
+    vtable = table - _number("<i", data, table)
+    place = 4 + 2 * slot
+    if place >= _number("<H", data, vtable):
+        return None
+    offset = _number("<H", data, vtable + place)
+    return table + offset if offset else None
+
+
+def _number(format: str, data: memoryview, position: int) -> int:
+    if position < 0:
+        raise IndexError
+    value: int = struct.unpack_from(format, data, position)[0]
+    return value
 
 
 def _read(buffer: pa.Buffer, layout: Layout | None) -> pa.RecordBatch | pa.Table:
     if layout is not None and len(buffer) >= LARGE_STREAM and (batch := _read_views(buffer, layout)) is not None:
         return batch
-    batches, schema = _read_batches(buffer, _read_options())
+    batches, schema = _read_batches(buffer)
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, schema=schema)
 
 
 def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:
-    """Read a stream of one batch so that fixed-width columns are views of it wherever they lie; None where not so.
+    """Read a stream of one batch so that fixed-width columns are views of it wherever they lie; None for other streams.
 
-    A stream within a message begins at any byte, so seven times of eight its columns are not aligned. That matters to
-    who computes on them, and nobody does on one that is of the wanted type and has no nulls: it is just passed on.
+    A stream within a message begins at any byte, so seven times of eight its columns are not aligned. That only matters
+    where they are computed on, and one that is of the wanted type and has no nulls is just passed on.
     """
     with pa.ipc.open_stream(pa.BufferReader(buffer)) as reader:
         schema = reader.schema
@@ -162,17 +221,24 @@ def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:
     others = [place for place in range(len(schema)) if place not in views]
     if not views:
         return None
-    batches, _ = _read_batches(buffer, _read_options(views, aligned=False))
+    batches, _ = _read_batches(buffer, views, aligned=False)
     if len(batches) != 1 or any(column.null_count for column in batches[0].columns):
         return None
     columns = dict(zip(views, batches[0].columns, strict=True))
     if others:
-        ((batch,), _) = _read_batches(buffer, _read_options(others))
+        ((batch,), _) = _read_batches(buffer, others)
         columns |= zip(others, batch.columns, strict=True)
     return pa.RecordBatch.from_arrays([columns[place] for place in range(len(schema))], schema=schema)
 
 
-def _read_batches(buffer: pa.Buffer, options: pa.ipc.IpcReadOptions) -> tuple[list[pa.RecordBatch], pa.Schema]:
+def _read_batches(
+    buffer: pa.Buffer, columns: Sequence[int] = (), *, aligned: bool = True
+) -> tuple[list[pa.RecordBatch], pa.Schema]:
+    """Read some columns, by their places; all of them by default."""
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
+    if aligned and hasattr(pa.ipc, "Alignment"):  # which older versions of pyarrow lack
+        # Copies just the buffers that do not lie as their type needs; others remain views.
+        options.ensure_alignment = pa.ipc.Alignment.DataTypeSpecific
     with pa.ipc.open_stream(pa.BufferReader(buffer), options=options) as reader:
         _check_types(reader.schema)
         batches = list(reader)
@@ -183,16 +249,16 @@ def _read_batches(buffer: pa.Buffer, options: pa.ipc.IpcReadOptions) -> tuple[li
 
 
 def _check_types(schema: pa.Schema) -> None:
-    """Refuse types that are never taken, before pyarrow works on values of them: some that are damaged crash it."""
-    faults = Faults()
+    """Refuse types that are never accepted, before pyarrow works on their values: damaged ones may crash it."""
+    violations = Violations()
     for field in schema:
         if not _is_known(field.type):
-            faults.add(column_path(field.name), wanted.OTHER_TYPE)
-    faults.raise_any()
+            violations.add(column_path(field.name), violation.OTHER_TYPE)
+    violations.raise_any()
 
 
 def _is_known(type: pa.DataType) -> bool:
-    """Tell whether pyarrow reads every value of a type, however a stream tells of them."""
+    """Return whether pyarrow reads every value of a type, however a stream encodes it."""
     if isinstance(type, pa.BaseExtensionType):
         return _is_known(type.storage_type)
     if pa.types.is_dictionary(type):
@@ -206,27 +272,21 @@ def _is_known(type: pa.DataType) -> bool:
     return all(_is_known(part) for _, part in parts)
 
 
-def conform(batch: pa.RecordBatch | pa.Table, fields: Sequence[Field], faults: Faults) -> pa.RecordBatch:
-    """Bring a batch of any columns to some fields.
+def conform(batch: pa.RecordBatch | pa.Table, fields: Sequence[Field], violations: Violations) -> pa.RecordBatch:
+    """Bring the columns of a valid batch to the order of some fields, and exactly the types of `fields_schema`.
 
-    Args:
-        batch: Valid; columns in any order.
-        fields: What is wanted, such as the outputs of a signature.
-        faults: Takes every fault; where it has any after the call the answer is not to be used.
-
-    Returns:
-        The columns in the order of the fields and with exactly the types of `fields_schema`.
+    If there are violations after the call, what it returned is not to be used.
     """
-    return _conform(batch, Layout(tuple(fields)), faults)
+    return _conform(batch, Layout(tuple(fields)), violations)
 
 
-def _conform(table: pa.RecordBatch | pa.Table, layout: Layout, faults: Faults) -> pa.RecordBatch:
+def _conform(table: pa.RecordBatch | pa.Table, layout: Layout, violations: Violations) -> pa.RecordBatch:
     names = table.schema.names
     for name in dict.fromkeys(names):
         if name not in layout.by_name:
-            faults.add(column_path(name), "is no column of this model")
+            violations.add(column_path(name), violation.UNKNOWN_COLUMN)
         elif names.count(name) > 1:
-            faults.add(column_path(name), "is there twice")
+            violations.add(column_path(name), violation.DUPLICATE)
     arrays, present, types = [], [], layout.schema.types
     for place, field in enumerate(layout.fields):
         if field.name in names:
@@ -234,54 +294,70 @@ def _conform(table: pa.RecordBatch | pa.Table, layout: Layout, faults: Faults) -
             array = table.column(names.index(field.name))
             exact = layout.kinds[place] is not None and array.type == types[place]
             if not exact or array.null_count or isinstance(array, pa.ChunkedArray):
-                array = coerce(array, field.type, field.required, column_path(field.name), faults)
+                array = coerce(array, field.type, field.required, column_path(field.name), violations)
             arrays.append(array)
         elif field.required:
-            faults.add(column_path(field.name), "is missing, but the column is required")
-    if faults:
-        return None
-    return record_batch(arrays, layout.schema_of(present), table.num_rows)
+            violations.add(column_path(field.name), violation.MISSING_COLUMN)
+    return None if violations else record_batch(arrays, layout.schema_of(present), table.num_rows)
+
+
+def caller_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch as callers have it: a property that a record lacks and one that is null are both null.
+
+    The rows are the same, of `caller_schema(batch.schema)`: `batch` itself where nothing is to be done.
+    """
+    if not any(map(pa.types.is_nested, batch.schema.types)):
+        return batch
+    schema = caller_schema(batch.schema)
+    arrays = [_caller_array(array, type) for array, type in zip(batch.columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _caller_array(array: pa.Array, target: pa.DataType) -> pa.Array:
+    if array.type == target:
+        return array
+    if len(array) == 0:
+        return pa.array([], target)
+    if pa.types.is_struct(target):
+        held, fields = list(array.type), list(target)
+        children = [
+            _caller_array(child.flatten()[0] if is_optional(one) else child, field.type)
+            for child, one, field in zip(map(array.field, range(len(held))), held, fields, strict=True)
+        ]
+        return pa.StructArray.from_arrays(children, fields=fields, mask=array.is_null() if array.null_count else None)
+    if pa.types.is_map(target):
+        entries = [array.keys, _caller_array(array.items, target.item_type)]
+        child = pa.StructArray.from_arrays(entries, fields=[target.key_field, target.item_field])
+    else:
+        child = _caller_array(array.values, target.value_type)
+    # The offsets of a slice are those of the whole.
+    return pa.Array.from_buffers(target, len(array), array.buffers()[:2], offset=array.offset, children=[child])
 
 
 def encode_stream(batch: pa.RecordBatch) -> pa.Buffer:
-    """Write a batch as one Arrow IPC stream.
-
-    Args:
-        batch: Any batch.
-
-    Returns:
-        The stream with its end marker; `memoryview` of it, or `to_pybytes()`, goes on the wire.
-    """
+    """Write a batch as one Arrow IPC stream with its end marker."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return sink.getvalue()
 
 
-def stream_parts(batch: pa.RecordBatch) -> list[bytes | pa.Buffer]:
-    """Write a batch as one Arrow IPC stream, and copy none of its columns.
-
-    Args:
-        batch: Any batch.
-
-    Returns:
-        Parts that together are what `encode_stream` gives; those of columns are views of the batch.
-    """
+def stream_parts(batch: pa.RecordBatch) -> list[Part]:
+    """Write a batch as `encode_stream` does, in parts; those of columns are views of the batch."""
     parts = _Parts()
     with pa.ipc.new_stream(parts, batch.schema) as writer:
         writer.write_batch(batch)
     return list(parts)
 
 
-class _Parts(list[bytes | pa.Buffer]):
-    """A file whose content is what was written to it, part by part."""
+class _Parts(list[Part]):
+    """A file that keeps what is written to it, part by part; pyarrow wants each of its methods."""
 
     closed = False
 
-    def write(self, part: bytes | pa.Buffer) -> int:
-        """Keep a part."""
+    def write(self, part: Part) -> int:
         self.append(part)
         return len(part)
 
     def flush(self) -> None:
-        """Do nothing, as pyarrow calls it."""
+        pass

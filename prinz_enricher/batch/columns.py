@@ -1,240 +1,191 @@
-"""Columns of the wire into a checked Arrow record batch."""
+"""Columns of the wire: checked and decoded into an Arrow record batch, and encoded from one."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prinz_enricher.batch import wanted
-from prinz_enricher.batch.any_json import write_json
-from prinz_enricher.batch.coerce import coerce
-from prinz_enricher.batch.faults import Faults, column_path, refusal
-from prinz_enricher.batch.layout import Layout, input_layout, record_batch
-from prinz_enricher.batch.nested import nested_array
-from prinz_enricher.batch.one_row import OneRow
+from prinz_enricher.batch import violation
+from prinz_enricher.batch.coerce_arrays import coerce
+from prinz_enricher.batch.coerce_values import NotJson, coerce_values, write_json
+from prinz_enricher.batch.layout import Layout, any_fields, input_layout, record_batch
+from prinz_enricher.batch.primitive_arrays import coerce_instant, filled, null_mask, numbers
+from prinz_enricher.batch.python_values import NotOnWire, python_values
+from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
+from prinz_enricher.batch.wire import COLUMNS, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.signature import AnyValue, Field, Signature, Type
+from prinz_enricher.signature import AnyValue, Field, Signature, Type, arrow_field, from_value
+from prinz_enricher.signature.arrow import is_any
+from prinz_enricher.signature.value import TooDeep, fill_value
 
-_NUMBERS: Final[dict[str, tuple[Any, pa.DataType]]] = {
+_FIXED: Final[dict[str, tuple[Any, pa.DataType]]] = {
     "doubles": (np.float64, pa.float64()),
     "floats": (np.float32, pa.float32()),
     "int64s": (np.int64, pa.int64()),
     "int32s": (np.int32, pa.int32()),
     "timestamps": (np.int64, pa.timestamp("us")),
+    "bools": (np.bool_, pa.bool_()),
 }
-_DTYPES: Final = {kind: dtype for kind, (dtype, _) in _NUMBERS.items()} | {"bools": np.bool_}
 _TEXTS: Final[dict[str, pa.DataType]] = {"strings": pa.utf8(), "binaries": pa.binary()}
-_FLOATS: Final = frozenset({"doubles", "floats"})
+_FLOAT_KINDS: Final = frozenset({"doubles", "floats"})
 """In which a null is NaN."""
 
-_NONE_YET: Final = object()
+_FIELD_NUMBERS: Final = {kind: value_pb2.Column.DESCRIPTOR.fields_by_name[kind].number for kind in _FLOAT_KINDS}
+_PACKED: Final = value_pb2.DoubleValues.DESCRIPTOR.fields_by_name["values"].number
+
+_WIRE_KINDS: Final = {
+    type.id: kind
+    for kind, types in {
+        "doubles": (pa.float64(),),
+        "floats": (pa.float32(), pa.float16()),
+        "int64s": (pa.int64(), pa.uint32(), pa.uint64()),
+        "int32s": (pa.int32(), pa.int16(), pa.int8(), pa.uint16(), pa.uint8()),
+        "bools": (pa.bool_(),),
+        "strings": (pa.utf8(), pa.large_utf8()),
+        "binaries": (pa.binary(), pa.large_binary(), pa.binary(1)),
+        "timestamps": (pa.timestamp("us"),),
+    }.items()
+    for type in types
+}
+_BLANKS: Final[dict[str, object]] = {"strings": "", "binaries": b""}
+_MAX_INT64: Final = np.iinfo(np.int64).max
 
 
 def decode_columns(
     message: value_pb2.ColumnBatch, signature: Signature, views: Mapping[int, memoryview] | None = None
 ) -> pa.RecordBatch:
-    """Check the columns of a request and bring them to the types of a signature's inputs.
+    """Check the columns of a request, in any order, and bring them to the types of a signature's inputs.
 
     Args:
-        message: Columns in any order.
-        signature: Of the model. Where it declares no inputs, columns of any name are taken, as values of any type.
-        views: By its place in `message.columns`: the packed values of a column that is without them in the message, as
-            `view_columns` gives them.
+        message: The columns.
+        signature: Of the model. Where it declares no inputs, columns of any name are accepted, as values of any type.
+        views: By place in the message: the packed values of a column that lacks them, as `view_columns` returns them.
 
     Returns:
-        The columns in the signature's order and with exactly the types of `input_schema`; an optional column that was
-        left out is left out here too. It has `message.num_rows` rows, also where it has no columns. Viewed values of
-        just the wanted type are not copied, so they may lie at any byte.
+        The columns in the signature's order and with exactly the types of `input_schema`, without optional columns that
+        were left out. It has `message.num_rows` rows, also where it has no columns. Viewed values of just the wanted
+        type are not copied, so they may lie at any byte.
 
     Raises:
-        InvalidInput: With every fault of the batch.
+        InvalidInput: With every violation of the batch.
     """
     layout = input_layout(signature)
-    if message.num_rows == 1 and layout.one_row is not None:
-        batch = layout.one_row.read(message)
-        if batch is None:
-            batch = _decode_one_row(message, layout.one_row)
-        if batch is not None:
-            return batch
     rows = message.num_rows
+    if rows == 1 and layout.one_row is not None:
+        values = layout.one_row.values(message)
+        if values is not None and (batch := layout.one_row.batch(values)) is not None:
+            return batch
     if rows < 0:
         raise refusal("num_rows", "is negative")
-    faults = Faults()
-    columns = _by_name(message, faults)
-    viewed = _views_by_name(message, views) if views else {}
+    violations = Violations()
+    columns: dict[str, tuple[value_pb2.Column, memoryview | None]] = {}
+    for place, column in enumerate(message.columns):
+        if column.name in columns:
+            violations.add(column_path(column.name), violation.DUPLICATE)
+        columns[column.name] = column, views.get(place) if views else None
     if layout.fields:
-        batch = _decode_declared(columns, viewed, rows, layout, faults)
+        batch = _decode_declared(columns, rows, layout, violations)
     else:
-        batch = _decode_any(columns, viewed, rows, faults)
-    faults.raise_any()
+        arrays = [
+            _decode_column(column, view, AnyValue(), False, rows, violations) for column, view in columns.values()
+        ]
+        batch = None if violations else record_batch(arrays, Layout(any_fields(columns)).schema, rows)
+    violations.raise_any()
     return batch
 
 
-def _decode_one_row(message: value_pb2.ColumnBatch, one_row: OneRow) -> pa.RecordBatch | None:
-    """Decode one row of columns in any order, each of just its type; None where anything is otherwise."""
-    values = one_row_values(message, one_row)
-    return None if values is None else one_row.batch(values)
-
-
-def one_row_values(message: value_pb2.ColumnBatch, one_row: OneRow) -> list[object] | None:
-    """Read one row of columns in any order, each of just its type.
-
-    Args:
-        message: Of one row.
-        one_row: Of the signature's layout.
-
-    Returns:
-        The values in the signature's order, None for nulls; None where anything is otherwise, which is
-        `decode_columns`' to judge.
-    """
-    places = one_row.places
-    columns = message.columns
-    if len(columns) != len(places):
-        return None
-    values: list[object] = [_NONE_YET] * len(places)
-    for column in columns:
-        found = places.get(column.name)
-        if found is None:
-            return None
-        place, kind = found
-        # Of another kind than is set, a column reads as empty.
-        held = getattr(column, kind).values
-        if len(held) != 1 or values[place] is not _NONE_YET:
-            return None
-        validity = column.validity
-        if not validity or (len(validity) == 1 and validity[0] & 1):
-            values[place] = held[0]
-        elif len(validity) == 1 and one_row.takes_null[place]:
-            values[place] = math.nan if kind in _FLOATS else None
-        else:
-            return None
-    return values
-
-
-def _by_name(message: value_pb2.ColumnBatch, faults: Faults) -> dict[str, value_pb2.Column]:
-    columns: dict[str, value_pb2.Column] = {}
-    for column in message.columns:
-        if column.name in columns:
-            faults.add(column_path(column.name), "is there twice")
-        columns[column.name] = column
-    return columns
-
-
-def _views_by_name(message: value_pb2.ColumnBatch, views: Mapping[int, memoryview]) -> dict[str, memoryview | None]:
-    # Of a name that is there twice the last one counts, as in `_by_name`.
-    return {column.name: views.get(place) for place, column in enumerate(message.columns)}
-
-
 def _decode_declared(
-    columns: Mapping[str, value_pb2.Column],
-    views: Mapping[str, memoryview | None],
-    rows: int,
-    layout: Layout,
-    faults: Faults,
+    columns: Mapping[str, tuple[value_pb2.Column, memoryview | None]], rows: int, layout: Layout, violations: Violations
 ) -> pa.RecordBatch:
     arrays, present = [], []
     for place, field in enumerate(layout.fields):
-        column = columns.get(field.name)
-        if column is not None:
+        if field.name in columns:
+            column, view = columns[field.name]
             present.append(place)
             kind = layout.kinds[place]
-            view = views.get(field.name)
             whole = not column.validity or (len(column.validity) == (rows + 7) // 8 and layout.takes_null[place])
             if kind is not None and rows and whole:
                 held = _held(column, kind, view)
                 if len(held) == rows:
-                    arrays.append(_wire_array(kind, held, column.validity, rows, nan=kind in _FLOATS))
+                    arrays.append(_wire_array(kind, held, column.validity, rows, nan=kind in _FLOAT_KINDS))
                     continue
-            arrays.append(_decode_column(column, view, field.type, field.required, rows, faults))
+            arrays.append(_decode_column(column, view, field.type, field.required, rows, violations))
         elif field.required:
-            faults.add(column_path(field.name), "is missing, but the column is required")
+            violations.add(column_path(field.name), violation.MISSING_COLUMN)
     if len(columns) > len(present):
         for name in columns:
             if name not in layout.by_name:
-                faults.add(column_path(name), "is no column of this model")
-    if faults:
-        return None
-    return record_batch(arrays, layout.schema_of(present), rows)
-
-
-def _decode_any(
-    columns: Mapping[str, value_pb2.Column], views: Mapping[str, memoryview | None], rows: int, faults: Faults
-) -> pa.RecordBatch:
-    arrays = [
-        _decode_column(column, views.get(name), AnyValue(), False, rows, faults) for name, column in columns.items()
-    ]
-    if faults:
-        return None
-    return record_batch(arrays, Layout(any_fields(columns)).schema, rows)
-
-
-def any_fields(names: Iterable[str]) -> tuple[Field, ...]:
-    """Give optional fields of any type: the columns of a model without a signature."""
-    return tuple(Field(name, AnyValue(), required=False) for name in names)
+                violations.add(column_path(name), violation.UNKNOWN_COLUMN)
+    return None if violations else record_batch(arrays, layout.schema_of(present), rows)
 
 
 def _held(column: value_pb2.Column, kind: str, view: memoryview | None) -> Any:
-    """Give the values of a column; of another kind than is set, it reads as empty."""
+    """Return the values of a column; of another kind than is set, it reads as empty."""
     if view is None or not column.HasField(kind):
         return getattr(column, kind).values
-    return np.frombuffer(view, _DTYPES[kind])
+    return np.frombuffer(view, _FIXED[kind][0])
 
 
 def _decode_column(
-    column: value_pb2.Column, view: memoryview | None, type: Type, required: bool, rows: int, faults: Faults
+    column: value_pb2.Column, view: memoryview | None, type: Type, required: bool, rows: int, violations: Violations
 ) -> pa.Array:
     path = column_path(column.name)
     kind = column.WhichOneof("values")
     if kind is None:
         if rows == 0:
-            return coerce(pa.nulls(0), type, required, path, faults)
-        faults.add(path, "has no values")
+            return coerce(pa.nulls(0), type, required, path, violations)
+        violations.add(path, "has no values")
         return None
     values = _held(column, kind, view)
     if len(values) != rows:
-        faults.add(path, f"has {len(values)} values, but num_rows is {rows}")
+        violations.add(path, f"has {len(values)} values, but num_rows is {rows}")
         return None
     validity = column.validity
     if validity and len(validity) != (rows + 7) // 8:
-        faults.add(path, f"has a validity of {len(validity)} bytes; wanted {(rows + 7) // 8}")
+        violations.add(path, f"has a validity of {len(validity)} bytes; wanted {(rows + 7) // 8}")
         return None
     if kind == "nested":
-        return nested_array(values, validity, type, required, path, faults)
+        held = [_read_nested(value) for value in values]
+        if validity:
+            nulls = _null_mask(validity, rows).tolist()
+            held = [None if null else value for value, null in zip(held, nulls, strict=True)]
+        return coerce_values(held, type, required, path, violations)
     if view is not None:
         # Arrow computes on what is to be changed, and values are aligned for that.
         values = values.copy()
     array = _wire_array(kind, values, validity, rows)
     if isinstance(type, AnyValue):
-        return _any_array(array, kind, path, faults)
-    return coerce(array, type, required, path, faults)
+        return _any_array(array, kind, path, violations)
+    return coerce(array, type, required, path, violations)
+
+
+def _read_nested(value: value_pb2.Value) -> object:
+    try:
+        return from_value(value)
+    except TooDeep as exc:
+        return exc
 
 
 def _wire_array(kind: str, values: Any, validity: bytes, rows: int, *, nan: bool = False) -> pa.Array:
-    """Make an array of a column's values; with `nan`, NaN stands for its nulls."""
-    if kind in _NUMBERS:
-        dtype, arrow_type = _NUMBERS[kind]
-        if isinstance(values, np.ndarray):
-            held = values
-        else:
-            # Of a container of protobuf's, np.array copies the memory at once; a list or an iterator goes value by
-            # value.
-            held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
-        if validity and nan:
-            held = np.where(_null_mask(validity, rows), dtype(np.nan), held)
-            validity = b""
-        buffer = pa.py_buffer(validity) if validity else None
-        return pa.Array.from_buffers(arrow_type, rows, [buffer, pa.py_buffer(held)])
+    """Return an array of a column's values; with `nan`, NaN stands for its nulls."""
+    if kind in _TEXTS:
+        return pa.array(list(values), _TEXTS[kind], mask=_null_mask(validity, rows) if validity else None)
+    dtype, arrow_type = _FIXED[kind]
+    if isinstance(values, np.ndarray):
+        held = values
+    else:
+        # np.array copies the memory of a container of protobuf's at once; a list or an iterator goes value by value.
+        held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
     if kind == "bools":
-        bits = np.packbits(np.array(values, np.bool_), bitorder="little")
-        return pa.Array.from_buffers(
-            pa.bool_(), rows, [pa.py_buffer(validity) if validity else None, pa.py_buffer(bits)]
-        )
-    return pa.array(list(values), _TEXTS[kind], mask=_null_mask(validity, rows) if validity else None)
+        held = np.packbits(held, bitorder="little")
+    elif validity and nan:
+        held = np.where(_null_mask(validity, rows), dtype(np.nan), held)
+        validity = b""
+    return pa.Array.from_buffers(arrow_type, rows, [pa.py_buffer(validity) if validity else None, pa.py_buffer(held)])
 
 
 def _null_mask(validity: bytes, rows: int) -> npt.NDArray[np.bool_]:
@@ -242,14 +193,135 @@ def _null_mask(validity: bytes, rows: int) -> npt.NDArray[np.bool_]:
     return nulls
 
 
-def _any_array(array: pa.Array, kind: str, path: str, faults: Faults) -> pa.Array:
+def _any_array(array: pa.Array, kind: str, path: str, violations: Violations) -> pa.Array:
     """Write the values of a column as JSON. Text is a string here, not JSON as in an Arrow column."""
     if kind == "binaries":
-        faults.add(path, wanted.BINARY_IN_ANY)
+        violations.add(path, violation.BINARY_IN_ANY)
     elif kind == "timestamps":
-        faults.add(path, wanted.INSTANT_IN_ANY)
+        violations.add(path, violation.INSTANT_IN_ANY)
     elif kind == "strings":
         return pa.array([None if text is None else write_json(text) for text in array.to_pylist()], pa.utf8())
     else:
-        return coerce(array, AnyValue(), False, path, faults)
+        return coerce(array, AnyValue(), False, path, violations)
     return None
+
+
+def encode_columns(batch: pa.RecordBatch, fields: Sequence[Field] | None = None) -> value_pb2.ColumnBatch:
+    """Write a batch as columns of the wire, in its order: a client's inputs, or a model's outputs.
+
+    Args:
+        batch: Of the types that `arrow_type` returns, and with the metadata that `arrow_field` returns.
+        fields: What its columns are, by name, where it lacks the metadata.
+
+    Raises:
+        InvalidInput: A value has no form on the wire: a timestamp finer than microseconds, a whole number beyond 64
+            bits with sign, or a column of an Arrow type that `arrow_type` never returns.
+    """
+    message = value_pb2.ColumnBatch(num_rows=batch.num_rows)
+    violations = Violations()
+    declared = {field.name: field for field in fields or ()}
+    add = message.columns.add
+    for held, array in zip(batch.schema, batch.columns, strict=True):
+        column = add(name=held.name)
+        field = arrow_field(declared[held.name]) if held.name in declared else held
+        if is_any(field) or pa.types.is_nested(array.type) or pa.types.is_null(array.type):
+            _write_nested(column, array, field, violations)
+        else:
+            _write_column(column, array, violations)
+    violations.raise_any()
+    return message
+
+
+def column_parts(batch: pa.RecordBatch, fields: Sequence[Field] | None = None) -> list[Part]:
+    """Write a batch as `encode_columns` does, serialised in parts, of which the large ones are the columns' own memory.
+
+    Joined, they are what protobuf writes, save that each large value is copied once instead of four times.
+    """
+    if batch.num_rows < MANY_ROWS:
+        return [encode_columns(batch, fields).SerializeToString()]
+    types = batch.schema.types
+    declared = {field.name: isinstance(field.type, AnyValue) for field in fields or ()}
+    floats = [
+        place
+        for place, field in enumerate(batch.schema)
+        if _WIRE_KINDS.get(types[place].id) in _FLOAT_KINDS and not declared.get(field.name, is_any(field))
+    ]
+    others = encode_columns(batch.select([place for place in range(len(types)) if place not in floats]), fields)
+    left = iter(others.columns)
+    parts: list[Part] = [value_pb2.ColumnBatch(num_rows=batch.num_rows).SerializeToString()]
+    for place, name in enumerate(batch.schema.names):
+        if place in floats:
+            values = _packed_floats(batch.column(place))
+            packed = prefix(_PACKED, values.nbytes)
+            kind = prefix(_FIELD_NUMBERS[_WIRE_KINDS[types[place].id]], len(packed) + values.nbytes)
+            head = value_pb2.Column(name=name).SerializeToString() + kind + packed
+            parts += (prefix(COLUMNS, len(head) + values.nbytes) + head, pa.py_buffer(values))
+        else:
+            column = next(left).SerializeToString()
+            parts += (prefix(COLUMNS, len(column)), column)
+    return parts
+
+
+def _packed_floats(array: pa.Array) -> npt.NDArray[Any]:
+    """Return float32, or float64 as they are: their memory is their packed form."""
+    if pa.types.is_float16(array.type):
+        array = array.cast(pa.float32())
+    values = numbers(array)
+    nulls = null_mask(array)
+    # A null is written as NaN, which decoding makes of it anyway.
+    return values if nulls is None else np.where(nulls, np.array(np.nan, values.dtype), values)
+
+
+def _write_column(column: value_pb2.Column, array: pa.Array, violations: Violations) -> None:
+    kind = _WIRE_KINDS.get(array.type.id)
+    if kind is None:
+        violations.add(column_path(column.name), violation.OTHER_TYPE)
+        return
+    held = getattr(column, kind)
+    if kind in _FLOAT_KINDS:
+        if len(array) == 1 and array.null_count == 0:
+            held.values.append(array[0].as_py())
+        else:
+            _fill_packed(held, _packed_floats(array))
+        return
+    held.SetInParent()
+    if kind == "timestamps":
+        array = coerce_instant(array, pa.timestamp("us"), False, FieldPath(column_path(column.name), violations))
+    if kind in _BLANKS:
+        nulls, listed = null_mask(array), array.to_pylist()
+        held.values.extend(listed if nulls is None else [_BLANKS[kind] if one is None else one for one in listed])
+    else:
+        values, nulls = filled(array)
+        if values.dtype == np.uint64 and len(values) and values.max() > _MAX_INT64:
+            path = FieldPath(column_path(column.name), violations)
+            path.refuse_where(values > _MAX_INT64, violation.OUT_OF_RANGE.format("long"))
+        elif kind == "bools":
+            # A boolean is one byte of 0 or 1 in memory and in the packed form.
+            _fill_packed(held, values)
+        else:
+            held.values.extend(values.tolist())
+    if nulls is not None:
+        column.validity = np.packbits(~nulls, bitorder="little").tobytes()
+
+
+def _fill_packed(held: Any, values: npt.NDArray[Any]) -> None:
+    held.SetInParent()
+    # The packed form is just the memory of the values; filling the field from a list or an array goes value by value.
+    if len(values):
+        held.MergeFromString(prefix(_PACKED, values.nbytes) + np.ascontiguousarray(values).tobytes())
+
+
+def _write_nested(column: value_pb2.Column, array: pa.Array, field: pa.Field, violations: Violations) -> None:
+    path = column_path(column.name)
+    column.nested.SetInParent()
+    add = column.nested.values.add
+    try:
+        values = python_values(array, field)
+    except (NotOnWire, NotJson) as exc:
+        violations.add(path, str(exc))
+        return
+    for row, value in enumerate(values):
+        try:
+            fill_value(add(), value)
+        except ValueError as exc:
+            violations.add(f"{path}[{row}]", str(exc))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -10,61 +9,45 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prinz_enricher.batch import wanted
-from prinz_enricher.batch.faults import Faults, column_path, refusal
+from prinz_enricher.batch import violation
 from prinz_enricher.batch.layout import input_layout, record_batch
-from prinz_enricher.batch.number import coerce_number, null_mask, number_array, numbers
-from prinz_enricher.batch.place import ColumnPlace
+from prinz_enricher.batch.primitive_arrays import EXACT_BITS, Mask, coerce_number, filled, number_array
+from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
+from prinz_enricher.batch.wire import DENSE_VALUES, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.signature import Field, Signature, arrow_field
+from prinz_enricher.signature import Field, Signature, input_schema
 
-EXACT: Final = 2**53
-"""Up to here in magnitude a float64 tells every whole number; beyond it, it may be another one rounded."""
-
+_EXACT: Final = 1 << EXACT_BITS[pa.float64()]
 _BLOCK: Final = 1 << 20
 """Bytes of rows that are turned into columns at a time: so many stay in a processor's cache."""
 
 _BLOCK_ROWS: Final = 512
-"""Rows that are so at the least, however wide they are: a column is written that far in one go."""
-
-
-def dense_inputs(signature: Signature) -> bool:
-    """Tell whether a signature's inputs can be sent in the dense form: they are numbers and booleans, at least one."""
-    return _dense_inputs(signature)
-
-
-def dense_outputs(fields: Sequence[Field]) -> bool:
-    """Tell whether some outputs can be answered in the dense form: they are numbers and booleans, at least one."""
-    return _dense(fields)
+"""Rows that are turned at the least, however wide they are."""
 
 
 @lru_cache(maxsize=256)
-def _dense_inputs(signature: Signature) -> bool:
-    return _dense(signature.inputs)
+def dense_inputs(signature: Signature) -> bool:
+    """Return whether a signature's inputs can be sent in the dense form: numbers and booleans, at least one."""
+    return _is_dense(input_schema(signature))
 
 
-def _dense(fields: Iterable[Field]) -> bool:
-    types = [arrow_field(field).type for field in fields]
-    return bool(types) and all(_is_dense(type) for type in types)
-
-
-def _is_dense(type: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_boolean(type))
+def _is_dense(schema: pa.Schema) -> bool:
+    types = pa.types
+    return len(schema) > 0 and all(
+        types.is_integer(type) or types.is_floating(type) or types.is_boolean(type) for type in schema.types
+    )
 
 
 def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memoryview | None = None) -> pa.RecordBatch:
-    """Check the dense form of a request and bring it to the types of a signature's inputs.
+    """Check the dense form of a request and bring it to exactly the types of `input_schema`.
 
     Args:
         message: `num_rows` rows of one float64 for each input, row-major.
         signature: Of the model.
-        view: The values where the message is without them, as `view_dense` gives them.
-
-    Returns:
-        All inputs, with exactly the types of `input_schema`.
+        view: The values where the message is without them, as `view_dense` returns them.
 
     Raises:
-        InvalidInput: With every fault of the batch; also where the signature has inputs that are no numbers.
+        InvalidInput: With every violation of the batch; also where the signature has inputs that are not numbers.
     """
     if not dense_inputs(signature):
         raise refusal("dense", "needs a signature of numbers and booleans only")
@@ -72,7 +55,7 @@ def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memo
     rows, width = message.num_rows, len(layout.fields)
     if rows < 0:
         raise refusal("dense.num_rows", "is negative")
-    # protobuf copies its own each time that it is asked.
+    # protobuf copies its own at each access.
     values = message.values if view is None else view
     if len(values) != 8 * rows * width:
         raise refusal("dense.values", f"has {len(values)} bytes; wanted {8 * rows * width}")
@@ -84,84 +67,74 @@ def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memo
     block = max(_BLOCK_ROWS, _BLOCK // (8 * width))
     for start in range(0, rows, block):
         columns[:, start : start + block] = matrix[start : start + block].T
-    faults = Faults()
+    violations = Violations()
     arrays = [
-        _decode(columns[place], field, layout.schema.field(place).type, faults)
+        _decode(columns[place], field, layout.schema.field(place).type, violations)
         for place, field in enumerate(layout.fields)
     ]
-    faults.raise_any()
+    violations.raise_any()
     return record_batch(arrays, layout.schema, rows)
 
 
-def _decode(values: npt.NDArray[np.float64], field: Field, target: pa.DataType, faults: Faults) -> pa.Array:
+def _decode(values: npt.NDArray[np.float64], field: Field, target: pa.DataType, violations: Violations) -> pa.Array:
     if target == pa.float64():
         return number_array(values, target, None)
-    place = ColumnPlace(column_path(field.name))
-    name = wanted.type_name(field.type)
+    path = FieldPath(column_path(field.name), violations)
     nulls = None
     if not pa.types.is_floating(target):
         missing = np.isnan(values)
         nulls = missing if missing.any() else None
     if pa.types.is_boolean(target):
-        return _booleans(values, nulls, field.required, place, faults)
+        return _booleans(values, nulls, field.required, path)
     if pa.types.is_integer(target):
-        blurred = np.isfinite(values) & (np.abs(values) > EXACT)
+        blurred = np.isfinite(values) & (np.abs(values) > _EXACT)
         if blurred.any():
-            place.refuse(faults, blurred, "is beyond 2^53, which the dense form can't tell exactly")
+            path.refuse_where(blurred, "is beyond 2^53, which the dense form can't tell exactly")
             values = np.where(blurred, 0.0, values)
-    return coerce_number(number_array(values, pa.float64(), nulls), target, name, field.required, place, faults)
+    held = number_array(values, pa.float64(), nulls)
+    return coerce_number(held, target, violation.type_name(field.type), field.required, path)
 
 
-def _booleans(
-    values: npt.NDArray[np.float64],
-    nulls: npt.NDArray[np.bool_] | None,
-    required: bool,
-    place: ColumnPlace,
-    faults: Faults,
-) -> pa.Array:
+def _booleans(values: npt.NDArray[np.float64], nulls: Mask | None, required: bool, path: FieldPath) -> pa.Array:
     true = values == 1.0
     wrong = ~(true | (values == 0.0))
     if nulls is not None:
         wrong &= ~nulls
         if required:
-            place.refuse(faults, nulls, wanted.NULL)
+            path.refuse_where(nulls, violation.NULL)
     if wrong.any():
-        place.refuse(faults, wrong, "is neither 0 nor 1, as a boolean is")
+        path.refuse_where(wrong, "is neither 0 nor 1, as a boolean is")
     return pa.array(true, pa.bool_(), mask=nulls)
 
 
 def encode_dense(batch: pa.RecordBatch) -> value_pb2.DenseBatch | None:
-    """Write a batch in the dense form.
+    """Write a batch of any columns in the dense form; None where that would not hold each value exactly.
 
-    Args:
-        batch: Of any columns.
-
-    Returns:
-        The dense form; None where it would not tell each value exactly, so that columns are to be sent: it has a column
-        that is neither of numbers nor of booleans, or a whole number beyond 2^53, or no column at all.
+    So where it has a column that is neither of numbers nor of booleans, or a whole number beyond 2^53, or no column.
     """
-    matrix = dense_matrix(batch)
+    matrix = _matrix(batch)
+    return None if matrix is None else value_pb2.DenseBatch(num_rows=batch.num_rows, values=matrix.tobytes())
+
+
+def dense_parts(batch: pa.RecordBatch) -> list[Part] | None:
+    """Write a batch as `encode_dense` does, serialised in parts, of which the large one is a matrix's memory."""
+    if batch.num_rows < MANY_ROWS:
+        message = encode_dense(batch)
+        return None if message is None else [message.SerializeToString()]
+    matrix = _matrix(batch)
     if matrix is None:
         return None
-    return value_pb2.DenseBatch(num_rows=batch.num_rows, values=matrix.tobytes())
+    rows = value_pb2.DenseBatch(num_rows=batch.num_rows).SerializeToString()
+    return [rows, prefix(DENSE_VALUES, matrix.nbytes), pa.py_buffer(matrix)]
 
 
-def dense_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
-    """Give the values of the dense form.
-
-    Args:
-        batch: Of any columns.
-
-    Returns:
-        Shape (rows, columns), row-major and little-endian; the very memory of a single column where that is what it
-        holds. None where `encode_dense` gives none.
-    """
-    if batch.num_columns == 0 or not all(_is_dense(type) for type in batch.schema.types):
+def _matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
+    """Return the values of shape (rows, columns), row-major and little-endian; of a single column its very memory."""
+    if not _is_dense(batch.schema):
         return None
-    columns = []
+    columns: list[npt.NDArray[np.float64]] = []
     for array in batch.columns:
-        values = _encode(array)
-        if values is None:
+        if (values := _encode(array)) is None:
             return None
         columns.append(values)
     if len(columns) == 1:
@@ -170,17 +143,9 @@ def dense_matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
 
 
 def _encode(array: pa.Array) -> npt.NDArray[Any] | None:
-    nulls = null_mask(array)
-    if pa.types.is_boolean(array.type):
-        values: npt.NDArray[Any] = (array.fill_null(False) if nulls is not None else array).to_numpy(
-            zero_copy_only=False
-        )
-    else:
-        values = numbers(array)
-        if nulls is not None:
-            values = np.where(nulls, np.zeros((), values.dtype), values)
-        whole = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values) > 0
-        if whole and (values.max() > EXACT or values.min() < -EXACT):
-            return None
+    values, nulls = filled(array)
+    is_long = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values) > 0
+    if is_long and (values.max() > _EXACT or values.min() < -_EXACT):
+        return None
     values = values.astype(np.float64, copy=False)
     return values if nulls is None else np.where(nulls, np.nan, values)

@@ -1,17 +1,47 @@
-"""The wire format of protobuf, as far as large messages are read and written by hand: tags, varints, lengths.
+"""The wire format of protobuf, as far as large messages are read and written by hand: tags, varints, lengths, views.
 
-What is not written in the one plain way is not read here: what it means is protobuf's to say.
+protobuf copies packed values and bytes when it parses a message, and once more when they are read. Here the large ones
+are cut out of the message before protobuf parses the rest, and stay views of its bytes. What is not written in the one
+plain way is left to protobuf: values that came in parts, or that a later field replaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from prinz_enricher.contract import value_pb2
 
 BYTES: Final = 2
 """The wire type of what has a length: text, bytes, messages and packed values."""
 
+MAX_FIELDS: Final = 10_000
+"""Fields of a message that are walked."""
+
+MANY_ROWS: Final = 4096
+"""Rows from which a batch is written in parts; a smaller one is quicker written by protobuf."""
+
+COLUMNS: Final = value_pb2.ColumnBatch.DESCRIPTOR.fields_by_name["columns"].number
+DENSE_VALUES: Final = value_pb2.DenseBatch.DESCRIPTOR.fields_by_name["values"].number
+
 _VARINT, _FIXED64, _FIXED32 = 0, 1, 5
+
+_MAX_COLUMN_FIELDS: Final = 16
+"""Fields of a column that are walked; it has three, but a later version of the contract may have more."""
+
+_VALUES: Final = {one.number: one.name for one in value_pb2.Column.DESCRIPTOR.oneofs_by_name["values"].fields}
+_WIDTHS: Final = {"doubles": 8, "floats": 4, "bools": 1}
+"""Bytes of a value, of the kinds of column whose packed form is just the memory of the values."""
+
+_PACKED: Final = b"\x0a"
+"""The tag of field 1 with a length: `values` of each of those kinds, packed."""
+
+Part: TypeAlias = bytes | pa.Buffer
+"""Part of a serialised message: something with a length and memory."""
 
 
 class NotPlain(Exception):
@@ -19,15 +49,7 @@ class NotPlain(Exception):
 
 
 class WireField(NamedTuple):
-    """One field of a serialised message.
-
-    Attributes:
-        number: Its number.
-        wire_type: How it is written.
-        start: Where its tag begins.
-        value: Where its value begins, after the length of what has one.
-        end: Where it ends.
-    """
+    """A field of a serialised message: where its tag begins, where its value (after the length), and where it ends."""
 
     number: int
     wire_type: int
@@ -37,14 +59,10 @@ class WireField(NamedTuple):
 
 
 def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
-    """Walk the fields of one message, without those of messages in it.
-
-    Args:
-        view: The serialised message.
-        most: How many fields are walked; a message of more is left to protobuf, which is quicker at that.
+    """Walk the fields of a serialised message, without those of messages in it.
 
     Raises:
-        NotPlain: The message is damaged or unusual, or has more fields.
+        NotPlain: It is damaged or unusual, or has more than `most` fields: protobuf is quicker at that.
     """
     at = 0
     for _ in range(most):
@@ -55,8 +73,14 @@ def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
         if wire_type == BYTES:
             size, value = read_varint(view, value)
             end = value + size
+        elif wire_type == _VARINT:
+            end = read_varint(view, value, 10)[1]
+        elif wire_type == _FIXED64:
+            end = value + 8
+        elif wire_type == _FIXED32:
+            end = value + 4
         else:
-            end = _end(view, value, wire_type)
+            raise NotPlain  # groups, which proto3 does not have, and invalid wire types
         if end > len(view):
             raise NotPlain
         yield WireField(tag >> 3, wire_type, at, value, end)
@@ -65,30 +89,8 @@ def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
         raise NotPlain
 
 
-def _end(view: memoryview, at: int, wire_type: int) -> int:
-    if wire_type == _VARINT:
-        return read_varint(view, at, 10)[1]
-    if wire_type == _FIXED64:
-        return at + 8
-    if wire_type == _FIXED32:
-        return at + 4
-    raise NotPlain  # groups, which proto3 does not have, and what is no wire type
-
-
 def read_varint(view: memoryview, at: int, longest: int = 5) -> tuple[int, int]:
-    """Read a varint.
-
-    Args:
-        view: A serialised message.
-        at: Where the varint begins.
-        longest: How many bytes it may have.
-
-    Returns:
-        Its value, and where it ends.
-
-    Raises:
-        NotPlain: There is none, or it is written longer than it is.
-    """
+    """Return the value of a varint, and where it ends; raises NotPlain if it has more bytes than needed or allowed."""
     value = 0
     for place, byte in enumerate(view[at : at + longest]):
         value |= (byte & 0x7F) << 7 * place
@@ -110,10 +112,79 @@ def varint(value: int) -> bytes:
 
 
 def prefix(number: int, size: int) -> bytes:
-    """Write what stands before a value with a length: its tag and the length.
-
-    Args:
-        number: Of the field.
-        size: Of the value in bytes.
-    """
+    """Write what precedes a value of `size` bytes: the tag of its field and the length."""
     return varint(number << 3 | BYTES) + varint(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Values cut out of a message: an Arrow stream or those of dense rows, or packed ones of columns by their place."""
+
+    data: memoryview | None = None
+    columns: Mapping[int, memoryview] = field(default_factory=dict)
+
+
+def view_columns(batch: memoryview) -> tuple[bytes, Views]:
+    """Cut the large values out of a serialised `ColumnBatch`; raises NotPlain where protobuf is to judge the message.
+
+    Returns:
+        The message without the values of some columns, of which each is still of its kind, and those values.
+    """
+    rest: list[bytes | memoryview] = []
+    views: dict[int, memoryview] = {}
+    place = 0
+    for one in fields_of(batch, MAX_FIELDS):
+        is_column = one.number == COLUMNS and one.wire_type == BYTES
+        column = _view_column(batch[one.value : one.end]) if is_column else None
+        if column is None:
+            rest.append(batch[one.start : one.end])
+        else:
+            written, views[place] = column
+            rest += (prefix(COLUMNS, len(written)), written)
+        place += is_column
+    return b"".join(rest), Views(columns=views)
+
+
+def view_dense(batch: memoryview) -> tuple[bytes, Views]:
+    """Cut the values, of several the last, out of a serialised `DenseBatch`; otherwise as `view_columns`."""
+    rest: list[memoryview] = []
+    values = None
+    for one in fields_of(batch, MAX_FIELDS):
+        if one.number == DENSE_VALUES and one.wire_type == BYTES:
+            values = batch[one.value : one.end]
+        else:
+            rest.append(batch[one.start : one.end])
+    return b"".join(rest), Views(values)
+
+
+def _view_column(column: memoryview) -> tuple[bytes, memoryview] | None:
+    """Cut the values out of a column; None where it is to be left whole."""
+    rest: list[bytes | memoryview] = []
+    values = None
+    try:
+        for one in fields_of(column, _MAX_COLUMN_FIELDS):
+            kind = _VALUES.get(one.number)
+            if kind is None:
+                rest.append(column[one.start : one.end])
+                continue
+            if one.wire_type != BYTES or values is not None or kind not in _WIDTHS:
+                return None
+            values = _view_packed(column[one.value : one.end], kind)
+            if values is None:
+                return None
+            rest.append(prefix(one.number, 0))
+    except NotPlain:
+        return None
+    return None if values is None else (b"".join(rest), values)
+
+
+def _view_packed(values: memoryview, kind: str) -> memoryview | None:
+    """View the packed values of a message that holds nothing else."""
+    if bytes(values[:1]) != _PACKED:
+        return None
+    size, start = read_varint(values, 1)
+    if size == 0 or size % _WIDTHS[kind] or start + size != len(values):
+        return None
+    packed = values[start:]
+    # Each boolean is a varint, which may be longer and is true for any other number.
+    return None if kind == "bools" and np.frombuffer(packed, np.uint8).max() > 1 else packed

@@ -26,8 +26,8 @@ from prinz_enricher.catalog.reading import Reading
 from prinz_enricher.catalog.snapshot import Files, ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import ModelVersion, RegisteredModel
+from prinz_enricher.signature.signature_message import from_wire, to_wire
 from prinz_enricher.signature.types import SignatureError
-from prinz_enricher.signature.wire import from_wire, to_wire
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of a stored snapshot."""
@@ -254,7 +254,7 @@ class UsedFile:
 
 
 class _PrivateFile:
-    """A file that nobody else can have written, replaced as a whole. Faults are logged, at writing once."""
+    """A file that nobody else can have written, replaced as a whole. Violations are logged, at writing once."""
 
     def __init__(self, path: Path, temporary_prefix: str, what: str) -> None:
         self._path = path

@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from prinz_enricher.batch import Faults, batch_from_rows, batch_to_rows, conform
-from prinz_enricher.batch.any_json import is_unicode
-from prinz_enricher.batch.caller import caller_batch
-from prinz_enricher.batch.faults import quoted
-from prinz_enricher.batch.number import decimal_double
-from prinz_enricher.batch.wanted import INEXACT_DECIMAL
+from prinz_enricher.batch import Violations, batch_from_rows, batch_to_rows, conform
+from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch.coerce_values import is_unicode
+from prinz_enricher.batch.primitive_arrays import decimal_double
+from prinz_enricher.batch.violation import INEXACT_DECIMAL, quoted
 from prinz_enricher.cli.row_parsing import CsvTable, RowFileError, join_columns, parse_json, read_records, row_error
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field
@@ -108,7 +107,7 @@ def _open_parquet(path: Path, fields: Sequence[Field], batch_rows: int, __: str 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal before
         for batch in file.iter_batches(batch_rows):
-            faults = Faults()
+            faults = Violations()
             fitting = conform(batch.select([field.name for field in inputs]), inputs, faults)
             try:
                 faults.raise_any()

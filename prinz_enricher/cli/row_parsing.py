@@ -1,8 +1,8 @@
 """What files of rows are made of: CSV tables, whose cells are text, values in JSON, and errors with their places.
 
 Arrow reads a CSV file in blocks of text, and whole columns of cells at once where it reads just what is meant. The
-others are read cell by cell, as values that the service's coercion policy accepts or rejects. Faults are then located
-line by line.
+others are read cell by cell, as values that the service's coercion policy accepts or rejects. Violations are then
+located line by line.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from prinz_enricher.batch import Faults, batch_from_rows
-from prinz_enricher.batch.any_json import is_unicode
-from prinz_enricher.batch.faults import column_path, quoted
-from prinz_enricher.batch.number import EXACT_BITS
+from prinz_enricher.batch import Violations, batch_from_rows
+from prinz_enricher.batch.coerce_values import is_unicode
+from prinz_enricher.batch.primitive_arrays import EXACT_BITS
+from prinz_enricher.batch.violation import column_path, quoted
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field, arrow_type
 
@@ -175,7 +175,7 @@ class CsvTable:
             raise RowFileError(self._broken_line() or " ".join(str(error).split())) from None
 
     def _read(self, block: pa.RecordBatch, before: int) -> pa.RecordBatch:
-        faults = Faults()
+        faults = Violations()
         columns = dict(zip(self._names, block.columns, strict=True))
         try:
             typed = {field.name: _read_cells(columns[field.name], field, faults) for field in self._inputs}
@@ -233,7 +233,7 @@ def _shown(cell: str | None) -> str:
     return json.dumps(cell if len(cell) <= _MOST_SHOWN else cell[:_MOST_SHOWN] + "…", ensure_ascii=False)
 
 
-def _read_cells(cells: pa.Array, field: Field, faults: Faults) -> pa.Array | list[object]:
+def _read_cells(cells: pa.Array, field: Field, faults: Violations) -> pa.Array | list[object]:
     """Read a column of cells, which are text, or null where a cell is empty, as values of an input.
 
     A number is read as in JSON: a whole one exactly, a decimal as the nearest double. Values of nested types and of any
@@ -299,7 +299,7 @@ def _one(cell: str, target: pa.DataType) -> object:
     return Decimal(cell) if number and pa.types.is_integer(target) else cell
 
 
-def _from_json(cells: pa.Array, path: str, faults: Faults) -> Iterator[object]:
+def _from_json(cells: pa.Array, path: str, faults: Violations) -> Iterator[object]:
     for row, cell in enumerate(cells.to_pylist()):
         try:
             yield parse_json(cell) if cell else None

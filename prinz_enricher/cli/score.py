@@ -27,7 +27,7 @@ from prinz_enricher.cli.service_connection import (
 )
 from prinz_enricher.client import Scores
 from prinz_enricher.signature import Signature
-from prinz_enricher.signature.arrow import arrow_tells_all
+from prinz_enricher.signature.arrow import lossless_in_arrow
 
 # Standard output is left free; progress and summary are for a person.
 console = Console(stderr=True)
@@ -124,7 +124,7 @@ def _score_parts(
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # In JSON what an object lacks is not what is null in it. An Arrow file does not tell the two apart.
-    in_arrow = rows.is_arrow or arrow_tells_all(signature)
+    in_arrow = rows.is_arrow or lossless_in_arrow(signature)
     progress = Progress(
         TextColumn("scoring"),
         BarColumn(),

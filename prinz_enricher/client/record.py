@@ -11,12 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.batch import Faults, encode_columns
-from prinz_enricher.batch.any_json import is_unicode
-from prinz_enricher.batch.columns import any_fields
-from prinz_enricher.batch.element import Admission
-from prinz_enricher.batch.faults import column_path
-from prinz_enricher.batch.layout import Layout, record_batch
+from prinz_enricher.batch import Violations, encode_columns
+from prinz_enricher.batch.coerce_values import ValueCoercer, is_unicode
+from prinz_enricher.batch.layout import Layout, any_fields, record_batch
+from prinz_enricher.batch.violation import column_path
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import Field, arrow_type
 
@@ -105,7 +103,7 @@ class Records:
         columns = {str(name): value for name, value in record.items()}
         fields = self._fields or any_fields(columns)
         paths = self._paths or {name: column_path(name) for name in columns}
-        faults = Faults()
+        faults = Violations()
         for name in columns:
             if name not in paths:
                 faults.add(column_path(name), "is no column of this model")
@@ -117,7 +115,7 @@ class Records:
                 value = columns[field.name]
                 type, check = self._exact.get(field.name, _NEVER)
                 if value.__class__ is not type or (check is not None and not check(value)):
-                    value = Admission(path, faults).admit(value, field.type, field.required, 0)
+                    value = ValueCoercer(path, faults).coerce(value, field.type, field.required, 0)
                 values.append(value)
             elif field.required:
                 faults.add(path, "is missing, but the column is required")

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.batch import Faults, batch_from_rows
-from prinz_enricher.batch.faults import column_path
+from prinz_enricher.batch import Violations, batch_from_rows
+from prinz_enricher.batch.violation import column_path
 from prinz_enricher.signature import Signature
 
 
@@ -98,7 +98,7 @@ def one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def _columns_of(frame: Any) -> dict[str, Any]:
     """Return the columns of a pandas.DataFrame; its index is none."""
-    faults = Faults()
+    faults = Violations()
     columns: dict[str, Any] = {}
     for place, name in enumerate(map(str, frame.columns)):
         if name in columns:

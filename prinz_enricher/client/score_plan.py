@@ -15,7 +15,7 @@ from prinz_enricher.client.row_forms import Rows, is_arrow, to_batch
 from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.signature import Signature
-from prinz_enricher.signature.arrow import arrow_tells_all
+from prinz_enricher.signature.arrow import lossless_in_arrow
 
 ARROW_FROM_ROWS: Final = 256
 """Rows from which an Arrow stream, where it loses nothing, is quicker than columns."""
@@ -75,7 +75,7 @@ class ScorePlan:
         self._records = Records(signature.inputs)
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._plain = self._form((), {}, "")
-        self._arrow_tells_all = arrow_tells_all(signature)
+        self._arrow_tells_all = lossless_in_arrow(signature)
 
     def admit(
         self,

@@ -8,8 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.batch import batch_to_rows, decode_columns
-from prinz_enricher.batch.caller import caller_batch
+from prinz_enricher.batch import batch_to_rows, caller_batch, decode_columns
 from prinz_enricher.batch.layout import Layout
 from prinz_enricher.client.row_forms import one_batch
 from prinz_enricher.contract import enricher_service_pb2 as pb

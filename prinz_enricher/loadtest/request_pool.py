@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from prinz_enricher.batch import (
-    Faults,
+    Violations,
     conform,
     decode_columns,
     dense_inputs,
@@ -23,7 +23,7 @@ from prinz_enricher.batch import (
     encode_dense,
     encode_stream,
 )
-from prinz_enricher.batch.caller import caller_batch
+from prinz_enricher.batch.arrow_stream import caller_batch
 from prinz_enricher.client.connection import SERVICE
 from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -139,7 +139,7 @@ def read_pool(batches: Iterable[pa.RecordBatch], signature: Signature, rows: int
     table = pa.Table.from_batches(parts)
     if not signature.inputs:
         return split_rows(table.combine_chunks().to_batches()[0], rows)
-    faults = Faults()
+    faults = Violations()
     inputs = [field.name for field in signature.inputs if field.name in table.schema.names]
     fitting = conform(table.select(inputs), signature.inputs, faults)
     faults.raise_any()

@@ -1,14 +1,8 @@
-"""What a signature is: read from MLflow's JSON, written as Arrow schema and as message of the contract."""
+"""Signatures: read from MLflow's JSON, written as Arrow schemas and as messages of the contract."""
 
-from prinz_enricher.signature.arrow import (
-    arrow_field,
-    arrow_type,
-    fields_schema,
-    input_schema,
-    output_schema,
-)
-from prinz_enricher.signature.digest import signature_digest
+from prinz_enricher.signature.arrow import arrow_field, arrow_type, fields_schema, input_schema, output_schema
 from prinz_enricher.signature.mlflow_json import read_signature
+from prinz_enricher.signature.signature_message import from_wire, to_wire
 from prinz_enricher.signature.types import (
     AnyValue,
     Field,
@@ -25,7 +19,6 @@ from prinz_enricher.signature.types import (
     Type,
 )
 from prinz_enricher.signature.value import Micros, from_value, to_value
-from prinz_enricher.signature.wire import from_wire, read_schema, to_wire
 
 __all__ = [
     "AnyValue",
@@ -49,9 +42,7 @@ __all__ = [
     "from_wire",
     "input_schema",
     "output_schema",
-    "read_schema",
     "read_signature",
-    "signature_digest",
     "to_value",
     "to_wire",
 ]

@@ -1,12 +1,12 @@
 """Signatures as Arrow schemas: the types in which batches are held and sent to workers.
 
-What an Arrow type does not tell is in the metadata of its field, under `prinz.type`, for a reader that knows only
-Arrow: `any` is text that holds JSON, and `tensor:float32:[-1,3]` names the numpy dtype and shape of a column.
+What an Arrow type does not say is in the metadata of its field, under `prinz.type`, for a reader that knows only Arrow:
+`any` is text that holds JSON, and `tensor:float32:[-1,3]` names the numpy dtype and shape of a column.
 
-A record may lack an optional property, or have it as null. A struct of Arrow can't tell the two apart, so batches hold
+A record may lack an optional property, or have it as null. A struct of Arrow can't distinguish the two, so batches hold
 an optional property as a struct of its own: null where the record lacks it, else with its value as the only child. Such
-a field has `optional` under `prinz.type`. Callers never see it: their schemas, which `caller_schema` gives, have plain
-properties.
+a field has `optional` under `prinz.type`. Callers never see it: their schemas, which `caller_schema` returns, have
+plain properties.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final
 import pyarrow as pa
 
 from prinz_enricher.signature.types import (
+    SCALAR_DTYPES,
     AnyValue,
     Field,
     ListOf,
@@ -33,41 +34,17 @@ from prinz_enricher.signature.types import (
 )
 
 TYPE_KEY: Final = b"prinz.type"
-"""The key in an Arrow field's metadata under which its type is told where Arrow's own says less."""
-
-ANY: Final = b"any"
-"""The value of `TYPE_KEY` for text that holds JSON."""
-
-OPTIONAL: Final = b"optional"
-"""The value of `TYPE_KEY` for an optional property that is held with its value as the only child."""
+"""The key in an Arrow field's metadata of a type of which Arrow's own says less."""
 
 VALUE: Final = "value"
-"""The name of that child."""
+"""The name of the only child of an optional property."""
 
-_SCALARS: Final[dict[ScalarKind, pa.DataType]] = {
-    ScalarKind.BOOLEAN: pa.bool_(),
-    ScalarKind.INTEGER: pa.int32(),
-    ScalarKind.LONG: pa.int64(),
-    ScalarKind.FLOAT: pa.float32(),
-    ScalarKind.DOUBLE: pa.float64(),
-    ScalarKind.STRING: pa.utf8(),
-    ScalarKind.BINARY: pa.binary(),
-    ScalarKind.DATETIME: pa.timestamp("us"),
-}
+_ANY: Final = b"any"
+_OPTIONAL: Final = b"optional"
 
+INTEGER_DTYPES: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES: Final[dict[str, pa.DataType]] = {
-    "bool": pa.bool_(),
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "uint8": pa.uint8(),
-    "uint16": pa.uint16(),
-    "uint32": pa.uint32(),
-    "uint64": pa.uint64(),
-    "float16": pa.float16(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
+    **{name: pa.type_for_alias(name) for name in ("bool", *INTEGER_DTYPES, "float16", "float32", "float64")},
     "str": pa.utf8(),
     "object": pa.utf8(),
     "bytes": pa.binary(),
@@ -80,14 +57,7 @@ _DATETIME: Final = re.compile(r"datetime64\[(D|h|m|s|ms|us|ns)\]")
 
 
 def dtype_arrow_type(dtype: str) -> pa.DataType | None:
-    """Give the Arrow type that holds each value of a numpy dtype exactly.
-
-    Args:
-        dtype: Its numpy name, such as `float32` or `datetime64[ns]`.
-
-    Returns:
-        The type; None where there is none.
-    """
+    """Return the Arrow type that holds every value of a numpy dtype, such as `datetime64[ns]`; None for none."""
     if found := _DATETIME.fullmatch(dtype):
         return pa.timestamp(_UNITS[found[1]])
     return _DTYPES.get(dtype)
@@ -95,20 +65,13 @@ def dtype_arrow_type(dtype: str) -> pa.DataType | None:
 
 @lru_cache(maxsize=4096)
 def arrow_type(type: Type) -> pa.DataType:
-    """Give the Arrow type in which batches hold a column of a type.
+    """Return the Arrow type in which batches hold a column; of a tensor that of one row, without its first dimension.
 
-    Args:
-        type: Any type of a signature.
-
-    Returns:
-        Its Arrow type; for a tensor that of one row, so without its first dimension.
-
-    Raises:
-        ValueError: A tensor of a dtype that Arrow does not hold.
+    Raises ValueError for a tensor of a dtype that Arrow does not hold.
     """
     match type:
         case Scalar(kind):
-            return _SCALARS[kind]
+            return dtype_arrow_type(SCALAR_DTYPES[kind])
         case ListOf(items):
             return pa.list_(_child("item", items))
         case MapOf(values):
@@ -122,52 +85,48 @@ def arrow_type(type: Type) -> pa.DataType:
 
 
 def arrow_field(field: Field) -> pa.Field:
-    """Give the Arrow field of an input or an output.
+    """Return the Arrow field of an input or an output.
 
     A required field is not nullable, save text and values of any type, for which a null is a value.
     """
-    return pa.field(
-        field.name,
-        arrow_type(field.type),
-        nullable=_nullable(field.type, field.required),
-        metadata=_metadata(field.type),
-    )
+    nullable = _nullable(field.type, field.required)
+    return pa.field(field.name, arrow_type(field.type), nullable=nullable, metadata=_metadata(field.type))
 
 
 def input_schema(signature: Signature) -> pa.Schema:
-    """Give the Arrow schema of a signature's inputs, in the signature's order."""
+    """Return the Arrow schema of a signature's inputs, in the signature's order."""
     return fields_schema(signature.inputs)
 
 
 def output_schema(signature: Signature) -> pa.Schema:
-    """Give the Arrow schema of a signature's outputs, in the signature's order."""
+    """Return the Arrow schema of a signature's outputs, in the signature's order."""
     return fields_schema(signature.outputs)
 
 
 def fields_schema(fields: Sequence[Field]) -> pa.Schema:
-    """Give the Arrow schema of some fields, in their order."""
+    """Return the Arrow schema of some fields, in their order."""
     return pa.schema([arrow_field(field) for field in fields])
 
 
 def is_any(field: pa.Field) -> bool:
-    """Tell whether an Arrow field holds JSON text."""
-    return field.metadata is not None and field.metadata.get(TYPE_KEY) == ANY
+    """Return whether an Arrow field holds JSON text."""
+    return field.metadata is not None and field.metadata.get(TYPE_KEY) == _ANY
 
 
 def is_optional(field: pa.Field) -> bool:
-    """Tell whether an Arrow field is an optional property, held with its value as the only child."""
-    # Callers write what they like into the metadata of theirs.
-    is_told = field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
-    return is_told and pa.types.is_struct(field.type) and field.type.num_fields == 1
+    """Return whether an Arrow field is an optional property, held with its value as the only child."""
+    # Callers may write anything into the metadata of their fields.
+    marked = field.metadata is not None and field.metadata.get(TYPE_KEY) == _OPTIONAL
+    return marked and pa.types.is_struct(field.type) and field.type.num_fields == 1
 
 
 def caller_schema(schema: pa.Schema) -> pa.Schema:
-    """Give the schema by which callers know batches of a schema: with plain optional properties."""
+    """Return the schema of batches as callers have them: with plain optional properties."""
     return pa.schema([_caller_field(field) for field in schema])
 
 
-def arrow_tells_all(signature: Signature) -> bool:
-    """Tell whether rows lose nothing in Arrow as callers have it: no object has optional properties."""
+def lossless_in_arrow(signature: Signature) -> bool:
+    """Return whether rows lose nothing in Arrow as callers have it: no object has optional properties."""
     return all(caller_schema(schema) == schema for schema in (input_schema(signature), output_schema(signature)))
 
 
@@ -188,7 +147,7 @@ def _property(field: Field) -> pa.Field:
     held = arrow_field(field)
     if field.required:
         return held
-    return pa.field(field.name, pa.struct([held.with_name(VALUE)]), metadata={TYPE_KEY: OPTIONAL})
+    return pa.field(field.name, pa.struct([held.with_name(VALUE)]), metadata={TYPE_KEY: _OPTIONAL})
 
 
 def _child(name: str, type: Type) -> pa.Field:
@@ -209,7 +168,7 @@ def _nullable(type: Type, required: bool) -> bool:
 def _metadata(type: Type) -> dict[bytes, bytes] | None:
     match type:
         case AnyValue():
-            return {TYPE_KEY: ANY}
+            return {TYPE_KEY: _ANY}
         case Tensor(dtype, shape):
             return {TYPE_KEY: f"tensor:{dtype}:{json.dumps(list(shape), separators=(',', ':'))}".encode()}
         case _:

@@ -7,13 +7,15 @@ can't load. The registry is not trusted: sizes and depth are bounded.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from prinz_enricher.signature.arrow import dtype_arrow_type
 from prinz_enricher.signature.types import (
+    SCALAR_DTYPES,
     AnyValue,
     Field,
     ListOf,
@@ -30,27 +32,24 @@ from prinz_enricher.signature.types import (
 )
 from prinz_enricher.signature.value import MAX_DEPTH
 
-MAX_CHARACTERS: Final = 8_000_000
-"""How long the JSON of inputs, outputs or parameters may be."""
+# Of the inputs, the outputs or the parameters.
+_MAX_CHARACTERS: Final = 8_000_000
+_MAX_FIELDS: Final = 100_000
 
-MAX_FIELDS: Final = 100_000
-"""How many inputs, outputs or parameters there may be."""
-
-MAX_TENSOR_DIMENSIONS: Final = MAX_DEPTH
-MAX_TENSOR_SIZE: Final = 2**31 - 1
+_MAX_TENSOR_DIMENSIONS: Final = MAX_DEPTH
+_MAX_TENSOR_SIZE: Final = 2**31 - 1
 
 _SCALARS: Final = {kind.value: Scalar(kind) for kind in ScalarKind}
+_UNDECLARED_OUTPUTS: Final = (Field("output_0", AnyValue()),)
+_SCALAR_TENSORS: Final = {
+    dtype: Scalar(kind) for kind, dtype in SCALAR_DTYPES.items() if kind not in (ScalarKind.BINARY, ScalarKind.DATETIME)
+}
 
 
 def read_signature(mlmodel: Mapping[str, object]) -> Signature:
-    """Read the signature of a model.
+    """Read the signature of a model from the content of its MLmodel file.
 
-    Args:
-        mlmodel: The content of its MLmodel file.
-
-    Returns:
-        The signature. Where the model has none its origin is MISSING. Where it declares no inputs, it has none, and
-        columns of any name are taken; where it declares no outputs, there is one output `output_0` of any type.
+    Where it declares no outputs, there is one output `output_0` of any type.
 
     Raises:
         SignatureError: It can't be read.
@@ -59,7 +58,7 @@ def read_signature(mlmodel: Mapping[str, object]) -> Signature:
     if written is None:
         return Signature((), _UNDECLARED_OUTPUTS, (), Origin.MISSING)
     if not isinstance(written, Mapping):
-        raise SignatureError("The signature of the MLmodel file is no mapping.")
+        raise SignatureError("The signature of the MLmodel file is not a mapping.")
     inputs = _fields(_entries(written, "inputs"), "input")
     outputs = _fields(_entries(written, "outputs"), "output") or _UNDECLARED_OUTPUTS
     params = tuple(_named_param(entry) for entry in _entries(written, "params"))
@@ -69,13 +68,9 @@ def read_signature(mlmodel: Mapping[str, object]) -> Signature:
 
 
 def with_outputs(signature: Signature, outputs: str) -> Signature:
-    """Return a signature with the outputs that a model was observed to give.
+    """Return a declared signature with the outputs that a model was observed to return, as MLflow's JSON of a schema.
 
     Outputs without names keep those declared, where there are as many; arrays of one value a row are scalars.
-
-    Args:
-        signature: As it is declared.
-        outputs: MLflow's JSON of a schema.
 
     Raises:
         SignatureError: They can't be read.
@@ -90,21 +85,9 @@ def with_outputs(signature: Signature, outputs: str) -> Signature:
 
 
 def _as_scalar(field: Field) -> Field:
-    kind = _DTYPES.get(field.type.dtype) if isinstance(field.type, Tensor) and len(field.type.shape) == 1 else None
-    return field if kind is None else replace(field, type=Scalar(kind))
-
-
-_DTYPES: Final = {
-    "bool": ScalarKind.BOOLEAN,
-    "int32": ScalarKind.INTEGER,
-    "int64": ScalarKind.LONG,
-    "float32": ScalarKind.FLOAT,
-    "float64": ScalarKind.DOUBLE,
-    "str": ScalarKind.STRING,
-}
-
-
-_UNDECLARED_OUTPUTS: Final = (Field("output_0", AnyValue()),)
+    if isinstance(field.type, Tensor) and len(field.type.shape) == 1:
+        return replace(field, type=_SCALAR_TENSORS.get(field.type.dtype, field.type))
+    return field
 
 
 def _entries(written: Mapping[str, object], section: str) -> list[dict[str, object]]:
@@ -112,24 +95,24 @@ def _entries(written: Mapping[str, object], section: str) -> list[dict[str, obje
     if not text:
         return []
     if not isinstance(text, str):
-        raise SignatureError(f"The {section} of the signature are no JSON text.")
-    if len(text) > MAX_CHARACTERS:
-        raise SignatureError(f"The {section} of the signature are longer than {MAX_CHARACTERS} characters.")
+        raise SignatureError(f"The {section} of the signature are not JSON text.")
+    if len(text) > _MAX_CHARACTERS:
+        raise SignatureError(f"The {section} of the signature are longer than {_MAX_CHARACTERS} characters.")
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise SignatureError(f"The {section} of the signature are not readable as JSON.") from exc
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise SignatureError(f"The {section} of the signature are no list of JSON objects.")
-    if len(entries) > MAX_FIELDS:
-        raise SignatureError(f"The signature has more than {MAX_FIELDS} {section}.")
+        raise SignatureError(f"The {section} of the signature are not a list of JSON objects.")
+    if len(entries) > _MAX_FIELDS:
+        raise SignatureError(f"The signature has more than {_MAX_FIELDS} {section}.")
     return entries
 
 
 def _fields(entries: list[dict[str, object]], section: str) -> tuple[Field, ...]:
     named = [entry.get("name") is not None for entry in entries]
     if any(named) and not all(named):
-        raise SignatureError(f"Some {section}s of the signature have names and some have none.")
+        raise SignatureError(f"Some {section}s of the signature have names and some have not.")
     tensors = [entry.get("type") == "tensor" for entry in entries]
     if any(tensors) and not all(tensors):
         raise SignatureError(f"Some {section}s of the signature are tensors and some are columns.")
@@ -206,7 +189,7 @@ def _type(entry: Mapping[str, object], where: str, depth: int) -> Type:
             return ListOf(Scalar(ScalarKind.DOUBLE))
         case "any":
             return AnyValue()
-    raise SignatureError(f'"{where}" is of a type that is not known: {written[:100]!r}.')
+    raise SignatureError(f'"{where}" is of an unknown type: {written[:100]!r}.')
 
 
 def _part(entry: Mapping[str, object], key: str, where: str) -> Mapping[str, object]:
@@ -225,7 +208,7 @@ def _record(properties: Mapping[str, object], where: str, depth: int) -> Record:
         entry = properties[name]
         inner = f"{where}.{name}"
         if not isinstance(entry, dict):
-            raise SignatureError(f'The property "{inner}" is no JSON object.')
+            raise SignatureError(f'The property "{inner}" is not a JSON object.')
         type = _type(entry, inner, depth)
         fields.append(Field(_unicode(name), type, _required(entry, True), _description(entry)))
     return Record(tuple(fields))
@@ -237,23 +220,17 @@ def _tensor(entry: Mapping[str, object], where: str) -> Tensor:
         raise SignatureError(f'The tensor "{where}" lacks its dtype or shape.')
     dtype, shape = spec["dtype"], spec["shape"]
     if not isinstance(dtype, str) or dtype_arrow_type(dtype) is None:
-        raise SignatureError(f'The tensor "{where}" is of a dtype that is not supported: {str(dtype)[:100]!r}.')
-    if (
-        not isinstance(shape, list)
-        or len(shape) > MAX_TENSOR_DIMENSIONS
-        or not all(_is_dimension(one) for one in shape)
-    ):
-        raise SignatureError(f'The shape of the tensor "{where}" is no list of sizes.')
-    product = 1
-    for size in shape:
-        product *= max(size, 1)
-    if product > MAX_TENSOR_SIZE:
-        raise SignatureError(f'The tensor "{where}" has more than {MAX_TENSOR_SIZE} elements.')
+        raise SignatureError(f'The tensor "{where}" is of an unsupported dtype: {str(dtype)[:100]!r}.')
+    is_short = isinstance(shape, list) and len(shape) <= _MAX_TENSOR_DIMENSIONS
+    if not is_short or not all(_is_dimension(one) for one in shape):
+        raise SignatureError(f'The shape of the tensor "{where}" is not a list of sizes.')
+    if math.prod(max(size, 1) for size in shape) > _MAX_TENSOR_SIZE:
+        raise SignatureError(f'The tensor "{where}" has more than {_MAX_TENSOR_SIZE} elements.')
     return Tensor(dtype, tuple(shape))
 
 
 def _is_dimension(size: object) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and -1 <= size <= MAX_TENSOR_SIZE
+    return isinstance(size, int) and not isinstance(size, bool) and -1 <= size <= _MAX_TENSOR_SIZE
 
 
 def _named_param(entry: dict[str, object]) -> Param:
@@ -268,9 +245,9 @@ def _named_param(entry: dict[str, object]) -> Param:
     if shape is None:
         return Param(name, type, _default(default, type, name))
     if shape != [-1] or not isinstance(type, Scalar):
-        raise SignatureError(f'The parameter "{name}" has a shape that is not supported; it may be [-1].')
+        raise SignatureError(f'The parameter "{name}" has an unsupported shape; expected [-1].')
     if not isinstance(default, list):
-        raise SignatureError(f'The default of the parameter "{name}" is no list.')
+        raise SignatureError(f'The default of the parameter "{name}" is not a list.')
     return Param(name, type, [_default(one, type, name) for one in default], (-1,))
 
 
@@ -279,51 +256,24 @@ def _default(value: object, type: Scalar | Record, name: str) -> object:
         return None
     if isinstance(type, Record):
         if not isinstance(value, dict):
-            raise SignatureError(f'The default of the parameter "{name}" is no JSON object.')
+            raise SignatureError(f'The default of the parameter "{name}" is not a JSON object.')
         return value
     try:
-        return _DEFAULTS[type.kind](value)
+        return _scalar_default(value, type.kind)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise SignatureError(f'The default of the parameter "{name}" is no {type.kind.value}.') from exc
+        raise SignatureError(f'The default of the parameter "{name}" is not of type {type.kind.value}.') from exc
 
 
-def _exactly(*types: type) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        # By identity: to Python a bool is an int.
-        if value.__class__ not in types:
-            raise TypeError
-        return value
-
-    return read
-
-
-def _whole(bits: int) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if not isinstance(value, int) or isinstance(value, bool) or not -(1 << bits - 1) <= value < 1 << bits - 1:
-            raise TypeError
-        return value
-
-    return read
-
-
-def _float(value: object) -> object:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError
-    return float(value)
-
-
-def _datetime(value: object) -> object:
-    if not isinstance(value, str):
-        raise TypeError
-    return datetime.fromisoformat(value)
-
-
-_DEFAULTS: Final[dict[ScalarKind, Callable[[object], object]]] = {
-    ScalarKind.BOOLEAN: _exactly(bool),
-    ScalarKind.INTEGER: _whole(32),
-    ScalarKind.LONG: _whole(64),
-    ScalarKind.FLOAT: _float,
-    ScalarKind.DOUBLE: _float,
-    ScalarKind.STRING: _exactly(str),
-    ScalarKind.DATETIME: _datetime,
-}
+def _scalar_default(value: object, kind: ScalarKind) -> object:
+    match kind, value:
+        case (ScalarKind.BOOLEAN, bool()) | (ScalarKind.STRING, str()):
+            return value
+        case (ScalarKind.INTEGER | ScalarKind.LONG, int()) if not isinstance(value, bool):
+            limit = 1 << (31 if kind is ScalarKind.INTEGER else 63)
+            if -limit <= value < limit:
+                return value
+        case (ScalarKind.FLOAT | ScalarKind.DOUBLE, int() | float()) if not isinstance(value, bool):
+            return float(value)
+        case (ScalarKind.DATETIME, str()):
+            return datetime.fromisoformat(value)
+    raise TypeError

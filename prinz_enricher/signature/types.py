@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from functools import cached_property
+from typing import Final
 
 
 class SignatureError(ValueError):
@@ -12,7 +16,7 @@ class SignatureError(ValueError):
 
 
 class ScalarKind(StrEnum):
-    """The scalar types, by the names that MLflow's JSON has for them (`mlflow.types.DataType`)."""
+    """The scalar types, by their names in MLflow's JSON (`mlflow.types.DataType`)."""
 
     BOOLEAN = "boolean"
     INTEGER = "integer"
@@ -22,6 +26,19 @@ class ScalarKind(StrEnum):
     STRING = "string"
     BINARY = "binary"
     DATETIME = "datetime"
+
+
+SCALAR_DTYPES: Final = {
+    ScalarKind.BOOLEAN: "bool",
+    ScalarKind.INTEGER: "int32",
+    ScalarKind.LONG: "int64",
+    ScalarKind.FLOAT: "float32",
+    ScalarKind.DOUBLE: "float64",
+    ScalarKind.STRING: "str",
+    ScalarKind.BINARY: "bytes",
+    ScalarKind.DATETIME: "datetime64[us]",
+}
+"""The numpy dtype whose values each scalar type has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +71,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An n-dimensional array.
-
-    Attributes:
-        dtype: Its numpy name, such as `float32`; `str` for text.
-        shape: With the rows as first dimension; -1 is a dimension of any size.
-    """
+    """An array of a numpy dtype (`str` for text). Its first dimension is the rows; -1 is a dimension of any size."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -75,14 +87,7 @@ Type = Scalar | ListOf | MapOf | Record | Tensor | AnyValue
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One input or output, or one property of a record.
-
-    Attributes:
-        name: Unique among its siblings. MLflow's integer names are written as decimal text.
-        type: Its type.
-        required: Whether a value must be given.
-        description: What the model's author said of it.
-    """
+    """An input, an output, or a property of a record; MLflow's integer names are decimal text."""
 
     name: str
     type: Type
@@ -92,14 +97,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter of a prediction.
-
-    Attributes:
-        name: Unique within the signature.
-        type: Its type.
-        default: What is used where a request names no value, as a Python value of the type.
-        shape: None for a single value; `(-1,)` for a list of any length.
-    """
+    """A parameter of a prediction; its shape is None for a single value, `(-1,)` for a list of any length."""
 
     name: str
     type: Type
@@ -118,7 +116,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model version takes and gives, in the order of the model's own signature.
+    """The inputs, outputs and parameters of a model version, in the order of the model's own signature.
 
     A model without a signature has no inputs, one output `output_0` of any type, and the origin MISSING.
     """
@@ -130,11 +128,54 @@ class Signature:
 
     @cached_property
     def digest(self) -> str:
-        """A stable hash of names, order and types: 32 hexadecimal digits."""
-        from prinz_enricher.signature.digest import signature_digest
+        """A hash of names, order and types: 32 hexadecimal digits, the same in every process and version.
 
-        return signature_digest(self)
+        Descriptions and the origin are left out, since they change nothing about a call.
+        """
+        canonical = {
+            "inputs": [_canonical_field(field) for field in self.inputs],
+            "outputs": [_canonical_field(field) for field in self.outputs],
+            "params": [
+                [one.name, _canonical_type(one.type), _canonical_default(one.default), one.shape] for one in self.params
+            ],
+        }
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
     def __hash__(self) -> int:
         # By the digest, which is computed once: a signature is the key of caches on the path of every call.
         return hash(self.digest)
+
+
+def _canonical_field(field: Field) -> list[object]:
+    return [field.name, _canonical_type(field.type), field.required]
+
+
+def _canonical_type(type: Type) -> object:
+    match type:
+        case Scalar(kind):
+            return kind.value
+        case ListOf(items):
+            return {"list": _canonical_type(items)}
+        case MapOf(values):
+            return {"map": _canonical_type(values)}
+        case Record(fields):
+            return {"record": [_canonical_field(field) for field in fields]}
+        case Tensor(dtype, shape):
+            return {"tensor": [dtype, shape]}
+        case AnyValue():
+            return "any"
+
+
+def _canonical_default(value: object) -> object:
+    match value:
+        case date():
+            return {"datetime": value.isoformat()}
+        case bytes():
+            return {"binary": value.hex()}
+        case list() | tuple():
+            return [_canonical_default(one) for one in value]
+        case dict():
+            return {"record": {str(key): _canonical_default(one) for key, one in value.items()}}
+        case _:
+            return value

@@ -11,6 +11,12 @@ from prinz_enricher.contract import value_pb2
 MAX_DEPTH: Final = 32
 """How deep values and types may be nested: far more than a model needs, far less than Python's stack holds."""
 
+TOO_DEEP: Final = f"is nested deeper than {MAX_DEPTH} levels"
+"""The description of a violation."""
+
+UNSET: Final = object()
+"""A `Value` without a kind: an error of its sender."""
+
 _EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -22,7 +28,7 @@ class Micros(int):
 
     @classmethod
     def of(cls, instant: date) -> Micros:
-        """Take the instant of a date (its midnight) or a datetime (in UTC where it names no zone)."""
+        """Return the instant of a date (its midnight) or a datetime (in UTC where it names no zone)."""
         if not isinstance(instant, datetime):
             instant = datetime(instant.year, instant.month, instant.day)
         if instant.utcoffset() is not None:
@@ -30,40 +36,22 @@ class Micros(int):
         return cls((instant.replace(tzinfo=None) - _EPOCH) // _MICROSECOND)
 
     def datetime(self) -> datetime:
-        """Give the instant without a zone.
-
-        Raises:
-            OverflowError: It is before the year 1 or after 9999.
-        """
+        """Return the instant without a zone; raises OverflowError outside the years 1 to 9999."""
         return _EPOCH + timedelta(microseconds=int(self))
-
-
-class Unset:
-    """A `Value` of which no kind is set: an error of its sender."""
-
-
-UNSET: Final = Unset()
 
 
 class TooDeep(ValueError):
     """A value is nested deeper than `MAX_DEPTH`."""
 
     def __init__(self) -> None:
-        super().__init__(f"is nested deeper than {MAX_DEPTH} levels")
+        super().__init__(TOO_DEEP)
 
 
 def from_value(value: value_pb2.Value, depth: int = 0) -> object:
-    """Read a value.
-
-    Args:
-        value: Any value.
-        depth: How deep it is nested already.
-
-    Returns:
-        None, bool, int, float, str, bytes, `Micros`, or a list or dict of those; `UNSET` where no kind is set.
+    """Return None, bool, int, float, str, bytes, `Micros`, or a list or dict of those; `UNSET` where no kind is set.
 
     Raises:
-        TooDeep: It is nested deeper than `MAX_DEPTH`.
+        TooDeep: It is nested deeper than `MAX_DEPTH`, with `depth` levels around it.
     """
     kind = value.WhichOneof("kind")
     match kind:
@@ -83,22 +71,15 @@ def from_value(value: value_pb2.Value, depth: int = 0) -> object:
             return Micros(value.timestamp_value)
         case None:
             return UNSET
-        case _:
-            if depth >= MAX_DEPTH:
-                raise TooDeep
+    if depth >= MAX_DEPTH:
+        raise TooDeep
     if kind == "list_value":
         return [from_value(one, depth + 1) for one in value.list_value.values]
     return {key: from_value(one, depth + 1) for key, one in value.record_value.fields.items()}
 
 
 def to_value(value: object) -> value_pb2.Value:
-    """Write a value.
-
-    Args:
-        value: None, bool, int, float, str, bytes, `Micros`, datetime, date, or a list, tuple or mapping of those.
-
-    Returns:
-        The same on the wire.
+    """Write None, bool, int, float, str, bytes, `Micros`, datetime, date, or a list, tuple or mapping of those.
 
     Raises:
         TooDeep: It is nested deeper than `MAX_DEPTH`.
@@ -133,24 +114,30 @@ def fill_value(message: value_pb2.Value, value: object, depth: int = 0) -> None:
             message.bytes_value = value
         case date():
             message.timestamp_value = int(Micros.of(value))
-        case list() | tuple() | Mapping():
-            if depth >= MAX_DEPTH:
-                raise TooDeep
-            _fill_nested(message, value, depth + 1)
+        case list() | tuple() | dict() | Mapping() if depth >= MAX_DEPTH:
+            raise TooDeep
+        case list() | tuple():
+            message.list_value.SetInParent()
+            add = message.list_value.values.add
+            for one in value:
+                fill_value(add(), one, depth + 1)
+        case dict() | Mapping():
+            message.record_value.SetInParent()
+            fields = message.record_value.fields
+            for key, one in value.items():
+                fill_value(fields[key], one, depth + 1)
         case _:
             raise ValueError("is of a type that the wire does not have")
 
 
-def _fill_nested(
-    message: value_pb2.Value, value: list[object] | tuple[object, ...] | Mapping[str, object], depth: int
-) -> None:
-    if isinstance(value, Mapping):
-        message.record_value.SetInParent()
-        fields = message.record_value.fields
-        for key, one in value.items():
-            fill_value(fields[key], one, depth)
-        return
-    message.list_value.SetInParent()
-    add = message.list_value.values.add
-    for one in value:
-        fill_value(add(), one, depth)
+def to_python(value: object) -> object:
+    """Return what `from_value` returned with `datetime` for `Micros` (or OverflowError), and None for `UNSET`."""
+    match value:
+        case Micros():
+            return value.datetime()
+        case list():
+            return [to_python(one) for one in value]
+        case dict():
+            return {key: to_python(one) for key, one in value.items()}
+        case _:
+            return None if value is UNSET else value

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.batch import Faults, batch_to_rows, coerce, decode_stream, encode_stream
+from prinz_enricher.batch import Violations, arrow_stream, batch_to_rows, coerce, decode_stream, encode_stream
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.signature import (
     AnyValue,
@@ -200,17 +200,15 @@ def test_big_endian_streams_are_refused() -> None:
     """The byte order is in the schema; the values of such a stream would need a swap."""
     data = bytearray(stream(pa.record_batch({"x": pa.array([1.0])})))
     # The schema table's first field, which is left out when little-endian: point it at a 1 in the vtable of the test.
-    from prinz_enricher.batch import arrow_message
-
     metadata = memoryview(data)[8:]
-    root = arrow_message._root(metadata)
-    schema = arrow_message._table(metadata, root, 2)
+    root = arrow_stream._number("<I", metadata, 0)
+    schema = arrow_stream._table(metadata, root, 2)
     assert schema is not None
-    assert not arrow_message.is_big_endian(metadata)
+    assert not arrow_stream._is_big_endian(metadata)
     vtable = schema - int.from_bytes(metadata[schema : schema + 4], "little", signed=True)
     # The fields' offset is 16 bits that are not 0, so as an endianness they are not little.
     metadata[vtable + 4 : vtable + 6] = metadata[vtable + 6 : vtable + 8]
-    assert arrow_message.is_big_endian(metadata)
+    assert arrow_stream._is_big_endian(metadata)
     assert refused(bytes(data), signature(x=DOUBLE))[0][0] == "arrow_stream"
 
 
@@ -289,6 +287,6 @@ def test_nulls_that_take_no_bytes_are_not_made_into_values(array: pa.Array, type
 def test_text_whose_dictionary_is_of_lists_is_refused() -> None:
     """An Arrow type that Arrow itself has no kernel for is a fault of the column."""
     array = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int8()), pa.array([[1]]))
-    faults = Faults()
+    faults = Violations()
     got = coerce(array, ListOf(LONG), True, "x", faults)
     assert faults or got.to_pylist() == [[1], [1]]

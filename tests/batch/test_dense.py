@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.batch import batch_from_rows, batch_to_rows, decode_dense, dense_inputs, dense_outputs, encode_dense
+from prinz_enricher.batch import batch_from_rows, batch_to_rows, decode_dense, dense_inputs, encode_dense
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature, Tensor
@@ -94,9 +94,9 @@ def test_only_numbers_and_booleans_are_dense() -> None:
     text = Field("s", Scalar(ScalarKind.STRING))
     assert dense_inputs(EVERY)
     assert not any(dense_inputs(Signature(fields, ())) for fields in ((), (text,), (*EVERY.inputs, text)))
-    assert not dense_outputs((Field("a", AnyValue()),))
-    assert not dense_outputs((Field("a", Tensor("float32", (-1, 2))),))
-    assert dense_outputs((Field("a", Tensor("float32", (-1,))),))
+    assert not dense_inputs(Signature((Field("a", AnyValue()),), ()))
+    assert not dense_inputs(Signature((Field("a", Tensor("float32", (-1, 2))),), ()))
+    assert dense_inputs(Signature((Field("a", Tensor("float32", (-1,))),), ()))
     with pytest.raises(InvalidInput):
         decode_dense(value_pb2.DenseBatch(), Signature((text,), ()))
 

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.batch.few_rows import few_rows, rows_of_doubles
 from prinz_enricher.batch.layout import Layout
-from prinz_enricher.batch.one_row import DoubleRows
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from tests.batch.batch_strategies import fitting
 from tests.batch.test_one_row import SIGNATURES, TEXTS
@@ -57,7 +55,7 @@ def test_rows_of_doubles_are_what_arrow_makes_of_them(rows: int, width: int, see
     layout = layout_of(width)
     for size in (rows, 1, rows):
         values = some_doubles(size, width, seed)
-        assert_the_same(rows_of_doubles(layout, values), the_long_way(values, layout.schema))
+        assert_the_same(layout.batch_of_doubles(values), the_long_way(values, layout.schema))
 
 
 def test_every_number_of_rows_is_made_right() -> None:
@@ -65,16 +63,16 @@ def test_every_number_of_rows_is_made_right() -> None:
     layout = layout_of(3)
     for rows in range(1, 601):
         values = some_doubles(rows, 3, rows)
-        assert_the_same(rows_of_doubles(layout, values), the_long_way(values, layout.schema))
+        assert_the_same(layout.batch_of_doubles(values), the_long_way(values, layout.schema))
 
 
 def test_a_batch_shares_nothing_with_its_values() -> None:
     """What is written into them later does not change it, nor one row what another batch has."""
     layout = layout_of(2)
     values = np.array([[1.0, 2.0], [3.0, 4.0]])
-    first = rows_of_doubles(layout, values)
+    first = layout.batch_of_doubles(values)
     values[:] = 9.0
-    second = rows_of_doubles(layout, values)
+    second = layout.batch_of_doubles(values)
     assert first.to_pydict() == {"x0": [1.0, 3.0], "x1": [2.0, 4.0]}
     assert second.to_pydict() == {"x0": [9.0, 9.0], "x1": [9.0, 9.0]}
 
@@ -85,17 +83,16 @@ def test_values_in_any_layout_of_memory(order: str) -> None:
     layout = layout_of(3)
     values = some_doubles(8, 3, 1)
     laid = np.array(values, order="F" if order == "F" else "C")
-    assert_the_same(rows_of_doubles(layout, laid[::2]), the_long_way(values[::2], layout.schema))
+    assert_the_same(layout.batch_of_doubles(laid[::2]), the_long_way(values[::2], layout.schema))
 
 
 def test_what_is_remembered_of_numbers_of_rows_is_bounded() -> None:
     """However many there were; what is not remembered is made as well."""
-    schema = layout_of(1).schema
-    made = DoubleRows(schema)
+    layout = layout_of(1)
     for rows in range(1, 700):
-        batch = made.batch(np.full((rows, 1), float(rows)))
+        batch = layout.batch_of_doubles(np.full((rows, 1), float(rows)))
         assert batch.column(0).to_pylist() == [float(rows)] * rows
-    assert len(made._metadata) <= 512
+    assert len(layout._metadata) <= 512
 
 
 @st.composite
@@ -123,4 +120,4 @@ def test_few_rows_are_what_arrow_makes_of_their_columns(drawn: tuple[Signature, 
         ],
         schema=layout.schema,
     )
-    assert_the_same(few_rows(layout, rows), wanted)
+    assert_the_same(layout.batch_of_rows(rows), wanted)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.batch import Faults, coerce, decode_columns, encode_columns
-from prinz_enricher.batch.faults import column_path
+from prinz_enricher.batch import Violations, coerce, decode_columns, encode_columns
 from prinz_enricher.batch.python_values import python_values
+from prinz_enricher.batch.violation import column_path
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import (
@@ -208,9 +208,9 @@ def test_arrow_arrays_follow_the_reference(type: Any, required: bool, arrow: pa.
     signature = Signature((Field("x", type, required),), ())
     want, paths = expected(signature, {"x": rows})
     for array in encodings(pa.array(rows, arrow)):
-        faults = Faults()
+        faults = Violations()
         got = coerce(array, type, required, 'columns["x"]', faults)
-        refused = sorted(violation.field for violation in faults.violations)
+        refused = sorted(violation.field for violation in faults.reported)
         if refused == ['columns["x"]']:
             assert all(f'columns["x"][{index}]' in paths for index, row in enumerate(rows) if row is not None)
             continue
@@ -237,9 +237,9 @@ def test_nested_arrow_arrays_follow_the_reference(request: Any) -> None:
         rows = [_wire(row) for row in array.to_pylist()]
         if not isinstance(field.type, ListOf | Tensor) or not pa.types.is_list(array.type) or _holds_any(field.type):
             continue
-        faults = Faults()
+        faults = Violations()
         got = coerce(array, field.type, field.required, column_path(field.name), faults)
-        refused = sorted(violation.field for violation in faults.violations)
+        refused = sorted(violation.field for violation in faults.reported)
         want, paths = expected(Signature((field,), ()), {field.name: rows})
         if any("[*]" in path for path in refused) or column_path(field.name) in refused:
             continue

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.batch import column_parts, dense_parts, encode_columns, encode_dense
-from prinz_enricher.batch.wire_parts import Part
+from prinz_enricher.batch.wire import Part
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field
 

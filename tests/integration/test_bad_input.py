@@ -180,7 +180,7 @@ def test_request_that_can_not_be(stub: Stub, fields: dict[str, object], reason: 
 
 
 def test_unknown_outputs_and_params_with_bad_rows(stub: Stub) -> None:
-    """Faults of the rows, the wanted outputs and the parameters are told together."""
+    """Violations of the rows, the wanted outputs and the parameters are told together."""
     request = wine(strings("alcohol", "strong"))
     request.outputs.append("nosuch")
     request.params["nosuch"].double_value = 1.0

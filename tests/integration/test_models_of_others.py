@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from prinz_enricher.batch import (
     batch_from_rows,
     batch_to_rows,
+    caller_batch,
     decode_columns,
     encode_columns,
     encode_dense,
     encode_stream,
 )
-from prinz_enricher.batch.caller import caller_batch
 from prinz_enricher.cli import group
 from prinz_enricher.client import Client, ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb

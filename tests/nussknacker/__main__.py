@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prinz_enricher.batch.number import decimal_double
+from prinz_enricher.batch.primitive_arrays import decimal_double
 from prinz_enricher.registry import PrivateServer, orphan_watchdog
 from tests.support.certificates import Authority
 from tests.support.own_service import register

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prinz_enricher.batch import encode_columns, encode_dense
-from prinz_enricher.batch.wire_views import Views
+from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import EnricherError, InvalidInput
 from prinz_enricher.service.score.payload import Limits, parse_score_request, read_rows

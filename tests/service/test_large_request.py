@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.batch import decode_stream, encode_stream, stream_parts
 from prinz_enricher.batch.arrow_stream import LARGE_STREAM
-from prinz_enricher.batch.wire_views import Views
+from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.message import DecodeError
 
-from prinz_enricher.batch.wire_views import Views
+from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
 from prinz_enricher.service.score.payload import parse_score_request

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prinz_enricher.batch.number import null_mask, number_array, numbers
+from prinz_enricher.batch.primitive_arrays import null_mask, number_array, numbers
 from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Record, Scalar, Tensor, Type
 
 _FEW: Final = 64

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prinz_enricher.batch.any_json import from_json
-from prinz_enricher.batch.faults import Faults, column_path
-from prinz_enricher.batch.number import null_mask, numbers
+from prinz_enricher.batch.coerce_values import from_json
+from prinz_enricher.batch.primitive_arrays import null_mask, numbers
+from prinz_enricher.batch.violation import Violations, column_path
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, ScalarKind, Tensor, Type
 
 NULL_BOOLEAN: Final = "has a null, of which a model server would make false"
@@ -51,7 +51,7 @@ def refuse_losses(names: Sequence[str], columns: Sequence[pa.Array], types: Mapp
     Raises:
         InvalidInput: With a violation for each column; rows are not told, since a batch may be of several callers.
     """
-    faults = Faults()
+    faults = Violations()
     for name, array in zip(names, columns, strict=True):
         fault = _fault(array, types.get(name, AnyValue()))
         if fault is not None:

@@ -17,13 +17,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.batch.element import value_name
-from prinz_enricher.batch.faults import Faults
-from prinz_enricher.batch.instant import NotAnInstant, parse_instant
-from prinz_enricher.batch.number import EXACT_BITS, coerce_number
-from prinz_enricher.batch.numpy_dtype import numpy_dtype
-from prinz_enricher.batch.place import ColumnPlace
-from prinz_enricher.batch.wanted import type_name
+from prinz_enricher.batch.coerce_values import value_name
+from prinz_enricher.batch.primitive_arrays import EXACT_BITS, NotAnInstant, coerce_number, numpy_dtype, parse_instant
+from prinz_enricher.batch.violation import FieldPath, Violations, type_name
 from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
 from prinz_enricher.signature import (
     AnyValue,
@@ -103,10 +99,10 @@ def _whole_column(values: Sequence[object], kind: pa.DataType, name: str) -> pa.
             return None
     else:
         return None
-    faults = Faults()
-    array = coerce_number(given, kind, str(kind), True, ColumnPlace(""), faults)
+    faults = Violations()
+    array = coerce_number(given, kind, str(kind), True, FieldPath("", faults))
     if faults:
-        raise OutputDiffers(f'"{name}" has a value that {faults.violations[0].description}')
+        raise OutputDiffers(f'"{name}" has a value that {faults.reported[0].description}')
     return array
 
 

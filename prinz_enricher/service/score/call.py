@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from prinz_enricher import batch as codec
-from prinz_enricher.batch.wire_views import Views
+from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import (
     BatchTooLarge,

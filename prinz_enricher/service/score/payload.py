@@ -10,10 +10,18 @@ import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from prinz_enricher import batch as codec
-from prinz_enricher.batch.caller import caller_batch
-from prinz_enricher.batch.wire import BYTES, NotPlain, fields_of, prefix
-from prinz_enricher.batch.wire_parts import Part
-from prinz_enricher.batch.wire_views import MAX_FIELDS, Views, view_columns, view_dense
+from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch.wire import (
+    BYTES,
+    MAX_FIELDS,
+    NotPlain,
+    Part,
+    Views,
+    fields_of,
+    prefix,
+    view_columns,
+    view_dense,
+)
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidRequest
 from prinz_enricher.signature import Field, Signature

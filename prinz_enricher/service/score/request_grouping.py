@@ -18,8 +18,6 @@ import structlog
 from google.rpc import status_pb2
 
 from prinz_enricher import batch as codec
-from prinz_enricher.batch.columns import one_row_values
-from prinz_enricher.batch.few_rows import few_rows, rows_of_doubles
 from prinz_enricher.batch.layout import Layout, input_layout
 from prinz_enricher.catalog import CatalogVersion
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -298,7 +296,7 @@ class RequestGrouper:
             _fail_all(some.calls, to_status(refusal))
             return
         if some.template is not None:
-            batch = rows_of_doubles(layout, some.values)
+            batch = layout.batch_of_doubles(some.values)
         else:
             rows = [_values(message, layout) for message in some.messages]
             if any(row is None for row in rows):
@@ -311,7 +309,7 @@ class RequestGrouper:
             template = learn_template(some.calls[0].request, some.messages[0], layout)
             if template is not None:
                 self._templates.add(template)
-            batch = few_rows(layout, read)
+            batch = layout.batch_of_rows(read)
         self._pool.submit(GroupJob(spec, some.calls, some.ids, batch, deadline).job())
 
 
@@ -349,7 +347,7 @@ def _same_layout(one: Layout, other: Layout) -> bool:
 def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None:
     """Return the row of a plain request; None for others."""
     if request.WhichOneof("input") == "columns":
-        held = None if layout.one_row is None else one_row_values(request.columns, layout.one_row)
+        held = None if layout.one_row is None else layout.one_row.values(request.columns)
         # Rows with nulls share a model call with rows of the same nulls only, which is the queue's to decide.
         return None if held is None or None in held else held
     values = request.dense.values

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-import pyarrow as pa
-
 from prinz_enricher.contract import signature_pb2 as pb
 from prinz_enricher.signature.arrow import caller_schema, dtype_arrow_type, input_schema, output_schema
 from prinz_enricher.signature.types import (
@@ -24,27 +22,13 @@ from prinz_enricher.signature.types import (
     Tensor,
     Type,
 )
-from prinz_enricher.signature.value import MAX_DEPTH, UNSET, Micros, TooDeep, from_value, to_value
+from prinz_enricher.signature.value import MAX_DEPTH, TooDeep, from_value, to_python, to_value
 
-_SCALARS: Final = {
-    ScalarKind.BOOLEAN: pb.SCALAR_TYPE_BOOLEAN,
-    ScalarKind.INTEGER: pb.SCALAR_TYPE_INTEGER,
-    ScalarKind.LONG: pb.SCALAR_TYPE_LONG,
-    ScalarKind.FLOAT: pb.SCALAR_TYPE_FLOAT,
-    ScalarKind.DOUBLE: pb.SCALAR_TYPE_DOUBLE,
-    ScalarKind.STRING: pb.SCALAR_TYPE_STRING,
-    ScalarKind.BINARY: pb.SCALAR_TYPE_BINARY,
-    ScalarKind.DATETIME: pb.SCALAR_TYPE_DATETIME,
-}
-_KINDS: Final = {number: kind for kind, number in _SCALARS.items()}
+_SCALARS: Final = {kind: f"SCALAR_TYPE_{kind.name}" for kind in ScalarKind}
+_KINDS: Final = {pb.ScalarType.Value(name): kind for kind, name in _SCALARS.items()}
 
-_ORIGINS: Final = {
-    Origin.DECLARED: pb.Signature.ORIGIN_DECLARED,
-    Origin.INFERRED: pb.Signature.ORIGIN_INFERRED,
-    Origin.MISSING: pb.Signature.ORIGIN_MISSING,
-    Origin.OBSERVED: pb.Signature.ORIGIN_OBSERVED,
-}
-_ORIGIN_NUMBERS: Final = {number: origin for origin, number in _ORIGINS.items()}
+_ORIGINS: Final = {origin: f"ORIGIN_{origin.name}" for origin in Origin}
+_ORIGIN_NUMBERS: Final = {pb.Signature.Origin.Value(name): origin for origin, name in _ORIGINS.items()}
 
 
 @lru_cache(maxsize=256)
@@ -54,15 +38,7 @@ def _serialized(signature: Signature) -> tuple[bytes, bytes]:
 
 
 def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:
-    """Write a signature, with its digest and Arrow schemas.
-
-    Args:
-        signature: Any signature.
-        schemas: Whether the Arrow schemas, which are most of the work, are wanted too.
-
-    Returns:
-        Its message.
-    """
+    """Write a signature with its digest and, unless they are not wanted, Arrow schemas, which are most of the work."""
     inputs, outputs = _serialized(signature) if schemas else (b"", b"")
     return pb.Signature(
         inputs=[_to_field(field) for field in signature.inputs],
@@ -76,20 +52,14 @@ def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:
 
 
 def from_wire(message: pb.Signature) -> Signature:
-    """Read a signature; its digest and Arrow schemas are computed anew.
-
-    Args:
-        message: As `to_wire` writes it.
-
-    Returns:
-        The signature.
+    """Read a signature as `to_wire` writes it; its digest and Arrow schemas are computed anew.
 
     Raises:
         SignatureError: The message holds a type, an origin or a value that this version does not know.
     """
     origin = _ORIGIN_NUMBERS.get(message.origin)
     if origin is None:
-        raise SignatureError("The signature has no known origin.")
+        raise SignatureError("The origin of the signature is not known to this version.")
     return Signature(
         inputs=tuple(_from_field(field, 0) for field in message.inputs),
         outputs=tuple(_from_field(field, 0) for field in message.outputs),
@@ -145,37 +115,13 @@ def _from_type(type: pb.Type, depth: int) -> Type:
         case "any":
             return AnyValue()
         case _:
-            raise SignatureError("A type is none that this version knows.")
+            raise SignatureError("A type is not known to this version.")
 
 
 def _from_param(param: pb.Param) -> Param:
     type = _from_type(param.type, 0)
     try:
-        default = _default(from_value(param.default_value))
+        default = to_python(from_value(param.default_value))
     except (TooDeep, OverflowError) as exc:
         raise SignatureError(f'The default of parameter "{param.name}" can\'t be read.') from exc
     return Param(param.name, type, default, tuple(param.shape) or None)
-
-
-def _default(value: object) -> object:
-    match value:
-        case Micros():
-            return value.datetime()
-        case list():
-            return [_default(one) for one in value]
-        case dict():
-            return {key: _default(one) for key, one in value.items()}
-        case _:
-            return None if value is UNSET else value
-
-
-def read_schema(data: bytes) -> pa.Schema:
-    """Read a serialised Arrow schema, as `Signature.input_arrow_schema` holds it.
-
-    Raises:
-        SignatureError: The bytes are no schema.
-    """
-    try:
-        return pa.ipc.read_schema(pa.py_buffer(data))
-    except (pa.ArrowException, OSError, ValueError) as exc:
-        raise SignatureError("The bytes are no Arrow schema.") from exc
