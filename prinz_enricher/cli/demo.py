@@ -108,20 +108,20 @@ def _train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: 
     for flag, csv in (("--wine-csv", wine_csv), ("--fraud-csv", fraud_csv)):
         if csv is not None:
             arguments += [flag, str(csv)]
-    # A session of its own: Ctrl-C is for us, and we end it.
+    # A session of its own: Ctrl-C is for the demo, which ends the training.
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as child:
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.extend(child.stdout or ()), daemon=True)
-        reader.start()
-        while child.poll() is None:
-            if ended.wait(timeout=0.1):
-                child.terminate()
-                raise click.Abort
-        reader.join(timeout=5)
+        output = None
+        while output is None:
+            try:
+                output, _ = child.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                if ended.is_set():
+                    child.terminate()
+                    raise click.Abort from None
     if child.returncode:
-        raise click.ClickException("training the sample models failed:\n" + "".join(lines[-20:]))
+        raise click.ClickException("\n".join(["training the sample models failed:", *output.splitlines()[-20:]]))
 
 
 @contextlib.contextmanager

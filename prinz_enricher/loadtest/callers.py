@@ -200,8 +200,7 @@ class _Stream:
             async with asyncio.timeout(self._patience):
                 return await future
         except TimeoutError:
-            told = "the server answered neither in time nor that it is late"
-            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, told) from None
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "the server did not answer in time") from None
         finally:
             del self._waiting[sequence]
 
@@ -214,8 +213,8 @@ class _Stream:
         except grpc.RpcError as error:
             failure = service_error(error)
         except DecodeError:
-            told = "the server sent an invalid ScoreStreamResponse"
-            failure = ServiceError(grpc.StatusCode.UNKNOWN, told, reason="NO_MESSAGE")
+            text = "the server sent an invalid ScoreStreamResponse"
+            failure = ServiceError(grpc.StatusCode.UNKNOWN, text, reason="NO_MESSAGE")
         self._outbox = None
         for future in self._waiting.values():
             if not future.done():
