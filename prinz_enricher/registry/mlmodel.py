@@ -138,7 +138,7 @@ class MlmodelFinder:
             name, version = first, second
         raise MlmodelUnreadable(f"its source leads from version to version, more than {MAX_REFERENCES} times")
 
-    def check_folder(self, uri: str) -> str:
+    def client_uri(self, uri: str) -> str:
         """Return the URI of a folder for MLflow's own client, which has our credentials.
 
         Raises MlmodelUnreadable if the client would send them to another server, or resolve a reference itself.

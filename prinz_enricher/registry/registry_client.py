@@ -148,7 +148,7 @@ class RegistryClient:
         """Ask where the MLmodel file of a version is; that does not change in the life of a version."""
         return self._finder.find(version.name, version.version)
 
-    def folder(self, name: str, version: str) -> str:
+    def folder_uri(self, name: str, version: str) -> str:
         """Ask for the URI of the folder with the files of a version, for MLflow's own client with our credentials."""
         place = self._finder.find(name, version)
         if place.otherwise is not None:
@@ -158,7 +158,7 @@ class RegistryClient:
                 if not error.missing:
                     raise
                 place = place.otherwise
-        return self._finder.check_folder(place.uri)
+        return self._finder.client_uri(place.uri)
 
     def download(
         self,
@@ -169,7 +169,7 @@ class RegistryClient:
         watch: Callable[[int, int], object],
         begun: Callable[[Path], object] = lambda _: None,
     ) -> bool:
-        """Download the folder that `folder` returned from the server itself, as `FolderDownload` does; blocks.
+        """Download the folder that `folder_uri` returned from the server itself, as `FolderDownload` does; blocks.
 
         Returns:
             Whether the server proxies it; if not, MLflow's own client is to download it.

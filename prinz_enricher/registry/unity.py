@@ -86,7 +86,7 @@ class UnityClient(RegistryClient):
                 "and the cloud store behind it is not read"
             ) from error
 
-    def folder(self, name: str, version: str) -> str:
+    def folder_uri(self, name: str, version: str) -> str:
         """Return the only URI by which MLflow's own client gets credentials for the files of a version."""
         return f"models:/{name}/{version}"
 

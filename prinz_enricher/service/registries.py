@@ -101,7 +101,7 @@ class Registries:
             LoadFailed: They can't be downloaded.
         """
         try:
-            return self._opened[target.registry_name].client.folder(target.registered_name, target.version)
+            return self._opened[target.registry_name].client.folder_uri(target.registered_name, target.version)
         except RegistryError as error:
             kind = FetchFailed if error.transient else LoadFailed
             raise kind(f"the registry does not give its files: {error}") from error

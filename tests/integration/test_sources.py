@@ -119,7 +119,9 @@ def test_files_of_all_sources_are_downloaded(registry: LoggedModels, client: Reg
     found = versions(client)
     # These come to one and the same by other ways.
     for name in found.keys() - BROKEN.keys() - {"odd folder", "of a version", "place"}:
-        with cache.get(ModelSource(registry.url, name, "1", ""), partial(client.folder, name, "1"), variables) as model:
+        with cache.get(
+            ModelSource(registry.url, name, "1", ""), partial(client.folder_uri, name, "1"), variables
+        ) as model:
             assert '"name": "n"' in (model.path / "MLmodel").read_text(), name
             assert (model.path / "python_model.pkl").is_file()
 
@@ -128,7 +130,7 @@ def test_files_that_the_server_hands_out(client: RegistryClient, tmp_path: Path)
     """They are got without a process, from whatever source; those that it does not hand out are not."""
     found = versions(client)
     for name in sorted(found.keys() - BROKEN.keys()):
-        uri, folder = client.folder(name, "1"), tmp_path / name
+        uri, folder = client.folder_uri(name, "1"), tmp_path / name
         done = client.download(uri, folder, max_bytes=1 << 30, watch=lambda *_: None)
         assert done == uri.startswith("mlflow-artifacts:") == folder.exists(), name
         if done:

@@ -54,7 +54,7 @@ def test_a_model_is_downloaded_once(scratch_registry: RegistryWriter, tmp_path: 
     models = cache(tmp_path)
     wanted = ModelSource(scratch_registry.url, "direct once", version, "one")
     with RegistryClient(scratch_registry.url) as client, capture_logs() as logs:
-        uri = client.folder("direct once", version)
+        uri = client.folder_uri("direct once", version)
         for fresh in (True, False):
             with models.get(wanted, lambda: uri, unwanted, download=of(client)) as lease:
                 assert lease.fresh == fresh
@@ -116,7 +116,7 @@ def test_a_model_that_is_too_large(scratch_registry: RegistryWriter, tmp_path: P
     scratch_registry.create_model("direct large")
     version = scratch_registry.create_version("direct large")
     with RegistryClient(scratch_registry.url) as client:
-        uri = client.folder("direct large", version)
+        uri = client.folder_uri("direct large", version)
         with pytest.raises(DownloadFailed, match="download failed: the model is larger than the 10 bytes") as failed:
             cache(tmp_path, max_model_bytes=10).get(ANY, lambda: uri, unwanted, download=of(client))
     assert not failed.value.may_pass

@@ -53,7 +53,7 @@ def source(registry: RegistryWriter, name: str) -> ModelSource:
 def folder(wanted: ModelSource) -> str:
     """Ask the registry where the files of a version are."""
     with RegistryClient(wanted.registry) as client:
-        return client.folder(wanted.name, wanted.version)
+        return client.folder_uri(wanted.name, wanted.version)
 
 
 def anywhere() -> str:

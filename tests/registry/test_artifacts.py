@@ -121,7 +121,7 @@ def test_a_nested_model_is_the_same_as_mlflow_s_own(scratch_registry: RegistryWr
     cache = ModelCache(tmp_path / "cache", max_bytes=1 << 30, max_model_bytes=1 << 30, timeout=100)
     watched: list[tuple[int, int]] = []
     with RegistryClient(scratch_registry.url) as client:
-        uri = client.folder(name, version)
+        uri = client.folder_uri(name, version)
         assert client.download(
             uri,
             tmp_path / "ours",

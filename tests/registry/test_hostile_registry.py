@@ -126,7 +126,7 @@ def test_files_with_another_server(
     uri = lie.format(host=ours, other=f"{ours}1")
     hostile_server.respond = _leading_to(uri, through)
     with pytest.raises(MlmodelUnreadable, match=r"another server|does not say where"):
-        client.folder("wine", "1")
+        client.folder_uri("wine", "1")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_files_with_the_registry_or_a_store(
     """A server's own artifacts are named without its host, so that they are asked for where the registry is."""
     ours = hostile_server.url.removeprefix("http://")
     hostile_server.respond = _leading_to(uri.format(host=ours), "")
-    assert client.folder("wine", "1") == folder.format(host=ours)
+    assert client.folder_uri("wine", "1") == folder.format(host=ours)
 
 
 def _leading_to(uri: str, through: str) -> Callable[[Request], Answer]:
