@@ -24,7 +24,7 @@ from mlflow.types import ColSpec, Schema
 
 from prinz_enricher.batch import batch_from_rows
 from prinz_enricher.scoring.remote.predictions import decode
-from prinz_enricher.scoring.remote.request_body import Form, choose, encode
+from prinz_enricher.scoring.remote.request_body import BodyForm, choose, encode
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 
 OUTPUT = (Field("output_0", Scalar(ScalarKind.DOUBLE)),)
@@ -81,7 +81,7 @@ def measure(name: str, columns: Callable[[int], dict[str, object]], sizes: list[
     for rows in sizes:
         batch = batch_from_rows(columns(rows), fields)
         chosen = choose(batch, signature, parquet_works=True)
-        for form in Form:
+        for form in BodyForm:
             body = encode(batch, signature, {}, form)
             here = microseconds(lambda form=form, batch=batch: encode(batch, signature, {}, form))
             there = microseconds(

@@ -31,7 +31,7 @@ def _check_rule(rule: str) -> str:
 
 def _check_convention(convention: str) -> str:
     # Here, so that settings without endpoints do not bring in all of scoring.
-    from prinz_enricher.scoring.remote.conventions import CONVENTIONS, template_fault
+    from prinz_enricher.scoring.remote.endpoint import CONVENTIONS, template_fault
 
     if convention in CONVENTIONS:
         return convention
@@ -206,7 +206,7 @@ class EndpointSettings(AccessKeys):
 
 def _url_fault(url: str) -> str:
     """Return what is wrong with a base URL, without its text; empty for nothing."""
-    from prinz_enricher.scoring.remote.conventions import leads_elsewhere
+    from prinz_enricher.scoring.remote.endpoint import leads_elsewhere
 
     try:
         parts = urlsplit(url)

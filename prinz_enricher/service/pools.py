@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 from prinz_enricher.config import EndpointSettings, Settings
 from prinz_enricher.registry import open_access
@@ -76,27 +78,8 @@ def _remote(
     from prinz_enricher.scoring.remote.endpoint import Endpoint
     from prinz_enricher.scoring.remote.remote_pool import RemotePool
 
-    endpoint = Endpoint(
-        urls=settings.urls,
-        http2=settings.http2,
-        timeout=settings.timeout,
-        max_concurrent=settings.max_concurrent,
-        max_answer_bytes=settings.max_answer_bytes,
-        max_retries=settings.max_retries,
-        retry_share=settings.retry_share,
-        breaker_failures=settings.breaker_failures,
-        breaker_pause=settings.breaker_pause,
-        headers={header: secret.get_secret_value() for header, secret in settings.headers.items()},
-    )
+    keys: dict[str, Any] = {key.name: getattr(settings, key.name) for key in fields(Endpoint)}
+    keys["headers"] = {header: secret.get_secret_value() for header, secret in settings.headers.items()}
     return RemotePool(
-        name,
-        endpoint,
-        open_access(settings),
-        limits,
-        conventions=settings.convention,
-        serving_names=settings.endpoint_names,
-        max_rows=settings.max_rows,
-        max_bytes=settings.max_bytes,
-        on_change=on_change,
-        on_observed=on_observed,
+        name, Endpoint(**keys), open_access(settings), limits, on_change=on_change, on_observed=on_observed
     )

@@ -1,16 +1,17 @@
-"""Model servers, and exchanges with them."""
+"""Model servers, and clients with them."""
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
 from prinz_enricher.registry.auth import Access
-from prinz_enricher.scoring.remote import Answer, Endpoint, Exchange
+from prinz_enricher.scoring.remote.endpoint import Endpoint
+from prinz_enricher.scoring.remote.endpoint_client import EndpointClient
 from tests.support.model_server import ModelServer
 
-Open = Callable[..., Exchange]
+Open = Callable[..., EndpointClient]
 
 
 @pytest.fixture
@@ -28,18 +29,19 @@ def other_server() -> Iterator[ModelServer]:
 
 
 @pytest.fixture
-def open_exchange() -> Iterator[Open]:
-    """Opens exchanges with servers, and closes them in the end."""
+def open_client() -> Iterator[Open]:
+    """Opens clients with servers, and closes them in the end."""
     with ExitStack() as opened:
 
-        def open_one(*servers: ModelServer | str, access: Access | None = None, **keys: object) -> Exchange:
+        def open_one(*servers: ModelServer | str, access: Access | None = None, **keys: object) -> EndpointClient:
             urls = tuple(server if isinstance(server, str) else server.url for server in servers)
             endpoint = Endpoint(urls, **keys)  # type: ignore[arg-type]
-            return opened.enter_context(Exchange(endpoint, access or Access(urls[0]), chance=lambda: 0.0))
+            client = EndpointClient(endpoint, access or Access(urls[0]), chance=lambda: 0.0)
+            return opened.enter_context(closing(client))
 
         yield open_one
 
 
-def ask(exchange: Exchange, seconds: float = 20.0, path: str = "/invocations", content: bytes = b"{}") -> Answer:
+def ask(client: EndpointClient, seconds: float = 20.0, path: str = "/invocations", content: bytes = b"{}") -> bytes:
     """Ask for predictions within so many seconds."""
-    return exchange.post(path, content, "application/json", deadline=time.monotonic() + seconds)
+    return client.post(path, content, "application/json", deadline=time.monotonic() + seconds)

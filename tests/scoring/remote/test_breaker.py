@@ -1,11 +1,10 @@
 """The breaker and the retries, by a clock that the test moves."""
 
-import threading
-
 import pytest
 
-from prinz_enricher.scoring.remote.breaker import MAX_PAUSE_SECONDS, Breaker, State
-from prinz_enricher.scoring.remote.retries import RetryBudget, backoff, retry_after
+from prinz_enricher.scoring.remote.endpoint_client import RetryBudget, backoff
+from prinz_enricher.scoring.remote.http_sender import retry_after
+from prinz_enricher.scoring.remote.load_balancer import MAX_PAUSE_SECONDS, Breaker, State
 
 
 def opened(failures: int = 3, pause: float = 5.0, now: float = 0.0) -> Breaker:
@@ -91,18 +90,6 @@ def test_budget_is_a_share_and_a_burst() -> None:
     for _ in range(1000):
         budget.earn()
     assert [budget.spend() for _ in range(4)] == [True, True, True, False]
-
-
-def test_budget_of_many_threads() -> None:
-    """Threads that ask at once get no more than there is."""
-    budget = RetryBudget(0.0, 100)
-    taken: list[bool] = []
-    threads = [threading.Thread(target=lambda: taken.extend(budget.spend() for _ in range(50))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(taken) == 100
 
 
 def test_backoff_grows_by_chance() -> None:

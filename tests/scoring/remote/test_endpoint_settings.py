@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from prinz_enricher.config import EndpointSettings
-from prinz_enricher.scoring.remote import Endpoint
+from prinz_enricher.scoring.remote.endpoint import Endpoint
 
 SECRET = "hunter2"  # noqa: S105 - made up
 URL = "https://models.example.com"
@@ -18,7 +18,7 @@ def settings_of(**keys: object) -> EndpointSettings:
 
 
 def test_defaults() -> None:
-    """URLs suffice; the defaults are those of the exchange."""
+    """URLs suffice; the defaults are those of the client."""
     settings = settings_of(urls=[f"{URL}/team/", "https://[::1]:8443"])
     assert settings.urls == (f"{URL}/team", "https://[::1]:8443")
     endpoint = Endpoint(settings.urls)

@@ -61,6 +61,7 @@ from tests.scoring.remote.reading import (
         (Tensor("int8", (-1,)), "[127]", 127),
         (Tensor("datetime64[s]", (-1,)), '"2026-11-23T14:05:06"', datetime(2026, 11, 23, 14, 5, 6)),
         (ListOf(LONG), "[1, 2.0, null]", [1, 2, None]),
+        (ListOf(AnyValue()), "[1, NaN, null]", ["1", None, None]),
         (ListOf(BINARY), '["AP8=\\n"]', [b"\x00\xff"]),
         (Tensor("float64", (-1, 2)), "[1, 0.5]", [1.0, 0.5]),
         (Tensor("float32", (-1, 2, 1)), "[[1.0], [0.5]]", [[1.0], [0.5]]),

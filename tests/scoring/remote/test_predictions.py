@@ -288,8 +288,12 @@ def is_told_by_json(result: object, signature: Signature, rows: int) -> bool:
     # As a frame of one column, it has lists of one element.
     if isinstance(result, pd.Series) and only_lists:
         return False
-    # As lists, rows are not told from outputs where there are as many of both.
-    return not (len(signature.outputs) == rows == 2 and isinstance(result, list | np.ndarray) and len(result) == 2)
+    # As lists, rows are not told from outputs: an array of rows may be read as a list of outputs.
+    outputs = len(signature.outputs)
+    if isinstance(result, np.ndarray) and result.shape == (2, rows) and outputs == 2:
+        return False
+    # Nor where there are as many of both.
+    return not (outputs == rows == 2 and isinstance(result, list | np.ndarray) and len(result) == 2)
 
 
 @given(results, signatures, st.integers(1, 4))

@@ -13,7 +13,8 @@ import pytest
 from prinz_enricher.errors import ModelError, OutputMismatch
 from prinz_enricher.scoring.launch.in_thread import Given
 from prinz_enricher.scoring.ports import Target
-from prinz_enricher.scoring.remote.remote_worker import RemoteWorker, Site
+from prinz_enricher.scoring.remote.remote_pool import EndpointContext, RemoteWorker
+from prinz_enricher.scoring.settings import PoolSettings
 from prinz_enricher.scoring.worker import LoadFailed, OutputsObserved, ServerAway
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, input_schema
 from tests.scoring.remote.conftest import Open
@@ -35,7 +36,7 @@ RAISED = {
 
 
 @pytest.fixture
-def start(model_server: ModelServer, open_exchange: Open) -> Iterator[Start]:
+def start(model_server: ModelServer, open_client: Open) -> Iterator[Start]:
     """Has a worker find a model at a server that predicts by a function of the values of its column."""
     with ThreadPoolExecutor(2) as parts:
 
@@ -54,8 +55,9 @@ def start(model_server: ModelServer, open_exchange: Open) -> Iterator[Start]:
 
             model_server.respond = respond
             target = Target("m", "1", "r", signature, observe=observe)
-            site = Site("farm", open_exchange(model_server, max_retries=0), parts, ("/invocations",))
-            worker = RemoteWorker(target, site)
+            client = open_client(model_server, max_retries=0, convention=("/invocations",))
+            context = EndpointContext("farm", client, parts, PoolSettings())
+            worker = RemoteWorker(target, context)
             worker.start()
             return worker
 

@@ -22,8 +22,15 @@ from hypothesis import strategies as st
 from prinz_enricher.batch import batch_from_rows
 from prinz_enricher.batch.python_values import python_values
 from prinz_enricher.errors import InvalidInput
-from prinz_enricher.scoring.remote.json_columns import texts
-from prinz_enricher.scoring.remote.request_body import INPUTS_VALUES, PARQUET_VALUES, Form, choose, encode, row_bytes
+from prinz_enricher.scoring.remote.request_body import (
+    INPUTS_VALUES,
+    PARQUET_VALUES,
+    BodyForm,
+    choose,
+    encode,
+    row_bytes,
+    texts,
+)
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -50,7 +57,9 @@ def signature_of(columns: Mapping[str, Type], params: tuple[Param, ...] = (), *,
     return Signature(tuple(Field(name, type, required) for name, type in columns.items()), OUTPUT, params)
 
 
-def written(batch: pa.RecordBatch, signature: Signature, form: Form, params: Mapping[str, object] | None = None) -> Any:
+def written(
+    batch: pa.RecordBatch, signature: Signature, form: BodyForm, params: Mapping[str, object] | None = None
+) -> Any:
     """Encode a batch as JSON and read it again."""
     body = encode(batch, signature, params or {}, form)
     assert body.content_type == "application/json"
@@ -89,7 +98,7 @@ def test_json_holds_each_value_of_a_batch(data: st.DataObject, type: Type) -> No
     signature = Signature((field,), OUTPUT)
     try:
         batch = batch_from_rows({"x": rows}, signature.inputs)
-        got = written(batch, signature, Form.SPLIT)
+        got = written(batch, signature, BodyForm.SPLIT)
     except InvalidInput:
         assume(False)
     read = got["inputs"] if isinstance(type, Tensor) else [row[0] for row in got["dataframe_split"]["data"]]
@@ -132,7 +141,7 @@ def test_slices_are_written_as_what_they_are() -> None:
     rows.append({"a": [], "m": None})
     signature = signature_of({"x": type, "y": DOUBLE})
     batch = batch_from_rows({"x": rows, "y": [float(place) for place in range(7)]}, signature.inputs).slice(2, 5)
-    got = written(batch, signature, Form.SPLIT)["dataframe_split"]["data"]
+    got = written(batch, signature, BodyForm.SPLIT)["dataframe_split"]["data"]
     assert got == [[row, float(place)] for place, row in list(enumerate(rows))[2:]]
 
 
@@ -140,20 +149,20 @@ def test_rows_and_columns_are_named() -> None:
     """By rows and by columns; an optional column that is absent is left out."""
     signature = signature_of({"a": DOUBLE, 'quo"te': LONG, "c": STRING})
     batch = batch_from_rows({"a": [1.0, 2.5], 'quo"te': [2**53 + 1, -1]}, signature.inputs)
-    assert written(batch, signature, Form.SPLIT) == {
+    assert written(batch, signature, BodyForm.SPLIT) == {
         "dataframe_split": {"columns": ["a", 'quo"te'], "data": [[1.0, 2**53 + 1], [2.5, -1]]}
     }
-    assert written(batch, signature, Form.INPUTS) == {"inputs": {"a": [1.0, 2.5], 'quo"te': [2**53 + 1, -1]}}
+    assert written(batch, signature, BodyForm.INPUTS) == {"inputs": {"a": [1.0, 2.5], 'quo"te': [2**53 + 1, -1]}}
 
 
 def test_batches_without_rows_or_columns_are_written() -> None:
     """A frame of no rows, and one of rows without columns."""
     signature = signature_of({"a": DOUBLE, "b": STRING})
     empty = batch_from_rows({"a": [], "b": []}, signature.inputs)
-    assert written(empty, signature, Form.SPLIT)["dataframe_split"] == {"columns": ["a", "b"], "data": []}
+    assert written(empty, signature, BodyForm.SPLIT)["dataframe_split"] == {"columns": ["a", "b"], "data": []}
     bare = batch_from_rows([{}, {}], signature.inputs)
-    assert choose(bare, signature, parquet_works=True) is Form.SPLIT
-    assert written(bare, signature, Form.SPLIT)["dataframe_split"] == {"columns": [], "data": [[], []]}
+    assert choose(bare, signature, parquet_works=True) is BodyForm.SPLIT
+    assert written(bare, signature, BodyForm.SPLIT)["dataframe_split"] == {"columns": [], "data": [[], []]}
 
 
 def test_names_that_may_be_numbers_are_sent_as_both() -> None:
@@ -217,7 +226,7 @@ def test_parameters_are_sent_with_their_values() -> None:
     signature = signature_of({"a": DOUBLE}, params)
     batch = batch_from_rows({"a": [1.0]}, signature.inputs)
     given: dict[str, object] = {"when": datetime(2026, 11, 23, 14, 5), "how": math.inf, "which": [2**60], "none": None}
-    for form in (Form.SPLIT, Form.INPUTS):
+    for form in (BodyForm.SPLIT, BodyForm.INPUTS):
         assert written(batch, signature, form, given)["params"] == {
             "when": "2026-11-23T14:05:00",
             "how": math.inf,
@@ -253,26 +262,26 @@ def test_parquet_holds_each_scalar() -> None:
 @pytest.mark.parametrize(
     ("columns", "rows", "parquet_works", "form"),
     [
-        ({"a": DOUBLE}, [{"a": 1.0}], True, Form.INPUTS),
-        ({"a": DOUBLE}, [{"a": 1.0}] * PARQUET_VALUES, True, Form.PARQUET),
-        ({"a": DOUBLE}, [{"a": 1.0}] * PARQUET_VALUES, False, Form.INPUTS),
-        ({"a": DOUBLE}, [{"a": 1.0}] * (INPUTS_VALUES + 1), False, Form.SPLIT),
-        ({"a": ListOf(DOUBLE)}, [{"a": [1.0]}] * PARQUET_VALUES, True, Form.SPLIT),
-        ({"a": AnyValue()}, [{"a": 1}] * PARQUET_VALUES, True, Form.SPLIT),
-        ({"a": STRING}, [{"a": "x"}], True, Form.INPUTS),
-        ({"a": STRING}, [{"a": None}, {"a": "x"}], True, Form.SPLIT),
-        ({"a": STRING}, [{"a": "x\0"}], True, Form.SPLIT),
-        ({"a": BINARY}, [{"a": b"x"}], True, Form.SPLIT),
-        ({"a": BINARY}, [{"a": None}], True, Form.PARQUET),
-        ({"a": BOOLEAN}, [{"a": None}], True, Form.PARQUET),
-        ({"a": BOOLEAN}, [{"a": True}], True, Form.INPUTS),
-        ({"a": LONG}, [{"a": None}], True, Form.SPLIT),
-        ({"a": Tensor("float64", (-1,))}, [{"a": 1.0}] * PARQUET_VALUES, True, Form.INPUTS),
-        ({"input_0": STRING}, [{"input_0": None}], True, Form.SPLIT),
+        ({"a": DOUBLE}, [{"a": 1.0}], True, BodyForm.INPUTS),
+        ({"a": DOUBLE}, [{"a": 1.0}] * PARQUET_VALUES, True, BodyForm.PARQUET),
+        ({"a": DOUBLE}, [{"a": 1.0}] * PARQUET_VALUES, False, BodyForm.INPUTS),
+        ({"a": DOUBLE}, [{"a": 1.0}] * (INPUTS_VALUES + 1), False, BodyForm.SPLIT),
+        ({"a": ListOf(DOUBLE)}, [{"a": [1.0]}] * PARQUET_VALUES, True, BodyForm.SPLIT),
+        ({"a": AnyValue()}, [{"a": 1}] * PARQUET_VALUES, True, BodyForm.SPLIT),
+        ({"a": STRING}, [{"a": "x"}], True, BodyForm.INPUTS),
+        ({"a": STRING}, [{"a": None}, {"a": "x"}], True, BodyForm.SPLIT),
+        ({"a": STRING}, [{"a": "x\0"}], True, BodyForm.SPLIT),
+        ({"a": BINARY}, [{"a": b"x"}], True, BodyForm.SPLIT),
+        ({"a": BINARY}, [{"a": None}], True, BodyForm.PARQUET),
+        ({"a": BOOLEAN}, [{"a": None}], True, BodyForm.PARQUET),
+        ({"a": BOOLEAN}, [{"a": True}], True, BodyForm.INPUTS),
+        ({"a": LONG}, [{"a": None}], True, BodyForm.SPLIT),
+        ({"a": Tensor("float64", (-1,))}, [{"a": 1.0}] * PARQUET_VALUES, True, BodyForm.INPUTS),
+        ({"input_0": STRING}, [{"input_0": None}], True, BodyForm.SPLIT),
     ],
 )
 def test_the_cheapest_form_that_changes_no_value_is_chosen(
-    columns: dict[str, Type], rows: list[dict[str, object]], parquet_works: bool, form: Form
+    columns: dict[str, Type], rows: list[dict[str, object]], parquet_works: bool, form: BodyForm
 ) -> None:
     """Parquet for many scalars, columns for few, rows for what numpy does not read right."""
     signature = signature_of(columns)
@@ -283,7 +292,7 @@ def test_parquet_is_not_chosen_with_parameters() -> None:
     """It has no place for them."""
     signature = signature_of({"a": DOUBLE}, (Param("p", DOUBLE, 1.0),))
     batch = batch_from_rows({"a": [1.0] * PARQUET_VALUES}, signature.inputs)
-    assert choose(batch, signature, parquet_works=True) is Form.INPUTS
+    assert choose(batch, signature, parquet_works=True) is BodyForm.INPUTS
 
 
 @pytest.mark.parametrize(
@@ -310,7 +319,7 @@ def test_what_the_server_would_change_in_silence_is_refused(type: Type, value: o
     rows = [value, None] if isinstance(type, AnyValue) else [value]
     batch = batch_from_rows({"free sulfur": rows}, signature.inputs)
     with pytest.raises(InvalidInput) as caught:
-        encode(batch, signature, {}, Form.SPLIT)
+        encode(batch, signature, {}, BodyForm.SPLIT)
     [violation] = caught.value.violations
     assert violation.field == 'columns["free sulfur"]'
     assert "secret" not in str(caught.value)
@@ -324,7 +333,7 @@ def test_whole_numbers_that_pandas_does_not_round_are_sent(values: list[Any]) ->
     """Alone, beside values that are no numbers, or within lists."""
     signature = signature_of({"x": AnyValue()})
     batch = pa.record_batch({"x": pa.array([json.dumps(one) for one in values])})
-    assert [row[0] for row in written(batch, signature, Form.SPLIT)["dataframe_split"]["data"]] == values
+    assert [row[0] for row in written(batch, signature, BodyForm.SPLIT)["dataframe_split"]["data"]] == values
 
 
 def test_the_size_of_a_row_is_estimated() -> None:
@@ -349,7 +358,7 @@ def test_the_size_of_a_row_is_estimated() -> None:
         "tensor": rng.random((count, 2, 2)).astype(np.float32).astype(float).tolist(),
     }
     batch = batch_from_rows(columns, signature.inputs)
-    estimate, size = row_bytes(batch), len(encode(batch, signature, {}, Form.SPLIT).content) / count
+    estimate, size = row_bytes(batch), len(encode(batch, signature, {}, BodyForm.SPLIT).content) / count
     assert 0.7 * size < estimate < 1.5 * size
     assert row_bytes(batch.slice(0, 0)) == 1
     assert row_bytes(batch.slice(10, 5)) > 1
@@ -362,13 +371,13 @@ block_imports("pandas", "mlflow", "sklearn")
 import pyarrow as pa
 from prinz_enricher.batch import batch_from_rows
 from prinz_enricher.scoring.remote.predictions import decode
-from prinz_enricher.scoring.remote.request_body import Form, encode
+from prinz_enricher.scoring.remote.request_body import BodyForm, encode
 from prinz_enricher.signature import Field, ListOf, Scalar, ScalarKind, Signature
 fields = *(Field(kind.value, Scalar(kind), False) for kind in ScalarKind), Field("l", ListOf(Scalar(ScalarKind.LONG)))
 signature = Signature(fields, fields[3:6] + fields[8:])
 rows = [{"float": 0.5, "double": place + 0.5, "string": str(place), "l": [place]} for place in range(100)]
 batch = batch_from_rows(rows, signature.inputs)
-for form in (Form.SPLIT, Form.PARQUET):
+for form in (BodyForm.SPLIT, BodyForm.PARQUET):
     assert encode(batch, signature, {}, form).content
 answer = b"""{"predictions": [
     {"float": 1, "double": 0.5, "string": "a", "l": [1]}, {"float": 0.5, "double": 2, "string": null, "l": []}

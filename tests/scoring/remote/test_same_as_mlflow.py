@@ -25,7 +25,7 @@ from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import InvalidInput, OutputMismatch
 from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers
 from prinz_enricher.scoring.remote.predictions import decode, decode_error
-from prinz_enricher.scoring.remote.request_body import Body, Form, choose, encode
+from prinz_enricher.scoring.remote.request_body import Body, BodyForm, choose, encode
 from prinz_enricher.signature import Scalar, ScalarKind, Signature, Tensor, input_schema, output_schema, read_signature
 from prinz_enricher.worker.loaded_model import LoadedModel
 from tests.golden.write_vectors import PATH
@@ -95,7 +95,7 @@ class Road:
         except OutputDiffers:
             return MISMATCH
 
-    def there(self, batch: pa.RecordBatch, form: Form) -> Outcome:
+    def there(self, batch: pa.RecordBatch, form: BodyForm) -> Outcome:
         """Score as a pool of model servers does."""
         try:
             body = encode(batch, self.signature, {}, form)
@@ -173,15 +173,15 @@ def decoded(vector: dict[str, Any], signature: Signature) -> pa.RecordBatch:
     return decode_columns(value_pb2.ColumnBatch.FromString(bytes.fromhex(vector["column_batch"])), signature)
 
 
-def forms(batch: pa.RecordBatch, signature: Signature) -> Iterator[Form]:
+def forms(batch: pa.RecordBatch, signature: Signature) -> Iterator[BodyForm]:
     """Give each form in which a batch may be sent."""
     chosen = choose(batch, signature, parquet_works=False)
     yield chosen
-    if chosen is Form.INPUTS and not any(isinstance(one.type, Tensor) for one in signature.inputs):
-        yield Form.SPLIT
+    if chosen is BodyForm.INPUTS and not any(isinstance(one.type, Tensor) for one in signature.inputs):
+        yield BodyForm.SPLIT
     many = pa.concat_batches([batch] * 1000)
-    if choose(many, signature, parquet_works=True) is Form.PARQUET:
-        yield Form.PARQUET
+    if choose(many, signature, parquet_works=True) is BodyForm.PARQUET:
+        yield BodyForm.PARQUET
 
 
 @pytest.mark.parametrize("vector", ACCEPTED, ids=[one["name"] for one in ACCEPTED])
@@ -194,9 +194,9 @@ def test_a_model_sees_the_same_values_on_both_roads(vector: dict[str, Any], plai
         assert (here == INVALID) == ((name, row) in NEITHER)
         for form in forms(batch, road.signature):
             there = road.there(batch, form)
-            if (name, row) in REFUSED or ((name, row) in NEEDS_PARQUET and form is not Form.PARQUET):
+            if (name, row) in REFUSED or ((name, row) in NEEDS_PARQUET and form is not BodyForm.PARQUET):
                 assert (here != INVALID, there) == (True, INVALID), form
-            elif (name, row) in SPELLED and form is not Form.PARQUET:
+            elif (name, row) in SPELLED and form is not BodyForm.PARQUET:
                 assert (here, there) == SPELLED[name, row], form
             else:
                 assert there == here, form
@@ -268,7 +268,7 @@ def test_parameters_are_seen_alike(plain: Path, tmp_path: Path) -> None:
         "f": False,
     }
     here = rows_of(road.worker.score(batch, given))
-    for form in (Form.SPLIT, Form.INPUTS):
+    for form in (BodyForm.SPLIT, BodyForm.INPUTS):
         status, content = road.post(encode(batch, road.signature, given, form))
         assert status == 200
         assert rows_of(decode(content, "m", "1", road.signature, 1)) == here
@@ -297,12 +297,12 @@ def test_what_a_model_raises_is_told_by_its_type(plain: Path, tmp_path: Path) ->
     """Apart from what the server refuses."""
     road = signed(plain / "mirror", tmp_path / "m", [{**X, "name": "fail"}], [{"type": "double"}])
     batch = batch_from_rows({"fail": [1.0]}, road.signature.inputs)
-    for form in Form:
+    for form in BodyForm:
         assert decode_error(*road.post(encode(batch, road.signature, {}, form))) == ("model_error", "LookupError")
     other = pa.record_batch({"other": ["1.0"]})
-    for form in Form:
+    for form in BodyForm:
         assert decode_error(*road.post(encode(other, road.signature, {}, form))) == ("invalid_input", "unknown")
-    broken = Body(b"no parquet", encode(batch, road.signature, {}, Form.PARQUET).content_type)
+    broken = Body(b"no parquet", encode(batch, road.signature, {}, BodyForm.PARQUET).content_type)
     assert decode_error(*road.post(broken)) == ("unknown", "unknown")
 
 

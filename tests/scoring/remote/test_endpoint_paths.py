@@ -7,8 +7,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prinz_enricher.scoring.remote import ModelAddress, NoPath, paths
-from prinz_enricher.scoring.remote.conventions import leads_elsewhere, segment, template_fault
+from prinz_enricher.scoring.remote.endpoint import (
+    ModelAddress,
+    NoPath,
+    leads_elsewhere,
+    paths,
+    segment,
+    template_fault,
+)
 
 WINE = ModelAddress("wine", "3", "champion", "wine-serving")
 BASES = ("http://models.example.com", "https://models.example.com:8443/team/a")

@@ -1,13 +1,13 @@
 """What can go wrong between us and a model server elsewhere.
 
 UpstreamError
-├── UpstreamFailed    no answer, or none of a model server: may be tried again
+├── UpstreamFailed    no answer, or one that no model server gives; may be tried again later
 ├── UpstreamTimeout   the call's deadline came first
-├── UpstreamRefused   the model server says that the request is wrong (HTTP 4xx), in its own words
+├── UpstreamRefused   the model server says that the request is wrong (HTTP 4xx)
 └── CallCancelled     nobody waits for the answer any more
 
 They stay inside `scoring/`; callers of the service see those of `prinz_enricher.errors`. No message holds credentials,
-the caller's data, or what the server said in its own words: an answer is told by status, content type and size.
+the caller's data, or the server's own words: an answer is described by status, content type and size.
 """
 
 from __future__ import annotations
@@ -18,24 +18,16 @@ _MISSING = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE
 
 
 class UpstreamError(Exception):
-    """There is no answer to be had.
-
-    Attributes:
-        why: What happened.
-    """
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+    """There is no answer; the message says why."""
 
 
 class UpstreamFailed(UpstreamError):
     """The model server did not answer as it should, as often as it was tried.
 
     Attributes:
-        retry_after: Seconds after which another try makes sense.
+        retry_after: Seconds after which another call makes sense.
         status: The HTTP status of its answer; 0 where there was none.
-        foreign: Whether the answer is none of a model server, such as a login page or a redirect.
+        foreign: Whether something else than a model server answered, such as a login page or a redirect.
     """
 
     def __init__(self, why: str, retry_after: float = 1.0, *, status: int = 0, foreign: bool = False) -> None:
@@ -61,8 +53,8 @@ class UpstreamRefused(UpstreamError):
     """The model server says that the request is wrong.
 
     Attributes:
-        status: The HTTP status, 400 to 499.
-        content: What the server said, up to a limit; it may hold the caller's data, so it is for reading by a program.
+        status: The HTTP status: 400 to 499, or 500.
+        content: What the server said, up to a limit. It may hold the caller's data: for programs only.
         content_type: What the server calls it; empty for nothing.
     """
 
@@ -79,4 +71,4 @@ class UpstreamRefused(UpstreamError):
 
 
 class CallCancelled(UpstreamError):
-    """The call was cancelled, and its exchange broken off."""
+    """The call was cancelled, and its request given up."""
