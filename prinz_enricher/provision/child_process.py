@@ -218,11 +218,14 @@ class ForkServer:
         with self._lock:
             if self._unfit or not (self._kept or self._running):
                 return
-            pid = self._running[0].pid if self._running is not None else 0
-            why = "has ended" if not pid or self._has_ended() else "is stopped" if _is_stopped(pid) else ""
-            if not why and resident(pid) > max_bytes:
+            process = None if self._running is None else self._running[0]
+            if process is None or process.poll() is not None:
+                why = "has ended"
+            elif _is_stopped(process.pid):
+                why = "is stopped"
+            elif resident(process.pid) > max_bytes:
                 why = f"holds more than {max_bytes} bytes of memory"
-            if not why:
+            else:
                 return
             self._stop()
             if self._kept and not self._unfit:
@@ -253,7 +256,7 @@ class ForkServer:
     # With the lock held.
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        if self._running is not None and self._has_ended():
+        if self._running is not None and self._running[0].poll() is not None:
             self._stop()
         if self._closed or self._unfit:
             raise ForkFailed(
@@ -287,9 +290,6 @@ class ForkServer:
             threading.Thread(target=log_output, args=(process.stdout, log), daemon=True).start()
             self._running = process, ours, folder
         return self._running[0], self._running[1]
-
-    def _has_ended(self) -> bool:
-        return self._running is not None and self._running[0].poll() is not None
 
     def _stop(self) -> None:
         if self._running is None:

@@ -264,12 +264,9 @@ def _difference(folder: Path, expected: _Files) -> str:
     except OSError as exc:
         return f"a file can't be read ({exc.strerror})"
     for name in sorted(found.keys() | expected.keys()):
-        if name not in expected:
-            return f"{name} is additional"
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != expected[name]:
-            return f"{name} has changed"
+        if found.get(name) != expected.get(name):
+            how = "is additional" if name not in expected else "is missing" if name not in found else "has changed"
+            return f"{name} {how}"
     return ""
 
 

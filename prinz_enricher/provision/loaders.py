@@ -43,11 +43,9 @@ def check_loader(model_folder: Path, allowed: Sequence[str]) -> str:
         raise ProvisionError(f"the model's MLmodel file can't be read ({exc.strerror})") from exc
     except MlmodelUnreadable as exc:
         raise ProvisionError(f"the model can't be loaded: {exc}") from exc
-    flavors = content.get("flavors")
-    python = flavors.get("python_function") if isinstance(flavors, dict) else None
-    loader = python.get("loader_module") if isinstance(python, dict) else None
-    if not isinstance(loader, str) or not loader:
-        raise ProvisionError("the model has no python_function flavour")
-    if not allows(allowed, loader):
-        raise LoaderForbidden(loader)
-    return loader
+    match content:
+        case {"flavors": {"python_function": {"loader_module": str(loader)}}} if loader:
+            if not allows(allowed, loader):
+                raise LoaderForbidden(loader)
+            return loader
+    raise ProvisionError("the model has no python_function flavour")

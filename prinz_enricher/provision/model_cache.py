@@ -199,11 +199,11 @@ def _read_path(result: ProgramResult) -> str:
         answer = json.loads(result.output)
     except ValueError:
         answer = None
-    if isinstance(answer, dict) and isinstance(answer.get("path"), str):
-        return str(answer["path"])
-    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
-        may_pass = answer.get("may_pass") is True
-        raise DownloadFailed(f"the download failed: {redact(answer['error'])}", may_pass=may_pass)
+    match answer:
+        case {"path": str(path)}:
+            return path
+        case {"error": str(error), **more}:
+            raise DownloadFailed(f"the download failed: {redact(error)}", may_pass=more.get("may_pass") is True)
     how = f"signal {-result.code}" if result.code < 0 else f"exit code {result.code}"
     raise DownloadFailed(f"the process that downloads models ended without an answer ({how})", may_pass=True)
 
