@@ -1,11 +1,12 @@
-"""The `WorkerPool` port: where a checked batch of one model version is scored."""
+"""The ports of scoring: `WorkerPool` scores batches, `Worker` runs one model, `Provide` gets what a worker needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -15,26 +16,20 @@ from prinz_enricher.signature.types import Signature
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model version to score with, and all that a pool needs to know of it.
-
-    Two targets with the same `key` are the same version; a signature that changed makes another key.
+    """A model version to score with, and all that a pool needs to know of it; `key` identifies it.
 
     Attributes:
-        name: The name by which the model is served.
-        version: The version's number.
-        registry: Where it is registered, without user and password.
-        signature: Its signature.
-        registry_name: What the settings call that registry; empty for the one without a name.
-        registered_as: The model's name in that registry, where it is another; else empty.
-        batching: `on` or `off` where its owner says whether rows of several callers share model calls; else empty.
-        replicas: How many workers its owner wants for it; 0 where that is not said.
-        keep: Whether it is to be loaded all the time.
-        fingerprint: Tells its files from those of another version that once had the same name and number.
-        aliases: Those that point to it.
-        route: The model server that scores it, by the name of its endpoint; empty for workers here.
-        observe: Whether outputs that its model is observed to give may take the place of those declared.
-        environment: `current`, `isolated` or `auto` where its owner says, and may say, what it runs in; else empty.
-        loader: The module that loads it, as the registry says; empty where that is not known.
+        registry: URL of its registry, without user and password.
+        registry_name: The registry's name in the settings; may be empty.
+        registered_as: The model's name in that registry; empty if it is `name`.
+        batching: `on` or `off` if the owner says whether calls share model calls; else empty.
+        replicas: Number of workers that the owner wants; 0 for the setting's.
+        keep: Whether it stays loaded.
+        fingerprint: Distinguishes its files from those of a former version of the same name and number.
+        route: Name of the endpoint that scores it; empty for local workers.
+        observe: Whether outputs that the model is observed to return may replace the declared ones.
+        environment: `current`, `isolated` or `auto` if the owner says, and may say, what it runs in; else empty.
+        loader: Module that loads it; empty if unknown.
     """
 
     name: str
@@ -55,18 +50,14 @@ class Target:
 
     @property
     def registered_name(self) -> str:
-        """Its model's name in its registry."""
+        """Name of its model in its registry."""
         return self.registered_as or self.name
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What tells this target from others."""
-        return (
-            self.registry,
-            self.name,
-            f"{self.version} {self.fingerprint} {self.environment}",
-            self.signature.digest,
-        )
+        """Identity of the version; a changed signature makes another key."""
+        version = f"{self.version} {self.fingerprint} {self.environment}"
+        return self.registry, self.name, version, self.signature.digest
 
 
 class WorkerState(StrEnum):
@@ -81,14 +72,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A target's state.
-
-    Attributes:
-        state: Where it is in its life.
-        message: Why it is so where that is not plain.
-        batching: Whether the rows of several jobs are scored in one model call; False where that is not known yet.
-        remote: Whether it is scored by a model server elsewhere.
-    """
+    """A target's state, why it has it, whether jobs share model calls, and whether a model server scores it."""
 
     state: WorkerState
     message: str = ""
@@ -98,13 +82,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a job came to.
+    """The result of a job: outputs by the target's output schema, one row for each row of the job.
 
-    Attributes:
-        batch: The outputs by the target's output schema, one row for each row of the job.
-        queue: Seconds the job waited for a worker.
-        compute: Seconds in the model call.
-        batch_rows: Rows of the model call the job was part of.
+    `queue` is the seconds it waited for a worker; `compute` and `batch_rows` are the seconds and rows of the model call
+    that it was part of.
     """
 
     batch: pa.RecordBatch
@@ -118,16 +99,15 @@ class Job:
     """One batch to score.
 
     Attributes:
-        target: The version to score with.
-        batch: Checked rows: columns as in the signature's input schema, in its order; absent optional columns left out.
+        batch: Checked rows: columns as in the signature's input schema, in its order, without absent optional ones.
         params: Every parameter of the signature with its value.
-        deadline: When the answer is of no more use, by `time.monotonic()`; None for no limit.
+        deadline: When the answer becomes useless, by `time.monotonic()`; None for no limit.
         done: Called exactly once, from any thread, with the scores or the error; must not block or raise.
-        cancelled: Tells whether the caller has gone; asked before work is spent on the job.
-        nulls: Whether a column may hold nulls; False where it is known that none does, and that no column is left out.
-        calls: How many calls it stands for, of one row each where it is more than one.
-        apart: Gives each of those calls as a job of its own, in the order of the rows: asked at most once, where they
-            can't be scored together. `done` may still be called then, with what becomes of those that have no answer.
+        cancelled: Whether the caller has gone; called before work is spent on the job.
+        nulls: Whether a column may hold nulls; False if none does and no column is left out.
+        calls: Number of calls it stands for, of one row each if it is more than one.
+        split_calls: Makes a job of each of those calls, in the order of the rows. Called at most once, when they can't
+            be scored together. After it, `done` may still report an outcome for calls not yet answered.
     """
 
     target: Target
@@ -138,44 +118,172 @@ class Job:
     cancelled: Callable[[], bool] = lambda: False
     nulls: bool = True
     calls: int = 1
-    apart: Callable[[], Sequence[Job]] = tuple
+    split_calls: Callable[[], Sequence[Job]] = tuple
 
 
 class WorkerPool(Protocol):
     """Scores batches. All methods can be called from any thread."""
 
     def submit(self, job: Job) -> None:
-        """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
+        """Accept a job; never blocks, and reports all faults of the job to `job.done`."""
 
     def refusal(self, target: Target, rows: int, deadline: float | None) -> EnricherError | None:
-        """Tell why a job would be refused if it came now; None where it may be taken, which `submit` alone decides.
+        """Return why a job of some rows would be refused now; None if it may be accepted, which `submit` decides.
 
-        Asked before rows are read: where there is too much to do, nothing is to be done for what is refused.
-
-        Args:
-            target: The version.
-            rows: Of the job.
-            deadline: As the job's.
+        Called before rows are read, so that a call refused under overload costs nothing.
         """
 
     def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Begin to load a target if it is not loaded; never blocks.
 
-        Args:
-            target: The version.
-            instead: Whether it takes the place of another one that serves until then: for that time there may be one
-                worker more than the limit.
-            if_room: Whether only where there is room for it: no other version is unloaded.
+        With `instead` it replaces another one that serves until then: meanwhile there may be one worker more than the
+        limit. With `if_room` it is loaded only if no other version must be unloaded.
         """
 
     def used(self) -> list[Target]:
-        """Return the targets that are loaded, or being loaded, and have not been told to leave."""
+        """Return the targets that are loaded or being loaded, without those that are leaving."""
 
     def retain(self, targets: Collection[Target]) -> None:
-        """Unload, after their last job, all but some targets, and take over what is wished of these."""
+        """Unload all other targets after their last job, and apply what owners wish for these ones now."""
 
     def status(self, target: Target) -> Status:
-        """Tell where a target is in its life."""
+        """Return where a target is in its life."""
 
     def close(self, grace: float) -> None:
-        """Take no more jobs, finish those taken within `grace` seconds, and end every worker."""
+        """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""
+
+
+class LoadFailed(Exception):
+    """The model can't be loaded; the message says why in one sentence."""
+
+
+class RegistryAway(LoadFailed):
+    """The registry did not answer while the model was downloaded; a retry may succeed."""
+
+
+class ServerAway(LoadFailed):
+    """The model server does not answer as it should; a retry may succeed after `retry_after` seconds."""
+
+    def __init__(self, why: str, retry_after: float = 1.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+class LoaderRefused(LoadFailed):
+    """The operator has not allowed the code that loads the model; the message is the loader's name."""
+
+
+class OutputsObserved(LoadFailed):
+    """The model returns other outputs than declared, which may replace them; `outputs` is MLflow's JSON of a schema."""
+
+    def __init__(self, why: str, outputs: str) -> None:
+        super().__init__(why)
+        self.outputs = outputs
+
+
+class WorkerDied(Exception):
+    """The worker ended without being asked to; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisions:
+    """What a worker process is started with; held until it has ended, then released by `close`.
+
+    Attributes:
+        model: Folder with the model's MLmodel file.
+        python: Interpreter of the model's own environment; None for that of this process.
+        code: Folder of the worker's code for that interpreter.
+        seconds: Duration of each step: `fetch`, `environment`.
+    """
+
+    model: Path
+    python: Path | None = None
+    code: Path | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+
+Provide = Callable[[Target, Callable[[], bool]], Provisions]
+"""Gets the provisions of a target; blocks, and polls whether that was cancelled.
+
+Raises `LoadFailed` (`RegistryAway`, `LoaderRefused`).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker found when it loaded its model.
+
+    Attributes:
+        path: How the model is called, for the log.
+        batching: Whether callers may share a model call: each row was shown to get the same answer as alone.
+        seconds: Duration of each step: `fetch`, `environment`, `import`, `load`, `warm` and the like.
+        note: What people should know of how it is served; may be empty.
+    """
+
+    path: str
+    batching: bool
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+class WorkerAnswer(NamedTuple):
+    """A worker's answer to a batch: outputs by the target's output schema, or an error, and seconds of the call."""
+
+    id: int
+    outcome: pa.RecordBatch | EnricherError
+    compute: float
+
+
+class Worker(Protocol):
+    """Runs one model version. One thread uses it; `wake`, `kill` and `memory` can be called from any thread."""
+
+    def start(self) -> Loaded:
+        """Load the model; blocks.
+
+        Raises:
+            LoadFailed: It can't be loaded.
+            WorkerDied: The worker ended meanwhile.
+        """
+
+    def send(
+        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+    ) -> bool:
+        """Send a batch of one or more rows; batches are scored in the order sent.
+
+        Args:
+            id: Returned with the answer.
+            batch: Checked rows.
+            params: Every parameter of the signature.
+            correlation: For the log.
+            deadline: The first of its jobs' deadlines, by `time.monotonic()`.
+
+        Returns:
+            Whether the worker has it: a busy one may decline it.
+
+        Raises:
+            EnricherError: No worker can score it.
+            WorkerDied: The worker has ended.
+        """
+
+    def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
+        """Block until there is an answer, `wake` was called since the last time, or some seconds have passed.
+
+        Returns:
+            The answer to the earliest batch without one; None if there is none yet.
+
+        Raises:
+            WorkerDied: The worker has ended.
+        """
+
+    def wake(self) -> None:
+        """End a `receive`."""
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the worker holds now; 0 if unknown."""
+
+    def kill(self) -> None:
+        """End the worker at once: what blocks in it raises `WorkerDied`."""
+
+    def end(self) -> str:
+        """End the worker orderly, release all it had, and return how it ended, such as `exit code 3`."""

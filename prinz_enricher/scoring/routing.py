@@ -1,4 +1,4 @@
-"""Several pools as one: each target is scored where its route leads."""
+"""Several pools as one: each target is scored by the pool of its route."""
 
 from __future__ import annotations
 
@@ -13,42 +13,37 @@ LOCAL = ""
 
 
 class RoutingPool:
-    """Hands each target to the pool of its route."""
+    """A `WorkerPool` of pools, given by the routes that targets have; each target's route must be among them."""
 
     def __init__(self, pools: Mapping[str, WorkerPool]) -> None:
-        """Take over pools.
-
-        Args:
-            pools: By the routes that targets have; each target's route must be among them.
-        """
         self._pools = dict(pools)
 
     def submit(self, job: Job) -> None:
-        """Take a job; never blocks, and never raises for a fault of the job: `job.done` is told."""
+        """Accept a job; see `WorkerPool`."""
         self._pools[job.target.route].submit(job)
 
     def refusal(self, target: Target, rows: int, deadline: float | None) -> EnricherError | None:
-        """Tell why a job would be refused if it came now; None where it may be taken."""
+        """Return why a job would be refused now; None if it may be accepted."""
         return self._pools[target.route].refusal(target, rows, deadline)
 
     def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
-        """Begin to load a target if it is not loaded; never blocks."""
+        """Begin to load a target if it is not loaded; see `WorkerPool`."""
         self._pools[target.route].load(target, instead=instead, if_room=if_room)
 
     def used(self) -> list[Target]:
-        """Return the targets that are loaded, or being loaded, wherever that is."""
+        """Return the targets that are loaded or being loaded by any pool."""
         return [target for pool in self._pools.values() for target in pool.used()]
 
     def retain(self, targets: Collection[Target]) -> None:
-        """Unload all but some targets, each from the pools where its route does not lead any more."""
+        """Unload all other targets, and each of these from the pools that are not its route's any more."""
         for route, pool in self._pools.items():
             pool.retain([target for target in targets if target.route == route])
 
     def status(self, target: Target) -> Status:
-        """Tell where a target is in its life."""
+        """Return where a target is in its life."""
         return self._pools[target.route].status(target)
 
     def close(self, grace: float) -> None:
-        """Take no more jobs, finish those taken within `grace` seconds, and end every worker."""
+        """Close all pools at the same time."""
         with ThreadPoolExecutor(len(self._pools)) as threads:
             list(threads.map(lambda pool: pool.close(grace), self._pools.values()))

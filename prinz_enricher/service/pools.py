@@ -8,7 +8,7 @@ from typing import Any
 
 from prinz_enricher.config import EndpointSettings, Settings
 from prinz_enricher.registry import open_access
-from prinz_enricher.scoring import PoolSettings, ProcessPool, Target, WorkerPool, WorkerSettings
+from prinz_enricher.scoring import PoolSettings, ProcessPool, ProcessSettings, Target, WorkerPool
 from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.service.provisioner import Places, Provisioner
 
@@ -30,7 +30,7 @@ def open_pool(settings: Settings, places: Places, on_change: Callable[[], object
     local = ProcessPool(
         Provisioner(places, settings.cache, workers),
         limits,
-        workers=WorkerSettings(
+        workers=ProcessSettings(
             memory_limit=workers.memory_limit,
             file_limit=workers.file_limit,
             open_files=workers.open_files,

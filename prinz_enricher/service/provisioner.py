@@ -16,7 +16,7 @@ from prinz_enricher.provision.loaders import check_loader
 from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
-from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Provisions, Target
+from prinz_enricher.scoring import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target
 from prinz_enricher.service.early import EarlyEnvironment
 
 
@@ -36,7 +36,7 @@ class Places(Protocol):
         """Return the URI of the folder with a target's files; the registry is asked.
 
         Raises:
-            FetchFailed: The registry does not tell it now.
+            RegistryAway: The registry does not tell it now.
             LoadFailed: They are nowhere that they may be downloaded from.
         """
 
@@ -55,7 +55,7 @@ class Places(Protocol):
         """Return the environment variables by which a target's registry is reached; None where none were set for it.
 
         Raises:
-            FetchFailed: Its credentials can't be had now.
+            RegistryAway: Its credentials can't be had now.
             LoadFailed: Its certificates can't be used.
         """
 
@@ -104,7 +104,7 @@ class Provisioner:
 
         Raises:
             LoaderRefused: The model is loaded by code that is not allowed.
-            FetchFailed: The registry, or an index, gives no answer now.
+            RegistryAway: The registry, or an index, gives no answer now.
             LoadFailed: They can't be had.
         """
         try:
@@ -114,7 +114,7 @@ class Provisioner:
         except LoaderForbidden as error:
             raise LoaderRefused(error.loader) from error
         except ProvisionError as error:
-            raise (FetchFailed if error.may_pass else LoadFailed)(str(error)) from error
+            raise (RegistryAway if error.may_pass else LoadFailed)(str(error)) from error
         return provisions
 
     def _get(self, target: Target, cancelled: Callable[[], bool], held: ExitStack) -> Provisions:

@@ -27,7 +27,7 @@ from prinz_enricher.registry import (
     open_access,
     store_folder,
 )
-from prinz_enricher.scoring import FetchFailed, LoadFailed, Target
+from prinz_enricher.scoring import LoadFailed, RegistryAway, Target
 from prinz_enricher.signature import SignatureError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -97,13 +97,13 @@ class Registries:
         """Return the URI of the folder with a target's files, from the registry.
 
         Raises:
-            FetchFailed: The registry does not answer now.
+            RegistryAway: The registry does not answer now.
             LoadFailed: They can't be downloaded.
         """
         try:
             return self._opened[target.registry_name].client.folder_uri(target.registered_name, target.version)
         except RegistryError as error:
-            kind = FetchFailed if error.transient else LoadFailed
+            kind = RegistryAway if error.transient else LoadFailed
             raise kind(f"the registry does not give its files: {error}") from error
 
     def download(
@@ -127,13 +127,13 @@ class Registries:
             folder: A private folder, for files that they name.
 
         Raises:
-            FetchFailed: Its credentials are not available now.
+            RegistryAway: Its credentials are not available now.
             LoadFailed: Its certificates can't be used.
         """
         try:
             return self._opened[target.registry_name].access.fetch_variables(folder)
         except RegistryError as error:
-            raise FetchFailed(f"the credentials of the registry can't be had: {error}") from error
+            raise RegistryAway(f"the credentials of the registry can't be had: {error}") from error
         except AccessError as error:
             raise LoadFailed(str(error)) from error
 

@@ -14,7 +14,6 @@ from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Target
-from prinz_enricher.scoring.launch.inline import ScoreFunction
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -28,6 +27,7 @@ from prinz_enricher.signature import (
     from_wire,
 )
 from prinz_enricher.signature.arrow import output_schema
+from tests.support.inline_pool import ScoreFunction
 
 VECTORS = Path(__file__).parents[1] / "golden" / "vectors.json"
 REGISTRY = "http://registry.invalid"

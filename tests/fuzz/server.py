@@ -19,11 +19,11 @@ from prinz_enricher.cli.process_setup import block_imports, use_libc_allocator
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.fronts.grpc import open_front
 from prinz_enricher.scoring import PoolSettings
-from prinz_enricher.scoring.launch.inline import InlinePool
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.payload import Limits
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
+from tests.support.inline_pool import InlinePool
 
 MIB = 1024 * 1024
 MAX_MEMORY = 8 * 1024 * MIB
@@ -60,7 +60,7 @@ def main() -> None:
     faulthandler.enable()
     configure_logging("error", "json")
     # One of the models raises all the time.
-    logging.getLogger("prinz_enricher.scoring.launch.inline").setLevel(logging.CRITICAL)
+    logging.getLogger("tests.support.inline_pool").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
     service = EnricherService(
         StillCatalog(snapshot()),

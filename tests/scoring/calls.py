@@ -12,8 +12,8 @@ from typing import Any
 
 from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring import Job, PoolSettings, Scores
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.worker import Answer, Loaded
+from prinz_enricher.scoring.ports import Loaded, WorkerAnswer
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, rows, target_of
 
@@ -45,7 +45,7 @@ class Calls:
             lambda outcome: self._done(every, outcome),
             lambda: all(map(self._cancelled, every)),
             calls=len(self.outcomes),
-            apart=self._apart,
+            split_calls=self._apart,
         )
 
     def submit(self, pool: VersionPool) -> Calls:
@@ -62,7 +62,7 @@ class Calls:
                 done=partial(self._done, [row]),
                 cancelled=partial(self._cancelled, row),
                 calls=1,
-                apart=tuple,
+                split_calls=tuple,
             )
             for row in range(len(self.outcomes))
         ]
@@ -114,14 +114,14 @@ class ScriptedWorker(HandWorker):
         """Load at once."""
         return Loaded("scripted", batching=self._batching)
 
-    def take(self, seconds: float | None = None) -> Answer | None:
+    def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score the next batch; one that raises is the model's fault."""
         at = self.given[0] if self.given else None
         try:
-            return super().take(seconds)
+            return super().receive(seconds)
         except ValueError:
             assert at is not None
-            return Answer(at[0], ModelError("scripted", "1", "ValueError", "id"), 0.001)
+            return WorkerAnswer(at[0], ModelError("scripted", "1", "ValueError", "id"), 0.001)
 
 
 class Workers:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from prinz_enricher.scoring.queue import Cost
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.worker import Answer, Loaded, WorkerDied
+from prinz_enricher.scoring.cost import CallCost
+from prinz_enricher.scoring.ports import Loaded, WorkerAnswer, WorkerDied
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.scripted import FAST, Call, rows, scripted, target_of, until
 
 QUICK = replace(FAST, watch_interval=0.01, max_workers=4)
@@ -35,7 +35,7 @@ class HandWorker:
         """Load at once."""
         return Loaded("by hand", batching=True)
 
-    def give(
+    def send(
         self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
     ) -> bool:
         """Keep a batch."""
@@ -47,7 +47,7 @@ class HandWorker:
             self._changed.notify_all()
             return True
 
-    def take(self, seconds: float | None = None) -> Answer | None:
+    def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score the next batch once that is allowed."""
         with self._changed:
             self._changed.wait_for(lambda: self._woken or self._dead or (self.given and self._may_score), seconds)
@@ -58,7 +58,7 @@ class HandWorker:
                 return None
             self._may_score -= 1
             id_, batch, params = self.given.popleft()
-        return Answer(id_, scripted(batch, params), 0.001)
+        return WorkerAnswer(id_, scripted(batch, params), 0.001)
 
     def score(self, calls: int = 1) -> None:
         """Allow some calls."""
@@ -67,7 +67,7 @@ class HandWorker:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """End a `take`."""
+        """End a `receive`."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
@@ -103,7 +103,7 @@ def settle_cost(pool: VersionPool, seconds: float) -> None:
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     version = pool._versions[target_of().key]
     until(lambda: version.idle_since is not None)
-    with version.lock:
-        version._cost = Cost()
+    with version.group.lock:
+        version.group.cost = CallCost()
         for _ in range(8):
-            version._cost.observe(1, seconds)
+            version.group.cost.observe(1, seconds)

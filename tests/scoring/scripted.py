@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring import Job, PoolSettings, Scores, Target, WorkerPool
-from prinz_enricher.scoring.worker import WorkerDied
+from prinz_enricher.scoring.ports import WorkerDied
 from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, input_schema, output_schema
 
 PATIENCE = 60.0

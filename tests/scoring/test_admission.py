@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prinz_enricher.errors import Overloaded
 from prinz_enricher.scoring import Scores
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, Call, rows, target_of
 

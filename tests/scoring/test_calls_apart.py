@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.errors import DeadlineExceeded
-from prinz_enricher.scoring import InlinePool, Job
-from prinz_enricher.scoring.queue import Pending, singles
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring import Job
+from prinz_enricher.scoring.ports import WorkerDied
+from prinz_enricher.scoring.queue import Pending, single_calls
 from prinz_enricher.scoring.runtime.restart_backoff import digest_of
-from prinz_enricher.scoring.worker import WorkerDied
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.calls import SEPARATELY, Calls, plain, scripted_pool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool
 
 
 @pytest.mark.parametrize("how", SEPARATELY)
@@ -140,7 +141,7 @@ def test_the_alarm_of_a_job_that_was_taken_apart_tells_whoever_is_left() -> None
         until(lambda: len(worker.given) == 2)
         worker.score(2)
         assert calls.told() == [0.0, 2.0, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"]
-        until(lambda: not len(pool._versions[target_of().key]._queue))
+        until(lambda: not len(pool._versions[target_of().key].group.queue))
         worker.score(10)
         assert Call(pool, target_of(), rows(("", 5.0))).values() == [10.0]
 
@@ -160,8 +161,8 @@ def test_the_alarm_is_cancelled_with_the_last_part_and_not_before() -> None:
     calls = Calls(*plain(5))
     whole = Pending(calls.job(), "id")
     alarm: Any = Rung()
-    whole.alarm = alarm
-    parts = whole.apart()
+    whole.cancel_alarm = alarm.cancel
+    parts = whole.split()
     error = DeadlineExceeded("queue")
     for place in (3, 0, 4, 1):
         assert parts[place].answer(error)
@@ -170,7 +171,7 @@ def test_the_alarm_is_cancelled_with_the_last_part_and_not_before() -> None:
     assert parts[2].answer(error)
     assert alarm.cancelled
     assert calls.answered_once()
-    assert [(part.taken, part.correlation, part.rows) for part in parts] == [(whole.taken, "id", 1)] * 5
+    assert [(part.submitted, part.correlation, part.rows) for part in parts] == [(whole.submitted, "id", 1)] * 5
 
 
 def test_each_part_asks_its_own_caller() -> None:
@@ -178,7 +179,7 @@ def test_each_part_asks_its_own_caller() -> None:
     calls = Calls(*plain(3), cancelled=lambda row: row == 1)
     whole = Pending(calls.job(), "id")
     assert not whole.unwanted(time.monotonic())
-    assert [part.unwanted(time.monotonic()) for part in whole.apart()] == [False, True, False]
+    assert [part.unwanted(time.monotonic()) for part in whole.split()] == [False, True, False]
     gone = Pending(Calls(*plain(3), cancelled=lambda _: True).job(), "id")
     assert gone.unwanted(time.monotonic())
 
@@ -188,7 +189,7 @@ def test_a_job_that_has_its_answer_is_not_taken_apart_any_more() -> None:
     calls = Calls(*plain(3))
     whole, other = Pending(calls.job(), "id"), Pending(Calls(("", 1.0)).job(), "id")
     whole.answer(DeadlineExceeded("compute"))
-    assert singles([whole, other]) == [whole, other]
+    assert single_calls([whole, other]) == [whole, other]
     assert calls.taken_apart == 0
 
 

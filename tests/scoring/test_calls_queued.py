@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.scoring.queue import LaneLimits, Pending, Queue
+from prinz_enricher.scoring.queue import Pending, Queue
 from tests.scoring.calls import Calls
 
 
@@ -17,7 +17,7 @@ from tests.scoring.calls import Calls
 )
 def test_rows_jobs_and_calls_are_counted_whatever_is_done(steps: list[tuple[str, int]]) -> None:
     """Through calls that are put apart, put back and cleared; none is lost or doubled."""
-    queue = Queue(LaneLimits(60, 10))
+    queue = Queue(60, 10)
     inside: set[float] = set()
     pushed: list[Pending] = []
     taken: list[Pending] = []
@@ -31,7 +31,7 @@ def test_rows_jobs_and_calls_are_counted_whatever_is_done(steps: list[tuple[str,
             if queue.push(pushed[-1]):
                 inside.update(_values(pushed[-1]))
         elif step.startswith("take"):
-            taken = queue.take(0.0, share=step == "take").jobs
+            taken = queue.next_batch(0.0, share=step == "take").jobs
             assert step == "take" or [one.rows for one in taken] in ([], [1])
             inside.difference_update(*map(_values, taken))
         elif step == "back":
@@ -59,10 +59,10 @@ def _values(pending: Pending) -> list[float]:
 
 def test_calls_that_are_put_apart_keep_their_place() -> None:
     """Before what came after them."""
-    queue = Queue(LaneLimits(100, 10))
+    queue = Queue(100, 10)
     for first, count in ((0, 3), (3, 1), (4, 2)):
         job = Calls(*[("", float(first + one)) for one in range(count)]).job()
         assert queue.push(Pending(job, "id", "lane"))
-    taken = [queue.take(0.0, share=False).jobs for _ in range(7)]
+    taken = [queue.next_batch(0.0, share=False).jobs for _ in range(7)]
     assert [[_values(one) for one in jobs] for jobs in taken] == [[[float(one)]] for one in range(6)] + [[]]
     assert (queue.rows, len(queue)) == (0, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
 from prinz_enricher.scoring import Job, Scores
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.service.score.independent_rows import split_rows
 from tests.scoring.calls import SEPARATELY, plain, scripted_pool
 from tests.scoring.hand_worker import HandWorker, closing
@@ -55,7 +55,7 @@ def test_an_independent_row_that_fails_fails_its_message(how: str, fault: str) -
         answered = threading.Event()
         of_rows(pool, rows(*plain(20), (fault, 3.0), *plain(20)), outcomes, answered)
         assert answered.wait(PATIENCE)
-        until(lambda: not len(pool._versions[target_of().key]._queue))
+        until(lambda: not len(pool._versions[target_of().key].group.queue))
         assert Call(pool, target_of(), rows(("", 5.0))).values() == [10.0]
         assert [one.reason for one in outcomes] == ["MODEL_ERROR"]
         # What nobody waits for any more is not scored.
@@ -98,7 +98,7 @@ def test_rows_that_would_change_what_the_model_sees_of_others_are_apart_from_the
         assert all(column.null_count in (0, len(column)) for column in job.batch.columns[:2])
         assert job.calls == job.batch.num_rows
         # Each row comes back as it was, so that their order can be seen.
-        parts = job.apart() if job.calls > 1 else [job]
+        parts = job.split_calls() if job.calls > 1 else [job]
         assert [part.batch.num_rows for part in parts] == [1] * job.batch.num_rows
         for part in parts:
             assert not outcomes
@@ -112,7 +112,7 @@ def test_independent_rows_are_told_their_first_fault_at_once_and_no_other() -> N
     """Whatever the rows after it come to."""
     outcomes: list[Any] = []
     [job] = split_rows(Job(target_of(), rows(*plain(3)), {}, None, outcomes.append))
-    parts = job.apart()
+    parts = job.split_calls()
     parts[0].done(Scores(rows(("", 0.0)), 0.0, 0.0, 1))
     assert not parts[2].cancelled()
     fault = ModelError("scripted", "1", "ValueError", "id")

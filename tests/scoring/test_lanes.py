@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.scoring import Job
-from prinz_enricher.scoring.queue.lanes import LaneLimits, Queue
-from prinz_enricher.scoring.queue.pending import Pending
+from prinz_enricher.scoring.queue import Pending, Queue
 from tests.scoring.scripted import rows, target_of
 
 
@@ -19,7 +18,7 @@ def pending(count: int = 1, deadline: float | None = None, *, lane: str = "", ca
 
 def queue_of(*jobs: Pending, queue_rows: int = 100, batch_rows: int = 10, delay: float = 0.0) -> Queue:
     """Make a queue with jobs in it."""
-    queue = Queue(LaneLimits(queue_rows, batch_rows, delay))
+    queue = Queue(queue_rows, batch_rows, delay)
     assert all(queue.push(job) for job in jobs)
     return queue
 
@@ -28,39 +27,39 @@ def test_what_waits_goes_together_up_to_the_limit_of_rows() -> None:
     """A free worker gets all that waits in a lane, in the order it came, as far as it fits into a call."""
     jobs = [pending(4), pending(4), pending(2), pending(1)]
     queue = queue_of(*jobs)
-    assert queue.take(0.0).jobs == jobs[:3]
-    assert queue.take(0.0).jobs == jobs[3:]
-    assert queue.take(0.0).jobs == []
+    assert queue.next_batch(0.0).jobs == jobs[:3]
+    assert queue.next_batch(0.0).jobs == jobs[3:]
+    assert queue.next_batch(0.0).jobs == []
 
 
 def test_without_sharing_each_job_goes_alone() -> None:
     """Jobs of a model that must not share calls leave one by one, first in, first out."""
     jobs = [pending() for _ in range(3)]
     queue = queue_of(*jobs)
-    assert [queue.take(0.0, share=False).jobs for _ in range(4)] == [[job] for job in jobs] + [[]]
+    assert [queue.next_batch(0.0, share=False).jobs for _ in range(4)] == [[job] for job in jobs] + [[]]
 
 
 def test_lanes_take_turns() -> None:
     """Jobs of another kind never share a call, and none waits for all of another lane."""
     a1, a2, b1 = pending(6, lane="a"), pending(6, lane="a"), pending(lane="b")
     queue = queue_of(a1, a2, b1)
-    assert [queue.take(0.0).jobs for _ in range(3)] == [[a1], [b1], [a2]]
+    assert [queue.next_batch(0.0).jobs for _ in range(3)] == [[a1], [b1], [a2]]
 
 
 def test_large_jobs_have_a_lane_of_their_own() -> None:
     """Small jobs do not wait behind several large ones, and a large one has its call alone."""
     large, larger, small, other = pending(10), pending(50), pending(1), pending(2)
     queue = queue_of(large, larger, small, other)
-    assert [queue.take(0.0).jobs for _ in range(3)] == [[large], [small, other], [larger]]
+    assert [queue.next_batch(0.0).jobs for _ in range(3)] == [[large], [small, other], [larger]]
 
 
 def test_late_and_cancelled_jobs_are_given_back_unrun() -> None:
     """They are dropped before they cost anything, wherever they stand, and told apart from the next call."""
     late, gone, good = pending(deadline=1.0), pending(cancelled=True), pending(deadline=3.0)
     later = pending(deadline=2.0)
-    chosen = queue_of(late, gone, good, later).take(2.0)
+    chosen = queue_of(late, gone, good, later).next_batch(2.0)
     assert chosen.jobs == [good]
-    assert chosen.late == [late, gone, later]
+    assert chosen.dropped == [late, gone, later]
 
 
 def test_a_job_larger_than_the_limit_goes_into_an_empty_queue_only() -> None:
@@ -73,12 +72,12 @@ def test_a_delay_lets_jobs_gather() -> None:
     """With a delay the first job waits for others, no longer than that, and not once its call is full."""
     first, second = pending(), pending()
     queue = queue_of(first, delay=0.5)
-    waiting = queue.take(first.taken + 0.2)
+    waiting = queue.next_batch(first.submitted + 0.2)
     assert (waiting.jobs, round(waiting.wait or 0, 6)) == ([], 0.3)
     assert queue.push(second)
-    assert queue.take(first.taken + 0.5).jobs == [first, second]
+    assert queue.next_batch(first.submitted + 0.5).jobs == [first, second]
     full = queue_of(*(pending(5) for _ in range(2)), delay=0.5)
-    assert len(full.take(0.0).jobs) == 2
+    assert len(full.next_batch(0.0).jobs) == 2
 
 
 def test_a_job_that_must_be_alone_is_alone() -> None:
@@ -87,7 +86,7 @@ def test_a_job_that_must_be_alone_is_alone() -> None:
     for job in jobs[:2]:
         job.is_alone = True
     queue = queue_of(*jobs)
-    assert sorted(len(queue.take(0.0).jobs) for _ in range(3)) == [1, 1, 1]
+    assert sorted(len(queue.next_batch(0.0).jobs) for _ in range(3)) == [1, 1, 1]
 
 
 def test_what_was_not_scored_comes_first_again() -> None:
@@ -96,13 +95,13 @@ def test_what_was_not_scored_comes_first_again() -> None:
     queue = queue_of(third, queue_rows=3)
     queue.put_back([first, second])
     assert queue.rows == 9
-    assert queue.take(0.0).jobs == [first, second, third]
+    assert queue.next_batch(0.0).jobs == [first, second, third]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["push", "take", "remove", "back"]), st.integers(0, 14)), max_size=60))
 def test_no_job_is_lost_or_doubled_whatever_is_done(steps: list[tuple[str, int]]) -> None:
     """What is inside is what was pushed and not taken; rows are counted; calls keep their limit and their lane."""
-    queue = Queue(LaneLimits(40, 10))
+    queue = Queue(40, 10)
     inside: list[Pending] = []
     taken: list[Pending] = []
     for step, number in steps:
@@ -113,7 +112,7 @@ def test_no_job_is_lost_or_doubled_whatever_is_done(steps: list[tuple[str, int]]
             else:
                 assert sum(one.rows for one in inside) + job.rows > 40
         elif step == "take":
-            taken = queue.take(0.0).jobs
+            taken = queue.next_batch(0.0).jobs
             assert bool(taken) == bool(inside)
             assert len({job.lane for job in taken}) <= 1
             assert len(taken) <= 1 or sum(job.rows for job in taken) <= 10

@@ -9,9 +9,9 @@ import pytest
 from prinz_enricher.errors import ModelLoading
 from prinz_enricher.provision.progress import report_step
 from prinz_enricher.scoring import WorkerState
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.runtime.load_times import UNKNOWN_SECONDS, LoadTimes
-from prinz_enricher.scoring.worker import Loaded
+from prinz_enricher.scoring.cost import UNKNOWN_LOAD_SECONDS, LoadTimes
+from prinz_enricher.scoring.ports import Loaded
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 
@@ -21,17 +21,17 @@ SKLEARN, TORCH = replace(target_of(), loader="mlflow.sklearn"), replace(target_o
 def test_the_last_loads_of_the_kind_count() -> None:
     """Before there is one, those of any kind; before that, a guess; one that took long by chance moves nothing."""
     times = LoadTimes()
-    assert times.usual(SKLEARN) == UNKNOWN_SECONDS
+    assert times.estimate(SKLEARN) == UNKNOWN_LOAD_SECONDS
     for seconds in (20.0, 600.0, 30.0):
         times.add(TORCH, seconds)
-    assert times.usual(TORCH) == times.usual(SKLEARN) == 30.0
+    assert times.estimate(TORCH) == times.estimate(SKLEARN) == 30.0
     for seconds in (0.9, 2.0, 1.0):
         times.add(SKLEARN, seconds)
-    assert times.usual(SKLEARN) == 1.0
-    assert times.usual(TORCH) == 30.0
+    assert times.estimate(SKLEARN) == 1.0
+    assert times.estimate(TORCH) == 30.0
     for _ in range(5):
         times.add(TORCH, 8.0)
-    assert times.usual(TORCH) == 8.0
+    assert times.estimate(TORCH) == 8.0
 
 
 def test_an_environment_of_its_own_is_another_kind() -> None:
@@ -39,8 +39,8 @@ def test_an_environment_of_its_own_is_another_kind() -> None:
     times = LoadTimes()
     times.add(replace(SKLEARN, environment="isolated"), 9.0)
     times.add(replace(SKLEARN, environment="current"), 1.0)
-    assert times.usual(replace(SKLEARN, environment="isolated")) == 9.0
-    assert times.usual(replace(SKLEARN, environment="current")) == 1.0
+    assert times.estimate(replace(SKLEARN, environment="isolated")) == 9.0
+    assert times.estimate(replace(SKLEARN, environment="current")) == 1.0
 
 
 def test_what_is_remembered_has_a_bound() -> None:
@@ -49,7 +49,7 @@ def test_what_is_remembered_has_a_bound() -> None:
     for number in range(1000):
         times.add(replace(SKLEARN, loader=f"own.{number}"), float(number))
     assert len(times._kinds) <= 64
-    assert times.usual(replace(SKLEARN, loader="own.999")) == 999.0
+    assert times.estimate(replace(SKLEARN, loader="own.999")) == 999.0
 
 
 class Slow(HandWorker):
@@ -67,7 +67,7 @@ class Slow(HandWorker):
         return replace(super().start(), seconds={"environment": self.seconds or 0.0, "load": 0.0})
 
 
-@pytest.mark.parametrize(("known", "told"), [(None, UNKNOWN_SECONDS), (42.0, 42.0), (0.2, 1.0)])
+@pytest.mark.parametrize(("known", "told"), [(None, UNKNOWN_LOAD_SECONDS), (42.0, 42.0), (0.2, 1.0)])
 def test_a_caller_is_told_what_such_a_load_took(known: float | None, told: float) -> None:
     """Less what has passed already, and never less than a second."""
     with closing(VersionPool(lambda _: Slow(None), FAST)) as pool:
@@ -85,4 +85,4 @@ def test_an_environment_that_was_built_does_not_make_other_loads_look_slow() -> 
     with closing(VersionPool(lambda _: Slow(1000.0), FAST)) as pool:
         pool.load(SKLEARN)
         until(lambda: pool.status(SKLEARN).state is WorkerState.AVAILABLE)
-        assert pool._load_times.usual(SKLEARN) == 0.0
+        assert pool._load_times.estimate(SKLEARN) == 0.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring import InlinePool, ScoreFunction, Scores, Target, WorkerState
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.runtime.version import Version
+from prinz_enricher.scoring import Scores, Target, WorkerState
+from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool, ScoreFunction
 
 
 def test_a_version_without_work_is_unloaded_but_one_that_is_kept_stays() -> None:
@@ -76,7 +77,7 @@ def test_a_busy_worker_that_holds_too_much_finishes_its_calls_first() -> None:
         until(lambda: len(workers) == 1 and len(workers[0].given) == 2)
         workers[0].held = 200
         # It is looked at a hundred times a second.
-        until(lambda: pool._versions[target_of().key]._replicas[0].restart)
+        until(lambda: pool._versions[target_of().key].group.slots[0].restart)
         workers[0].score(2)
         until(lambda: len(workers) == 2 and len(workers[1].given) == 2)
         workers[1].score(2)
@@ -96,7 +97,7 @@ def test_only_the_worker_that_grew_is_restarted() -> None:
     with closing(VersionPool(make, replace(QUICK, replicas=2, memory_budget=100))) as pool:
         pool.retain([replace(target_of(), keep=True)])
         pool.load(replace(target_of(), keep=True))
-        until(lambda: len(workers) == 2 and pool._versions[target_of().key]._replicas[-1].live)
+        until(lambda: len(workers) == 2 and pool._versions[target_of().key].group.slots[-1].live)
         workers[0].held = 120
         until(lambda: workers[0].ended)
         assert not workers[1].ended
@@ -114,9 +115,9 @@ def test_versions_that_are_all_kept_do_not_take_turns() -> None:
     looks: list[float] = []
 
     class Watched(InlinePool):
-        def _tidy(self, now: float) -> Version | None:
+        def _enforce_limits(self, now: float) -> ModelVersionRuntime | None:
             looks.append(now)
-            return super()._tidy(now)
+            return super()._enforce_limits(now)
 
     with closing(Watched(find, replace(QUICK, max_workers=2))) as pool:
         kept = [replace(target_of(version=str(number)), keep=True) for number in range(3)]

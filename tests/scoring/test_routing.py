@@ -8,10 +8,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.scoring import InlinePool, WorkerState
+from prinz_enricher.scoring import WorkerState
 from prinz_enricher.scoring.routing import RoutingPool
 from prinz_enricher.signature import output_schema
 from tests.scoring.scripted import FAST, SIGNATURE, Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool
 
 
 def negative(batch: pa.RecordBatch, params: Mapping[str, object]) -> pa.RecordBatch:

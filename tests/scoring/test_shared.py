@@ -7,7 +7,7 @@ import itertools
 import pyarrow as pa
 
 from prinz_enricher.scoring import Job, Target
-from prinz_enricher.scoring.queue import Pending, lane_of, together
+from prinz_enricher.scoring.queue import Pending, concat_jobs, lane_of
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 
 OPTIONAL = Signature(
@@ -36,7 +36,7 @@ def test_jobs_of_one_lane_can_be_put_together() -> None:
     jobs = [job(batch_of(*names, null=null)) for names in shapes for null in (False, True)]
     for one, other in itertools.product(jobs, jobs):
         if lane_of(one) == lane_of(other):
-            joined = together([Pending(one, "1"), Pending(other, "2")])
+            joined = concat_jobs([Pending(one, "1"), Pending(other, "2")])
             assert joined.num_rows == 4
             assert joined.schema.equals(one.batch.schema)
     assert len({lane_of(one) for one in jobs}) == 7

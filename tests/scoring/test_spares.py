@@ -15,8 +15,8 @@ from structlog.typing import EventDict
 
 from prinz_enricher.provision.child_process import ForkServer, can_fork
 from prinz_enricher.provision.variables import worker_variables
-from prinz_enricher.scoring import PoolSettings, ProcessPool, Provisions, Target, WorkerSettings, WorkerState
-from prinz_enricher.scoring.launch.spares import Spares
+from prinz_enricher.scoring import PoolSettings, ProcessPool, ProcessSettings, Provisions, Target, WorkerState
+from prinz_enricher.scoring.runtime.spares import Spares
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 from tests.support.processes import memory_of, named
 from tests.support.worker_processes import workers_of
@@ -46,7 +46,7 @@ def open_pool(model_folder: Path, logged: list[EventDict]) -> Iterator[Callable[
         made = ProcessPool(
             lambda _target, _cancelled: Provisions(model_folder, python, code),
             settings,
-            workers=WorkerSettings(spares=spares, isolated=python is not None),
+            workers=ProcessSettings(spares=spares, isolated=python is not None),
         )
         pools.append(made)
         return made
@@ -121,7 +121,7 @@ def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time
     """Some libraries do not bear a fork; the second try of a version does without one."""
     pool = open_pool()
     served: list[object] = []
-    of = Spares.of
+    of = Spares.acquire
 
     def note(self: Spares, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
         served.append(of(self, target, python, code))
@@ -132,7 +132,7 @@ def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time
             os.kill(workers()[0], signal.SIGKILL)
 
     monkeypatch.setattr(Spares, "of", note)
-    monkeypatch.setattr("prinz_enricher.scoring.launch.worker_process.report_step", kill_the_first)
+    monkeypatch.setattr("prinz_enricher.scoring.launch.process_pool.report_step", kill_the_first)
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     assert served[0] is not None
     assert served[1] is None
@@ -193,12 +193,12 @@ def test_spares_that_were_dropped_come_back_with_room() -> None:
         held = spare.memory()
         assert spare.drop()
         assert not spare.drop()
-        assert spare.of(target_of(), None, None) is None
-        spare.tend(held)
+        assert spare.acquire(target_of(), None, None) is None
+        spare.restore(held)
         assert spares() == []
-        spare.tend(1 << 60)
+        spare.restore(1 << 60)
         until(lambda: len(spares()) == 1)
-        assert spare.of(target_of(), None, None) is not None
+        assert spare.acquire(target_of(), None, None) is not None
     finally:
         spare.close()
     assert spares() == []

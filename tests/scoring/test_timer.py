@@ -32,7 +32,7 @@ def test_alarms_ring_in_order_of_time_and_never_early(timer: Timer) -> None:
 
     now = time.monotonic()
     for i in (3, 1, 2):
-        timer.at(now + i * 0.02, partial(ring, i))
+        timer.call_at(now + i * 0.02, partial(ring, i))
     until(lambda: len(rung) == 3)
     assert [i for i, _ in rung] == [1, 2, 3]
     assert all(at >= now + i * 0.02 for i, at in rung)
@@ -42,10 +42,10 @@ def test_a_cancelled_alarm_does_not_ring_and_keeps_nothing_alive(timer: Timer) -
     """Thousands of deadlines that were met cost no memory until they would have rung."""
     rung = threading.Event()
     far = time.monotonic() + PATIENCE
-    alarms = [timer.at(far, rung.set) for _ in range(10_000)]
+    alarms = [timer.call_at(far, rung.set) for _ in range(10_000)]
     for alarm in alarms:
         alarm.cancel()
-    timer.at(far, lambda: None)
+    timer.call_at(far, lambda: None)
     assert len(timer._heap) < 2_000
     assert all(alarm.call is None for alarm in alarms)
     assert not rung.is_set()
@@ -58,8 +58,8 @@ def test_an_alarm_that_fails_does_not_stop_the_others(timer: Timer) -> None:
     def fail() -> None:
         raise RuntimeError
 
-    timer.at(time.monotonic(), fail)
-    timer.at(time.monotonic(), rung.set)
+    timer.call_at(time.monotonic(), fail)
+    timer.call_at(time.monotonic(), rung.set)
     assert rung.wait(PATIENCE)
 
 
@@ -76,7 +76,7 @@ def test_an_alarm_beyond_what_a_lock_can_wait_for_keeps_others_ringing(
         return wait(seconds)
 
     monkeypatch.setattr(timer._changed, "wait", noted)
-    timer.at(time.monotonic() + far, lambda: None)
+    timer.call_at(time.monotonic() + far, lambda: None)
     assert waits.wait(PATIENCE)
-    timer.at(time.monotonic() + 0.02, rung.set)
+    timer.call_at(time.monotonic() + 0.02, rung.set)
     assert rung.wait(PATIENCE)

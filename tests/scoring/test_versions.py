@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import EnricherError, ModelError, ModelLoadFailed, ModelLoading, RegistryUnavailable
-from prinz_enricher.scoring import InlinePool, Job, PoolSettings, Scores, Target, WorkerState
-from prinz_enricher.scoring.launch.inline import ScoreFunction
-from prinz_enricher.scoring.worker import FetchFailed, WorkerDied
+from prinz_enricher.scoring import Job, PoolSettings, Scores, Target, WorkerState
+from prinz_enricher.scoring.ports import RegistryAway, WorkerDied
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool, ScoreFunction
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def test_a_registry_that_is_away_is_no_fault_of_the_model() -> None:
 
     def find(_: Target) -> ScoreFunction:
         if away.is_set():
-            raise FetchFailed("the registry gives no answer")
+            raise RegistryAway("the registry gives no answer")
         return scripted
 
     with closing(InlinePool(find, FAST)) as pool:

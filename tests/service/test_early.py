@@ -16,7 +16,7 @@ from prinz_enricher.provision.disk_cache import Lease
 from prinz_enricher.provision.environments import Environment, Environments
 from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
 from prinz_enricher.provision.progress import steps_reported_to
-from prinz_enricher.scoring import FetchFailed, LoaderRefused, LoadFailed, Target
+from prinz_enricher.scoring import LoaderRefused, LoadFailed, RegistryAway, Target
 from prinz_enricher.service.early import EarlyEnvironment
 from prinz_enricher.service.provisioner import Provisioner
 from tests.scoring.scripted import target_of
@@ -172,7 +172,7 @@ class OneModel:
         begun(part(folder, self.mlmodel))
         assert self.scripted.making.wait(SECONDS)
         if self.fails:
-            raise FetchFailed("no")
+            raise RegistryAway("no")
         (folder / "model.skops").write_text("rest")
         watch(1, 1)
         self.scripted.go.set()
@@ -230,7 +230,7 @@ def test_a_forbidden_loader_ends_the_download(tmp_path: Path) -> None:
 def test_a_failed_download_leaves_no_environment(tmp_path: Path) -> None:
     """That is being built for nobody."""
     scripted = ScriptedEnvironments()
-    with pytest.raises(FetchFailed):
+    with pytest.raises(RegistryAway):
         provisioner(tmp_path, OneModel(scripted, fails=True))(target_of(), lambda: False)
     assert len(scripted.asked) == 1
     assert scripted.leases == []

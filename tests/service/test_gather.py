@@ -142,7 +142,7 @@ def test_each_call_of_a_job_as_a_job_of_its_own_answers_its_call() -> None:
     ]
     service.handle([one.call for one in asked])
     [job] = pool.jobs
-    parts = job.apart()
+    parts = job.split_calls()
     assert [part.deadline for part in parts] == [one.call.deadline for one in asked]
     assert [part.calls for part in parts] == [1] * 9
     asked[4].gone = True

@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidInput, Overloaded
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.service.calls import Call as FrontCall
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.payload import Limits

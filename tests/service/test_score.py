@@ -12,7 +12,7 @@ from prinz_enricher.batch import encode_columns, encode_stream
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
-from prinz_enricher.scoring import InlinePool, Target
+from prinz_enricher.scoring import Target
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.call import ScoreCall
 from prinz_enricher.service.score.payload import MAX_INDEPENDENT_ROWS, Limits
@@ -27,6 +27,7 @@ from prinz_enricher.signature import (
     output_schema,
     to_value,
 )
+from tests.support.inline_pool import InlinePool
 
 
 def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:

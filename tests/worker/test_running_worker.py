@@ -16,7 +16,7 @@ import pytest
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import FrameKind
 from prinz_enricher.provision.child_process import ForkServer, can_fork, has_ended
-from prinz_enricher.scoring.launch.spares import IMPORTS
+from prinz_enricher.scoring.runtime.spares import IMPORTS
 from tests.worker.running import INPUTS, PATIENCE, RunningWorker, running, save_model, worker_environment
 
 POLICY: dict[str, Any] = {"memory": 1 << 30, "file": 1 << 20, "open_files": 128, "network": False}

@@ -1,1 +1,1 @@
-"""The adapters of the `WorkerPool` port: functions of this process, and processes of their own."""
+"""What runs models: processes of their own, and calls made in the thread that receives the answers."""

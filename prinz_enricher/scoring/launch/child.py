@@ -1,4 +1,4 @@
-"""A process that runs a model: spawned, watched, listened to, and ended with all that it started."""
+"""A process that runs a model: started, watched, logged, and ended with all that it started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,14 @@ from prinz_enricher.provision.child_process import (
 )
 
 _ROUNDS = 8
-"""How often its descendants are looked for: one that forks all the while can't outrun this for ever."""
+"""How often its descendants are searched for: one that forks all the while can't outrun this for ever."""
 
 
 class Child:
     """A process in a session of its own.
 
     Attributes:
-        pid: Its id.
-        exit_fd: Readable once it has ended; None where the system has no such descriptors.
+        exit_fd: Readable once it has ended; None if the system has no such descriptors.
     """
 
     def __init__(
@@ -46,16 +45,16 @@ class Child:
         python: Path | None = None,
         server: ForkServer | None = None,
     ) -> None:
-        """Start it: forked by a server, or by itself where there is none, or it fails.
+        """Start a module: forked by a server of its interpreter, or by itself if there is none or it fails.
 
         Args:
-            module: What it runs.
+            module: Its name.
             fd: A descriptor that it is given by `--fd`.
             environment: All of its environment variables.
             folder: Its working directory.
-            log: Where the lines go that it prints.
+            log: Gets the lines that it prints.
             python: Its interpreter; this one by default.
-            server: Of that interpreter.
+            server: Forks it.
 
         Raises:
             OSError: It can't be started.
@@ -63,9 +62,7 @@ class Child:
         self._lock = threading.Lock()
         read_end, write_end = os.pipe()
         try:
-            self._process = _forked(server, module, [fd, write_end], environment, folder, log) or _spawned(
-                python, module, [fd, write_end], environment, folder
-            )
+            self._process = _start(module, fd, write_end, environment, folder, log, python, server)
         except BaseException:
             os.close(read_end)
             raise
@@ -74,12 +71,12 @@ class Child:
         self.pid = self._process.pid
         self.exit_fd: int | None = None
         output = os.fdopen(read_end, "rb")
-        self._printed = threading.Thread(
+        self._logger = threading.Thread(
             target=log_output, args=(output, log, "worker output"), name="worker-output", daemon=True
         )
         try:
-            self.exit_fd = _exit_descriptor(self.pid)
-            self._printed.start()
+            self.exit_fd = _open_exit_fd(self.pid)
+            self._logger.start()
         except BaseException:
             # Without descriptors or threads left it can't be looked after.
             self._signal(signal.SIGKILL)
@@ -103,10 +100,7 @@ class Child:
                 self._signal(signal.SIGKILL)
 
     def end(self, grace: float) -> str:
-        """Wait for its end, help it along, and let go of it.
-
-        Args:
-            grace: Seconds that it gets, before it is sent SIGTERM, and a second later SIGKILL.
+        """Wait `grace` seconds for its end, send it SIGTERM, and a second later SIGKILL.
 
         Returns:
             How it ended: `exit code 3`, `killed by signal 9`.
@@ -122,72 +116,78 @@ class Child:
             code = self._process.wait()
         reap_orphans(-self.pid, *started)
         # A process that the model started, and that got away, may hold the pipe for ever.
-        self._printed.join(1.0)
+        self._logger.join(1.0)
         if self.exit_fd is not None:
             os.close(self.exit_fd)
             self.exit_fd = None
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def _exits_within(self, seconds: float) -> bool:
-        return has_ended(self.pid, seconds) if self.exit_fd is None else bool(poll([self.exit_fd], seconds))
+        if self.exit_fd is None:
+            return has_ended(self.pid, seconds)
+        return bool(poller_of(self.exit_fd).poll(seconds * 1000))
 
     def _signal(self, number: signal.Signals) -> set[int]:
-        """Signal the process, its group, and what it started in groups of their own; gives the latter."""
+        """Signal the process, its group, and, if it is killed, its descendants in other groups; returns the latter."""
         seen: set[int] = set()
-        if number is signal.SIGKILL:
-            for _ in range(_ROUNDS):
-                new = _descendants(self.pid) - seen
-                if not new:
-                    break
-                for pid in new:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, number)
-                seen |= new
+        for _ in range(_ROUNDS if number is signal.SIGKILL else 0):
+            new = _descendants(self.pid) - seen
+            if not new:
+                break
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            seen |= new
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
         return seen
 
 
-def _forked(
-    server: ForkServer | None, module: str, fds: list[int], environment: Mapping[str, str], folder: Path, log: Any
-) -> ForkedProcess | None:
-    if server is None:
-        return None
-    fd, output = fds
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
-        given = [nothing.fileno(), output, output, fd]
-        try:
-            return server.fork(f"{module}.__main__", ["--parent", str(os.getpid())], environment, folder, given)
-        except ForkFailed as exc:
-            log.info("a worker is not forked but started by itself, which takes longer", why=str(exc))
-    return None
+def poller_of(*fds: int | None) -> select.poll:
+    """Make what waits until one of the descriptors can be read or has ended."""
+    poller = select.poll()
+    for fd in fds:
+        if fd is not None:
+            poller.register(fd, select.POLLIN)
+    return poller
 
 
-def _spawned(
-    python: Path | None, module: str, fds: list[int], environment: Mapping[str, str], folder: Path
-) -> subprocess.Popen[bytes]:
-    fd, output = fds
+def _start(
+    module: str,
+    fd: int,
+    output: int,
+    environment: Mapping[str, str],
+    folder: Path,
+    log: Any,
+    python: Path | None,
+    server: ForkServer | None,
+) -> ForkedProcess | subprocess.Popen[bytes]:
+    parent = ["--parent", str(os.getpid())]
+    if server is not None:
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
+            fds = [nothing.fileno(), output, output, fd]
+            try:
+                return server.fork(f"{module}.__main__", parent, environment, folder, fds)
+            except ForkFailed as exc:
+                log.info("a worker is not forked but started by itself, which takes longer", why=str(exc))
     # -P: neither the working directory nor a script's folder is a place for modules. Python 3.10 has no such flag;
     # there -m adds the working directory, which is empty and the process's own.
-    flags = ("-P",) if python is None else ()
+    interpreter = [sys.executable, "-P"] if python is None else [str(python)]
     return subprocess.Popen(
-        [
-            *(str(python or sys.executable), *flags, "-m", module),
-            *("--parent", str(os.getpid()), "--fd", str(fd)),
-        ],
+        [*interpreter, "-m", module, *parent, "--fd", str(fd)],
         pass_fds=(fd,),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         env=dict(environment),
         cwd=folder,
-        # Ctrl-C in a terminal goes to a whole session; how a worker ends is the pool's to say.
+        # Ctrl-C in a terminal goes to a whole session; how a worker ends is for the pool to decide.
         start_new_session=True,
     )
 
 
-def _exit_descriptor(pid: int) -> int | None:
-    """Return what is readable once a process has ended; None where the system has no such thing, or forbids it."""
+def _open_exit_fd(pid: int) -> int | None:
+    """Open what is readable once a process has ended; None if the system has no such thing, or forbids it."""
     try:
         return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError as exc:
@@ -196,21 +196,8 @@ def _exit_descriptor(pid: int) -> int | None:
         raise
 
 
-def poll(fds: Iterable[int], seconds: float | None) -> set[int]:
-    """Wait until one of the descriptors can be read or has ended; gives those that can."""
-    return {fd for fd, _ in poller_of(fds).poll(None if seconds is None else seconds * 1000)}
-
-
-def poller_of(fds: Iterable[int]) -> select.poll:
-    """Make what waits until one of the descriptors can be read or has ended."""
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    return poller
-
-
 def _descendants(pid: int) -> set[int]:
-    """Tell the processes that one has started, and they in turn; those of Linux only."""
+    """Return the processes that one has started, and they in turn; on Linux only."""
     found: set[int] = set()
     left = [pid]
     while left:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring.worker import Answer, WorkerDied
+from prinz_enricher.scoring.ports import WorkerAnswer, WorkerDied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Given:
 
 
 class InThreadWorker(ABC):
-    """Keeps what it is given until `take` makes the calls, one after the other."""
+    """Keeps what it is given until `receive` makes the calls, one after the other."""
 
     def __init__(self) -> None:
         self._given: deque[tuple[int, Given]] = deque()
@@ -52,15 +52,15 @@ class InThreadWorker(ABC):
             WorkerDied: The worker has ended.
         """
 
-    def give(
+    def send(
         self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
     ) -> bool:
-        """Keep a batch until `take` scores it."""
+        """Keep a batch until `receive` scores it."""
         self.live()
         self._given.append((id, Given(batch, params, correlation, deadline)))
         return True
 
-    def take(self, seconds: float | None = None) -> Answer | None:
+    def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score the earliest batch; block until woken where there is none."""
         if not self._given:
             self._woken.wait(seconds)
@@ -74,10 +74,10 @@ class InThreadWorker(ABC):
         except EnricherError as error:
             outcome = error
         self.live()
-        return Answer(id_, outcome, time.monotonic() - began)
+        return WorkerAnswer(id_, outcome, time.monotonic() - began)
 
     def wake(self) -> None:
-        """End a `take` that waits."""
+        """End a `receive` that waits."""
         self._woken.set()
 
     def memory(self) -> int:

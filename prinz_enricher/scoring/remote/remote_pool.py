@@ -23,7 +23,7 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.registry.auth import Access
 from prinz_enricher.scoring.launch.in_thread import Given, InThreadWorker
-from prinz_enricher.scoring.ports import Target
+from prinz_enricher.scoring.ports import Loaded, LoadFailed, OutputsObserved, ServerAway, Target, WorkerDied
 from prinz_enricher.scoring.remote.endpoint import Endpoint, ModelAddress, NoPath, paths
 from prinz_enricher.scoring.remote.endpoint_client import EndpointClient
 from prinz_enricher.scoring.remote.predictions import (
@@ -40,9 +40,8 @@ from prinz_enricher.scoring.remote.upstream_errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import Loaded, LoadFailed, OutputsObserved, ServerAway, WorkerDied
 from prinz_enricher.signature import input_schema
 from prinz_enricher.worker.trial import (
     OutputsDiffer,

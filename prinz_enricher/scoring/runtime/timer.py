@@ -12,14 +12,14 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_FEWEST_TO_COMPACT = 1024
+_MIN_TO_COMPACT = 1024
 
-_LONGEST_WAIT = 3600.0
-"""Seconds that are waited in one go. A caller may name a deadline that is further away than a lock can wait for."""
+_MAX_WAIT = 3600.0
+"""Seconds of one wait: a caller may name a deadline that is further away than a lock can wait for."""
 
 
 class Alarm:
-    """Something to call at a time."""
+    """A callback at a time."""
 
     __slots__ = ("call", "timer")
 
@@ -28,39 +28,39 @@ class Alarm:
         self.timer = timer
 
     def cancel(self) -> None:
-        """Do not call any more; what would have been called is let go at once."""
+        """Do not call back any more; the callback is released at once."""
         if self.call is not None:
             self.call = None
-            self.timer.count_cancelled()
+            # About right is enough, so without the lock.
+            self.timer.cancelled += 1
 
 
 class Timer:
-    """Calls back in order of time, in a thread of its own that starts with the first alarm."""
+    """Calls back in order of time, in a thread of its own that starts with the first alarm.
+
+    Attributes:
+        cancelled: About how many alarms in the heap are cancelled.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, Alarm]] = []
         self._order = itertools.count()
-        self._cancelled = 0
+        self.cancelled = 0
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def at(self, when: float, call: Callable[[], None]) -> Alarm:
-        """Call back at a time.
-
-        Args:
-            when: By `time.monotonic()`.
-            call: Must not block.
-        """
+    def call_at(self, when: float, call: Callable[[], None]) -> Alarm:
+        """Call back at a time by `time.monotonic()`; the callback must not block."""
         alarm = Alarm(call, self)
         with self._changed:
             if self._closed:
                 return alarm
-            if self._cancelled > max(len(self._heap) // 2, _FEWEST_TO_COMPACT):
+            if self.cancelled > max(len(self._heap) // 2, _MIN_TO_COMPACT):
                 self._heap = [entry for entry in self._heap if entry[2].call is not None]
                 heapq.heapify(self._heap)
-                self._cancelled = 0
+                self.cancelled = 0
             entry = (when, next(self._order), alarm)
             heapq.heappush(self._heap, entry)
             if self._thread is None:
@@ -70,12 +70,8 @@ class Timer:
                 self._changed.notify()
         return alarm
 
-    def count_cancelled(self) -> None:
-        """Note that one more alarm of the heap is of no use; about right is right enough, so without the lock."""
-        self._cancelled += 1
-
     def close(self) -> None:
-        """Ring no more alarms, and end the thread."""
+        """Call back no more, and end the thread."""
         with self._changed:
             self._closed = True
             self._heap.clear()
@@ -88,17 +84,17 @@ class Timer:
         while True:
             with self._changed:
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    left = self._heap[0][0] - time.monotonic() if self._heap else _LONGEST_WAIT
-                    self._changed.wait(min(left, _LONGEST_WAIT))
+                    left = self._heap[0][0] - time.monotonic() if self._heap else _MAX_WAIT
+                    self._changed.wait(min(left, _MAX_WAIT))
                 if self._closed:
                     return
                 alarm = heapq.heappop(self._heap)[2]
             call, alarm.call = alarm.call, None
             if call is None:
-                self._cancelled = max(0, self._cancelled - 1)
+                self.cancelled = max(0, self.cancelled - 1)
                 continue
             try:
                 call()
             except Exception:
-                # The deadlines of all other jobs hang on this thread.
+                # The deadlines of all other jobs depend on this thread.
                 log.exception("an alarm failed")

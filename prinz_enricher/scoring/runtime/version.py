@@ -1,254 +1,309 @@
-"""One model version in use: which of its jobs are taken, and where it is in its life."""
+"""One model version in use: which of its jobs are accepted, and how its workers come and go."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from enum import Enum
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
-from prinz_enricher.scoring.ports import Status, Target, WorkerState
-from prinz_enricher.scoring.queue import Ahead, Pending, Stage
-from prinz_enricher.scoring.runtime.inflight import DEPTH
+from prinz_enricher.scoring.cost import LoadTimes
+from prinz_enricher.scoring.ports import Status, Target, Worker, WorkerState
+from prinz_enricher.scoring.queue import Pending, Stage
+from prinz_enricher.scoring.runtime.inflight import MAX_IN_FLIGHT
 from prinz_enricher.scoring.runtime.restart_backoff import digest_of
-from prinz_enricher.scoring.runtime.worker_group import Crew
-from prinz_enricher.scoring.runtime.worker_supervisor import Replica
+from prinz_enricher.scoring.runtime.timer import Timer
+from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
+from prinz_enricher.scoring.runtime.worker_supervisor import WorkerSupervisor
+from prinz_enricher.scoring.settings import PoolSettings
 
 _CAUTION = 0.5
-"""The share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that
-come to their turn with little time left can share no large call, which costs everyone."""
+"""Share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that come to
+their turn with little time left can share no large batch, which costs everyone."""
 
 
-class Offer(Enum):
-    """What became of a job that was offered to a version."""
+class ModelVersionRuntime:
+    """Serves the jobs of one model version with a group of workers. All methods can be called from any thread.
 
-    TAKEN = 1
-    REFUSED = 2
-    NOT_RUNNING = 3
+    Attributes:
+        group: Its workers, queue and state.
+        awaited: How many workers of other versions begin to load once its own have ended; the pool's to count.
+    """
 
+    def __init__(
+        self,
+        target: Target,
+        make_worker: Callable[[Target], Worker],
+        settings: PoolSettings,
+        timer: Timer,
+        load_times: LoadTimes,
+        on_change: Callable[[], object],
+        have_room: Callable[[Callable[[], bool]], bool],
+    ) -> None:
+        """Make a version without workers.
 
-class Version(Crew):
-    """Serves the jobs of one model version by its crew."""
+        `have_room` calls what starts one more worker, if there is room for it, and returns whether it was started. For
+        the other arguments see `VersionPool`.
+        """
+        self.group = WorkerGroup(target, settings, load_times, on_change)
+        self.awaited = 0
+        self._lock = self.group.lock
+        self._make_worker = make_worker
+        self._settings = settings
+        self._timer = timer
+        self._have_room = have_room
 
-    # What the pool asks, from any thread.
+    @property
+    def target(self) -> Target:
+        """The version, as its owner wishes it now."""
+        return self.group.target
 
     @property
     def workers(self) -> int:
-        """How many workers it has, starts or ends: what counts against the limit of workers."""
-        return len(self._replicas)
-
-    @property
-    def active(self) -> bool:
-        """Whether it has, starts or ends a worker."""
-        return bool(self._replicas)
+        """How many workers it has, starts or ends, which is what the limit of workers counts."""
+        return len(self.group.slots)
 
     @property
     def idle_since(self) -> float | None:
         """When it last had work, by `time.monotonic()`; None while it has, or has no loaded worker."""
-        with self.lock:
-            busy = len(self._queue) or any(replica.hand.busy for replica in self._replicas)
-            return self._used if self._state is WorkerState.AVAILABLE and not busy else None
+        group = self.group
+        with self._lock:
+            busy = len(group.queue) or any(slot.batches.busy for slot in group.slots)
+            return group.last_used if group.state is WorkerState.AVAILABLE and not busy else None
 
     def status(self) -> Status:
-        """Tell where the version is in its life."""
-        with self.lock:
-            state = WorkerState.UNLOADING if self._leaving and self._replicas else self._state
-            return Status(state, self._message, self._batching)
+        """Return where the version is in its life."""
+        group = self.group
+        with self._lock:
+            state = WorkerState.UNLOADING if group.leaving and group.slots else group.state
+            return Status(state, group.message, group.batching)
 
     def memory(self) -> int:
-        """Tell the bytes of memory that its workers hold."""
-        with self.lock:
-            return sum(replica.memory() for replica in self._replicas)
-
-    def wish(self, target: Target) -> None:
-        """Take over what the owner of the version wishes now: sharing of calls, and how many workers."""
-        with self.lock:
-            fewer = len(self._replicas) > self._wanted
-            self.target = target
-            if fewer or len(self._replicas) > self._wanted:
-                for replica in self._replicas:
-                    replica.wake()
-                self.lock.notify_all()
-        self.grow()
+        """Return the bytes of memory that its workers hold."""
+        with self._lock:
+            return sum(slot.memory() for slot in self.group.slots)
 
     def growth(self) -> int:
-        """Tell the bytes of memory that its worker which grew most holds more than when it was loaded, and half again.
-
-        That is what a model leaks, or keeps of its calls; 0 or less for what any model does.
-        """
-        with self.lock:
-            return max((replica.growth() for replica in self._replicas if replica.live), default=0)
+        """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""
+        with self._lock:
+            return max((slot.growth() for slot in self.group.slots if slot.live), default=0)
 
     def restart(self) -> None:
-        """Replace the worker that grew most, once it has nothing in hand."""
-        with self.lock:
-            live = [replica for replica in self._replicas if replica.live and not replica.restart]
+        """Replace the worker that grew most, once it has nothing in flight."""
+        with self._lock:
+            live = [slot for slot in self.group.slots if slot.live and not slot.restart]
             if live:
-                chosen = max(live, key=Replica.growth)
+                chosen = max(live, key=WorkerSlot.growth)
                 chosen.restart = True
                 chosen.wake()
 
+    def wish(self, target: Target) -> None:
+        """Apply what the owner of the version wishes now: sharing of calls, and how many workers."""
+        group = self.group
+        with self._lock:
+            surplus = len(group.slots) > group.wanted
+            group.target = target
+            if surplus or len(group.slots) > group.wanted:
+                for slot in group.slots:
+                    slot.wake()
+                self._lock.notify_all()
+        self.grow()
+
+    # Starting and ending.
+
     def wants_start(self) -> bool:
         """Whether a job or a wish to load would start a worker now."""
-        with self.lock:
-            waits = self._state is WorkerState.FAILED and time.monotonic() < self._setbacks.not_before
-            return not (self._replicas or self._leaving or waits)
+        with self._lock:
+            return not (self.group.slots or self.group.leaving or self._is_backing_off())
 
-    def start(self, after: Callable[[], object] = lambda: None) -> None:
+    def start(self, after: Callable[[], object]) -> None:
         """Begin to load, once something else has ended: `after` blocks until then."""
-        with self.lock:
-            self._loading_since = time.monotonic()
-            self._add_replica(after)
-            self._become(WorkerState.LOADING)
+        with self._lock:
+            self.group.loading_since = time.monotonic()
+            self._add_worker(after)
+            self.group.set_state(WorkerState.LOADING)
 
-    def overload(self, rows: int, now: float, deadline: float | None) -> Overloaded | None:
-        """Tell why a job of some rows, with a deadline by `time.monotonic()`, would come too late; None where not."""
-        if not len(self._queue):
-            return None
-        with self.lock:
-            return self._overload(rows, now, deadline)
+    def grow(self) -> None:
+        """Start the workers that are missing, once one has shown that the version can be loaded."""
+        while self._have_room(self._add_missing_worker):
+            continue
 
-    def offer(self, pending: Pending) -> Offer:
-        """Take a job into the queue, or answer it with why not; NOT_RUNNING where there is nothing to take it."""
-        if pending.job.calls > 1 and self._setbacks.has_poison:
-            return self._offer_each(pending)
-        # Costs as much as a small model call, and is asked only of versions that something has killed.
-        digest = digest_of(pending) if self._setbacks.has_poison else b""
-        with self.lock:
-            if not self._replicas or self._leaving:
-                if self._state is not WorkerState.FAILED or self._leaving:
-                    return Offer.NOT_RUNNING
-                refusal: EnricherError | None = self._refusal()
-            elif digest and self._setbacks.is_poison(digest):
-                refusal = self._poisonous(pending, "workers died of the same rows before")
-            else:
-                refusal = self._admit(pending)
-        if refusal is None:
-            return Offer.TAKEN
-        pending.answer(refusal)
-        return Offer.REFUSED
+    def _add_missing_worker(self) -> bool:
+        group = self.group
+        with self._lock:
+            if group.state is not WorkerState.AVAILABLE or group.leaving or len(group.slots) >= group.wanted:
+                return False
+            try:
+                self._add_worker(lambda: None)
+            except RuntimeError as exc:
+                group.log.warning("one more worker of a version can't be started", why=str(exc))
+                return False
+            return True
 
-    def _offer_each(self, pending: Pending) -> Offer:
-        """Take the calls of a job each for itself: one of them may be what a worker died of."""
-        with self.lock:
-            if self._leaving or not (self._replicas or self._state is WorkerState.FAILED):
-                return Offer.NOT_RUNNING
-        for part in pending.apart():
-            if self.offer(part) is Offer.NOT_RUNNING:
-                part.answer(Overloaded("the version is being unloaded"))
-        return Offer.TAKEN
+    def _add_worker(self, after: Callable[[], object]) -> None:
+        """Start one more worker; raises RuntimeError if the system has no thread for it. Call with the lock held."""
+        slot = WorkerSlot()
+        supervisor = WorkerSupervisor(self.group, slot, self._make_worker, self._settings, self._timer, self.grow)
+        self.group.slots.append(slot)
+        try:
+            supervisor.start(after)
+        except BaseException:
+            self.group.slots.remove(slot)
+            raise
 
     def leave(self) -> None:
-        """Take no more jobs, finish those taken, and end the workers."""
-        with self.lock:
-            self._leaving = True
-            self.lock.notify_all()
-            for replica in self._replicas:
-                if replica.live or len(self._queue):
-                    replica.wake()
+        """Accept no more jobs, finish those accepted, and end the workers."""
+        group = self.group
+        with self._lock:
+            group.leaving = True
+            self._lock.notify_all()
+            for slot in group.slots:
+                if slot.live or len(group.queue):
+                    slot.wake()
                 else:
                     # Nobody waits for what it loads.
-                    replica.kill()
+                    slot.kill()
 
     def abort(self) -> None:
         """Answer every job with a refusal, and end the workers at once."""
-        with self.lock:
-            self._leaving = self._aborted = True
-            self.lock.notify_all()
-            left = self._queue.clear()
-            for replica in self._replicas:
-                left += replica.hand.jobs
-                replica.kill()
+        group = self.group
+        with self._lock:
+            group.leaving = group.aborted = True
+            self._lock.notify_all()
+            left = group.queue.clear()
+            for slot in group.slots:
+                left += slot.batches.jobs
+                slot.kill()
         for pending in left:
             pending.answer(ShuttingDown())
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until every worker has ended and every job has its answer; tells whether that is so."""
+        """Wait until every worker has ended and every job has its answer; returns whether that is so."""
         end = None if timeout is None else time.monotonic() + timeout
-        with self.lock:
-            replicas = list(self._replicas)
-        return all(replica.join(None if end is None else max(0.0, end - time.monotonic())) for replica in replicas)
+        with self._lock:
+            threads = [slot.thread for slot in self.group.slots if slot.thread is not None]
+        for thread in threads:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    # Accepting jobs.
+
+    def overload(self, rows: int, deadline: float | None) -> Overloaded | None:
+        """Return why a job of some rows would come too late now; None if it would not."""
+        if not len(self.group.queue):
+            return None
+        with self._lock:
+            return self._overload(rows, time.monotonic(), deadline)
+
+    def submit(self, pending: Pending) -> bool:
+        """Queue a job, or answer it with why not; False if there is no worker to score it, nor a reason."""
+        group = self.group
+        digest = b""
+        if group.backoff.poison:
+            if pending.job.calls > 1:
+                return self._submit_each(pending)
+            # Costs as much as a small model call, and is needed only for versions that something has killed.
+            digest = digest_of(pending)
+        with self._lock:
+            if not group.slots or group.leaving:
+                if group.leaving or not self._is_backing_off():
+                    return False
+                refusal: EnricherError | None = group.refusal()
+            elif digest in group.backoff.poison:
+                refusal = group.poisonous(pending, "workers died of the same rows before")
+            else:
+                refusal = self._admit(pending)
+        if refusal is not None:
+            pending.answer(refusal)
+        return True
+
+    def _submit_each(self, pending: Pending) -> bool:
+        """Submit the calls of a job each for itself: one of them may be what a worker died of."""
+        group = self.group
+        with self._lock:
+            if group.leaving or not (group.slots or self._is_backing_off()):
+                return False
+        for part in pending.split():
+            if not self.submit(part):
+                part.answer(Overloaded("the version is being unloaded"))
+        return True
 
     # With the lock held.
 
+    def _is_backing_off(self) -> bool:
+        return self.group.state is WorkerState.FAILED and time.monotonic() < self.group.backoff.not_before
+
     def _admit(self, pending: Pending) -> EnricherError | None:
-        """Queue a job, or tell why not."""
-        overload = self._overload(pending.rows, pending.taken, pending.job.deadline)
+        """Queue a job, or return why not."""
+        group = self.group
+        deadline = pending.job.deadline
+        overload = self._overload(pending.rows, pending.submitted, deadline)
         if overload is not None:
             return overload
-        deadline = pending.job.deadline
         if deadline is not None:
-            # Set before the job can be seen by a replica's thread, so that its answer cancels the alarm.
-            pending.alarm = self._timer.at(self._first_ring(pending, deadline), lambda: self._ring(pending))
-        if not self._queue.push(pending):
-            return Overloaded(f"{self._queue.rows} rows are waiting for this model already")
-        self._used = pending.taken
-        if self._state is WorkerState.AVAILABLE:
+            # Set before a supervisor can see the job, so that its answer cancels the alarm.
+            when = deadline
+            if group.state is not WorkerState.AVAILABLE:
+                # Early enough that the reason reaches the caller, but never the greater part of a short deadline.
+                when -= max(0.0, min(self._settings.loading_margin, (deadline - pending.submitted) / 5))
+            pending.cancel_alarm = self._timer.call_at(when, lambda: self._on_deadline(pending, deadline)).cancel
+        if not group.queue.push(pending):
+            return Overloaded(f"{group.queue.rows} rows are waiting for this model already")
+        group.last_used = pending.submitted
+        if group.state is WorkerState.AVAILABLE:
             self._wake_one()
         return None
 
     def _overload(self, rows: int, now: float, deadline: float | None) -> Overloaded | None:
-        if self._state is not WorkerState.AVAILABLE or not self._cost.known:
+        group = self.group
+        if group.state is not WorkerState.AVAILABLE or not group.cost.known:
             return None
-        if not len(self._queue) and any(replica.idle for replica in self._replicas):
-            # One that is scored at once is taken in any case: what it costs is learnt anew, whatever was believed.
+        if not len(group.queue) and any(slot.idle for slot in group.slots):
+            # One that is scored at once is accepted in any case: its cost is learned anew, whatever was believed.
             return None
-        wait = self._cost.wait(self._ahead(now))
+        in_flight, workers = 0.0, 0
+        for slot in group.slots:
+            workers += slot.live
+            for batch in slot.batches:
+                done = now - batch.began if batch is slot.batches.first and batch.sent else 0.0
+                in_flight += max(0.0, group.cost.estimate(batch.rows) - done)
+        calls = group.queue.calls(share=group.batching)
+        wait = group.cost.wait(calls, group.queue.rows, in_flight, max(1, workers))
         limit = self._settings.max_wait
         if deadline is not None:
-            limit = min(limit, (deadline - now) * _CAUTION - self._cost.of(rows))
+            limit = min(limit, (deadline - now) * _CAUTION - group.cost.estimate(rows))
         if wait <= limit:
             return None
         return Overloaded(f"a call would wait {wait:.2g} s for this model, too long for it", max(0.01, wait))
 
-    def _ahead(self, now: float) -> Ahead:
-        """Tell what stands before a job that comes now."""
-        in_hand, workers = 0.0, 0
-        for replica in self._replicas:
-            workers += replica.live
-            for call in replica.hand:
-                done = now - call.began if call is replica.hand.first and call.given else 0.0
-                in_hand += max(0.0, self._cost.of(call.rows) - done)
-        workers = max(1, workers)
-        return Ahead(self._queue.calls(share=self._batching), self._queue.rows, in_hand / workers, workers)
-
     def _wake_one(self) -> None:
-        """Have one replica ask for orders: an idle one, else one that can prepare a call."""
+        """Have one supervisor ask for batches: that of an idle worker, else of one that can be sent a batch ahead."""
         chosen = None
-        for replica in self._replicas:
-            if replica.idle:
-                chosen = replica
+        for slot in self.group.slots:
+            if slot.idle:
+                chosen = slot
                 break
-            if chosen is None and replica.live and len(replica.hand) < DEPTH:
-                chosen = replica
+            if chosen is None and slot.live and len(slot.batches) < MAX_IN_FLIGHT:
+                chosen = slot
         if chosen is not None:
             chosen.wake()
 
-    def _first_ring(self, pending: Pending, deadline: float) -> float:
-        if self._state is WorkerState.AVAILABLE:
-            return deadline
-        # Early enough that the reason reaches the caller, but never the greater part of a short deadline.
-        return deadline - max(0.0, min(self._settings.loading_margin, (deadline - pending.taken) / 5))
+    # In the timer's thread.
 
-    # Deadlines, in the timer's thread.
-
-    def _ring(self, pending: Pending) -> None:
-        deadline = pending.job.deadline
-        if deadline is None:
-            return
+    def _on_deadline(self, pending: Pending, deadline: float) -> None:
+        group = self.group
         answer: EnricherError | None = None
-        with self.lock:
+        with self._lock:
             now = time.monotonic()
-            if self._state is not WorkerState.AVAILABLE and self._queue.remove(pending):
-                past = now - self._loading_since
-                retry_after = max(1.0, self._load_times.usual(self.target) - past)
-                answer = ModelLoading(self.target.name, self.target.version, retry_after, step=self._message)
+            if group.state is not WorkerState.AVAILABLE and group.queue.remove(pending):
+                left = group.load_times.estimate(group.target) - (now - group.loading_since)
+                answer = ModelLoading(group.target.name, group.target.version, max(1.0, left), step=group.message)
             elif now < deadline:
-                pending.alarm = self._timer.at(deadline, lambda: self._ring(pending))
+                alarm = self._timer.call_at(deadline, lambda: self._on_deadline(pending, deadline))
+                pending.cancel_alarm = alarm.cancel
             elif pending.stage is Stage.RUNNING:
                 answer = DeadlineExceeded("compute")
             else:
-                self._queue.remove(pending)
+                group.queue.remove(pending)
                 answer = DeadlineExceeded("queue")
         if answer is not None:
             pending.answer(answer)

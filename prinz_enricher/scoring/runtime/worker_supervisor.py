@@ -1,363 +1,217 @@
-"""One worker of a version and the thread that keeps it: started, fed, replaced where it dies, ended."""
+"""The thread that keeps one worker of a version: starts it, feeds it, replaces it if it dies, and stops it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, UnavailableError
 from prinz_enricher.provision.progress import steps_reported_to
-from prinz_enricher.scoring.ports import Target
-from prinz_enricher.scoring.queue import Pending, Stage, apart, together
-from prinz_enricher.scoring.runtime.inflight import Call, Hand
-from prinz_enricher.scoring.runtime.restart_backoff import Cause
+from prinz_enricher.scoring.ports import LoadFailed, Target, Worker, WorkerAnswer, WorkerDied
+from prinz_enricher.scoring.queue import Stage, concat_jobs, split_scores
+from prinz_enricher.scoring.runtime.inflight import InFlightBatch
 from prinz_enricher.scoring.runtime.timer import Timer
+from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
 from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import (
-    Answer,
-    FetchFailed,
-    Loaded,
-    LoaderRefused,
-    LoadFailed,
-    OutputsObserved,
-    ServerAway,
-    Worker,
-    WorkerDied,
-)
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What a replica does next, besides what it has in hand.
-
-    Attributes:
-        late: Jobs that nobody waits for any more: to be answered, not run.
-        wait: Seconds after which to ask again although nothing has come; None where only that changes anything.
-        end: Whether to end the worker.
-        last: Whether no other worker takes its place.
-    """
-
-    late: list[Pending] = field(default_factory=list)
-    wait: float | None = None
-    end: bool = False
-    last: bool = False
-
-
-class Keeper(Protocol):
-    """What a replica asks of its version; called in the replica's thread, without the lock."""
-
-    lock: threading.Condition
-
-    def may_start(self, replica: Replica) -> bool:
-        """Wait until a worker may be started; False where it is not needed any more."""
-
-    def is_wanted(self, replica: Replica) -> bool:
-        """Tell whether a worker that was just made is still needed; called with the lock held."""
-
-    def does(self, replica: Replica, step: str) -> None:
-        """Take note of what is done so that its worker can score."""
-
-    def restarting(self, replica: Replica) -> None:
-        """Take note that a worker ended to be replaced."""
-
-    def again(self, jobs: list[Pending]) -> None:
-        """Queue jobs again that were not scored through no fault of theirs."""
-
-    def loaded(self, replica: Replica, loaded: Loaded, took: float) -> None:
-        """Take note that the worker can score."""
-
-    def load_failed(self, replica: Replica, why: str, cause: Cause | None) -> bool:
-        """Take note that it can't be loaded (cause None: it died); tells whether to try again."""
-
-    def orders(self, replica: Replica) -> Orders:
-        """Put into the replica's hand what it is to score next."""
-
-    def worked(self, rows: int, seconds: float | None) -> None:
-        """Take note of an answer; seconds None for a call that failed."""
-
-    def died(self, replica: Replica, how: str) -> bool:
-        """Take note that the worker died, and take its jobs out of its hand; tells whether to start another."""
-
-    def ended(self, replica: Replica) -> None:
-        """Take note that the replica has no worker and no thread any more."""
-
-    def broke(self, replica: Replica, why: str) -> None:
-        """Take note that the replica's own code failed."""
-
-
-class Replica:
-    """Keeps one worker, in a thread that lives as long as a worker is needed.
+class WorkerSupervisor:
+    """Keeps the worker of a slot, in a thread that lives as long as the slot needs one.
 
     The thread that starts a worker process must outlive it: Linux sends the parent-death signal when the thread that
     forked ends, not when its process does.
-
-    Attributes:
-        hand: What its worker has in hand; guarded by the version's lock.
-        live: Whether its worker is loaded; guarded likewise.
-        restart: Whether the worker is to be replaced once it has nothing in hand; guarded likewise.
     """
 
     def __init__(
         self,
-        keeper: Keeper,
-        target: Target,
+        group: WorkerGroup,
+        slot: WorkerSlot,
         make_worker: Callable[[Target], Worker],
         settings: PoolSettings,
         timer: Timer,
-        log: Any,
+        grow: Callable[[], None],
     ) -> None:
-        self._keeper = keeper
-        self._target = target
+        self._group = group
+        self._slot = slot
         self._make_worker = make_worker
         self._settings = settings
         self._timer = timer
-        self._log = log
-        self._worker: Worker | None = None
-        self._thread: threading.Thread | None = None
-        self.hand = Hand()
-        self.live = False
-        self.restart = False
-        self._at_first = 0
+        self._grow = grow
 
-    # From any thread, with the version's lock held.
-
-    @property
-    def idle(self) -> bool:
-        """Whether its worker could score at once."""
-        return self.live and not self.restart and not self.hand.busy
-
-    def start(self, after: Callable[[], object] = lambda: None) -> None:
+    def start(self, after: Callable[[], object]) -> None:
         """Begin to load, once something else has ended: `after` is called first, and blocks until then."""
-        self._thread = threading.Thread(
-            target=self._run, args=(after,), name=f"replica-{self._target.name}-{self._target.version}", daemon=True
-        )
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Have it ask for orders."""
-        if self._worker is not None:
-            self._worker.wake()
-
-    def kill(self) -> None:
-        """End its worker at once."""
-        if self._worker is not None:
-            self._worker.kill()
-
-    def memory(self) -> int:
-        """Tell the bytes of memory that its worker holds."""
-        return self._worker.memory() if self._worker is not None else 0
-
-    def growth(self) -> int:
-        """Tell the bytes of memory that its worker holds above half again of what it held when it was loaded."""
-        return self.memory() - self._at_first * 3 // 2
-
-    # From any thread, without the lock.
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until its thread has ended; tells whether it has."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
-            return not thread.is_alive()
-        return True
-
-    # Its own thread.
+        target = self._group.target
+        name = f"replica-{target.name}-{target.version}"
+        self._slot.thread = threading.Thread(target=self._run, args=(after,), name=name, daemon=True)
+        self._slot.thread.start()
 
     def _run(self, after: Callable[[], object]) -> None:
         try:
             after()
-            while self._bring_up() and self._serve():
-                continue
-        except BaseException as exc:  # noqa: BLE001 - a thread has no one above it
+            while (worker := self._start_worker()) is not None:
+                self._serve(worker)
+        except BaseException as exc:
             # Whatever went wrong here, callers must not wait for a thread that is gone.
-            self._log.exception("the thread of a worker failed")
-            self._put_down()
-            self._keeper.broke(self, f"the service failed ({type(exc).__name__}); its log says why")
+            self._group.log.exception("the thread of a worker failed")
+            self._stop_worker()
+            self._group.supervisor_failed(self._slot, f"the service failed ({type(exc).__name__}); its log says why")
+            self._grow()
 
-    def _bring_up(self) -> bool:
-        """Start and load a worker; False where there is none to serve with."""
-        while self._keeper.may_start(self):
-            worker = self._make_worker(self._target)
-            with self._keeper.lock:
-                self._worker = worker
-                if not self._keeper.is_wanted(self):
-                    # Whoever said so meanwhile had no worker to kill.
+    def _start_worker(self) -> Worker | None:
+        """Start a worker and have it load the model; None if none is needed any more."""
+        group, slot = self._group, self._slot
+        while group.may_start(slot):
+            worker = self._make_worker(group.target)
+            with group.lock:
+                slot.worker = worker
+                if not group.is_needed(slot):
+                    # Whoever decided so meanwhile had no worker to kill.
                     worker.kill()
-            limit = self._timer.at(time.monotonic() + self._settings.load_timeout, worker.kill)
             began = time.monotonic()
+            limit = self._timer.call_at(began + self._settings.load_timeout, worker.kill)
             try:
-                with steps_reported_to(lambda step: self._keeper.does(self, step)):
+                with steps_reported_to(lambda step: group.report_step(slot, step)):
                     loaded = worker.start()
             except (LoadFailed, WorkerDied) as exc:
-                took = time.monotonic() - began
-                ended = self._put_down()
-                if not self._keeper.load_failed(self, *self._reason(exc, took, ended)):
-                    return False
+                late = time.monotonic() - began >= self._settings.load_timeout
+                ended = self._stop_worker()
+                failure = exc if isinstance(exc, LoadFailed) else None
+                if late:
+                    failure = LoadFailed(f"loading took longer than {self._settings.load_timeout:g} s")
+                died = failure is None
+                group.load_failed(
+                    slot, failure or LoadFailed(f"its worker ended while loading ({ended or exc})"), died=died
+                )
                 continue
             finally:
                 limit.cancel()
-            self._at_first = worker.memory()
-            self._keeper.loaded(self, loaded, time.monotonic() - began)
-            return True
-        self._keeper.ended(self)
-        return False
+            slot.loaded_memory = worker.memory()
+            group.loaded(slot, loaded, time.monotonic() - began)
+            self._grow()
+            return worker
+        return None
 
-    def _reason(self, exc: LoadFailed | WorkerDied, took: float, ended: str) -> tuple[str, Cause | None]:
-        if took >= self._settings.load_timeout:
-            return f"loading took longer than {self._settings.load_timeout:g} s", Cause.LOAD
-        if isinstance(exc, LoadFailed):
-            cause = Cause.LOAD
-            if isinstance(exc, FetchFailed):
-                cause = Cause.FETCH
-            elif isinstance(exc, ServerAway):
-                cause = Cause.SERVER
-            elif isinstance(exc, LoaderRefused):
-                cause = Cause.LOADER
-            elif isinstance(exc, OutputsObserved):
-                cause = Cause.OBSERVED
-            return str(exc), cause
-        return f"its worker ended while loading ({ended or exc})", None
+    def _stop_worker(self) -> str:
+        """Stop the worker and let go of it; returns how it ended."""
+        with self._group.lock:
+            worker, self._slot.worker = self._slot.worker, None
+            self._slot.live = self._slot.restart = False
+        return worker.end() if worker is not None else ""
 
-    def _serve(self) -> bool:
-        """Score until the worker ends; tells whether to start another."""
-        worker = self._worker
-        if worker is None:
-            return False
+    def _serve(self, worker: Worker) -> None:
+        """Score until the worker ends."""
         while True:
-            orders = self._keeper.orders(self)
-            for late in orders.late:
-                late.answer(DeadlineExceeded("queue"))
-            if orders.end:
-                self._put_down()
-                if orders.last:
-                    self._keeper.ended(self)
-                else:
-                    self._keeper.restarting(self)
-                return not orders.last
+            wait, ends = self._group.next_batches(self._slot)
+            if ends:
+                self._stop_worker()
+                return
             try:
-                if not self._give(worker):
-                    continue
-                answer = worker.take(orders.wait)
-                if answer is not None:
-                    self._answer(answer)
+                if self._send_batches(worker) and (answer := worker.receive(wait)) is not None:
+                    self._handle(answer)
             except WorkerDied as exc:
-                return self._after_death(str(exc))
+                ended = self._stop_worker() or "unknown"
+                self._group.log.debug("a worker is gone", how=ended, why=str(exc))
+                self._group.died(self._slot, ended)
+                return
 
-    def _give(self, worker: Worker) -> bool:
-        """Hand over the calls that the worker does not have yet, in their order.
-
-        Returns:
-            Whether all is as the last orders were: False where a call is at its end already.
-        """
-        for call in [call for call in self.hand if not call.given]:
-            if not self._still_wanted(call):
+    def _send_batches(self, worker: Worker) -> bool:
+        """Send the batches that the worker does not have yet; False if one ended that way, so that there is room."""
+        batches = self._slot.batches
+        for batch in [batch for batch in batches if not batch.sent]:
+            if not self._drop_unwanted(batch):
                 return False
-            first = self.hand.first is call
-            job = call.jobs[0]
+            first = batches.first is batch
+            job = batch.jobs[0]
             if first:
-                with self._keeper.lock:
-                    # Before it is given: a worker that does not even take it hangs as well.
-                    self._begin(call)
+                with self._group.lock:
+                    # Before it is sent: a worker that does not even accept it hangs as well.
+                    self._begin(batch)
             try:
-                deadline = None if call.end == float("inf") else call.end
-                if not worker.give(call.id, together(call.jobs), job.job.params, job.correlation, deadline):
+                deadline = None if batch.end == float("inf") else batch.end
+                if not worker.send(batch.id, concat_jobs(batch.jobs), job.job.params, job.correlation, deadline):
                     return True
             except WorkerDied:
                 raise
-            except Exception as exc:  # noqa: BLE001 - the worker goes on with the next call
+            except Exception as exc:
                 if not first:
                     return True
                 if not isinstance(exc, EnricherError):
-                    self._log.exception("a call could not be given to its worker", correlation_id=job.correlation)
+                    self._group.log.exception("a batch could not be sent to its worker", correlation_id=job.correlation)
                     exc = InternalError(job.correlation)
-                self._finish(call, exc)
+                self._handle_error(batch, exc)
                 return False
-            call.given = True
+            batch.sent = True
         return True
 
-    def _still_wanted(self, call: Call) -> bool:
-        """Answer the jobs of a call that nobody waits for any more; tells whether there are others."""
+    def _drop_unwanted(self, batch: InFlightBatch) -> bool:
+        """Answer the jobs of a batch that nobody waits for any more; returns whether there are others."""
         now = time.monotonic()
-        late = [pending for pending in call.jobs if pending.unwanted(now)]
+        late = [pending for pending in batch.jobs if pending.unwanted(now)]
         if late:
-            with self._keeper.lock:
-                self.hand.drop(call, late)
+            with self._group.lock:
+                self._slot.batches.drop(batch, late)
             for pending in late:
                 pending.answer(DeadlineExceeded("queue"))
-        return bool(call.jobs)
+        return bool(batch.jobs)
 
-    def _begin(self, call: Call) -> None:
-        """Take note that the worker is free for a call, and see that it does not hang. Call with the lock held."""
-        call.began = time.monotonic()
-        for pending in call.jobs:
-            pending.stage = Stage.RUNNING
-        when = min(max(call.end, call.began), call.began + self._settings.max_compute) + self._settings.hang_grace
-        call.hang = self._timer.at(when, lambda: self._kill_if_still(call))
-
-    def _answer(self, answer: Answer) -> None:
-        call = self.hand.first
-        if call is None or call.id != answer.id:
+    def _handle(self, answer: WorkerAnswer) -> None:
+        batch = self._slot.batches.first
+        if batch is None or batch.id != answer.id:
             raise WorkerDied("it answered another call")
         if isinstance(answer.outcome, EnricherError):
-            self._finish(call, answer.outcome)
+            self._handle_error(batch, answer.outcome)
             return
-        scores = apart(call.jobs, answer.outcome, call.began, answer.compute)
+        scores = split_scores(batch.jobs, answer.outcome, batch.began, answer.compute)
         # With the way there and back: that is what the next one waits for.
-        seconds = time.monotonic() - call.began
-        self._next(call)
-        for pending, its in zip(call.jobs, scores, strict=True):
+        self._finish(batch, time.monotonic() - batch.began)
+        for pending, its in zip(batch.jobs, scores, strict=True):
             pending.answer(its)
-        self._keeper.worked(call.rows, seconds)
 
-    def _finish(self, call: Call, error: EnricherError) -> None:
-        """A call failed: its only job is told; several are scored again by halves, unless no row is at fault."""
+    def _handle_error(self, batch: InFlightBatch, error: EnricherError) -> None:
+        """Answer the only job of a batch that failed; score several again by halves, unless no row is at fault."""
         if isinstance(error, DeadlineExceeded):
-            # The first of the deadlines has passed; who has more time is scored again. A call without any deadline has
+            # The first of the deadlines has passed; who has more time is scored again. A batch without any deadline has
             # had all the time that there is.
-            self._next(call)
-            now, timed = time.monotonic(), call.end < float("inf")
-            patient = [one for one in call.jobs if timed and (one.job.deadline is None or one.job.deadline > now)]
-            told = [one for one in call.jobs if one not in patient]
-            self._keeper.again(patient)
+            self._finish(batch, None)
+            now, timed = time.monotonic(), batch.end < float("inf")
+            patient = [one for one in batch.jobs if timed and (one.job.deadline is None or one.job.deadline > now)]
+            failed = [one for one in batch.jobs if one not in patient]
+            self._group.requeue(patient)
         else:
-            several = len(call.jobs) > 1 or call.jobs[0].job.calls > 1
-            apart = several and not isinstance(error, UnavailableError)
-            self._next(call, cut=apart)
-            told = [] if apart else call.jobs
-        for pending in told:
+            several = len(batch.jobs) > 1 or batch.jobs[0].job.calls > 1
+            halve = several and not isinstance(error, UnavailableError)
+            self._finish(batch, None, halve=halve)
+            failed = [] if halve else batch.jobs
+        for pending in failed:
             pending.answer(error)
-        self._keeper.worked(call.rows, None)
 
-    def _next(self, call: Call, *, cut: bool = False) -> None:
-        with self._keeper.lock:
-            self.hand.finish()
-            if cut:
-                self.hand.cut(call)
-            following = self.hand.first
-            if following is not None and following.given:
+    def _finish(self, batch: InFlightBatch, seconds: float | None, *, halve: bool = False) -> None:
+        """Go on with the next batch, after one that took some seconds; None if it failed."""
+        batches = self._slot.batches
+        with self._group.lock:
+            self._group.worked(batch.rows, seconds)
+            batches.finish()
+            if halve:
+                batches.halve(batch)
+            following = batches.first
+            if following is not None and following.sent:
                 self._begin(following)
 
-    def _kill_if_still(self, call: Call) -> None:
-        with self._keeper.lock:
-            still = self.hand.first is call
-            if still:
-                # It counts as one that the worker died of, though it may have taken only a part of it.
-                call.given = True
-                self.kill()
-        if still:
-            self._log.warning("a worker hangs and is killed", correlation_id=call.jobs[0].correlation)
+    def _begin(self, batch: InFlightBatch) -> None:
+        """Note that the worker is free for a batch, and watch that it does not hang. Call with the lock held."""
+        batch.began = time.monotonic()
+        for pending in batch.jobs:
+            pending.stage = Stage.RUNNING
+        when = min(max(batch.end, batch.began), batch.began + self._settings.max_compute) + self._settings.hang_grace
+        batch.hang = self._timer.call_at(when, lambda: self._kill_if_still(batch))
 
-    def _after_death(self, why: str) -> bool:
-        ended = self._put_down() or "unknown"
-        self._log.debug("a worker is gone", how=ended, why=why)
-        return self._keeper.died(self, ended)
-
-    def _put_down(self) -> str:
-        """End the worker and let go of it; tells how it ended."""
-        with self._keeper.lock:
-            worker, self._worker = self._worker, None
-            self.live = self.restart = False
-        return worker.end() if worker is not None else ""
+    def _kill_if_still(self, batch: InFlightBatch) -> None:
+        with self._group.lock:
+            hangs = self._slot.batches.first is batch
+            if hangs:
+                # It counts as one that the worker died of, though it may have read only a part of it.
+                batch.sent = True
+                self._slot.kill()
+        if hangs:
+            self._group.log.warning("a worker hangs and is killed", correlation_id=batch.jobs[0].correlation)

@@ -37,7 +37,7 @@ def _job_of(job: Job, rows: Rows, outcomes: _Outcomes) -> Job:
             for place in range(len(rows))
         ]
 
-    return replace(part, calls=len(rows), apart=apart) if len(rows) > 1 else part
+    return replace(part, calls=len(rows), split_calls=apart) if len(rows) > 1 else part
 
 
 def _same_nulls(batch: pa.RecordBatch) -> Sequence[Rows]:

@@ -115,7 +115,7 @@ class GroupJob:
             calls[0].cancelled if len(calls) == 1 else self._cancelled,
             nulls=False,
             calls=len(calls),
-            apart=self._split_calls,
+            split_calls=self._split_calls,
         )
 
     def _cancelled(self) -> bool:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from prinz_enricher.errors import BatchTooLarge
-from prinz_enricher.scoring import InlinePool, ScoreFunction, Scores, Target, WorkerState
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.worker import Loaded, WorkerDied
+from prinz_enricher.scoring import Scores, Target, WorkerState
+from prinz_enricher.scoring.ports import Loaded, WorkerDied
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool, ScoreFunction
 
 
 def test_a_worker_that_dies_takes_only_the_running_call_for_guilty() -> None:
@@ -51,13 +52,13 @@ def test_a_replica_that_can_not_be_loaded_leaves_the_others_serving() -> None:
 class RefusingWorker(HandWorker):
     """A worker that can't be given calls with a certain value."""
 
-    def give(
+    def send(
         self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
     ) -> bool:
         """Refuse a batch that holds thirteen."""
         if 13.0 in batch.column(1).to_pylist():
             raise BatchTooLarge(1, 0)
-        return super().give(id, batch, params, correlation, deadline)
+        return super().send(id, batch, params, correlation, deadline)
 
 
 def test_what_can_not_be_given_fails_alone() -> None:
@@ -78,7 +79,7 @@ def test_a_worker_that_takes_nothing_is_killed() -> None:
     """One that blocks whoever gives it a call hangs as well as one that does not answer."""
 
     class Deaf(HandWorker):
-        def give(
+        def send(
             self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
         ) -> bool:
             with self._changed:
@@ -111,7 +112,7 @@ def test_jobs_of_a_dead_worker_go_to_one_that_is_idle() -> None:
 
     with closing(VersionPool(make, replace(QUICK, replicas=2, batching="off"))) as pool:
         pool.load(target_of())
-        until(lambda: len(workers) == 2 and pool._versions[target_of().key]._replicas[-1].live)
+        until(lambda: len(workers) == 2 and pool._versions[target_of().key].group.slots[-1].live)
         call = Call(pool, target_of(), rows(("", 1.0)))
         until(lambda: any(worker.given for worker in workers))
         busy = next(worker for worker in workers if worker.given)
@@ -148,7 +149,7 @@ def test_jobs_in_hand_of_a_dead_worker_are_told_when_all_is_broken_off() -> None
     calls = [Call(pool, target_of(), rows(("", float(i)))) for i in range(3)]
     until(lambda: len(worker.given) >= 1)
     version = pool._versions[target_of().key]
-    with version.lock:
+    with version.group.lock:
         worker.kill()
         # It notices the death, and waits for the lock.
         until(lambda: worker.ended or worker._dead)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import DeadlineExceeded
-from prinz_enricher.scoring import InlinePool, Target
-from prinz_enricher.scoring.runtime import VersionPool
-from prinz_enricher.scoring.worker import Answer
+from prinz_enricher.scoring import Target
+from prinz_enricher.scoring.ports import WorkerAnswer
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
+from tests.support.inline_pool import InlinePool
 
 
 def test_a_worker_has_one_call_running_and_one_prepared() -> None:
@@ -43,7 +44,7 @@ def test_replicas_score_at_the_same_time() -> None:
     settings = replace(QUICK, replicas=3, batching="off")
     with closing(InlinePool(lambda _: meet, settings)) as pool:
         pool.load(target_of())
-        until(lambda: [one.live for one in pool._versions[target_of().key]._replicas] == [True] * 3)
+        until(lambda: [one.live for one in pool._versions[target_of().key].group.slots] == [True] * 3)
         calls = [Call(pool, target_of(), rows(("", float(i)))) for i in range(3)]
         assert [call.values() for call in calls] == [[2.0 * i] for i in range(3)]
 
@@ -78,14 +79,14 @@ class LateOnce(HandWorker):
         super().__init__()
         self.late = False
 
-    def take(self, seconds: float | None = None) -> Answer | None:
+    def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score, or be late."""
         several = bool(self.given) and self.given[0][1].num_rows > 1
-        answer = super().take(seconds)
+        answer = super().receive(seconds)
         if answer is None or self.late or not several:
             return answer
         self.late = True
-        return Answer(answer.id, DeadlineExceeded("compute"), 0.0)
+        return WorkerAnswer(answer.id, DeadlineExceeded("compute"), 0.0)
 
 
 @pytest.mark.parametrize("within", [None, PATIENCE])

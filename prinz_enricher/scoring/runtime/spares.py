@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prinz_enricher.provision.child_process import ForkFailed, ForkServer
@@ -28,28 +28,26 @@ IMPORTS_OF = {
     "mlflow.statsmodels": ("mlflow.statsmodels", "statsmodels.api"),
 }
 """What models need besides, by the module that loads them: libraries whose import starts no thread that a fork would
-lose, as that of onnxruntime does. Others are imported by the worker itself."""
+lose, as that of onnxruntime does. Workers import others by themselves."""
 
 _NICE = 10
-_MOST_BYTES = 2 << 30
+_MAX_BYTES = 2 << 30
 """What one of these processes may hold; it runs nothing that grows."""
 
-_MOST_AVOIDED = 1000
+_MAX_AVOIDED = 1000
+
+Variables = Callable[[Path, Path | None], dict[str, str]]
+"""Makes the environment variables of a process, from its private folder, and the folder of the worker's code if its
+interpreter is not this one."""
 
 
 class Spares:
     """Keeps a spare of the service's own interpreter, and of others while workers use them."""
 
-    def __init__(self, environment: Callable[[Path, Path | None], Mapping[str, str]]) -> None:
-        """Start nothing yet.
-
-        Args:
-            environment: Gives the environment variables of a process for its temporary folder, and the folder of the
-                worker's code where its interpreter is not this one.
-        """
-        self._environment = environment
+    def __init__(self, variables: Variables) -> None:
+        self._variables = variables
         self._lock = threading.Lock()
-        self._own = ForkServer("spare", IMPORTS, lambda folder: environment(folder, None), nice=_NICE)
+        self._own = ForkServer("spare", IMPORTS, lambda folder: variables(folder, None), nice=_NICE)
         self._others: dict[Path, ForkServer] = {}
         self._users: Counter[Path] = Counter()
         self._avoided: set[object] = set()
@@ -61,13 +59,13 @@ class Spares:
         if not self._dropped:
             self._start()
 
-    def of(self, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
-        """Give what a worker is to be forked from; None where it is to be started by itself.
+    def acquire(self, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
+        """Return what a worker is to be forked from; None if it is to be started by itself.
 
         Args:
             target: Its version.
-            python: Its interpreter; None for this one. `let_go` is to be called when the worker has ended.
-            code: The folder of the worker's code for another interpreter.
+            python: Its interpreter; None for this one. `release` is to be called when the worker has ended.
+            code: Folder of the worker's code for another interpreter.
         """
         with self._lock:
             if python is not None:
@@ -75,14 +73,14 @@ class Spares:
                 if python not in self._others:
                     modules = [*IMPORTS, *IMPORTS_OF.get(target.loader, ())]
                     self._others[python] = ForkServer(
-                        "spare", modules, lambda folder: self._environment(folder, code), python=python
+                        "spare", modules, lambda folder: self._variables(folder, code), python=python
                     )
             if self._dropped or target.key in self._avoided:
                 return None
             return self._own if python is None else self._others[python]
 
-    def let_go(self, python: Path | None) -> None:
-        """Take note that a worker of an interpreter has ended: with the last one its spare ends too."""
+    def release(self, python: Path | None) -> None:
+        """Note that a worker of an interpreter has ended: with the last one its spare ends too."""
         ended = None
         with self._lock:
             if python is not None:
@@ -94,17 +92,17 @@ class Spares:
             ended.close()
 
     def avoid(self, target: Target) -> None:
-        """Have the workers of a version started by themselves: a forked one died at loading."""
+        """Have the workers of a version started by themselves: a forked one died while loading."""
         with self._lock:
-            if len(self._avoided) < _MOST_AVOIDED:
+            if len(self._avoided) < _MAX_AVOIDED:
                 self._avoided.add(target.key)
 
     def memory(self) -> int:
-        """Tell the bytes of memory that the spares hold, most of which their forks share."""
+        """Return the bytes of memory that the spares hold, most of which their forks share."""
         return sum(server.memory() for server in self._servers())
 
     def drop(self) -> bool:
-        """End the spares where memory is short; tells whether there were any."""
+        """End the spares when memory is short; returns whether there were any."""
         held = self.memory()
         if held:
             self._dropped = held
@@ -112,17 +110,13 @@ class Spares:
                 server.stop()
         return held > 0
 
-    def tend(self, room: int) -> None:
-        """Have the spares come back that have ended.
-
-        Args:
-            room: Bytes of memory that nobody holds: those that were dropped come back where it is for twice of them.
-        """
-        if self._dropped and room > 2 * self._dropped:
+    def restore(self, free: int) -> None:
+        """Start the spares that have ended; those that were dropped once twice their bytes of memory are free."""
+        if self._dropped and free > 2 * self._dropped:
             self._dropped = 0
             self._start()
         for server in self._servers():
-            server.restart_if_needed(_MOST_BYTES)
+            server.restart_if_needed(_MAX_BYTES)
 
     def close(self) -> None:
         """End the spares for good; their forks go on."""

@@ -9,10 +9,9 @@ import structlog
 
 from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring.launch.in_thread import Given, InThreadWorker
-from prinz_enricher.scoring.ports import Target
-from prinz_enricher.scoring.runtime import VersionPool
+from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, WorkerDied
+from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.scoring.settings import PoolSettings
-from prinz_enricher.scoring.worker import Loaded, LoadFailed, WorkerDied
 
 log = structlog.get_logger(__name__)
 
