@@ -21,6 +21,8 @@ from prinz_enricher.contract import model_pb2
 from tests.support.running_service import LONG, Service
 from tests.support.serve_process import serve
 
+pytestmark = pytest.mark.slow
+
 ROWS = 1_000_000
 PAYLOAD = ROWS * len(WINE_COLUMNS) * 8
 MODEL = "MLF-ElasticnetWineModel-1"
