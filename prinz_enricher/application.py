@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import threading
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from typing import Any
 
 import structlog
 
@@ -12,87 +15,60 @@ from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants
 from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.grpc import SERVICE, open_front
-from prinz_enricher.scoring import WorkerPool, WorkerState
+from prinz_enricher.registry import open_access
+from prinz_enricher.scoring import PoolSettings, ProcessPool, ProcessSettings, WorkerPool, WorkerState
+from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.service.calls import Front
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
-from prinz_enricher.service.pools import open_pool
+from prinz_enricher.service.provisioner import Provisioner
 from prinz_enricher.service.registries import Registries
-from prinz_enricher.service.score.payload import Limits
-from prinz_enricher.service.targets import Routes
+from prinz_enricher.service.score.messages import Limits
+from prinz_enricher.service.targets import Targets
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class Application:
-    """The service by its settings, with at least one registry.
+    """The service by its settings, with at least one registry; a front or a pool replaces that of the settings.
 
-    Args:
-        settings: The settings.
-        front: The front; by default that of the settings.
-        pool: Scores models; by default worker processes and the endpoints of the settings.
-
-    Raises:
-        FrontError: The front of the settings is not installed.
-        AccessError: An endpoint's certificates can't be used.
-        ProvisionError: The settings of environments are invalid.
+    Raises FrontError, AccessError or ProvisionError where the settings can't be used here.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
         self._settings = settings
-        self._limits = Limits(
-            settings.scoring.max_batch_rows, settings.server.max_message_bytes, settings.scoring.max_shared_rows
-        )
         self._draining = False
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
         self._admin: AdminHttpServer | None = None
-        self._front = front or open_front(
-            settings.server.front,
-            settings.server.host,
-            settings.server.port,
-            max_message_bytes=settings.server.max_message_bytes,
-            max_calls=settings.server.max_calls,
-            max_inflight_bytes=settings.server.max_inflight_bytes,
-        )
-        self._pool = pool or open_pool(settings, self._registries, self._health_changed.set)
+        self._front = front or open_front(settings.server)
+        self._pool = pool or _open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""
 
     def start(self, ended: threading.Event | None = None) -> int:
-        """Listen, and begin to read the registry; returns the port.
+        """Listen, and begin to read the registry; returns the port. `ended` ends the wait for a local store's server.
 
-        Args:
-            ended: Once it is set, waiting for a local store's server ends.
-
-        Raises:
-            AccessError: The registry's URL or certificates can't be used.
-            AdminHttpError: The admin HTTP server can't start.
-            FrontError: The address can't be listened on.
-            PrivateServerError: A local store's server does not start.
+        Raises what opening the registries does, and FrontError or AdminHttpError where an address can't be listened on.
         """
         self._registries.open(ended)
         self._catalog = self._registries.catalog
-        try:
-            self._service = EnricherService(
-                self._catalog,
-                self._pool,
-                default_policy=self._settings.scoring.default_version,
-                limits=self._limits,
-                allowed_loaders=self._settings.workers.allowed_loaders,
-                allow_observed=self._settings.scoring.allow_observed_outputs,
-                environment_tag=self._settings.workers.allow_environment_tag,
-                routes=Routes({name: one.models for name, one in self._settings.endpoints.items()}),
-            )
-            keeps = self._settings.scoring.preload == "used"
-            files = self._registries.used_files if keeps else {}
-            self._in_use = InUse(self._catalog, self._pool, self._service.target, files)
+        with ExitStack() as undo:
+            undo.callback(self._registries.close)
+            scoring = self._settings.scoring
+            self._targets = Targets(self._catalog, self._pool, self._settings)
+            limits = Limits(scoring.max_batch_rows, self._settings.server.max_message_bytes, scoring.max_shared_rows)
+            self._service = EnricherService(self._catalog, self._pool, self._targets, limits)
+            files = self._registries.used_files if scoring.preload == "used" else {}
+            self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
             port = self._front.start(self._service.handle, self._service.open_source)
-            self._start_admin()
-        except BaseException:
-            self._registries.close()
-            raise
+            undo.callback(self._service.close)
+            undo.callback(self._front.drain, 0.0)
+            if self._settings.http.port is not None:
+                self._admin = AdminHttpServer(self._settings.http, self._catalog, lambda: self._draining)
+                self._admin.start()
+            undo.pop_all()
         # Before the first call, which would hear NOT_FOUND.
         self._front.set_health(self._health())
         self._health_thread.start()
@@ -119,41 +95,24 @@ class Application:
         self._registries.close()
         log.info("stopped")
 
-    def _start_admin(self) -> None:
-        if self._settings.http.port is None:
-            return
-        self._admin = AdminHttpServer(
-            self._settings.http,
-            states=lambda: {name or "default": state for name, state in self._catalog.states().items()},
-            ready=self._catalog.ready.is_set,
-            draining=lambda: self._draining,
-            refresh=self._catalog.request_refresh,
-        )
-        try:
-            self._admin.start()
-        except BaseException:
-            self._front.drain(0.0)
-            self._service.close()
-            raise
-
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
         """Unload versions that are gone, load those to preload, and request an update of health."""
         targets = {
             target.key: target
             for model in new.models.values()
             for version in model.versions
-            if version.ready and (target := self._service.target(version)) is not None
+            if version.ready and (target := self._targets.find(version)) is not None
         }
-        kept = {}
-        for model in new.models.values():
-            for version in self._preloaded(model):
-                target = self._service.target(version)
-                if target is not None:
-                    kept[target.key] = replace(target, keep=True)
+        kept = {
+            target.key: replace(target, keep=True)
+            for model in new.models.values()
+            for version in self._preloaded(model)
+            if (target := self._targets.find(version)) is not None
+        }
         self._pool.retain((targets | kept).values())
         for target in kept.values():
             self._pool.load(target)
-        self._service.follow(new)
+        self._targets.follow(new)
         self._health_changed.set()
         if not self.ready.is_set():
             log.info("serving", models=len(new.models), versions=len(targets))
@@ -164,7 +123,7 @@ class Application:
         versions = [version for version in model.versions if version.options.preload]
         preload = self._settings.scoring.preload
         named = preload != "used" and any(fnmatch.fnmatchcase(model.name, pattern) for pattern in preload)
-        default = self._service.default_version(model) if named or wants_preload(model.tags) else None
+        default = self._targets.default_version(model) if named or wants_preload(model.tags) else None
         return versions if default is None or default in versions else [default, *versions]
 
     def _keep_health(self) -> None:
@@ -191,7 +150,56 @@ class Application:
                 services[f"registry/{member.name}"] = serving and not member.catalog.stale
         if self._catalog.ready.is_set():
             for model in self._catalog.snapshot().models.values():
-                default = self._service.default_version(model)
-                healthy = default is not None and self._service.status_of(default).state is not WorkerState.FAILED
+                default = self._targets.default_version(model)
+                healthy = default is not None and self._targets.status_of(default).state is not WorkerState.FAILED
                 services[f"model/{model.name}"] = serving and healthy
         return services
+
+
+def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[], object]) -> WorkerPool:
+    """Return the worker processes, and the endpoints of model servers elsewhere where there are any.
+
+    `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
+    """
+    scoring, workers = settings.scoring, settings.workers
+    limits = PoolSettings(
+        max_workers=scoring.max_workers,
+        max_queue_rows=scoring.max_queue_rows,
+        batching=scoring.batching,
+        max_shared_rows=scoring.max_shared_rows,
+        max_delay=scoring.max_delay,
+        replicas=scoring.replicas,
+        max_wait=scoring.max_wait,
+        idle_unload=scoring.idle_unload,
+        memory_budget=workers.memory_budget,
+        load_timeout=scoring.load_timeout,
+    )
+    local = ProcessPool(
+        Provisioner(registries, settings.cache, workers),
+        limits,
+        workers=ProcessSettings(
+            memory_limit=workers.memory_limit,
+            file_limit=workers.file_limit,
+            open_files=workers.open_files,
+            network=workers.network,
+            pass_variables=workers.pass_variables,
+            spares=scoring.spare_workers,
+            isolated=workers.environment == "isolated",
+        ),
+        on_change=on_change,
+        on_observed=registries.observed,
+    )
+    if not settings.endpoints:
+        return local
+    # A service without endpoints does not bring in what they need.
+    from prinz_enricher.scoring.remote.endpoint import Endpoint
+    from prinz_enricher.scoring.remote.remote_pool import RemotePool
+
+    pools: dict[str, WorkerPool] = {LOCAL: local}
+    for name, one in settings.endpoints.items():
+        keys: dict[str, Any] = {key.name: getattr(one, key.name) for key in fields(Endpoint)}
+        keys["headers"] = {header: secret.get_secret_value() for header, secret in one.headers.items()}
+        pools[name] = RemotePool(
+            name, Endpoint(**keys), open_access(one), limits, on_change=on_change, on_observed=registries.observed
+        )
+    return RoutingPool(pools)

@@ -10,6 +10,7 @@ from prinz_enricher.config.sections import (
     CacheSettings,
     HttpSettings,
     Section,
+    ServerSettings,
     WorkerSettings,
 )
 from prinz_enricher.config.settings import ENVIRONMENT_PREFIX, ConfigError, Settings, sections
@@ -24,6 +25,7 @@ __all__ = [
     "HttpSettings",
     "RegistrySettings",
     "Section",
+    "ServerSettings",
     "Settings",
     "WorkerSettings",
     "sections",

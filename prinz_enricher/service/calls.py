@@ -15,26 +15,34 @@ from google.rpc import status_pb2
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One unary call.
+    """One unary call; each front has a class of its own, which knows how to answer.
+
+    The first answer counts, by `respond` or `fail`, from any thread; neither blocks nor raises, and both do nothing
+    once there was one or the caller has gone.
 
     Attributes:
         method: The name of the RPC, such as `Score`.
         request: The request message, serialised.
         arrived: When it came in, by `time.monotonic()`.
         deadline: When its answer is of no more use, by `time.monotonic()`; None for no limit.
-        respond: Answers with a serialised response message. The first answer counts, by `respond` or `fail`, from any
-            thread; neither blocks nor raises, and both do nothing once there was one or the caller has gone.
-        fail: Answers with an error.
-        cancelled: Tells whether the caller has gone.
     """
 
     method: str
     request: bytes
     arrived: float
     deadline: float | None
-    respond: Callable[[bytes], None]
-    fail: Callable[[status_pb2.Status], None]
-    cancelled: Callable[[], bool]
+
+    def respond(self, message: bytes) -> None:
+        """Answer with a serialised response message."""
+        raise NotImplementedError
+
+    def fail(self, status: status_pb2.Status) -> None:
+        """Answer with an error."""
+        raise NotImplementedError
+
+    def cancelled(self) -> bool:
+        """Return whether the caller has gone."""
+        raise NotImplementedError
 
 
 CallHandler = Callable[[Sequence[Call]], None]
@@ -62,11 +70,7 @@ class Front(Protocol):
     def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
         """Listen, hand every unary call to the handler, and serve every server stream from its source.
 
-        Returns:
-            The port.
-
-        Raises:
-            FrontError: The address can't be listened on.
+        Returns the port; raises FrontError where the address can't be listened on.
         """
 
     def set_health(self, services: dict[str, bool]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,34 +14,19 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from prinz_enricher.catalog import (
-    CatalogModel,
-    CatalogVersion,
-    Snapshot,
-    Union,
-    default_version,
-    paginate,
-    resolve,
-)
+from prinz_enricher.batch.wire import Views
+from prinz_enricher.catalog import CatalogModel, Union, paginate
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.errors import (
-    EnricherError,
-    InvalidRequest,
-    NotImplementedYet,
-    Overloaded,
-)
-from prinz_enricher.scoring import Status, Target, WorkerPool
-from prinz_enricher.service.alias_routing import AliasRouter
+from prinz_enricher.errors import EnricherError, InvalidRequest, NotImplementedYet, Overloaded
+from prinz_enricher.scoring import WorkerPool
 from prinz_enricher.service.calls import Call, Source
-from prinz_enricher.service.heap import trim_heap
-from prinz_enricher.service.model_messages import ModelMessages, model_message
-from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.payload import Limits, parse_score_request
+from prinz_enricher.service.model_messages import ModelMessages, WatchSource, model_message
+from prinz_enricher.service.score.call import score_alone
+from prinz_enricher.service.score.messages import Limits, parse_score_request
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
-from prinz_enricher.service.targets import Routes, Targets
-from prinz_enricher.service.watch import WatchSource
+from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire
 
 log = structlog.stdlib.get_logger(__name__)
@@ -54,45 +41,15 @@ _M = TypeVar("_M", bound=Message)
 
 
 class EnricherService:
-    """Answers calls from the catalog and the worker pool.
+    """Answers calls from the catalog and the worker pool."""
 
-    Args:
-        catalog: The models there are.
-        pool: Scores them.
-        default_policy: The policies for calls that name no version.
-        limits: Bounds of a request.
-        allowed_loaders: Patterns of the names of modules that may load a model.
-        allow_observed: Whether observed outputs may be served where a tag wants it.
-        environment_tag: Whether the tag `prinz.environment` counts.
-        routes: Chooses endpoints.
-    """
-
-    def __init__(
-        self,
-        catalog: Union,
-        pool: WorkerPool,
-        *,
-        default_policy: Sequence[str],
-        limits: Limits,
-        allowed_loaders: Sequence[str] = ("*",),
-        allow_observed: bool = False,
-        environment_tag: bool = False,
-        routes: Routes | None = None,
-    ) -> None:
+    def __init__(self, catalog: Union, pool: WorkerPool, targets: Targets, limits: Limits) -> None:
         self._catalog = catalog
         self._pool = pool
-        self._policy = tuple(default_policy)
+        self._targets = targets
         self._limits = limits
-        self._targets = Targets(
-            catalog,
-            allowed_loaders,
-            routes or Routes({}),
-            allow_observed=allow_observed,
-            environment_tag=environment_tag,
-        )
-        self._aliases = AliasRouter(pool, self.target)
-        self._grouper = RequestGrouper(pool, self._resolve, self._targets.of, limits.shared)
-        self._messages = ModelMessages(self.default_version, self.target, self._pool.status, self._targets.state)
+        self._grouper = RequestGrouper(pool, targets, limits.shared)
+        self._messages = ModelMessages(targets, pool)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
         self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
@@ -139,29 +96,6 @@ class EnricherService:
         for threads in (self._large, self._lists, self._signatures):
             threads.shutdown()
 
-    def target(self, version: CatalogVersion) -> Target | None:
-        """Return the target of a version; None where it can't be scored."""
-        return self._targets.find(version)
-
-    def status_of(self, version: CatalogVersion) -> Status:
-        """Return the status of a version, by the registry and the pool."""
-        target = self.target(version)
-        return self._targets.state(version, None if target is None else self._pool.status(target))
-
-    def follow(self, snapshot: Snapshot) -> None:
-        """Load the versions that aliases in use mean in a snapshot."""
-        self._aliases.follow(snapshot, lambda name, alias: self._meant(snapshot, name, alias))
-
-    def _meant(self, snapshot: Snapshot, name: str, alias: str | None) -> CatalogVersion | None:
-        try:
-            return resolve(snapshot, name, None, alias, self._policy)
-        except EnricherError:
-            return None
-
-    def default_version(self, model: CatalogModel) -> CatalogVersion | None:
-        """Return the version that a reference without a selector means; None for none."""
-        return default_version(model, self._policy)
-
     def _gather(self, calls: Sequence[Call]) -> None:
         """Score alike calls together, the others each by itself."""
         try:
@@ -173,7 +107,7 @@ class EnricherService:
                 call.fail(status)
             return
         for call, request in ungrouped:
-            self._answer(call, partial(self._score_alone, request=request))
+            self._answer(call, partial(self._score_small, request=request))
 
     def _answer(self, call: Call, method: Callable[[Call], None] | None = None) -> None:
         try:
@@ -187,20 +121,14 @@ class EnricherService:
         self._answer(call)
         if len(call.request) > HUGE_REQUEST:
             # Its memory is free by now, and nobody waits for this thread.
-            trim_heap()
+            _trim_heap()
 
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
         snapshot = self._catalog.snapshot()
         full = is_full(request.view)
-        page = paginate(
-            snapshot,
-            request.page_size,
-            request.page_token,
-            request.filter,
-            "full" if full else "basic",
-            find=self._catalog.find,
-        )
+        view = "full" if full else "basic"
+        page = paginate(snapshot, request.page_size, request.page_token, request.filter, view, find=self._catalog.find)
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
         response = pb.ListModelsResponse(
@@ -214,13 +142,14 @@ class EnricherService:
         full = is_full(request.view)
 
         def to_message(model: CatalogModel) -> model_pb2.Model:
-            return model_message(model, self.default_version(model), self.status_of, full=full)
+            statuses = map(self._targets.status_of, model.versions)
+            return model_message(model, self._targets.default_version(model), statuses, full=full)
 
         return WatchSource(self._catalog, request.resume_token, to_message, wake)
 
     def _get_signature(self, call: Call) -> None:
         request = parse(pb.GetSignatureRequest, call.request)
-        version = self._resolve(request.model)
+        version = self._targets.resolve(request.model)
         response = pb.GetSignatureResponse(
             model=model_pb2.ModelRef(name=version.name, version=version.version),
             signature=to_wire(self._targets.signature(version)),
@@ -228,31 +157,14 @@ class EnricherService:
         call.respond(response.SerializeToString())
 
     def _score_large(self, call: Call) -> None:
-        request, views = parse_score_request(call.request)
-        target = self._targets.of(self._resolve(request.model))
-        ScoreCall(call, request, target, views).submit(self._pool, self._limits)
+        self._score(call, *parse_score_request(call.request))
 
-    def _score_alone(self, call: Call, request: pb.ScoreRequest | None) -> None:
-        if request is None:
-            request = parse(pb.ScoreRequest, call.request)
-        target = self._targets.of(self._resolve(request.model))
-        ScoreCall(call, request, target).submit(self._pool, self._limits)
+    def _score_small(self, call: Call, request: pb.ScoreRequest | None = None) -> None:
+        self._score(call, parse(pb.ScoreRequest, call.request) if request is None else request)
 
-    def _resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
-        if not model.name:
-            raise InvalidRequest("model.name", "is required")
-        selector = model.WhichOneof("selector")
-        if selector and not getattr(model, selector):
-            raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
-        version = model.version if selector == "version" else None
-        alias = model.alias if selector == "alias" else None
-        snapshot = self._catalog.snapshot()
-        if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
-            raise why
-        meant = resolve(snapshot, model.name, version, alias, self._policy)
-        if version is not None:
-            return meant
-        return self._aliases.choose(snapshot.models[model.name], alias, meant)
+    def _score(self, call: Call, request: pb.ScoreRequest, views: Views | None = None) -> None:
+        target = self._targets.of(self._targets.resolve(request.model))
+        score_alone(call, request, target, self._pool, self._limits, views)
 
 
 def is_full(view: int) -> bool:
@@ -272,3 +184,14 @@ def parse(kind: type[_M], data: bytes) -> _M:
         return kind.FromString(data)
     except DecodeError:
         raise InvalidRequest("request", f"is not a {kind.DESCRIPTOR.name} message") from None
+
+
+def _trim_heap() -> None:
+    """Give back what malloc keeps of freed memory; does nothing where the C library can't.
+
+    A large message arrives in thousands of small blocks. Once freed, they stay with the heaps of the threads that
+    received them: a front would grow by such a message for each of its threads.
+    """
+    # Without malloc_trim, as on macOS or musl, the memory stays; nothing else is lost.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

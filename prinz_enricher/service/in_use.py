@@ -18,8 +18,6 @@ class InUse:
     """Follows a pool. One thread uses it, after each change of a status or of the catalog.
 
     Args:
-        catalog: The catalog of all registries.
-        pool: Has what is in use.
         target_of: Returns the target of a version; None where it can't be scored.
         files: The list of versions in use of each registry, by its name.
         at_once: Versions that load at the same time.
@@ -57,8 +55,7 @@ class InUse:
     def save(self, *, at_once: bool = False) -> float | None:
         """Write what is in use and what still waits to be loaded, once in `SAVE_SECONDS` unless `at_once`.
 
-        Returns:
-            Seconds after which to call again; None where all is written.
+        Returns the seconds after which to call again; None where all is written.
         """
         if not self._files:
             return None

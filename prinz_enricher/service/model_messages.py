@@ -1,64 +1,43 @@
-"""Models as messages of the contract, kept while neither the model nor the status of its versions changes."""
+"""Models as messages of the contract: in lists, kept while nothing of them changes, and in the events of a watch."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from threading import Lock
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 
-from prinz_enricher.catalog import CatalogModel, CatalogVersion
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, ChangeSet, Union
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.scoring import Status, Target, WorkerState
+from prinz_enricher.errors import Overloaded
+from prinz_enricher.scoring import Status, Target, WorkerPool
+from prinz_enricher.service.status import to_status
+from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire
 
 MAX_BYTES = 32 * 1024 * 1024
 """Bytes of messages that are kept; the least recently used go first."""
 
-
-_STATES = {
-    WorkerState.DISCOVERED: model_pb2.ModelVersion.STATE_DISCOVERED,
-    WorkerState.LOADING: model_pb2.ModelVersion.STATE_LOADING,
-    WorkerState.AVAILABLE: model_pb2.ModelVersion.STATE_AVAILABLE,
-    WorkerState.UNLOADING: model_pb2.ModelVersion.STATE_UNLOADING,
-    WorkerState.FAILED: model_pb2.ModelVersion.STATE_FAILED,
-}
-
-
-def state_of(version: CatalogVersion, status: Status | None) -> Status:
-    """Return the status of a version: by the registry, then by the pool, whose `status` is None without a target."""
-    if version.pending:
-        return Status(WorkerState.DISCOVERED, version.fault)
-    if status is None:
-        return Status(WorkerState.FAILED, version.fault)
-    return status if status.message or not version.fault else replace(status, message=version.fault)
+MAX_BEHIND = 256
+"""Revisions that a caller may be behind before its watch ends."""
 
 
 def model_message(
-    model: CatalogModel,
-    default_version: CatalogVersion | None,
-    status_of: Callable[[CatalogVersion], Status],
-    *,
-    full: bool,
+    model: CatalogModel, default_version: CatalogVersion | None, statuses: Iterable[Status], *, full: bool
 ) -> model_pb2.Model:
-    """Return the message of a registered model with its versions.
-
-    Args:
-        model: The model.
-        default_version: The version that a ModelRef without a selector means; None for none.
-        status_of: Returns the status of each version.
-        full: Whether signatures are included (MODEL_VIEW_FULL).
-    """
+    """Return the message of a registered model with its versions in these statuses, and their signatures if `full`."""
+    versions = zip(model.versions, statuses, strict=True)
     return model_pb2.Model(
         name=model.name,
         description=model.description,
         tags=model.tags,
         aliases=model.aliases,
         default_version="" if default_version is None else default_version.version,
-        versions=[_version_of(model, version, status_of(version), full=full) for version in model.versions],
+        versions=[_version_of(model, version, status, full=full) for version, status in versions],
         create_time=_timestamp(model.created_ms),
         update_time=_timestamp(model.updated_ms),
     )
@@ -73,7 +52,7 @@ def _version_of(model: CatalogModel, version: CatalogVersion, status: Status, *,
         aliases=version.aliases,
         description=version.description,
         tags=version.tags,
-        state=_STATES[status.state],
+        state=f"STATE_{status.state.name}",
         state_message=status.message,
         flavors=version.flavors,
         run_id=version.run_id,
@@ -104,28 +83,12 @@ class ModelMessages:
     """Writes models, and keeps what was written while neither the model nor the status of its versions changes.
 
     Unchanged models are the same objects from one snapshot to the next, so that identity shows whether one changed.
-
-    Args:
-        default_version: Returns the version that a ModelRef without a selector means; depends on the model alone.
-        target: Returns the target of a version, if any; depends on the version alone.
-        status: Returns the pool's status of a target.
-        state: Returns the status of a version by that of its target; depends on nothing else that changes.
-        max_bytes: Bytes of messages that are kept.
+    A default version depends on its model alone, and a target on its version.
     """
 
-    def __init__(
-        self,
-        default_version: Callable[[CatalogModel], CatalogVersion | None],
-        target: Callable[[CatalogVersion], Target | None],
-        status: Callable[[Target], Status],
-        state: Callable[[CatalogVersion, Status | None], Status],
-        *,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        self._default_version = default_version
-        self._target = target
-        self._status = status
-        self._state = state
+    def __init__(self, targets: Targets, pool: WorkerPool, *, max_bytes: int = MAX_BYTES) -> None:
+        self._targets = targets
+        self._pool = pool
         self._max_bytes = max_bytes
         self._bytes = 0
         self._kept: OrderedDict[tuple[str, bool], _Kept] = OrderedDict()
@@ -141,18 +104,13 @@ class ModelMessages:
         if kept is not None and kept.model is model:
             targets = kept.targets
         else:
-            kept, targets = None, tuple(self._target(version) for version in model.versions)
-        status = self._status
+            kept, targets = None, tuple(self._targets.find(version) for version in model.versions)
+        status = self._pool.status
         statuses = tuple([None if target is None else status(target) for target in targets])
         if kept is not None and kept.statuses == statuses:
             return kept.content
-        by_version = dict(zip(model.by_number, statuses, strict=True))
-        message = model_message(
-            model,
-            self._default_version(model),
-            lambda version: self._state(version, by_version[version.version]),
-            full=full,
-        )
+        states = map(self._targets.state, model.versions, statuses)
+        message = model_message(model, self._targets.default_version(model), states, full=full)
         content = pb.ListModelsResponse(models=[message]).SerializeToString()
         self._keep(key, _Kept(model, targets, statuses, content))
         return content
@@ -165,3 +123,82 @@ class ModelMessages:
             while self._bytes > self._max_bytes:
                 _, gone = self._kept.popitem(last=False)
                 self._bytes -= len(gone.content)
+
+
+class WatchSource:
+    """The events of one watch, pulled as fast as its caller reads.
+
+    A slow caller costs next to nothing: at most `MAX_BEHIND` references to changes that all watches share.
+
+    `token` is of the last event that the caller has seen; empty to begin with the whole catalog. `wake` is called when
+    there is something to pull again. Raises RegistryUnavailable, and ResyncRequired where the token is too old.
+    """
+
+    def __init__(
+        self,
+        catalog: Union,
+        token: str,
+        to_message: Callable[[CatalogModel], model_pb2.Model],
+        wake: Callable[[], None],
+    ) -> None:
+        self._to_message = to_message
+        self._wake = wake
+        self._waiting: deque[ChangeSet] = deque()
+        self._is_behind = False
+        self._watch = catalog.watch(token, self._receive)
+        self._token = token
+        self._events = self._all_events()
+
+    def pull(self) -> bytes | status_pb2.Status | None:
+        """Return the next event; None where nothing has changed."""
+        if self._is_behind:
+            return to_status(Overloaded(f"this watch is more than {MAX_BEHIND} changes behind"))
+        event = next(self._events)
+        return None if event is None else event.SerializeToString()
+
+    def close(self) -> None:
+        """End the watch."""
+        self._watch.end()
+        self._waiting.clear()
+
+    def _receive(self, change_set: ChangeSet) -> None:
+        """Keep a change; called by the thread that reads the registry."""
+        if len(self._waiting) < MAX_BEHIND:
+            self._waiting.append(change_set)
+        else:
+            self._is_behind = True
+        self._wake()
+
+    def _all_events(self) -> Iterator[pb.WatchModelsResponse | None]:
+        if self._watch.snapshot is not None:
+            for model in self._watch.snapshot.models.values():
+                yield pb.WatchModelsResponse(added=self._to_message(model))
+        for change_set in self._watch.missed:
+            yield from self._events_of(change_set)
+        self._token = self._watch.token
+        yield self._bookmark(self._watch.revision)
+        while True:
+            # Removed once it was sent: until then it counts as what the caller is behind.
+            if self._waiting:
+                yield from self._events_of(self._waiting[0])
+                self._waiting.popleft()
+            else:
+                yield None
+
+    def _events_of(self, change_set: ChangeSet) -> Iterator[pb.WatchModelsResponse]:
+        """Yield the changes of one revision; only the last of them moves the token."""
+        after = change_set.position.token()
+        for number, change in enumerate(change_set.changes, start=1):
+            token = after if number == len(change_set.changes) else self._token
+            if change.kind is ChangeKind.REMOVED or change.model is None:
+                yield pb.WatchModelsResponse(removed_name=change.name, resume_token=token)
+            elif change.kind is ChangeKind.ADDED:
+                yield pb.WatchModelsResponse(added=self._to_message(change.model), resume_token=token)
+            else:
+                yield pb.WatchModelsResponse(changed=self._to_message(change.model), resume_token=token)
+        self._token = after
+        if not change_set.changes:
+            yield self._bookmark(change_set.position.revision)
+
+    def _bookmark(self, revision: str) -> pb.WatchModelsResponse:
+        return pb.WatchModelsResponse(bookmark=pb.Bookmark(catalog_revision=revision), resume_token=self._token)

@@ -3,79 +3,38 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Protocol
+
+import structlog
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
 from prinz_enricher.provision.environments import Environments, worker_code
-from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
+from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, ProvisionError
 from prinz_enricher.provision.loaders import check_loader
 from prinz_enricher.provision.model_cache import ModelCache, ModelSource
+from prinz_enricher.provision.progress import report_step
 from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.scoring import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target
-from prinz_enricher.service.early import EarlyEnvironment
+from prinz_enricher.service.registries import Registries
 
+_POLL_SECONDS = 0.05
 
-class Places(Protocol):
-    """Knows the registries."""
-
-    def locate(self, target: Target) -> tuple[str, str, str, str]:
-        """Return a target's registry as MLflow's client calls it, its name and version there, and which registry it is.
-
-        The last is the same for as long as the registry is the same, wherever it listens.
-        """
-
-    def observed(self, target: Target, outputs: str) -> None:
-        """Have a target's version served with the outputs that it was seen to give, in MLflow's JSON of a schema."""
-
-    def folder(self, target: Target) -> str:
-        """Return the URI of the folder with a target's files; the registry is asked.
-
-        Raises:
-            RegistryAway: The registry does not tell it now.
-            LoadFailed: They are nowhere that they may be downloaded from.
-        """
-
-    def download(
-        self,
-        target: Target,
-        uri: str,
-        folder: Path,
-        max_bytes: int,
-        watch: Callable[[int, int], object],
-        begun: Callable[[Path], object],
-    ) -> bool:
-        """Download a target's files from its registry itself; see `RegistryClient.download`."""
-
-    def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
-        """Return the environment variables by which a target's registry is reached; None where none were set for it.
-
-        Raises:
-            RegistryAway: Its credentials can't be had now.
-            LoadFailed: Its certificates can't be used.
-        """
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Provisioner:
-    """Gets the provisions of a target; called by the thread that starts the worker."""
+    """Gets provisions, on the thread that starts the worker; raises ProvisionError for bad overrides."""
 
-    def __init__(self, places: Places, cache: CacheSettings, workers: WorkerSettings) -> None:
-        """Touch nothing yet.
-
-        Args:
-            places: Knows the registries.
-            cache: Where things are kept.
-            workers: What workers may do and need.
-
-        Raises:
-            ProvisionError: An override is no requirement.
-        """
-        folder = cache_folder(cache)
-        self._places = places
+    def __init__(self, registries: Registries, cache: CacheSettings, workers: WorkerSettings) -> None:
+        folder = _cache_folder(cache)
+        self._registries = registries
         self._allowed = workers.allowed_loaders
         self._code = folder / "code"
         self._models = ModelCache(
@@ -109,55 +68,104 @@ class Provisioner:
         """
         try:
             with ExitStack() as held:
-                provisions = self._get(target, cancelled, held)
-                held.pop_all()
+                return self._get(target, cancelled, held)
         except LoaderForbidden as error:
             raise LoaderRefused(error.loader) from error
         except ProvisionError as error:
             raise (RegistryAway if error.may_pass else LoadFailed)(str(error)) from error
-        return provisions
 
     def _get(self, target: Target, cancelled: Callable[[], bool], held: ExitStack) -> Provisions:
-        marks = [time.monotonic()]
-        registry, name, version, origin = self._places.locate(target)
+        registry = self._registries.of(target)
         fingerprint = f"{target.signature.digest} {target.fingerprint}"
-        source = ModelSource(registry, name, version, fingerprint, origin)
+        source = ModelSource(
+            registry.access.tracking_uri, target.registered_name, target.version, fingerprint, registry.origin
+        )
+        began = time.monotonic()
 
         def variables(folder: Path) -> Mapping[str, str]:
-            return fetch_variables(os.environ, folder, self._places.fetch_variables(target, folder))
+            return fetch_variables(os.environ, folder, registry.fetch_variables(folder))
 
         def download(uri: str, folder: Path, max_bytes: int, watch: Callable[[int, int], object]) -> bool:
-            return self._places.download(target, uri, folder, max_bytes, watch, early.begin)
+            return registry.client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=early.begin)
 
         with EarlyEnvironment(self._environments, self._allowed, target.environment, cancelled) as early:
             model = held.enter_context(
                 self._models.get(
-                    source, lambda: self._places.folder(target), variables, download=download, cancelled=cancelled
+                    source, lambda: registry.folder(target), variables, download=download, cancelled=cancelled
                 )
             )
             # What was downloaded decides, whatever the registry told of it before.
             check_loader(model.path, self._allowed)
-            marks.append(time.monotonic())
+            fetched = time.monotonic()
             early.wait()
             environment = self._environments.get(model.path, mode=target.environment, cancelled=cancelled)
             held.callback(environment.close)
-            marks.append(time.monotonic())
-
-        def close() -> None:
-            environment.close()
-            model.close()
-
+            made = time.monotonic()
         return Provisions(
             model.path,
             environment.python if environment.isolated else None,
             worker_code(self._code) if environment.isolated else None,
-            {"fetch": marks[1] - marks[0], "environment": marks[2] - marks[1]},
-            close,
+            {"fetch": fetched - began, "environment": made - fetched},
+            held.pop_all().close,
         )
 
 
-def cache_folder(settings: CacheSettings) -> Path:
-    """Return the folder that models and environments are kept in."""
+class EarlyEnvironment(ExitStack):
+    """Begins to make a model's environment while the model is still being downloaded; ends with its context.
+
+    One try: where it was too early, what is asked for afterwards decides. Nothing is made for a loader that is not
+    `allowed`; `mode` and `cancelled` are those of `Environments.get`.
+    """
+
+    def __init__(
+        self, environments: Environments, allowed: tuple[str, ...], mode: str, cancelled: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self._environments = environments
+        self._allowed = allowed
+        self._mode = mode
+        self._cancelled = cancelled
+        self._over = threading.Event()
+        self._failed: BuildFailed | None = None
+        self._thread = threading.Thread(target=lambda: None)
+
+    def begin(self, folder: Path) -> None:
+        """Begin, with the files that tell a model's loader and needs; raises ProvisionError for a forbidden loader."""
+        check_loader(folder, self._allowed)
+        with suppress(OSError):
+            # The folder gets another name when the download ends, with the wheels that may be being installed.
+            copy = Path(self.enter_context(tempfile.TemporaryDirectory())) / "model"
+            shutil.copytree(folder, copy)
+            self._thread = threading.Thread(target=self._make, args=(copy,), name="early-environment")
+            self._thread.start()
+            self.callback(self._thread.join)
+            self.callback(self._over.set)
+
+    def wait(self) -> None:
+        """Wait for its end; raises Cancelled, or BuildFailed where to try again would take long and fail as well."""
+        if self._thread.is_alive():
+            report_step("building its environment")
+        while self._thread.is_alive():
+            if self._cancelled():
+                raise Cancelled
+            self._thread.join(_POLL_SECONDS)
+        if self._failed is not None:
+            raise self._failed
+
+    def _make(self, folder: Path) -> None:
+        try:
+            environment = self._environments.get(
+                folder, mode=self._mode, cancelled=lambda: self._over.is_set() or self._cancelled()
+            )
+        except BuildFailed as error:
+            self._failed = error
+        except Exception as error:  # noqa: BLE001 - it is tried again, and told then
+            _log.debug("an environment was not made early", why=str(error))
+        else:
+            self.callback(environment.close)
+
+
+def _cache_folder(settings: CacheSettings) -> Path:
     if settings.folder is not None:
         return Path(settings.folder).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "prinz-enricher"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,32 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """An open registry."""
+class OpenRegistry:
+    """A registry with its client; `origin` is the same wherever a local store's server listens."""
 
     access: Access
     client: RegistryClient
     origin: str
+
+    def folder(self, target: Target) -> str:
+        """Return the URI of the folder with a target's files; raises RegistryAway, or LoadFailed if there is none."""
+        try:
+            return self.client.folder_uri(target.registered_name, target.version)
+        except RegistryError as error:
+            kind = RegistryAway if error.transient else LoadFailed
+            raise kind(f"the registry does not give its files: {error}") from error
+
+    def fetch_variables(self, folder: Path) -> dict[str, str] | None:
+        """Return the environment variables with which MLflow's client reaches the registry; None for none.
+
+        Files that they name go into `folder`, a private one. Raises RegistryAway, and LoadFailed for bad certificates.
+        """
+        try:
+            return self.access.fetch_variables(folder)
+        except RegistryError as error:
+            raise RegistryAway(f"the credentials of the registry can't be had: {error}") from error
+        except AccessError as error:
+            raise LoadFailed(str(error)) from error
 
 
 class Registries:
@@ -52,20 +72,15 @@ class Registries:
 
     def __init__(self, settings: Mapping[str, RegistrySettings]) -> None:
         self._settings = settings
-        self._opened: dict[str, _Opened] = {}
+        self._opened: dict[str, OpenRegistry] = {}
         self._closing = ExitStack()
         self.catalog: Union
         self.used_files: dict[str, UsedFile] = {}
 
     def open(self, ended: threading.Event | None = None) -> None:
-        """Start the servers of local stores, and open a client of each registry; `catalog.start` begins to read.
+        """Start the servers of local stores, waiting until `ended`, and open clients; `catalog.start` begins to read.
 
-        Args:
-            ended: Once it is set, waiting for a local store's server ends.
-
-        Raises:
-            AccessError: A registry's URL or certificates can't be used.
-            PrivateServerError: A local store's own server does not start.
+        Raises AccessError where a URL or certificates can't be used, and PrivateServerError where a server can't start.
         """
         with ExitStack() as opened:
             self.catalog = Union([self._open(name, one, opened, ended) for name, one in self._settings.items()])
@@ -77,13 +92,9 @@ class Registries:
         self.catalog.stop()
         self._closing.close()
 
-    def locate(self, target: Target) -> tuple[str, str, str, str]:
-        """Return a target's registry as MLflow's client calls it, its name and version there, and which registry it is.
-
-        The last is the same for as long as the registry is the same, wherever it listens.
-        """
-        opened = self._opened[target.registry_name]
-        return opened.access.tracking_uri, target.registered_name, target.version, opened.origin
+    def of(self, target: Target) -> OpenRegistry:
+        """Return the registry that a target is from."""
+        return self._opened[target.registry_name]
 
     def observed(self, target: Target, outputs: str) -> None:
         """Serve a target's version with the outputs that were observed, in MLflow's JSON of a schema."""
@@ -92,50 +103,6 @@ class Registries:
             member.catalog.observe(target.registered_name, target.version, outputs)
         except SignatureError as error:
             log.warning("outputs can't be served", model=target.name, version=target.version, why=str(error))
-
-    def folder(self, target: Target) -> str:
-        """Return the URI of the folder with a target's files, from the registry.
-
-        Raises:
-            RegistryAway: The registry does not answer now.
-            LoadFailed: They can't be downloaded.
-        """
-        try:
-            return self._opened[target.registry_name].client.folder_uri(target.registered_name, target.version)
-        except RegistryError as error:
-            kind = RegistryAway if error.transient else LoadFailed
-            raise kind(f"the registry does not give its files: {error}") from error
-
-    def download(
-        self,
-        target: Target,
-        uri: str,
-        folder: Path,
-        max_bytes: int,
-        watch: Callable[[int, int], object],
-        begun: Callable[[Path], object],
-    ) -> bool:
-        """Download a target's files from its registry itself; see `RegistryClient.download`."""
-        client = self._opened[target.registry_name].client
-        return client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=begun)
-
-    def fetch_variables(self, target: Target, folder: Path) -> dict[str, str] | None:
-        """Return the environment variables with which MLflow's client reaches a target's registry; None for none.
-
-        Args:
-            target: The version.
-            folder: A private folder, for files that they name.
-
-        Raises:
-            RegistryAway: Its credentials are not available now.
-            LoadFailed: Its certificates can't be used.
-        """
-        try:
-            return self._opened[target.registry_name].access.fetch_variables(folder)
-        except RegistryError as error:
-            raise RegistryAway(f"the credentials of the registry can't be had: {error}") from error
-        except AccessError as error:
-            raise LoadFailed(str(error)) from error
 
     def _open(self, name: str, settings: RegistrySettings, opened: ExitStack, ended: threading.Event | None) -> Member:
         url = None
@@ -154,7 +121,7 @@ class Registries:
         except AccessError as error:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)
-        self._opened[name] = _Opened(access, client, _origin(settings, client.url))
+        self._opened[name] = OpenRegistry(access, client, _origin(settings, client.url))
         store = _store(settings, client.url)
         if store is not None:
             self.used_files[name] = UsedFile(store.path)

@@ -22,9 +22,7 @@ MAX_TEXT = 400
 def to_status(error: EnricherError) -> status_pb2.Status:
     """Return an error with all its details; violations that do not fit are counted in the ErrorInfo as `omitted`."""
     info = error_details_pb2.ErrorInfo(
-        reason=error.reason,
-        domain=DOMAIN,
-        metadata={key: shorten(value) for key, value in error.metadata.items()},
+        reason=error.reason, domain=DOMAIN, metadata={key: shorten(value) for key, value in error.metadata.items()}
     )
     details: list[Message] = []
     if error.resource is not None:
@@ -47,13 +45,9 @@ def to_status(error: EnricherError) -> status_pb2.Status:
 
 
 def internal_failure(log: Any, event: str, error: Exception, **known: object) -> status_pb2.Status:
-    """Log an exception that nobody expected; return what a caller is told of it.
+    """Log an exception that nobody expected, as `event` with what is `known`; return what a caller is told of it.
 
-    Args:
-        log: Gets it, under the correlation id that the caller is told.
-        event: What failed.
-        error: The exception.
-        known: More for the log.
+    The correlation id in both leads from the answer to the log.
     """
     correlation_id = uuid.uuid4().hex
     log.error(event, exc_info=error, correlation_id=correlation_id, **known)

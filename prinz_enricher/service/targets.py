@@ -1,18 +1,33 @@
-"""Which versions can be scored, where, and what a pool needs to know of each."""
+"""Which version a call means, whether and where it can be scored, and what a pool needs to know of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from prinz_enricher.catalog import ENVIRONMENT_TAG, CatalogVersion, Union, scorable
-from prinz_enricher.errors import LoaderNotAllowed, ModelLoadFailed
+import structlog
+
+from prinz_enricher.catalog import (
+    DEFAULT_POLICY,
+    ENVIRONMENT_TAG,
+    CatalogModel,
+    CatalogVersion,
+    Snapshot,
+    Union,
+    default_version,
+    resolve,
+    scorable,
+)
+from prinz_enricher.config import Settings
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.errors import EnricherError, InvalidRequest, LoaderNotAllowed, ModelLoadFailed
 from prinz_enricher.provision.loaders import allows
-from prinz_enricher.scoring import Status, Target, WorkerState
+from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
-from prinz_enricher.service.model_messages import state_of
 from prinz_enricher.signature import Origin, Signature
+
+log = structlog.stdlib.get_logger(__name__)
 
 _MAX_KNOWN = 4096
 """Targets that are remembered; those of an older snapshot are among them, until all are forgotten."""
@@ -20,90 +35,58 @@ _MAX_KNOWN = 4096
 _REMOTE = "remote:"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a version is scored.
-
-    Attributes:
-        endpoint: The endpoint of the settings; `LOCAL` for workers of this service.
-        fault: Why it can be scored nowhere, as a sentence without its subject; empty for none.
-    """
-
-    endpoint: str = LOCAL
-    fault: str = ""
-
-
-_LOCAL_ROUTE = Route()
-
-
-class Routes:
-    """Chooses the endpoint of a version by the rules of the settings, else by the owner's tag.
-
-    The operator's rules come first: a registry can lie, and a tag names an endpoint of the settings, never a URL.
-
-    Args:
-        rules: By endpoint, the patterns of the names of models that it scores.
-    """
-
-    def __init__(self, rules: Mapping[str, Sequence[str]]) -> None:
-        self._rules = {endpoint: tuple(patterns) for endpoint, patterns in rules.items()}
-
-    def of(self, version: CatalogVersion) -> Route:
-        """Return where a version is scored."""
-        for endpoint, patterns in self._rules.items():
-            if any(fnmatchcase(version.name, pattern) for pattern in patterns):
-                return Route(endpoint)
-        wish = version.options.route
-        if not wish or wish == "local":
-            return _LOCAL_ROUTE
-        endpoint = wish.removeprefix(_REMOTE).strip()
-        if wish.startswith(_REMOTE) and endpoint in self._rules:
-            return Route(endpoint)
-        return Route(fault=f'has a tag prinz.route "{wish[:100]}", which is not an endpoint of this service')
-
-
 class Targets:
-    """Makes targets of the catalog's versions, and remembers them, since every call needs one.
+    """Finds the version of a reference, and makes targets of versions; remembers them, since every call needs one."""
 
-    Args:
-        catalog: The models there are.
-        allowed_loaders: Patterns of the names of modules that may load a model.
-        environment_tag: Whether the tag `prinz.environment` counts.
-        routes: Chooses endpoints.
-        allow_observed: Whether observed outputs may be served where a tag wants it.
-    """
-
-    def __init__(
-        self,
-        catalog: Union,
-        allowed_loaders: Sequence[str],
-        routes: Routes,
-        *,
-        allow_observed: bool = False,
-        environment_tag: bool = False,
-    ) -> None:
+    def __init__(self, catalog: Union, pool: WorkerPool, settings: Settings) -> None:
         self._catalog = catalog
-        self._allowed_loaders = tuple(allowed_loaders)
-        self._routes = routes
-        self._allow_observed = allow_observed
-        self._environment_tag = environment_tag
+        self._pool = pool
+        self._policy = tuple(settings.scoring.default_version)
+        self._allowed_loaders = tuple(settings.workers.allowed_loaders)
+        # By endpoint, the patterns of the names of models that it scores.
+        self._routes = {name: tuple(endpoint.models) for name, endpoint in settings.endpoints.items()}
+        self._allow_observed = settings.scoring.allow_observed_outputs
+        self._environment_tag = settings.workers.allow_environment_tag
+        self._aliases = AliasRouter(pool, self.find, self._policy)
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
         self._known: dict[int, tuple[CatalogVersion, Target]] = {}
 
-    def of(self, version: CatalogVersion) -> Target:
-        """Return the target of a version.
+    def resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
+        """Return the version that a reference means now; raises EnricherError."""
+        if not model.name:
+            raise InvalidRequest("model.name", "is required")
+        selector = model.WhichOneof("selector")
+        if selector and not getattr(model, selector):
+            raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
+        version = model.version if selector == "version" else None
+        alias = model.alias if selector == "alias" else None
+        snapshot = self._catalog.snapshot()
+        if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
+            raise why
+        meant = resolve(snapshot, model.name, version, alias, self._policy)
+        return meant if version is not None else self._aliases.choose(snapshot.models[model.name], alias, meant)
 
-        Raises:
-            EnricherError: It can't be scored, or its signature was not read yet: that is read next.
+    def default_version(self, model: CatalogModel) -> CatalogVersion | None:
+        """Return the version that a reference without a selector means; None for none."""
+        return default_version(model, self._policy)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Load the versions that aliases in use mean in a snapshot."""
+        self._aliases.follow(snapshot)
+
+    def of(self, version: CatalogVersion) -> Target:
+        """Return the target of a version; raises EnricherError for one that can't be scored.
+
+        Also for one whose signature was not read yet: that is read next.
         """
         known = self._known.get(id(version))
         if known is not None:
             return known[1]
         signature = self.signature(version)
-        route = self._routes.of(version)
-        if route.fault:
-            raise ModelLoadFailed(version.name, version.version, f"it {route.fault}.")
-        target = self._make(version, signature, route.endpoint)
+        endpoint, fault = self._route(version)
+        if fault:
+            raise ModelLoadFailed(version.name, version.version, f"it {fault}.")
+        target = self._make(version, signature, endpoint)
         if len(self._known) >= _MAX_KNOWN:
             self._known = {}
         self._known[id(version)] = (version, target)
@@ -113,15 +96,11 @@ class Targets:
         """Return the target of a version; None where it can't be scored."""
         if version.signature is None or not version.ready or self._is_refused(version):
             return None
-        route = self._routes.of(version)
-        return None if route.fault else self._make(version, version.signature, route.endpoint)
+        endpoint, fault = self._route(version)
+        return None if fault else self._make(version, version.signature, endpoint)
 
     def signature(self, version: CatalogVersion) -> Signature:
-        """Return a version's signature; one that was not read yet is read next.
-
-        Raises:
-            EnricherError: The version can't be scored, or the caller is to come back.
-        """
+        """Return a version's signature; raises EnricherError as `of` does."""
         self._catalog.prioritize(version)
         if self._is_refused(version):
             raise LoaderNotAllowed(version.name, version.version, version.loader)
@@ -130,16 +109,21 @@ class Targets:
             raise ModelLoadFailed(version.name, version.version, version.fault)
         return signature
 
+    def status_of(self, version: CatalogVersion) -> Status:
+        """Return the status of a version, by the registry and the pool."""
+        target = self.find(version)
+        return self.state(version, None if target is None else self._pool.status(target))
+
     def state(self, version: CatalogVersion, status: Status | None) -> Status:
         """Return the status of a version: by the registry, then by the pool, whose status is None without a target."""
         if self._is_refused(version) and version.ready:
             refusal = LoaderNotAllowed(version.name, version.version, version.loader)
             return Status(WorkerState.FAILED, refusal.message)
-        route = self._routes.of(version)
-        if route.fault and version.ready:
-            return Status(WorkerState.FAILED, route.fault)
+        endpoint, fault = self._route(version)
+        if fault and version.ready:
+            return Status(WorkerState.FAILED, fault)
         found = state_of(version, status)
-        if route.endpoint != LOCAL:
+        if endpoint != LOCAL:
             return replace(found, remote=True)
         wish = version.options.environment
         if not wish or self._environment_tag:
@@ -147,12 +131,26 @@ class Targets:
         ignored = f"its tag {ENVIRONMENT_TAG} = {wish} counts only with workers.allow_environment_tag"
         return replace(found, message="; ".join(filter(None, (found.message, ignored))))
 
+    def _route(self, version: CatalogVersion) -> tuple[str, str]:
+        """Return the endpoint of the settings that scores a version, or LOCAL, and why none does."""
+        # The operator's rules come first: a registry can lie, and a tag names an endpoint of the settings, never a URL.
+        for endpoint, patterns in self._routes.items():
+            if any(fnmatchcase(version.name, pattern) for pattern in patterns):
+                return endpoint, ""
+        wish = version.options.route
+        if not wish or wish == "local":
+            return LOCAL, ""
+        endpoint = wish.removeprefix(_REMOTE).strip()
+        if wish.startswith(_REMOTE) and endpoint in self._routes:
+            return endpoint, ""
+        return LOCAL, f'has a tag prinz.route "{wish[:100]}", which is not an endpoint of this service'
+
     def _is_refused(self, version: CatalogVersion) -> bool:
         """Return whether a version's loader is known and not allowed; the downloaded files are checked again."""
         if not version.loader or allows(self._allowed_loaders, version.loader):
             return False
         # What a model server elsewhere loads is not ours to allow.
-        return self._routes.of(version).endpoint == LOCAL
+        return self._route(version)[0] == LOCAL
 
     def _make(self, version: CatalogVersion, signature: Signature, endpoint: str) -> Target:
         return Target(
@@ -171,3 +169,75 @@ class Targets:
             environment=version.options.environment if self._environment_tag and endpoint == LOCAL else "",
             loader=version.loader,
         )
+
+
+def state_of(version: CatalogVersion, status: Status | None) -> Status:
+    """Return the status of a version: by the registry, then by the pool, whose `status` is None without a target."""
+    if version.pending:
+        return Status(WorkerState.DISCOVERED, version.fault)
+    if status is None:
+        return Status(WorkerState.FAILED, version.fault)
+    return status if status.message or not version.fault else replace(status, message=version.fault)
+
+
+@dataclass(slots=True, eq=False)
+class AliasRouter:
+    """Remembers which version serves each alias, and each default, that was called.
+
+    The policy is TensorFlow Serving's "availability preserving": the new version is loaded first, and takes over once
+    it is available. Where it can't be loaded, the former one stays; the state of the new one says why. A former version
+    that is not loaded, or that the registry does not offer any more, is replaced at once.
+    """
+
+    pool: WorkerPool
+    target_of: Callable[[CatalogVersion], Target | None]
+    policy: Sequence[str] = DEFAULT_POLICY
+    _serving: dict[tuple[str, str | None], CatalogVersion] = field(default_factory=dict)
+
+    def choose(self, model: CatalogModel, alias: str | None, wanted: CatalogVersion) -> CatalogVersion:
+        """Return the version that serves an alias, or the default, now; `wanted` is what the registry means by it."""
+        key = (model.name, alias)
+        serving = self._serving.get(key)
+        if serving is wanted:
+            return wanted
+        if serving is not None and serving.version != wanted.version:
+            former = model.by_number.get(serving.version)
+            state = self._state(former) if former is not None else None
+            if former is not None and state is not None:
+                new = self._state_or_load(wanted)
+                if new is not WorkerState.AVAILABLE:
+                    stays = (
+                        new is WorkerState.FAILED
+                        if state is WorkerState.DISCOVERED
+                        else state is not WorkerState.FAILED
+                    )
+                    # It is remembered in either case: a new one that turns out not to load gives way to it again.
+                    return former if stays else wanted
+            log.info("an alias is served by another version", model=model.name, alias=alias, version=wanted.version)
+        self._serving[key] = wanted
+        return wanted
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Load what aliases mean in a snapshot before anybody calls."""
+        for name, alias in list(self._serving):
+            try:
+                wanted = resolve(snapshot, name, None, alias, self.policy)
+            except EnricherError:
+                self._serving.pop((name, alias), None)
+            else:
+                self.choose(snapshot.models[name], alias, wanted)
+
+    def _state(self, version: CatalogVersion) -> WorkerState | None:
+        target = self.target_of(version)
+        return None if target is None else self.pool.status(target).state
+
+    def _state_or_load(self, version: CatalogVersion) -> WorkerState:
+        """Return the state of a version; one that is not loaded begins to load beside the one that serves."""
+        target = self.target_of(version)
+        if target is None:
+            # Its signature is not read yet, or can't be.
+            return WorkerState.FAILED
+        state = self.pool.status(target).state
+        if state is not WorkerState.AVAILABLE:
+            self.pool.load(target, instead=True)
+        return state

@@ -1,5 +1,7 @@
 """The admin HTTP server, over real connections."""
 
+from __future__ import annotations
+
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
@@ -42,10 +44,6 @@ class Room:
     http: httpx.Client = field(init=False)
     port: int = field(init=False)
 
-    def refresh(self) -> None:
-        """Count."""
-        self.refreshed += 1
-
     def deliver(self, body: bytes = b"{}", *, secret: str = SECRET, age: int = 0, **headers: str) -> httpx.Response:
         """Send a delivery, signed by MLflow's own code."""
         delivery_id, timestamp = headers.pop("delivery_id", str(uuid4())), str(int(time()) - age)
@@ -54,16 +52,36 @@ class Room:
         return self.http.post("/webhook", content=headers.pop("content", body), headers=sent)
 
 
+@dataclass
+class RoomCatalog:
+    """The catalog of a room, and its event `ready`."""
+
+    room: Room
+
+    def states(self) -> dict[str, CatalogState]:
+        """Return the states of the room."""
+        return self.room.states
+
+    @property
+    def ready(self) -> RoomCatalog:
+        """Itself."""
+        return self
+
+    def is_set(self) -> bool:
+        """Return whether a registry was read."""
+        return any(state.age is not None for state in self.room.states.values())
+
+    def request_refresh(self) -> None:
+        """Count."""
+        self.room.refreshed += 1
+
+
 @contextmanager
 def door(**settings: object) -> Iterator[Room]:
     """Open a door on a free port of loopback."""
     room = Room()
     opened = AdminHttpServer(
-        HttpSettings.model_validate({"port": 0, **settings}),
-        states=lambda: room.states,
-        ready=lambda: any(state.age is not None for state in room.states.values()),
-        draining=lambda: room.draining,
-        refresh=room.refresh,
+        HttpSettings.model_validate({"port": 0, **settings}), cast("Any", RoomCatalog(room)), lambda: room.draining
     )
     room.port = opened.start()
     try:

@@ -10,6 +10,7 @@ import pytest
 from prinz_enricher.fronts.grpc import call_batcher
 from prinz_enricher.fronts.grpc.call_batcher import MAX_WAIT, CallBatcher
 from prinz_enricher.service.calls import Call
+from tests.support.callback_call import CallbackCall
 
 
 def test_calls_that_come_within_a_few_turns_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,4 +121,4 @@ async def _until(reached: Callable[[], bool]) -> None:
 
 
 def _call() -> Call:
-    return Call("Score", b"", 0.0, None, lambda _: None, lambda _: None, lambda: False)
+    return CallbackCall("Score", b"", 0.0, None, lambda _: None, lambda _: None)

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.fronts.grpc import choice
+from prinz_enricher.config import ServerSettings
+from prinz_enricher.fronts import grpc as choice
 from prinz_enricher.service.calls import FrontError
 
 
 def chosen(kind: Any) -> tuple[str, str]:
     """Choose a front; return its class and the reason that the log gives."""
     with capture_logs() as logs:
-        front = choice.open_front(kind, "::1", 0, max_message_bytes=1024, max_calls=1, max_inflight_bytes=None)
+        front = choice.open_front(ServerSettings(front=kind, host="::1", port=0, max_message_bytes=1024, max_calls=1))
     front.drain(0.0)
     return type(front).__name__, logs[0]["why"]
 

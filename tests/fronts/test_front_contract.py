@@ -195,7 +195,7 @@ def test_too_many_bytes(running: Running) -> None:
 
 def test_a_lone_request_is_taken_whatever_its_size(kind: str) -> None:
     """A number of bytes below those of the largest message does not forbid that."""
-    with running_front(kind, max_inflight_bytes=10_000) as running:
+    with running_front(kind, inflight_bytes=10_000) as running:
         for _ in range(3):
             assert len(running.method("Score")(bytes(LIMIT - 6), timeout=WAIT)) == LIMIT
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.webhooks.constants import WEBHOOK_DELIVERY_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER
 from mlflow.webhooks.delivery import _generate_hmac_signature
+from pydantic import SecretStr
 
-from prinz_enricher.fronts.admin.webhook import WINDOW_SECONDS, Delivery, Receiver, Verdict, is_authentic
+from prinz_enricher.config import HttpSettings
+from prinz_enricher.fronts.admin.webhook import WINDOW_SECONDS, Delivery, Verdict, Webhook, is_authentic
 
 NOW = 1_790_000_000
 SECRET = "a secret of äöü"  # noqa: S105 - of these tests
@@ -20,6 +22,11 @@ def signed(body: bytes = b"{}", *, delivery_id: str = "id-1", timestamp: int = N
     """Return a delivery as MLflow would send it."""
     signature = _generate_hmac_signature(secret, delivery_id, str(timestamp), body.decode())
     return Delivery(delivery_id, str(timestamp), signature, body)
+
+
+def webhook(**bounds: int) -> Webhook:
+    """Return one with the secret of these tests, that has received nothing."""
+    return Webhook(HttpSettings(port=0, webhook_secret=SecretStr(SECRET)), lambda: None, **bounds)
 
 
 def test_names_of_the_headers() -> None:
@@ -104,42 +111,40 @@ def test_window(late: int, genuine: bool) -> None:
 
 def test_replay() -> None:
     """A delivery is accepted once; again it is a replay, even after a clock was set back; later it is refused."""
-    receiver = Receiver()
+    receiver = webhook()
 
-    assert receiver.check(signed(), [SECRET], NOW) is Verdict.ACCEPTED
-    assert receiver.check(signed(), [SECRET], NOW + 299) is Verdict.REPLAYED
-    assert receiver.check(signed(delivery_id="id-2", timestamp=NOW + 600), [SECRET], NOW + 600) is Verdict.ACCEPTED
-    assert receiver.check(signed(), [SECRET], NOW + 601) is Verdict.REFUSED
+    assert receiver.check(signed(), NOW) is Verdict.ACCEPTED
+    assert receiver.check(signed(), NOW + 299) is Verdict.REPLAYED
+    assert receiver.check(signed(delivery_id="id-2", timestamp=NOW + 600), NOW + 600) is Verdict.ACCEPTED
+    assert receiver.check(signed(), NOW + 601) is Verdict.REFUSED
     # The clock was set back.
-    assert receiver.check(signed(), [SECRET], NOW) is Verdict.REPLAYED
+    assert receiver.check(signed(), NOW) is Verdict.REPLAYED
     assert list(receiver._seen) == ["id-2"]
 
 
 def test_forged_delivery_is_not_remembered() -> None:
     """One who does not know the secret can't have a genuine delivery taken for a replay."""
-    receiver = Receiver()
+    receiver = webhook()
 
-    assert receiver.check(signed(secret="wrong"), [SECRET], NOW) is Verdict.REFUSED  # noqa: S106 - of this test
-    assert receiver.check(signed(), [SECRET], NOW) is Verdict.ACCEPTED
+    assert receiver.check(signed(secret="wrong"), NOW) is Verdict.REFUSED  # noqa: S106 - of this test
+    assert receiver.check(signed(), NOW) is Verdict.ACCEPTED
 
 
 def test_memory_is_bounded_and_no_replay_gets_through() -> None:
     """Where more deliveries come than are remembered, even the forgotten ones are not accepted again."""
-    receiver = Receiver(max_remembered=10)
+    receiver = webhook(max_remembered=10)
     deliveries = [signed(delivery_id=f"id-{number}", timestamp=NOW + number) for number in range(100)]
 
-    assert {receiver.check(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.ACCEPTED}
+    assert {receiver.check(delivery, NOW + 50) for delivery in deliveries} == {Verdict.ACCEPTED}
     assert len(receiver._seen) == 10
-    assert {receiver.check(delivery, [SECRET], NOW + 50) for delivery in deliveries} == {Verdict.REPLAYED}
+    assert {receiver.check(delivery, NOW + 50) for delivery in deliveries} == {Verdict.REPLAYED}
 
 
 def test_one_of_many_at_once() -> None:
     """Of the same delivery, sent by many threads at once, one is accepted."""
-    receiver = Receiver()
+    receiver = webhook()
     verdicts: list[Verdict] = []
-    threads = [
-        threading.Thread(target=lambda: verdicts.append(receiver.check(signed(), [SECRET], NOW))) for _ in range(16)
-    ]
+    threads = [threading.Thread(target=lambda: verdicts.append(receiver.check(signed(), NOW))) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -13,19 +13,20 @@ from typing import Any, cast
 
 import click
 
-from prinz_enricher.catalog import DEFAULT_POLICY, CatalogVersion, Snapshot, Union
+from prinz_enricher.catalog import CatalogVersion, Snapshot, Union
 from prinz_enricher.catalog.publisher import Listener, Watch
 from prinz_enricher.cli.process_setup import block_imports, use_libc_allocator
+from prinz_enricher.config import MIB, ServerSettings, Settings
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.fronts.grpc import open_front
 from prinz_enricher.scoring import PoolSettings
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.score.payload import Limits
+from prinz_enricher.service.score.messages import Limits
+from prinz_enricher.service.targets import Targets
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.fuzz.models import MAX_ROWS, REGISTRY, function_of, signatures, snapshot
 from tests.support.inline_pool import InlinePool
 
-MIB = 1024 * 1024
 MAX_MEMORY = 8 * 1024 * MIB
 """Bytes of address space: a request that takes more is a fault of the service, and should not take the machine too."""
 
@@ -62,14 +63,12 @@ def main() -> None:
     # One of the models raises all the time.
     logging.getLogger("tests.support.inline_pool").setLevel(logging.CRITICAL)
     pool = InlinePool(function_of, PoolSettings(max_workers=2 * len(signatures())))
+    catalog = StillCatalog(snapshot())
     service = EnricherService(
-        StillCatalog(snapshot()),
-        pool,
-        default_policy=DEFAULT_POLICY,
-        limits=Limits(MAX_ROWS, 128 * 1024 * 1024),
+        catalog, pool, Targets(catalog, pool, Settings.load({}, environment={})), Limits(MAX_ROWS, 128 * 1024 * 1024)
     )
     front = open_front(
-        cast("Any", sys.argv[1]), "127.0.0.1", 0, max_message_bytes=64 * MIB, max_calls=1000, max_inflight_bytes=None
+        ServerSettings(front=cast("Any", sys.argv[1]), port=0, max_message_bytes=64 * MIB, max_calls=1000)
     )
     click.echo(front.start(service.handle, service.open_source))
     sys.stdin.read()

@@ -12,7 +12,7 @@ import pytest
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
 from prinz_enricher.scoring import Job, Scores
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.service.score.independent_rows import split_rows
+from prinz_enricher.service.score.call import split_rows
 from tests.scoring.calls import SEPARATELY, plain, scripted_pool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until

@@ -11,7 +11,7 @@ from prinz_enricher.catalog import CatalogVersion, Snapshot, resolve
 from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Target, WorkerState
-from prinz_enricher.service.alias_routing import AliasRouter
+from prinz_enricher.service.targets import AliasRouter
 from tests.scoring.scripted import FAST, PATIENCE, SIGNATURE, scripted, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
 
@@ -98,7 +98,7 @@ def test_the_new_version_is_loaded_without_a_call(world: World) -> None:
     """What the registry means by an alias in use is loaded as soon as it is known."""
     world.load(FIRST, "1")
     assert world.choose(FIRST) == "1"
-    world.handover.follow(SECOND, lambda name, alias: resolve(SECOND, name, alias=alias))
+    world.handover.follow(SECOND)
     assert world.state(SECOND, "2") is WorkerState.LOADING
 
 

@@ -17,8 +17,8 @@ from prinz_enricher.provision.environments import Environment, Environments
 from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
 from prinz_enricher.provision.progress import steps_reported_to
 from prinz_enricher.scoring import LoaderRefused, LoadFailed, RegistryAway, Target
-from prinz_enricher.service.early import EarlyEnvironment
-from prinz_enricher.service.provisioner import Provisioner
+from prinz_enricher.service.provisioner import EarlyEnvironment, Provisioner
+from prinz_enricher.service.registries import OpenRegistry, Registries
 from tests.scoring.scripted import target_of
 from tests.support.registry_writer import mlmodel_text
 
@@ -152,22 +152,32 @@ class OneModel:
     mlmodel: str | None = None
     fails: bool = False
 
-    def locate(self, _: Target) -> tuple[str, str, str, str]:
-        """Tell where it is."""
-        return "http://nowhere", "any", "1", ""
+    def of(self, _: Target) -> OpenRegistry:
+        """Return itself, as its own client, and how it is reached."""
+        return cast("OpenRegistry", self)
 
-    def observed(self, target: Target, outputs: str) -> None:
-        """Do nothing."""
+    @property
+    def client(self) -> OneModel:
+        """Itself."""
+        return self
+
+    @property
+    def access(self) -> OneModel:
+        """Itself."""
+        return self
+
+    tracking_uri = "http://nowhere"
+    origin = ""
 
     def folder(self, _: Target) -> str:
         """Tell where its files are."""
         return "mlflow-artifacts:/any"
 
-    def fetch_variables(self, target: Target, folder: Path) -> Mapping[str, str] | None:
+    def fetch_variables(self, folder: Path) -> Mapping[str, str] | None:
         """Start no process."""
         raise AssertionError("a process was to be started")
 
-    def download(self, _target: Target, _uri: str, folder: Path, _size: int, watch: Any, begun: Any) -> bool:
+    def download(self, _uri: str, folder: Path, *, max_bytes: int, watch: Any, begun: Any) -> bool:
         """Give some files, and the others."""
         begun(part(folder, self.mlmodel))
         assert self.scripted.making.wait(SECONDS)
@@ -179,10 +189,10 @@ class OneModel:
         return True
 
 
-def provisioner(folder: Path, places: OneModel) -> Provisioner:
+def provisioner(folder: Path, registry: OneModel) -> Provisioner:
     """Make a provisioner with scripted environments."""
-    made = Provisioner(places, CacheSettings(folder=str(folder)), WorkerSettings())
-    made._environments = cast("Environments", places.scripted)
+    made = Provisioner(cast("Registries", registry), CacheSettings(folder=str(folder)), WorkerSettings())
+    made._environments = cast("Environments", registry.scripted)
     return made
 
 

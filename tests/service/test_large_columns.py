@@ -17,7 +17,7 @@ from prinz_enricher.batch import encode_columns, encode_dense
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import EnricherError, InvalidInput
-from prinz_enricher.service.score.payload import Limits, parse_score_request, read_rows
+from prinz_enricher.service.score.messages import Limits, parse_score_request, read_rows
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature
 from tests.support.large_requests import check, varint
 

@@ -15,7 +15,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, FrameKind
-from prinz_enricher.service.score.payload import append_output, parse_score_request
+from prinz_enricher.service.score.messages import append_output, parse_score_request
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from tests.support.large_requests import check, varint
 

@@ -1,12 +1,15 @@
 """Models on the wire: what is kept is what would be written anew."""
 
+from typing import Any
+
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, default_version
 from prinz_enricher.catalog.snapshot import NOT_READ, Assembler, ModelFile
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import ModelVersion, RegisteredModel
 from prinz_enricher.scoring import Status, Target, WorkerState
-from prinz_enricher.service.model_messages import ModelMessages, state_of
+from prinz_enricher.service.model_messages import ModelMessages
+from prinz_enricher.service.targets import state_of
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 
 FILES = {
@@ -29,9 +32,15 @@ class World:
 
     def writer(self, **limits: int) -> ModelMessages:
         """Return one that has written nothing yet."""
-        return ModelMessages(
-            default_version, self.target, lambda target: self.states[target.version], state_of, **limits
-        )
+        fake: Any = self
+        return ModelMessages(fake, fake, **limits)
+
+    default_version = staticmethod(default_version)
+    state = staticmethod(state_of)
+
+    def status(self, target: Target) -> Status:
+        """Return the pool's status of a target."""
+        return self.states[target.version]
 
     def make(self, aliases: dict[str, str], tags: dict[str, str] | None = None) -> CatalogModel:
         """Return the model as a new snapshot has it."""
@@ -39,7 +48,7 @@ class World:
         files = {("wine", number): file for number, file in FILES.items()}
         return self.assembler.assemble([model], VERSIONS, files).models["wine"]
 
-    def target(self, version: CatalogVersion) -> Target | None:
+    def find(self, version: CatalogVersion) -> Target | None:
         """Return the target of a version."""
         return None if version.signature is None else Target("wine", version.version, "", version.signature)
 

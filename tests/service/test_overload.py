@@ -10,11 +10,11 @@ import pytest
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidInput, Overloaded
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.service.calls import Call as FrontCall
-from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.payload import Limits
+from prinz_enricher.service.score.call import score_alone
+from prinz_enricher.service.score.messages import Limits
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, Call, rows, target_of
+from tests.support.callback_call import CallbackCall
 
 
 def submit(pool: VersionPool, seconds: float, *, rows: int = 1) -> None:
@@ -23,8 +23,8 @@ def submit(pool: VersionPool, seconds: float, *, rows: int = 1) -> None:
     request.columns.num_rows = rows
     request.columns.columns.add(name="no such input").doubles.values.append(1.0)
     now = time.monotonic()
-    call = FrontCall("Score", b"", now, now + seconds, lambda _: None, lambda _: None, lambda: False)
-    ScoreCall(call, request, target_of()).submit(pool, Limits(rows=10, bytes=1 << 20))
+    call = CallbackCall("Score", b"", now, now + seconds, lambda _: None, lambda _: None)
+    score_alone(call, request, target_of(), pool, Limits(rows=10, bytes=1 << 20))
 
 
 def test_rows_are_not_read_where_they_would_be_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.scoring import Scores, Target
-from prinz_enricher.service.score.response import response_metadata
+from prinz_enricher.service.score.messages import response_metadata
 from prinz_enricher.signature import read_signature
 
 SIGNATURE = read_signature({"signature": None})

@@ -13,9 +13,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.scoring import Target
-from prinz_enricher.service.calls import Call
-from prinz_enricher.service.score.call import ScoreCall
-from prinz_enricher.service.score.payload import MAX_INDEPENDENT_ROWS, Limits
+from prinz_enricher.service.score.call import score_alone
+from prinz_enricher.service.score.messages import MAX_INDEPENDENT_ROWS, Limits
 from prinz_enricher.signature import (
     Field,
     Param,
@@ -27,6 +26,7 @@ from prinz_enricher.signature import (
     output_schema,
     to_value,
 )
+from tests.support.callback_call import CallbackCall
 from tests.support.inline_pool import InlinePool
 
 
@@ -38,12 +38,12 @@ def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:
     scores = pa.RecordBatch.from_arrays([pa.array([2**64 - 1], pa.uint64())], schema=output_schema(signature))
     answers: list[bytes | status_pb2.Status] = []
     now = time.monotonic()
-    call = Call("Score", b"", now, None, answers.append, answers.append, lambda: False)
+    call = CallbackCall("Score", b"", now, None, answers.append, answers.append)
     column = value_pb2.Column(name="x", doubles=value_pb2.DoubleValues(values=[1.0]))
     request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=1, columns=[column]))
     pool = InlinePool(lambda _: lambda *_: scores)
 
-    ScoreCall(call, request, target).submit(pool, Limits(10, 1_000))
+    score_alone(call, request, target, pool, Limits(10, 1_000))
     # Closing waits for the jobs that were taken.
     pool.close(10.0)
 
@@ -69,8 +69,8 @@ def test_too_many_rows_that_are_calls_of_their_own() -> None:
     request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=rows, columns=[column]))
 
     def ask() -> None:
-        call = Call("Score", b"", time.monotonic(), None, answers.append, answers.append, lambda: False)
-        ScoreCall(call, request, target).submit(pool, Limits(10_000, 1_000_000))
+        call = CallbackCall("Score", b"", time.monotonic(), None, answers.append, answers.append)
+        score_alone(call, request, target, pool, Limits(10_000, 1_000_000))
 
     ask()
     request.independent_rows = True
@@ -105,13 +105,13 @@ def test_a_null_parameter_is_refused_in_every_form(form: str, kind: ScalarKind) 
         else:
             request.columns.CopyFrom(encode_columns(batch))
             request.independent_rows = form == "independent_rows"
-        call = Call("Score", b"", time.monotonic(), None, answers.append, answers.append, lambda: False)
-        scoring = ScoreCall(call, request, Target("wine", "3", "http://mlflow", signature))
+        call = CallbackCall("Score", b"", time.monotonic(), None, answers.append, answers.append)
+        target = Target("wine", "3", "http://mlflow", signature)
         if default is None:
-            scoring.submit(pool, Limits(10, 1_000))
+            score_alone(call, request, target, pool, Limits(10, 1_000))
         else:
             with pytest.raises(InvalidInput) as refused:
-                scoring.submit(pool, Limits(10, 1_000))
+                score_alone(call, request, target, pool, Limits(10, 1_000))
             assert [one.field for one in refused.value.violations] == ['params["k"]']
     pool.close(10.0)
     assert seen == [{"k": None}]

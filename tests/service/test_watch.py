@@ -10,7 +10,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import ResyncRequired
 from prinz_enricher.registry import RegistryClient
-from prinz_enricher.service.watch import MAX_BEHIND, WatchSource
+from prinz_enricher.service.model_messages import MAX_BEHIND, WatchSource
 from tests.support.hostile_server import HostileServer
 from tests.support.synthetic_registry import SyntheticRegistry
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.batch.wire import fields_of, prefix, read_varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.fronts.grpc import SERVICE, GrpcioFront
+from prinz_enricher.fronts.grpc import SERVICE, FrontLimits, GrpcioFront
 from prinz_enricher.fronts.grpc.native_front import NativeFront
 from prinz_enricher.service.calls import Call, Front, Source
 from prinz_enricher.service.status import to_status
@@ -181,8 +181,8 @@ def running_front(kind: str, **limits: int) -> Iterator[Running]:
 
 def make_front(kind: str, port: int = 0, **limits: int) -> Front:
     """Make a front of a kind, which does not listen yet, with these limits in place of the usual ones."""
-    usual = {"max_message_bytes": LIMIT, "max_calls": MAX_CALLS, "max_inflight_bytes": MAX_INFLIGHT}
-    front: Front = FRONTS[kind](f"127.0.0.1:{port}", patience=PATIENCE, **(usual | limits))
+    usual = FrontLimits(LIMIT, MAX_CALLS, MAX_INFLIGHT, PATIENCE)
+    front: Front = FRONTS[kind](f"127.0.0.1:{port}", replace(usual, **limits))
     return front
 
 

@@ -19,9 +19,10 @@ from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
 from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.enricher import EnricherService
-from prinz_enricher.service.score.payload import Limits
+from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema
+from tests.support.callback_call import CallbackCall
 
 KINDS = {
     ScalarKind.DOUBLE: "doubles",
@@ -144,11 +145,12 @@ class Service(EnricherService):
         self.models = {target.name: target for target in targets}
         self._pool = pool
         self._limits = Limits(10_000, 1 << 20)
-        targets_of: Any = self
-        self._targets = targets_of
-        self._grouper = RequestGrouper(pool, self._resolve, self.of, shared)
+        fake: Any = self
+        self._targets = fake
+        self._grouper = RequestGrouper(pool, fake, shared)
 
-    def _resolve(self, model: model_pb2.ModelRef) -> Any:
+    def resolve(self, model: model_pb2.ModelRef) -> Any:
+        """Return what is served under a name."""
         if not model.name:
             raise InvalidRequest("model.name", "is required")
         if model.name not in self.models:
@@ -162,7 +164,7 @@ class Service(EnricherService):
 
     def alone(self, call: Call) -> None:
         """Score a call without others."""
-        self._answer(call, lambda call: self._score_alone(call, None))
+        self._answer(call, self._score_small)
 
 
 @dataclass
@@ -209,7 +211,7 @@ def ask(request: pb.ScoreRequest | bytes, deadline: float | None = None) -> Aske
     def is_gone() -> bool:
         return asked.gone
 
-    call = Call("Score", data, time.monotonic(), deadline, answers.append, answers.append, is_gone)
+    call = CallbackCall("Score", data, time.monotonic(), deadline, answers.append, answers.append, is_gone)
     asked = Asked(call, answers)
     return asked
 

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
-from prinz_enricher.service.score.payload import parse_score_request
+from prinz_enricher.service.score.messages import parse_score_request
 
 
 def varint(value: int, padding: int = 0) -> bytes:

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from prinz_enricher.config import MIB, HttpSettings
-from prinz_enricher.fronts.admin.webhook import Delivery, Receiver, Verdict
+from prinz_enricher.catalog import CatalogState, Union
+from prinz_enricher.config import HttpSettings
+from prinz_enricher.fronts.admin.webhook import MAX_BODY_BYTES, Webhook
 from prinz_enricher.registry.errors import RegistryError
-from prinz_enricher.registry.secret_sources import SecretFile
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from prinz_enricher.fronts.admin.http_server import HttpServer
-    from prinz_enricher.telemetry.metrics import Metrics, States
-
-MAX_BODY_BYTES = MIB
-"""Bytes of the body of a webhook's delivery."""
-
-REFUSAL_LOG_SECONDS = 60.0
-"""Seconds between two log lines on refused deliveries."""
+    from prinz_enricher.telemetry.metrics import Metrics
 
 _NO_WEBHOOK_BODY_BYTES = 4096
-_STATUS = {
-    Verdict.ACCEPTED: HTTPStatus.NO_CONTENT,
-    Verdict.REFUSED: HTTPStatus.UNAUTHORIZED,
-    Verdict.REPLAYED: HTTPStatus.CONFLICT,
-}
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -47,41 +33,26 @@ class AdminHttpError(Exception):
 class AdminHttpServer:
     """Serves `/metrics`, `/healthz`, `/readyz`, and, where there is a secret for it, `/webhook`.
 
-    Args:
-        settings: `settings.port` must be set.
-        states: Returns the state of each registry's catalog, by the registry's name.
-        ready: Whether calls are answered: a registry is known, and each was read once.
-        draining: Whether the service is about to end.
-        refresh: Requests a refresh of the catalogs; must not block.
+    `settings.port` must be set; `draining` returns whether the service is about to end.
     """
 
-    def __init__(
-        self,
-        settings: HttpSettings,
-        *,
-        states: States,
-        ready: Callable[[], bool],
-        draining: Callable[[], bool],
-        refresh: Callable[[], None],
-    ) -> None:
+    def __init__(self, settings: HttpSettings, catalog: Union, draining: Callable[[], bool]) -> None:
         self._settings = settings
-        self._states = states
-        self._ready = ready
+        self._catalog = catalog
         self._draining = draining
-        self._webhook = Webhook(settings, refresh) if settings.has_webhook else None
+        self._webhook = Webhook(settings, catalog.request_refresh) if settings.has_webhook else None
         self._metrics: Metrics | None = None
         self._server: HttpServer | None = None
 
     def start(self) -> int:
-        """Listen; returns the port.
-
-        Raises:
-            AdminHttpError: The address can't be listened on, or the secret can't be read.
-        """
+        """Listen; returns the port. Raises AdminHttpError where that, or reading the secret, is impossible."""
         from prinz_enricher.fronts.admin.http_server import HttpServer
 
         if self._webhook is not None:
-            self._webhook.check()
+            try:
+                self._webhook.secrets()
+            except RegistryError as error:
+                raise AdminHttpError(str(error)) from None
         listener = _listen(self._settings.host, self._settings.port or 0)
         port: int = listener.getsockname()[1]
         max_body_bytes = MAX_BODY_BYTES if self._webhook is not None else _NO_WEBHOOK_BODY_BYTES
@@ -126,6 +97,9 @@ class AdminHttpServer:
         content, content_type = self._metrics.write(environ.get("HTTP_ACCEPT", ""))
         return HTTPStatus.OK, content, content_type
 
+    def _states(self) -> dict[str, CatalogState]:
+        return {name or "default": state for name, state in self._catalog.states().items()}
+
     def _health(self, _: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
         return _json(HTTPStatus.OK, {"status": "ok"})
 
@@ -134,7 +108,7 @@ class AdminHttpServer:
         states = self._states()
         if self._draining():
             why = "the service is draining"
-        elif not self._ready():
+        elif not self._catalog.ready.is_set():
             why = "no registry is known, or one was not looked at yet"
         else:
             why = ""
@@ -151,75 +125,6 @@ class AdminHttpServer:
             },
         }
         return _json(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, content)
-
-
-class Webhook:
-    """Receives the deliveries of MLflow's webhooks; an authentic one requests a refresh, whatever is in it."""
-
-    def __init__(self, settings: HttpSettings, refresh: Callable[[], None]) -> None:
-        given = settings.webhook_secret.get_secret_value()
-        self._given = (given,) if given else ()
-        file = settings.webhook_secret_file
-        self._file = SecretFile(Path(file), "webhook secret") if file else None
-        self._refresh = refresh
-        self._receiver = Receiver()
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(Verdict, 0)
-        self._unlogged = 0
-        self._logged = float("-inf")
-
-    def __repr__(self) -> str:
-        return "Webhook()"
-
-    def check(self) -> None:
-        """Read the secrets; raises AdminHttpError where that fails."""
-        try:
-            self._secrets()
-        except RegistryError as error:
-            raise AdminHttpError(str(error)) from None
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of deliveries by verdict."""
-        with self._lock:
-            return {verdict.value: count for verdict, count in self._counts.items()}
-
-    def receive(self, environ: WSGIEnvironment) -> HTTPStatus:
-        """Receive a delivery; returns the status of the answer."""
-        delivery = Delivery(
-            delivery_id=environ.get("HTTP_X_MLFLOW_DELIVERY_ID", ""),
-            timestamp=environ.get("HTTP_X_MLFLOW_TIMESTAMP", ""),
-            signature=environ.get("HTTP_X_MLFLOW_SIGNATURE", ""),
-            body=environ["wsgi.input"].read(MAX_BODY_BYTES + 1),
-        )
-        try:
-            secrets = self._secrets()
-        except RegistryError as error:
-            self._count_refused(Verdict.REFUSED, str(error))
-            return HTTPStatus.SERVICE_UNAVAILABLE
-        verdict = self._receiver.check(delivery, secrets, time.time())
-        if verdict is Verdict.ACCEPTED:
-            with self._lock:
-                self._counts[verdict] += 1
-            self._refresh()
-        else:
-            self._count_refused(verdict, f"it is {verdict.value}")
-        return _STATUS[verdict]
-
-    def _secrets(self) -> tuple[str, ...]:
-        """Return the secrets that are valid now; raises RegistryError where the file can't be read."""
-        lines = self._file.current().split("\n") if self._file is not None else []
-        return (*self._given, *filter(None, (line.removesuffix("\r") for line in lines)))
-
-    def _count_refused(self, verdict: Verdict, why: str) -> None:
-        """Count a delivery that is not accepted, and log some of them: anyone can send them."""
-        with self._lock:
-            self._counts[verdict] += 1
-            self._unlogged += 1
-            now = time.monotonic()
-            if now < self._logged + REFUSAL_LOG_SECONDS:
-                return
-            unlogged, self._unlogged, self._logged = self._unlogged, 0, now
-        log.warning("webhook delivery not accepted", why=why, deliveries=unlogged)
 
 
 def _json(status: HTTPStatus, content: dict[str, Any]) -> tuple[HTTPStatus, bytes, str]:

@@ -40,13 +40,7 @@ _SWEEP_SECONDS = 1
 
 
 class HttpServer:
-    """Serves a WSGI application in threads of its own, until it is closed.
-
-    Args:
-        application: The application.
-        listener: A bound socket, which is closed with the server.
-        max_body_bytes: Bytes of the body of a request.
-    """
+    """Serves a WSGI application in threads of its own, until it is closed, and `listener`, a bound socket, with it."""
 
     def __init__(self, application: WSGIApplication, listener: socket.socket, *, max_body_bytes: int) -> None:
         adjustments = Adjustments(
@@ -106,14 +100,11 @@ class _Task(WSGITask):
     """Answers a request, after which the connection is closed."""
 
     def build_response_header(self) -> bytes:
-        """Return the head of the answer."""
         self.set_close_on_finish()
         return super().build_response_header()
 
 
 class _Channel(HTTPChannel):
-    """A connection."""
-
     task_class = _Task
 
 
@@ -124,16 +115,12 @@ class _Server(TcpWSGIServer):
     active_channels: dict[int, HTTPChannel]  # type: ignore[assignment]  # the stub takes it for one channel
 
     def handle_accept(self) -> None:
-        """Accept a connection, and close the oldest where there are too many."""
         super().handle_accept()
         if len(self.active_channels) > MAX_CONNECTIONS:
             next(iter(self.active_channels.values())).handle_close()
 
     def maintenance(self, now: float) -> None:
-        """Close the connections that have been open for too long.
-
-        waitress itself would let one live on that sends a byte now and then, and one whose peer reads nothing.
-        """
+        # waitress itself would let one live on that sends a byte now and then, and one whose peer reads nothing.
         for channel in list(self.active_channels.values()):
             if now - channel.creation_time > CONNECTION_SECONDS:
                 channel.handle_close()

@@ -1,6 +1,58 @@
-"""The gRPC fronts: one port, an adapter for each library that speaks gRPC, and the choice between them."""
+"""The gRPC fronts: the native one is quicker and needs less memory, the grpcio one runs on every platform."""
 
-from prinz_enricher.fronts.grpc.choice import open_front
+from __future__ import annotations
+
+import importlib.util
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from prinz_enricher.config import ServerSettings
+from prinz_enricher.fronts.grpc.admission import UNLIMITED, FrontLimits
 from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
+from prinz_enricher.provision.memory import default_budget
+from prinz_enricher.service.calls import Front, FrontError
 
-__all__ = ["SERVICE", "GrpcioFront", "open_front"]
+__all__ = ["SERVICE", "FrontLimits", "GrpcioFront", "open_front"]
+
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+"""Where Linux says whether it grants memory that is not there yet, proc_sys_vm(5)."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def open_front(settings: ServerSettings) -> Front:
+    """Return the front of the settings; `auto` is the native one where it is installed and the system is fit for it.
+
+    It does not listen yet. Raises FrontError where the native front is required and not installed.
+    """
+    kind, host = settings.front, settings.host
+    installed = importlib.util.find_spec("pygrpc_native") is not None
+    if kind == "native" and not installed:
+        raise FrontError("the native front needs the package pygrpc-native, which is not installed")
+    against = "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(installed)
+    if against:
+        log.info("front chosen", front="grpcio", why=against)
+        make: Callable[[str, FrontLimits], Front] = GrpcioFront
+    else:
+        from prinz_enricher.fronts.grpc.native_front import NativeFront
+
+        make = NativeFront
+        log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
+    inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
+    address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    return make(address, FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes))
+
+
+def _why_not_native(installed: bool) -> str:
+    """Return why `auto` does not choose the native front; empty where it does."""
+    if not installed:
+        return "pygrpc-native is not installed"
+    # It allocates a message as soon as its length is announced, up to 4 GiB, and ends the process where it can't.
+    if OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="ascii").strip() == "2":
+        return "this system grants no memory in advance (vm.overcommit_memory is 2)"
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return "the process's address space is limited (ulimit -v)"
+    return ""

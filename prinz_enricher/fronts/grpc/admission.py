@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 from google.rpc import status_pb2
 
@@ -15,47 +16,36 @@ _SMALL = 4096
 """Bytes of requests that are not counted: ten thousand of them hold little, and need no lock."""
 
 
-class RequestBytes:
-    """Counts the bytes of requests in flight, from any thread, up to `limit`; a lone request is always admitted."""
+@dataclass(frozen=True, slots=True)
+class FrontLimits:
+    """Bounds of a front; calls beyond them are OVERLOADED.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._held = 0
-        self._lock = threading.Lock()
+    Attributes:
+        message_bytes: Bytes of a request or an answer.
+        calls: Unary calls and messages of streams in flight, and streams.
+        inflight_bytes: Bytes of the requests of unary calls in flight.
+        patience: Seconds that a message of a stream may wait for its caller to read.
+    """
 
-    def acquire(self, size: int) -> int | None:
-        """Count a request; returns what to `release` later, None where there is no room for it."""
-        if size <= _SMALL:
-            return 0
-        with self._lock:
-            if self._held and self._held + size > self.limit:
-                return None
-            self._held += size
-        return size
-
-    def release(self, acquired: int) -> None:
-        """Count a request as gone."""
-        if acquired:
-            with self._lock:
-                self._held -= acquired
+    message_bytes: int
+    calls: int
+    inflight_bytes: int = UNLIMITED
+    patience: float = 60.0
 
 
 class Admission:
-    """Admits calls up to a number, until `draining` is set. One thread calls `enter`; any thread calls `leave`.
+    """Admits calls up to the limits, until `draining` is set. One thread calls `enter`; any thread calls `leave`."""
 
-    Args:
-        max_calls: Calls in flight.
-        max_bytes: Bytes of their requests.
-    """
-
-    def __init__(self, max_calls: int, max_bytes: int) -> None:
+    def __init__(self, limits: FrontLimits) -> None:
         self.draining = False
-        self._max_calls = max_calls
-        self._bytes = RequestBytes(max_bytes)
+        self._limits = limits
         self._open: dict[Hashable, int] = {}
+        # The lock is for the bytes.
+        self._lock = threading.Lock()
+        self._bytes = 0
         # Refusals come when there is least time, so each is written once.
-        self._overloaded = to_status(Overloaded(f"{max_calls} calls are in flight"))
-        self._full = to_status(too_many_bytes(max_bytes))
+        self._overloaded = to_status(Overloaded(f"{limits.calls} calls are in flight"))
+        self._full = to_status(Overloaded(f"requests of {limits.inflight_bytes} bytes are in flight"))
         self._shutting_down = to_status(ShuttingDown())
 
     @property
@@ -63,23 +53,30 @@ class Admission:
         """The number of calls in flight."""
         return len(self._open)
 
+    def is_open(self, call: Hashable) -> bool:
+        """Return whether a call was admitted and has not ended."""
+        return call in self._open
+
     def enter(self, call: Hashable, size: int = 0) -> status_pb2.Status | None:
-        """Admit a call with a request of `size` bytes; returns the refusal, if any."""
+        """Admit a call with a request of `size` bytes, a lone one of any size; returns the refusal, if any."""
         if self.draining:
             return self._shutting_down
-        if len(self._open) >= self._max_calls:
+        if len(self._open) >= self._limits.calls:
             return self._overloaded
-        acquired = self._bytes.acquire(size)
-        if acquired is None:
-            return self._full
-        self._open[call] = acquired
+        if size <= _SMALL:
+            size = 0
+        else:
+            with self._lock:
+                if self._bytes and self._bytes + size > self._limits.inflight_bytes:
+                    return self._full
+                self._bytes += size
+        self._open[call] = size
         return None
 
-    def leave(self, call: Hashable) -> None:
-        """Count a call as ended; a second time does nothing."""
-        self._bytes.release(self._open.pop(call, 0))
-
-
-def too_many_bytes(limit: int) -> Overloaded:
-    """Return the error of a request for whose bytes there is no room."""
-    return Overloaded(f"requests of {limit} bytes are in flight")
+    def leave(self, call: Hashable) -> bool:
+        """Count a call as ended; returns whether it was open."""
+        size = self._open.pop(call, None)
+        if size:
+            with self._lock:
+                self._bytes -= size
+        return size is not None

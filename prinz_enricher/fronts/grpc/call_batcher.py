@@ -27,12 +27,8 @@ class CallBatcher:
 
     Handing over costs as much for one call as for ten, and grpc.aio receives one at a time, without showing how many
     are pending. So the loop iterates, without sleeping, until no more come. A lone call loses some tens of microseconds
-    by it, and there is no timer.
-
-    Args:
-        handler: Receives the calls.
-        max_calls: Calls that may wait here; with these the hand-over is at once. They count as in flight, so a front
-            keeps this well below what it admits.
+    by it, and there is no timer. Where `max_calls` wait, the hand-over is at once; they count as in flight, so a front
+    keeps this well below what it admits.
     """
 
     def __init__(self, handler: CallHandler, max_calls: int) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -15,13 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.errors import InternalError, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission
+from prinz_enricher.errors import InternalError, MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
-from prinz_enricher.fronts.grpc.unary_calls import UnaryCalls
-from prinz_enricher.service.calls import CallHandler, FrontError, Source, SourceOpener
+from prinz_enricher.service.calls import Call, CallHandler, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
@@ -32,37 +34,19 @@ LINGER = 0.5
 MAX_WAITING = 256
 """Calls that wait for their hand-over: as many as a group has."""
 
-PATIENCE = 60.0
-"""Seconds after which a stream ends whose caller does not read."""
-
 _T = TypeVar("_T")
+_Answer: TypeAlias = bytes | status_pb2.Status
 
 
 class GrpcioFront:
-    """Serves gRPC by `grpc.aio`.
+    """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front."""
 
-    Args:
-        address: Where to listen: `host:port`, or `unix:path` behind the native front.
-        max_message_bytes: Bytes of a request or an answer.
-        max_calls: Unary calls and messages of streams in flight, and streams; more are OVERLOADED.
-        max_inflight_bytes: Bytes of the requests of unary calls in flight; more are OVERLOADED.
-        patience: Seconds that a message of a stream may wait for its caller to read.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        max_message_bytes: int,
-        max_calls: int,
-        max_inflight_bytes: int = UNLIMITED,
-        patience: float = PATIENCE,
-    ) -> None:
+    def __init__(self, address: str, limits: FrontLimits) -> None:
         self._address = address
-        self._patience = patience
-        self._max_message_bytes = max_message_bytes
-        self._max_calls = max_calls
-        self._admission = Admission(max_calls, max_inflight_bytes)
+        self._limits = limits
+        self._admission = Admission(limits)
+        self._answers: deque[tuple[asyncio.Future[_Answer], _Answer]] = deque()
+        self._scheduled = False
         self._health_set: dict[str, bool] = {}
         self._streams: set[asyncio.Event] = set()
         self._score_streams: set[ScoreStream] = set()
@@ -102,11 +86,8 @@ class GrpcioFront:
             self._run(self._drain(grace))
             self._end_loop()
 
-    def _run(self, work: Awaitable[_T]) -> _T:
-        async def run() -> _T:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _run_loop(self) -> None:
         self._loop.run_forever()
@@ -117,11 +98,10 @@ class GrpcioFront:
         self._loop.close()
 
     async def _start(self) -> int:
-        self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._max_calls // 4)))
-        self._unary_calls = UnaryCalls(self._admission, self._batcher, max_message_bytes=self._max_message_bytes)
+        self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_receive_message_length", self._limits.message_bytes),
                 # Answers are measured here, for an error that says what is wrong.
                 ("grpc.max_send_message_length", -1),
                 # Two services on one port by accident would each get half of the calls.
@@ -183,20 +163,51 @@ class GrpcioFront:
         return handlers
 
     def _unary(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
+        limit = self._limits.message_bytes
+
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            arrived = time.monotonic()
+            remaining: float | None = context.time_remaining()
+            answer: asyncio.Future[_Answer] = self._loop.create_future()
+            refusal = self._admission.enter(answer, len(request))
+            if refusal is not None:
+                return await _abort(context, refusal)
+            deadline = None if remaining is None else arrived + remaining
             try:
-                answer = await self._unary_calls.serve(method, request, context)
+                self._batcher.add(_UnaryCall(method, request, arrived, deadline, self, answer))
+                result = await answer
             finally:
+                # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
+                answer.cancel()
+                self._admission.leave(answer)
                 self._note_idle()
-            return answer if isinstance(answer, bytes) else await _abort(context, answer)
+            if isinstance(result, bytes) and len(result) > limit:
+                result = to_status(MessageTooLarge("answer", len(result), limit))
+            return result if isinstance(result, bytes) else await _abort(context, result)
 
         return serve
 
+    def answer(self, answer: asyncio.Future[_Answer], result: _Answer) -> None:
+        """Answer a unary call, from any thread; answers enter the loop together."""
+        self._answers.append((answer, result))
+        # Read after the answer is there, and reset before answers are read: none stays behind.
+        if not self._scheduled:
+            self._scheduled = True
+            # The loop is closed once the front has drained; the caller has gone by then.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._answer_all)
+
+    def _answer_all(self) -> None:
+        self._scheduled = False
+        # Nobody else removes from it.
+        while self._answers:
+            answer, result = self._answers.popleft()
+            if not answer.done():
+                answer.set_result(result)
+
     def _server_stream(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            refusal = self._refusal_of_stream()
-            if refusal is not None:
-                await _abort(context, refusal)
+            await self._admit_stream(context)
             woken = asyncio.Event()
 
             def wake() -> None:
@@ -229,24 +240,16 @@ class GrpcioFront:
                 await woken.wait()
             elif isinstance(item, bytes):
                 try:
-                    await asyncio.wait_for(context.write(item), self._patience)
+                    await asyncio.wait_for(context.write(item), self._limits.patience)
                 except TimeoutError:
-                    return to_status(Overloaded(f"the stream was not read for {self._patience:g} seconds"))
+                    return to_status(Overloaded(f"the stream was not read for {self._limits.patience:g} seconds"))
             else:
                 return item
         return to_status(ShuttingDown())
 
     async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        refusal = self._refusal_of_stream()
-        if refusal is not None:
-            await _abort(context, refusal)
-        stream = ScoreStream(
-            context,
-            self._admission,
-            self._batcher,
-            max_message_bytes=self._max_message_bytes,
-            patience=self._patience,
-        )
+        await self._admit_stream(context)
+        stream = ScoreStream(context, self._admission, self._batcher, self._limits)
         self._score_streams.add(stream)
         try:
             end = await stream.serve()
@@ -256,16 +259,30 @@ class GrpcioFront:
         if end is not None:
             await _abort(context, end)
 
-    def _refusal_of_stream(self) -> status_pb2.Status | None:
+    async def _admit_stream(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         if self._admission.draining:
-            return to_status(ShuttingDown())
-        if len(self._streams) + len(self._score_streams) >= self._max_calls:
-            return to_status(Overloaded(f"{self._max_calls} streams are open"))
-        return None
+            await _abort(context, to_status(ShuttingDown()))
+        if len(self._streams) + len(self._score_streams) >= self._limits.calls:
+            await _abort(context, to_status(Overloaded(f"{self._limits.calls} streams are open")))
 
     def _note_idle(self) -> None:
         if not (self._admission.in_flight or self._score_streams):
             self._idle.set()
+
+
+@dataclass(slots=True, eq=False)
+class _UnaryCall(Call):
+    front: GrpcioFront
+    answer: asyncio.Future[_Answer]
+
+    def respond(self, message: bytes) -> None:
+        self.front.answer(self.answer, message)
+
+    def fail(self, status: status_pb2.Status) -> None:
+        self.front.answer(self.answer, status)
+
+    def cancelled(self) -> bool:
+        return self.answer.cancelled()
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

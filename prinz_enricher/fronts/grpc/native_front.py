@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ import structlog
 from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from prinz_enricher.errors import MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import UNLIMITED, RequestBytes, too_many_bytes
-from prinz_enricher.fronts.grpc.grpcio_front import PATIENCE, SERVICE, GrpcioFront
+from prinz_enricher.errors import MessageTooLarge
+from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission, FrontLimits
+from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
 from prinz_enricher.service.calls import Call, CallHandler, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
 
@@ -39,33 +40,16 @@ MAX_STREAMS = 2**31 - 1
 
 
 class NativeFront:
-    """Serves gRPC by `pygrpc_native.NativeGrpcFront`.
+    """Serves gRPC by `pygrpc_native.NativeGrpcFront` at `host:port`."""
 
-    Args:
-        address: Where to listen, as `host:port`.
-        max_message_bytes: Bytes of a request or an answer.
-        max_calls: Unary calls in flight; more are OVERLOADED.
-        max_inflight_bytes: Bytes of their requests; more are OVERLOADED.
-        patience: Seconds that a message of a stream may wait for its caller to read.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        max_message_bytes: int,
-        max_calls: int,
-        max_inflight_bytes: int = UNLIMITED,
-        patience: float = PATIENCE,
-    ) -> None:
+    def __init__(self, address: str, limits: FrontLimits) -> None:
         self._address = address
-        self._patience = patience
-        self._max_message_bytes = max_message_bytes
-        self._max_calls = max_calls
-        self._bytes = RequestBytes(max_inflight_bytes)
-        self._open: dict[int, int] = {}
+        self._limits = limits
+        self._max_message_bytes = limits.message_bytes
+        self._admission = Admission(limits)
+        self.is_open = self._admission.is_open
+        """Whether the call of a number is unanswered and its caller has not gone."""
         self._idle = threading.Event()
-        self._draining = False
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
 
     def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
@@ -84,12 +68,7 @@ class NativeFront:
         # For this user alone: whoever can reach the socket can call the service.
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
-        self._fallback = GrpcioFront(
-            f"unix:{socket}",
-            max_message_bytes=self._max_message_bytes,
-            max_calls=self._max_calls,
-            patience=self._patience,
-        )
+        self._fallback = GrpcioFront(f"unix:{socket}", replace(self._limits, inflight_bytes=UNLIMITED))
         try:
             self._fallback.start(handler, open_source)
         except FrontError:
@@ -111,9 +90,9 @@ class NativeFront:
             return
         until = time.monotonic() + grace
         # From here on the end of the last call sets `_idle`.
-        self._draining = True
+        self._admission.draining = True
         self._fallback.refuse()
-        if self._open:
+        if self._admission.in_flight:
             self._idle.wait(grace)
         # While the fallback lingers, callers that were just answered still hear SHUTTING_DOWN.
         self._fallback.drain(max(0.0, until - time.monotonic()))
@@ -142,30 +121,19 @@ class NativeFront:
             elif request is not None and details is not None and self._admit(number, request):
                 remaining = details[2]
                 deadline = None if remaining is None else arrived + remaining
-                calls.append(_NativeCall(self, number, METHODS[method], request, arrived, deadline))
+                calls.append(_NativeCall(METHODS[method], request, arrived, deadline, self, number))
         if calls:
             self._handler(calls)
 
     def _admit(self, number: int, request: bytes) -> bool:
         """Count a call as open; returns False after answering one that is refused."""
-        refusal, acquired = None, self._bytes.acquire(0)
-        if self._draining:
-            refusal = to_status(ShuttingDown())
-        elif len(request) > self._max_message_bytes:
+        if len(request) > self._max_message_bytes and not self._admission.draining:
             refusal = to_status(MessageTooLarge("request", len(request), self._max_message_bytes))
-        elif len(self._open) >= self._max_calls:
-            refusal = to_status(Overloaded(f"{self._max_calls} calls are in flight"))
-        elif (acquired := self._bytes.acquire(len(request))) is None:
-            refusal = to_status(too_many_bytes(self._bytes.limit))
+        else:
+            refusal = self._admission.enter(number, len(request))
         if refusal is not None:
             self._send_failure(number, refusal)
-            return False
-        self._open[number] = acquired or 0
-        return True
-
-    def is_open(self, number: int) -> bool:
-        """Return whether a call is unanswered and its caller has not gone."""
-        return number in self._open
+        return refusal is None
 
     def respond(self, number: int, message: bytes) -> None:
         """Answer a call, if it is open."""
@@ -181,13 +149,10 @@ class NativeFront:
 
     def _end(self, number: int) -> bool:
         """Count a call as ended; returns whether it was open."""
-        acquired = self._open.pop(number, None)
-        if acquired is None:
-            return False
-        self._bytes.release(acquired)
-        if self._draining and not self._open:
+        was_open = self._admission.leave(number)
+        if self._admission.draining and not self._admission.in_flight:
             self._idle.set()
-        return True
+        return was_open
 
     def _send_failure(self, number: int, status: status_pb2.Status) -> None:
         details = [("grpc-status-details-bin", status.SerializeToString())]
@@ -195,26 +160,16 @@ class NativeFront:
             self._native.fail(number, status.code, status.message, details)
 
 
+@dataclass(slots=True, eq=False)
 class _NativeCall(Call):
-    """A call by its number; methods instead of three closures for each call."""
-
-    __slots__ = ("_front", "_number")
-
-    def __init__(
-        self, front: NativeFront, number: int, method: str, request: bytes, arrived: float, deadline: float | None
-    ) -> None:
-        self._front = front
-        self._number = number
-        self.method = method
-        self.request = request
-        self.arrived = arrived
-        self.deadline = deadline
+    front: NativeFront
+    number: int
 
     def respond(self, message: bytes) -> None:
-        self._front.respond(self._number, message)
+        self.front.respond(self.number, message)
 
     def fail(self, status: status_pb2.Status) -> None:
-        self._front.fail(self._number, status)
+        self.front.fail(self.number, status)
 
     def cancelled(self) -> bool:
-        return not self._front.is_open(self._number)
+        return not self.front.is_open(self.number)

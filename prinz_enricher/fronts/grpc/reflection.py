@@ -7,13 +7,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor, descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, text_format
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-ALPHA_PACKAGE = "grpc.reflection.v1alpha"
-PACKAGE = "grpc.reflection.v1"
-SERVICE = f"{PACKAGE}.ServerReflection"
+SERVICE = "grpc.reflection.v1.ServerReflection"
 
 
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
@@ -56,13 +54,7 @@ def _describe_v1(pool: descriptor_pool.DescriptorPool) -> None:
     try:
         pool.FindFileByName(name)
     except KeyError:
-        alpha = reflection_pb2.DESCRIPTOR.serialized_pb
-        file = descriptor_pb2.FileDescriptorProto.FromString(alpha)
-        file.name, file.package = name, PACKAGE
-        fields = (field for message in file.message_type for field in message.field if field.type_name)
-        for field in fields:
-            field.type_name = field.type_name.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
-        for method in file.service[0].method:
-            method.input_type = method.input_type.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
-            method.output_type = method.output_type.replace(f".{ALPHA_PACKAGE}.", f".{PACKAGE}.")
+        alpha = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+        text = text_format.MessageToString(alpha).replace("v1alpha", "v1")
+        file = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
         pool.AddSerializedFile(file.SerializeToString())

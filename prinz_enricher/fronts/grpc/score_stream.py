@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import grpc.aio
@@ -24,7 +25,7 @@ from google.rpc import status_pb2
 from prinz_enricher.batch.wire import prefix, varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import Admission
+from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.status import to_status
@@ -35,7 +36,6 @@ answers of a caller who stops reading stay small."""
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """Bytes of such messages, and of their answers, from which no more are read."""
-
 
 MAX_TIMEOUT: Final = 10 * 365 * 86_400.0
 """Seconds from which a timeout is no limit: longer than any service runs, and less than Python's locks can wait."""
@@ -49,30 +49,20 @@ _SEQUENCE_TAG: Final = varint(pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["
 
 
 class ScoreStream:
-    """Serves one stream.
-
-    Args:
-        context: The stream.
-        admission: Admits its messages.
-        batcher: Receives each as a call.
-        max_message_bytes: Bytes of an answer.
-        patience: Seconds that an answer may wait for the caller to read.
-    """
+    """Serves one stream: each message that is admitted goes to the batcher as a call."""
 
     def __init__(
         self,
         context: grpc.aio.ServicerContext[bytes, bytes],
         admission: Admission,
         batcher: CallBatcher,
-        *,
-        max_message_bytes: int,
-        patience: float,
+        limits: FrontLimits,
     ) -> None:
-        self.max_message_bytes = max_message_bytes
+        self.max_message_bytes = limits.message_bytes
         self._context = context
         self._admission = admission
         self._batcher = batcher
-        self._patience = patience
+        self._patience = limits.patience
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
         self._unsent = 0
@@ -89,11 +79,7 @@ class ScoreStream:
         self._asleep = False
 
     async def serve(self) -> status_pb2.Status | None:
-        """Serve until the caller has sent all and has every answer, or until the stream can't go on.
-
-        Returns:
-            The error that ends the stream; None for none.
-        """
+        """Serve until the caller has sent all and has every answer; returns the error that ends it before, if any."""
         remaining: float | None = self._context.time_remaining()
         self._deadline = None if remaining is None else time.monotonic() + remaining
         reading = self._loop.create_task(self._read())
@@ -154,7 +140,7 @@ class ScoreStream:
         sequence, request, timeout, fault = read_message(data)
         if timeout is not None:
             deadline = arrived + timeout if deadline is None else min(deadline, arrived + timeout)
-        message = _Message(self, sequence, len(data), request, arrived, deadline)
+        message = _Message("Score", request, arrived, deadline, self, sequence, len(data))
         self._unsent += 1
         with self._lock:
             self._open.add(message)
@@ -237,42 +223,31 @@ class ScoreStream:
             waiter.set_result(None)
 
 
+@dataclass(slots=True, eq=False)
 class _Message(Call):
-    """A message as a call; methods instead of three closures for each."""
-
-    __slots__ = ("_sequence", "_stream", "size")
-
-    def __init__(
-        self, stream: ScoreStream, sequence: int, size: int, request: bytes, arrived: float, deadline: float | None
-    ) -> None:
-        self._stream = stream
-        self._sequence = sequence
-        self.size = size
-        self.method = "Score"
-        self.request = request
-        self.arrived = arrived
-        self.deadline = deadline
+    stream: ScoreStream
+    sequence: int
+    size: int
 
     def respond(self, message: bytes) -> None:
-        answer = write_response(self._sequence, message)
-        limit = self._stream.max_message_bytes
+        answer = write_response(self.sequence, message)
+        limit = self.stream.max_message_bytes
         if len(answer) > limit:
             self.fail(to_status(MessageTooLarge("answer", len(answer), limit)))
         else:
-            self._stream.answer(self, answer)
+            self.stream.answer(self, answer)
 
     def fail(self, status: status_pb2.Status) -> None:
-        self._stream.answer(self, write_status(self._sequence, status))
+        self.stream.answer(self, write_status(self.sequence, status))
 
     def cancelled(self) -> bool:
-        return not self._stream.is_open(self)
+        return not self.stream.is_open(self)
 
 
 class ScoreMessage(NamedTuple):
     """A message of a caller.
 
     Attributes:
-        sequence: The caller's number for it.
         request: The serialised `ScoreRequest`, which may be invalid; empty for none.
         timeout: Seconds after its arrival when an answer is useless; None for no limit of its own.
         fault: What is wrong with the message itself, if anything.
@@ -285,11 +260,7 @@ class ScoreMessage(NamedTuple):
 
 
 def read_message(data: bytes) -> ScoreMessage:
-    """Parse a serialised `ScoreStreamRequest`, and leave the request in it as bytes.
-
-    Raises:
-        InvalidRequest: It can't be parsed, so that there is no sequence to answer under.
-    """
+    """Parse a serialised `ScoreStreamRequest`, and leave the request in it as bytes; raises InvalidRequest."""
     try:
         envelope = _Envelope.FromString(data)
     except DecodeError:

@@ -1,41 +1,55 @@
-"""One `Score` call by itself: its request checked against the signature, scored by the pool, its scores written."""
+"""`Score` calls that are scored by one job are answered here, and a call by itself is checked and submitted.
+
+The rows of a request may be calls of their own: scored together where the version allows it, else each alone.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import structlog
+from google.rpc import status_pb2
 
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import (
     BatchTooLarge,
+    Code,
     DeadlineExceeded,
     EnricherError,
     InvalidInput,
     InvalidRequest,
+    OutputMismatch,
     SignatureChanged,
     Violation,
 )
 from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
 from prinz_enricher.service.calls import Call
-from prinz_enricher.service.score.independent_rows import split_rows
-from prinz_enricher.service.score.payload import (
+from prinz_enricher.service.score.messages import (
     MAX_INDEPENDENT_ROWS,
     Limits,
-    append_output,
     declared_rows,
     read_rows,
-    write_rows,
+    response_metadata,
+    write_response,
+    write_responses,
 )
-from prinz_enricher.service.score.response import log_rejection, output_mismatch, response_metadata
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.signature import Field
 
 log = structlog.stdlib.get_logger(__name__)
+
+_OURS = (Code.INTERNAL, Code.FAILED_PRECONDITION)
+"""Codes of errors that the operator, or the owner of a model, should see."""
 
 MAX_REQUEST_ID = 256
 """Characters of a request_id."""
@@ -43,99 +57,216 @@ MAX_REQUEST_ID = 256
 _T = TypeVar("_T")
 
 
-class ScoreCall:
-    """A call on its way through the service.
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """What calls ask, besides their rows; `form` is the field of the requests' input."""
 
-    Args:
-        call: The raw call.
-        request: Its message.
-        target: The version that scores it.
-        views: Values of a large request that its message lacks.
+    target: Target
+    params: Mapping[str, object]
+    outputs: Sequence[Field]
+    form: str
+
+
+@dataclass(slots=True, eq=False)
+class Answers:
+    """Answers calls that ask the same, and are scored by one job: many of one row each, or a single one.
+
+    Attributes:
+        ids: The `request_id` of each call, in UTF-8.
+        alone: Whether there is one call, with any number of rows.
     """
 
-    def __init__(self, call: Call, request: pb.ScoreRequest, target: Target, views: Views | None = None) -> None:
-        self._call = call
-        self._request = request
-        self._target = target
-        self._views = views
-        self._form = request.WhichOneof("input")
-        self._outputs: Sequence[Field] = ()
+    spec: ScoreSpec
+    calls: Sequence[Call]
+    ids: Sequence[bytes]
+    alone: bool = False
 
-    def submit(self, pool: WorkerPool, limits: Limits) -> None:
-        """Check the request, and submit its rows to the pool.
+    def cancelled(self) -> bool:
+        """Return whether all callers have gone."""
+        return all(call.cancelled() for call in self.calls)
 
-        Raises:
-            EnricherError: The request is invalid; all violations of its input are in one error.
-        """
-        request, signature = self._request, self._target.signature
-        if len(request.request_id) > MAX_REQUEST_ID:
-            raise InvalidRequest("request_id", f"is longer than {MAX_REQUEST_ID} characters")
-        if request.signature_digest and request.signature_digest != signature.digest:
-            raise SignatureChanged(self._target.name, self._target.version, signature.digest)
-        rows_declared = declared_rows(request, self._form)
-        # No rows cost nothing, and too many are refused for good.
-        if 0 < rows_declared <= limits.rows:
-            refusal = pool.refusal(self._target, rows_declared, self._call.deadline)
-            if refusal is not None:
-                raise refusal
-        violations = _Violations()
-        outputs = violations.collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
-        params = violations.collect(lambda: codec.decode_params(request.params, signature))
-        # This call lives until it is answered; its values need not.
-        views, self._views = self._views or Views(), None
-        rows = violations.collect(lambda: read_rows(request, signature, limits, views))
-        if outputs is None or params is None or rows is None:
-            raise violations.error()
-        self._outputs = outputs
-        if request.independent_rows and rows.num_rows > MAX_INDEPENDENT_ROWS:
-            raise BatchTooLarge(rows.num_rows, MAX_INDEPENDENT_ROWS)
-        if self._call.deadline is not None and time.monotonic() >= self._call.deadline:
-            raise DeadlineExceeded("queue")
-        job = Job(self._target, rows, params, self._call.deadline, self._done, self._call.cancelled)
-        for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
-            pool.submit(part)
-
-    def _done(self, outcome: Scores | EnricherError) -> None:
+    def done(self, outcome: Scores | EnricherError) -> None:
+        """Answer the calls with the scores of their rows, or with an error."""
         try:
             if isinstance(outcome, EnricherError):
                 self._fail(outcome)
-            else:
-                self._call.respond(self._response(outcome))
+                return
+            responses = self._responses(outcome)
         except EnricherError as error:
-            self._fail(error)
+            if isinstance(outcome, Scores) and len(self.calls) > 1:
+                # One of the responses can't be written: each call gets its own outcome.
+                for row, (call, id) in enumerate(zip(self.calls, self.ids, strict=True)):
+                    Answers(self.spec, [call], [id]).done(replace(outcome, batch=outcome.batch.slice(row, 1)))
+            else:
+                self._fail(error)
         except Exception as error:  # noqa: BLE001 - a fault of this service
-            self._call.fail(internal_failure(log, "score failed", error, model=self._target.name))
+            fail_all(self.calls, internal_failure(log, "score failed", error, model=self.spec.target.name))
+        else:
+            for call, response in zip(self.calls, responses, strict=True):
+                call.respond(response)
+
+    def _responses(self, scores: Scores) -> list[bytes]:
+        spec = self.spec
+        target = spec.target
+        # Calls of a group came together.
+        common = response_metadata(target, scores, time.monotonic() - self.calls[0].arrived)
+        wanted = scores.batch
+        if len(spec.outputs) != wanted.num_columns or spec.outputs is not target.signature.outputs:
+            wanted = wanted.select([field.name for field in spec.outputs])
+        try:
+            if self.alone:
+                return [write_response(wanted, spec.outputs, spec.form, common, self.ids[0])]
+            return write_responses(wanted, spec.outputs, spec.form, common, self.ids)
+        except InvalidInput as error:
+            first = error.violations[0]
+            raise OutputMismatch(target.name, target.version, f"{first.field} {first.description}") from None
 
     def _fail(self, error: EnricherError) -> None:
-        log_rejection(self._target, error, self._request.request_id)
-        self._call.fail(to_status(error))
-
-    def _response(self, scores: Scores) -> bytes:
-        response = response_metadata(self._target, scores, time.monotonic() - self._call.arrived)
-        if self._request.request_id:
-            response += pb.ScoreResponse(request_id=self._request.request_id).SerializeToString()
-        wanted = scores.batch.select([field.name for field in self._outputs])
-        try:
-            form, parts = write_rows(wanted, self._outputs, self._form)
-        except InvalidInput as error:
-            raise output_mismatch(self._target, error) from None
-        return append_output(response, form, parts)
+        target = self.spec.target
+        # A line for each that the caller, or too many of them, are the cause of would cost more than the rejection.
+        write = log.info if error.code in _OURS else log.debug
+        known = {"model": target.name, "version": target.version, "reason": error.reason}
+        known |= {key: value for key, value in error.metadata.items() if key == "correlation_id"}
+        for id in self.ids:
+            write("score refused", request_id=id.decode(errors="replace"), **known)
+        fail_all(self.calls, to_status(error))
 
 
-class _Violations:
-    """Collects the violations of several parts of a request, so that a caller sees all of them at once."""
+def fail_all(calls: Sequence[Call], status: status_pb2.Status) -> None:
+    """Answer calls with an error."""
+    for call in calls:
+        call.fail(status)
 
-    def __init__(self) -> None:
-        self._violations: list[Violation] = []
-        self._omitted = 0
 
-    def collect(self, read: Callable[[], _T]) -> _T | None:
+def score_alone(
+    call: Call, request: pb.ScoreRequest, target: Target, pool: WorkerPool, limits: Limits, views: Views | None = None
+) -> None:
+    """Check a request, and submit its rows to the pool; `views` are the values that its message lacks.
+
+    Raises EnricherError where the request is invalid; all violations of its input are in one error.
+    """
+    signature, form = target.signature, request.WhichOneof("input") or ""
+    if len(request.request_id) > MAX_REQUEST_ID:
+        raise InvalidRequest("request_id", f"is longer than {MAX_REQUEST_ID} characters")
+    if request.signature_digest and request.signature_digest != signature.digest:
+        raise SignatureChanged(target.name, target.version, signature.digest)
+    rows_declared = declared_rows(request, form)
+    # No rows cost nothing, and too many are refused for good.
+    if 0 < rows_declared <= limits.rows:
+        refusal = pool.refusal(target, rows_declared, call.deadline)
+        if refusal is not None:
+            raise refusal
+    violations: list[Violation] = []
+    omitted = 0
+
+    def collect(read: Callable[[], _T]) -> _T | None:
+        nonlocal omitted
         try:
             return read()
         except InvalidInput as error:
-            self._violations += error.violations
-            self._omitted += error.omitted
+            violations.extend(error.violations)
+            omitted += error.omitted
             return None
 
-    def error(self) -> InvalidInput:
-        return InvalidInput(self._violations, omitted=self._omitted)
+    outputs = collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
+    params = collect(lambda: codec.decode_params(request.params, signature))
+    rows = collect(lambda: read_rows(request, signature, limits, views or Views()))
+    if outputs is None or params is None or rows is None:
+        raise InvalidInput(violations, omitted=omitted)
+    if request.independent_rows and rows.num_rows > MAX_INDEPENDENT_ROWS:
+        raise BatchTooLarge(rows.num_rows, MAX_INDEPENDENT_ROWS)
+    if call.deadline is not None and time.monotonic() >= call.deadline:
+        raise DeadlineExceeded("queue")
+    # These live until the call is answered; the values of its request need not.
+    answers = Answers(ScoreSpec(target, params, outputs, form), [call], [request.request_id.encode()], alone=True)
+    job = Job(target, rows, params, call.deadline, answers.done, call.cancelled)
+    for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
+        pool.submit(part)
+
+
+_Rows = npt.NDArray[np.int64]
+"""Rows by their places in the whole job."""
+
+
+def split_rows(job: Job) -> list[Job]:
+    """Return the jobs that together are a job whose rows are calls of their own.
+
+    Rows are apart from the start where they would change what the model sees of each other. Where a row fails, the
+    whole job does, as it would have if its rows had been scored together.
+    """
+    outcomes = _Outcomes(job)
+    return [_job_of(job, rows, outcomes) for rows in _same_nulls(job.batch)]
+
+
+def _job_of(job: Job, rows: _Rows, outcomes: _Outcomes) -> Job:
+    batch = job.batch if len(rows) == job.batch.num_rows else job.batch.take(pa.array(rows))
+    part = replace(job, batch=batch, done=partial(outcomes.done, rows), cancelled=outcomes.unwanted)
+
+    def split_calls() -> list[Job]:
+        return [
+            replace(part, batch=batch.slice(place, 1), done=partial(outcomes.done, rows[place : place + 1]))
+            for place in range(len(rows))
+        ]
+
+    return replace(part, calls=len(rows), split_calls=split_calls) if len(rows) > 1 else part
+
+
+def _same_nulls(batch: pa.RecordBatch) -> Sequence[_Rows]:
+    """Return groups of rows that have their nulls in the same columns.
+
+    A column of whole numbers or booleans is another one to a model as soon as one of them is missing; a float that is
+    missing is NaN.
+    """
+    missing = [
+        column.is_null().to_numpy(zero_copy_only=False)
+        for column in batch.columns
+        if 0 < column.null_count < batch.num_rows
+        and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type))
+    ]
+    if not missing:
+        return [np.arange(batch.num_rows)]
+    _, pattern = np.unique(np.stack(missing, axis=1), axis=0, return_inverse=True)
+    return [np.flatnonzero(pattern.ravel() == one) for one in range(int(pattern.max()) + 1)]
+
+
+class _Outcomes:
+    """Collects the outcome of each row, and answers the job: with all scores, or at once with the first error."""
+
+    def __init__(self, job: Job) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = job.cancelled
+        self._done = job.done
+        self._scores: list[tuple[_Rows, Scores]] = []
+        self._left = job.batch.num_rows
+        self._answered = False
+
+    def unwanted(self) -> bool:
+        return self._answered or self._cancelled()
+
+    def done(self, rows: _Rows, outcome: Scores | EnricherError) -> None:
+        with self._lock:
+            if self._answered:
+                return
+            if isinstance(outcome, EnricherError):
+                self._answered = True
+                self._scores = []
+            else:
+                self._scores.append((rows, outcome))
+                self._left -= len(rows)
+                self._answered = not self._left
+            answered = self._answered
+        if answered:
+            self._done(outcome if isinstance(outcome, EnricherError) else self._all())
+
+    def _all(self) -> Scores:
+        scores = [one for _, one in self._scores]
+        if len(scores) == 1:
+            return scores[0]
+        order = np.argsort(np.concatenate([rows for rows, _ in self._scores]))
+        return Scores(
+            pa.concat_batches([one.batch for one in scores]).take(pa.array(order)),
+            queue=max(one.queue for one in scores),
+            # Their share of a model call that had rows of others in it as well.
+            compute=sum(one.compute * one.batch.num_rows / max(1, one.batch_rows) for one in scores),
+            batch_rows=max(one.batch_rows for one in scores),
+        )

@@ -2,35 +2,29 @@
 
 What a call costs beside the model is Python, and so is spent on groups: alike one-row requests that a front hands over
 at once are read together, are one job of the pool, and are answered together. Any other request is scored by itself
-(`ScoreCall`), and so is one with a fault, whose error then has all violations.
+(`score_alone`), and so is one with a fault, whose error then has all violations.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import structlog
-from google.rpc import status_pb2
 
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.layout import Layout, input_layout
-from prinz_enricher.catalog import CatalogVersion
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
-from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
+from prinz_enricher.scoring import Job, Target, WorkerPool
 from prinz_enricher.service.calls import Call
-from prinz_enricher.service.score.call import MAX_REQUEST_ID
-from prinz_enricher.service.score.response import log_rejection, output_mismatch, response_metadata, write_responses
-from prinz_enricher.service.score.template import ScoreSpec, Template, Templates, learn_template
-from prinz_enricher.service.status import internal_failure, to_status
-
-log = structlog.stdlib.get_logger(__name__)
+from prinz_enricher.service.score.call import MAX_REQUEST_ID, Answers, ScoreSpec, fail_all
+from prinz_enricher.service.score.template import Template, Templates, learn_template
+from prinz_enricher.service.status import to_status
+from prinz_enricher.service.targets import Targets
 
 DEADLINE_SPAN = 0.005
 """Seconds: calls of one group have their deadlines in the same span of this length, and the first of them counts."""
@@ -44,15 +38,9 @@ _FAR = 1e12
 
 @dataclass(slots=True)
 class RequestGroup:
-    """Calls whose requests differ in their rows alone.
+    """Calls whose requests differ from `request` in their rows alone, and in their ids, in UTF-8.
 
-    Attributes:
-        request: One of their requests.
-        calls: The calls.
-        ids: The `request_id` of each call, in UTF-8.
-        messages: The request of each call; empty where `values` has the rows.
-        template: The template that read the values; None where the messages have the rows.
-        values: The rows, of shape (calls, inputs).
+    The rows are `values` of shape (calls, inputs), read by a template, or else in `messages`.
     """
 
     request: pb.ScoreRequest
@@ -76,93 +64,29 @@ class RequestGroup:
         )
 
 
-class GroupJob:
-    """A group as one job of the pool.
+def _job_of(
+    spec: ScoreSpec, calls: Sequence[Call], ids: Sequence[bytes], batch: pa.RecordBatch, deadline: float | None
+) -> Job:
+    """Return the job of a group, with the first of the calls' deadlines."""
+    answers = Answers(spec, calls, ids)
 
-    Args:
-        spec: What the calls ask.
-        calls: The calls.
-        ids: The `request_id` of each, in UTF-8.
-        batch: Their rows.
-        deadline: The first of their deadlines; None where they have none.
-    """
-
-    __slots__ = ("_batch", "_calls", "_deadline", "_ids", "_spec")
-
-    def __init__(
-        self,
-        spec: ScoreSpec,
-        calls: Sequence[Call],
-        ids: Sequence[bytes],
-        batch: pa.RecordBatch,
-        deadline: float | None,
-    ) -> None:
-        self._spec = spec
-        self._calls = calls
-        self._ids = ids
-        self._batch = batch
-        self._deadline = deadline
-
-    def job(self) -> Job:
-        """Return the job that answers the calls."""
-        spec, calls = self._spec, self._calls
-        return Job(
-            spec.target,
-            self._batch,
-            spec.params,
-            self._deadline,
-            self._done,
-            calls[0].cancelled if len(calls) == 1 else self._cancelled,
-            nulls=False,
-            calls=len(calls),
-            split_calls=self._split_calls,
-        )
-
-    def _cancelled(self) -> bool:
-        return all(call.cancelled() for call in self._calls)
-
-    def _split_calls(self) -> list[Job]:
+    def split_calls() -> list[Job]:
         return [
-            GroupJob(self._spec, [call], [id], self._batch.slice(row, 1), call.deadline).job()
-            for row, (call, id) in enumerate(zip(self._calls, self._ids, strict=True))
+            _job_of(spec, [call], [id], batch.slice(row, 1), call.deadline)
+            for row, (call, id) in enumerate(zip(calls, ids, strict=True))
         ]
 
-    def _done(self, outcome: Scores | EnricherError) -> None:
-        try:
-            if isinstance(outcome, EnricherError):
-                self._fail(outcome)
-                return
-            responses = self._responses(outcome)
-        except EnricherError as error:
-            if isinstance(outcome, Scores) and len(self._calls) > 1:
-                # One of the responses can't be written: each call gets its own outcome.
-                for row, job in enumerate(self._split_calls()):
-                    job.done(replace(outcome, batch=outcome.batch.slice(row, 1)))
-            else:
-                self._fail(error)
-        except Exception as error:  # noqa: BLE001 - a fault of this service
-            _fail_all(self._calls, internal_failure(log, "score failed", error, model=self._spec.target.name))
-        else:
-            for call, response in zip(self._calls, responses, strict=True):
-                call.respond(response)
-
-    def _responses(self, scores: Scores) -> list[bytes]:
-        spec = self._spec
-        target = spec.target
-        # The calls came together.
-        common = response_metadata(target, scores, time.monotonic() - self._calls[0].arrived)
-        wanted = scores.batch
-        if len(spec.outputs) != wanted.num_columns or spec.outputs is not target.signature.outputs:
-            wanted = wanted.select([field.name for field in spec.outputs])
-        try:
-            return write_responses(wanted, spec.outputs, spec.form, common, self._ids)
-        except InvalidInput as error:
-            raise output_mismatch(target, error) from None
-
-    def _fail(self, error: EnricherError) -> None:
-        for id in self._ids:
-            log_rejection(self._spec.target, error, id.decode(errors="replace"))
-        _fail_all(self._calls, to_status(error))
+    return Job(
+        spec.target,
+        batch,
+        spec.params,
+        deadline,
+        answers.done,
+        calls[0].cancelled if len(calls) == 1 else answers.cancelled,
+        nulls=False,
+        calls=len(calls),
+        split_calls=split_calls,
+    )
 
 
 _Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
@@ -170,25 +94,11 @@ _Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
 
 
 class RequestGrouper:
-    """Groups calls, and submits the groups.
+    """Groups calls, and submits groups of up to `max_rows` calls, and `MAX_CALLS`."""
 
-    Args:
-        pool: Scores the groups.
-        resolve: Returns the version that a reference means now; raises EnricherError.
-        target_of: Returns the target of a version; raises EnricherError.
-        max_rows: Rows of several callers in one model call.
-    """
-
-    def __init__(
-        self,
-        pool: WorkerPool,
-        resolve: Callable[[model_pb2.ModelRef], CatalogVersion],
-        target_of: Callable[[CatalogVersion], Target],
-        max_rows: int = MAX_CALLS,
-    ) -> None:
+    def __init__(self, pool: WorkerPool, targets: Targets, max_rows: int = MAX_CALLS) -> None:
         self._pool = pool
-        self._resolve = resolve
-        self._target_of = target_of
+        self._targets = targets
         self._max_calls = min(max_rows, MAX_CALLS)
         self._templates = Templates()
 
@@ -243,7 +153,7 @@ class RequestGrouper:
         for call in calls:
             try:
                 request = pb.ScoreRequest.FromString(call.request)
-            except Exception:  # noqa: BLE001 - `ScoreCall` raises it again
+            except Exception:  # noqa: BLE001 - `score_alone` raises it again
                 ungrouped.append((call, None))
                 continue
             key = _key(request)
@@ -260,7 +170,7 @@ class RequestGrouper:
     def _submit(self, some: RequestGroup, ungrouped: _Ungrouped) -> None:
         """Submit a group, those with about the same deadline together."""
         try:
-            target = self._target_of(self._resolve(some.request.model))
+            target = self._targets.of(self._targets.resolve(some.request.model))
             template = some.template
             spec = None if template is None else template.spec
             if spec is None or spec.target is not target:
@@ -268,14 +178,14 @@ class RequestGrouper:
                 if template is not None:
                     template.spec = spec
         except InvalidInput:
-            # `ScoreCall` adds the violations of its rows.
+            # `score_alone` adds the violations of its rows.
             _leave(some, ungrouped)
             return
         except EnricherError as error:
-            _fail_all(some.calls, to_status(error))
+            fail_all(some.calls, to_status(error))
             return
         layout = input_layout(target.signature)
-        if template is not None and not _same_layout(template.layout, layout):
+        if template is not None and template.layout is not layout and template.layout.fields != layout.fields:
             # The model takes something else by now.
             self._templates.forget(template)
             self._by_message(some.calls, ungrouped)
@@ -293,7 +203,7 @@ class RequestGrouper:
         if refusal is None and deadline is not None and time.monotonic() >= deadline:
             refusal = DeadlineExceeded("queue")
         if refusal is not None:
-            _fail_all(some.calls, to_status(refusal))
+            fail_all(some.calls, to_status(refusal))
             return
         if some.template is not None:
             batch = layout.batch_of_doubles(some.values)
@@ -310,7 +220,7 @@ class RequestGrouper:
             if template is not None:
                 self._templates.add(template)
             batch = layout.batch_of_rows(read)
-        self._pool.submit(GroupJob(spec, some.calls, some.ids, batch, deadline).job())
+        self._pool.submit(_job_of(spec, some.calls, some.ids, batch, deadline))
 
 
 def _key(request: pb.ScoreRequest) -> object:
@@ -338,10 +248,6 @@ def _spec(target: Target, request: pb.ScoreRequest) -> ScoreSpec:
     outputs = codec.select_outputs(signature.outputs, request.outputs)
     params = codec.decode_params(request.params, signature)
     return ScoreSpec(target, params, outputs, request.WhichOneof("input") or "")
-
-
-def _same_layout(one: Layout, other: Layout) -> bool:
-    return one is other or one.fields == other.fields
 
 
 def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None:
@@ -376,8 +282,3 @@ def _by_deadline(calls: Sequence[Call], max_calls: int) -> Iterable[tuple[Sequen
 def _leave(some: RequestGroup, ungrouped: _Ungrouped) -> None:
     messages: Sequence[pb.ScoreRequest | None] = some.messages or [None] * len(some.calls)
     ungrouped += zip(some.calls, messages, strict=True)
-
-
-def _fail_all(calls: Sequence[Call], status: status_pb2.Status) -> None:
-    for call in calls:
-        call.fail(status)

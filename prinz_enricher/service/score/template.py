@@ -10,8 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -21,9 +20,7 @@ from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import BYTES, NotPlain, WireField, fields_of
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.scoring import Target
-from prinz_enricher.service.score.call import MAX_REQUEST_ID
-from prinz_enricher.signature import Field
+from prinz_enricher.service.score.call import MAX_REQUEST_ID, ScoreSpec
 
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreRequest.DESCRIPTOR.fields_by_name.items()}
 _INPUTS: Final = tuple(field.number for field in pb.ScoreRequest.DESCRIPTOR.oneofs_by_name["input"].fields)
@@ -44,30 +41,11 @@ _DOUBLE: Final = 8
 _LITTLE_ENDIAN: Final = sys.byteorder == "little"
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreSpec:
-    """What the calls of a group ask, besides their rows.
-
-    Attributes:
-        target: The version.
-        params: Every parameter of its signature.
-        outputs: The wanted outputs.
-        form: The field of the requests' input.
-    """
-
-    target: Target
-    params: Mapping[str, object]
-    outputs: Sequence[Field]
-    form: str
-
-
 class Template:
     """What requests of one row of doubles have in common.
 
     Attributes:
-        size: Bytes of each request.
         request: One of them.
-        layout: The layout of its inputs.
         spec: What its requests ask besides their rows; set by whoever reads by it.
         identified: Whether each request has a `request_id`, of the same length.
         memory: Bytes of the template, about.
@@ -100,11 +78,9 @@ class Template:
         return not ((self._constant ^ other._constant) & self._mask).any()
 
     def read(self, requests: Sequence[bytes]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
-        """Read serialised requests of this size.
+        """Return the values of requests of this size, and which requests match; None where all do.
 
-        Returns:
-            The values, of shape (requests, columns) in the order of the signature, and which requests match; None
-            where all do. The values of others mean nothing.
+        The values are of shape (requests, columns) in the order of the signature; those of others mean nothing.
         """
         bytes_of = np.frombuffer(b"".join(requests), np.uint8).reshape(len(requests), self.size)
         differ = (bytes_of ^ self._constant) & self._mask
@@ -148,10 +124,7 @@ def _cut(data: bytes, variable: Sequence[slice], values: int) -> tuple[struct.St
 def learn_template(data: bytes, request: pb.ScoreRequest, layout: Layout) -> Template | None:
     """Return the template of a request that was read; None where it is written unusually or not all are doubles.
 
-    Args:
-        data: The serialised message.
-        request: The message: one row in columns or dense, without params, that fits the layout.
-        layout: The layout of the model's inputs.
+    The request has one row, in columns or dense, without params, that fits the layout of the model's inputs.
     """
     if not (_LITTLE_ENDIAN and layout.all_doubles and layout.fields):
         return None
@@ -219,12 +192,7 @@ def _inside(view: memoryview, message: WireField) -> Iterator[WireField]:
 
 
 class Templates:
-    """Remembers templates: a few of each length.
-
-    Args:
-        max_count: Templates; once there are more, all are learnt anew.
-        max_bytes: Bytes of their memory, about; likewise.
-    """
+    """Remembers templates, a few of each length; where there are too many, or too large ones, all are learnt anew."""
 
     def __init__(self, max_count: int = 4096, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._max_count = max_count

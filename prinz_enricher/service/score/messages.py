@@ -1,0 +1,263 @@
+"""`Score` messages: rows as columns, an Arrow stream or dense are read, and scores are written in the same form."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import pyarrow as pa
+from google.protobuf.message import DecodeError
+
+from prinz_enricher import batch as codec
+from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch.wire import (
+    BYTES,
+    MAX_FIELDS,
+    NotPlain,
+    Part,
+    Views,
+    fields_of,
+    prefix,
+    view_columns,
+    view_dense,
+)
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.errors import BatchTooLarge, InvalidRequest
+from prinz_enricher.scoring import Scores, Target
+from prinz_enricher.signature import Field, Signature, fields_schema
+
+MAX_INDEPENDENT_ROWS = 4096
+"""Rows of a request with `independent_rows`: where a version's calls are not scored together, each row is a job."""
+
+_FIELDS: Final = {name: field.number for name, field in pb.ScoreResponse.DESCRIPTOR.fields_by_name.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a request.
+
+    Attributes:
+        bytes: Bytes of an Arrow stream once it is decompressed: a small one can become a very large one.
+        shared: Rows of several callers in one model call.
+    """
+
+    rows: int
+    bytes: int
+    shared: int = 1024
+
+
+def parse_score_request(data: bytes) -> tuple[pb.ScoreRequest, Views]:
+    """Return the message of a large request, and the values that it lacks, as views of `data`: they are not copied.
+
+    The top level of the message is walked as the wire format has it, and protobuf parses what is not the Arrow stream,
+    or the values of columns and dense rows. What can't be separated with certainty stays in the message.
+    """
+    try:
+        try:
+            rest, views = _split(memoryview(data))
+        except NotPlain:
+            return pb.ScoreRequest.FromString(data), Views()
+        return pb.ScoreRequest.FromString(rest), views
+    except DecodeError:
+        raise InvalidRequest("request", "is not a ScoreRequest message") from None
+
+
+def declared_rows(request: pb.ScoreRequest, form: str | None) -> int:
+    """Return the number of rows that a request declares; 1 for an Arrow stream, which must be read first."""
+    if form == "columns":
+        return request.columns.num_rows
+    return request.dense.num_rows if form == "dense" else 1
+
+
+def read_rows(request: pb.ScoreRequest, signature: Signature, limits: Limits, views: Views) -> pa.RecordBatch:
+    """Return the rows of a request, checked against the signature; `views` are the values that the message lacks.
+
+    Raises InvalidInput where they do not fit it, InvalidRequest where there are none or their form is not allowed in
+    this request, and BatchTooLarge.
+    """
+    form = request.WhichOneof("input")
+    if form == "columns":
+        _check_rows(request.columns.num_rows, limits.rows)
+        return codec.decode_columns(request.columns, signature, views.columns)
+    if form == "arrow_stream":
+        stream = request.arrow_stream if views.data is None else views.data
+        return codec.decode_stream(stream, signature, limits.rows, limits.bytes)
+    if form == "dense":
+        if not request.signature_digest:
+            raise InvalidRequest(
+                "signature_digest", "is required with dense rows, since their order is the signature's"
+            )
+        _check_rows(request.dense.num_rows, limits.rows)
+        return codec.decode_dense(request.dense, signature, views.data)
+    raise InvalidRequest("input", "is required: columns, arrow_stream or dense")
+
+
+def write_rows(scores: pa.RecordBatch, outputs: Sequence[Field], form: str | None) -> tuple[str, Sequence[Part]]:
+    """Write the wanted outputs in the form of the request, the field of its input.
+
+    Returns the field of the response's output, and its serialised parts in order; raises InvalidInput where a value has
+    no form on the wire.
+    """
+    if form == "arrow_stream":
+        return form, codec.stream_parts(caller_batch(scores))
+    dense = codec.dense_parts(scores) if form == "dense" else None
+    return ("columns", codec.column_parts(scores, outputs)) if dense is None else ("dense", dense)
+
+
+def _check_rows(rows: int, limit: int) -> None:
+    if rows > limit:
+        raise BatchTooLarge(rows, limit)
+
+
+_SPLIT: Final[dict[int, Callable[[memoryview], tuple[bytes, Views]]]] = {
+    pb.ScoreRequest.DESCRIPTOR.fields_by_name[name].number: split
+    for name, split in (
+        ("columns", view_columns),
+        ("arrow_stream", lambda stream: (b"", Views(stream))),
+        ("dense", view_dense),
+    )
+}
+
+
+def _split(request: memoryview) -> tuple[bytes, Views]:
+    rest: list[bytes | memoryview] = []
+    views: Views | None = None
+    for one in fields_of(request, MAX_FIELDS):
+        split = _SPLIT.get(one.number) if one.wire_type == BYTES else None
+        if split is None:
+            rest.append(request[one.start : one.end])
+            continue
+        if views is not None:
+            # Members of a oneof replace each other, and only then are parts of the same member merged.
+            raise NotPlain
+        written, views = split(request[one.value : one.end])
+        rest += (prefix(one.number, len(written)), written)
+    return b"".join(rest), views or Views()
+
+
+_DOUBLE: Final = 8
+
+_FEW_VALUES: Final = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string)
+"""Types of outputs such as classes, of which many rows have the same value: equal rows are written once."""
+
+
+class _Timing(threading.local):
+    """A message of each thread, written again and again: making one anew costs several times as much."""
+
+    def __init__(self) -> None:
+        self.response = pb.ScoreResponse()
+        self.timing = self.response.timing
+        self.queue, self.compute, self.total = self.timing.queue, self.timing.compute, self.timing.total
+        for part in (self.queue, self.compute, self.total):
+            # Present even where it took no time at all.
+            part.SetInParent()
+
+
+_timing = _Timing()
+
+
+def response_metadata(target: Target, scores: Scores, total: float) -> bytes:
+    """Return a serialised `ScoreResponse` without an output; `total` is the seconds since the call arrived."""
+    timing = _timing
+    for part, seconds in ((timing.queue, scores.queue), (timing.compute, scores.compute), (timing.total, total)):
+        part.seconds, part.nanos = divmod(int(seconds * 1e9), 1_000_000_000)
+    timing.timing.batch_rows = scores.batch_rows
+    return _version(target.name, target.version) + timing.response.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _version(name: str, version: str) -> bytes:
+    return pb.ScoreResponse(model=model_pb2.ModelRef(name=name, version=version)).SerializeToString()
+
+
+def write_response(scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes, id: bytes) -> bytes:
+    """Return the serialised response to a call by itself; arguments as of `write_responses`, and any rows and form."""
+    return append_output(common + _id_field(id), *write_rows(scores, outputs, form))
+
+
+def append_output(response: bytes, form: str, parts: Sequence[Part]) -> bytes:
+    """Append the parts of an output to a serialised `ScoreResponse` that has none, with one copy of them.
+
+    protobuf merges a message that follows another on the wire, so fields can be appended to the rest, in any order.
+    """
+    tag = prefix(_FIELDS[form], sum(map(len, parts)))
+    return b"".join([response, tag, *(memoryview(part) for part in parts)])
+
+
+def _id_field(id: bytes) -> bytes:
+    return prefix(_FIELDS["request_id"], len(id)) + id if id else b""
+
+
+def write_responses(
+    scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes, ids: Sequence[bytes]
+) -> list[bytes]:
+    """Return the serialised response to each of many one-row calls; raises InvalidInput as `write_rows` does.
+
+    Args:
+        scores: The wanted outputs, a row for each call.
+        outputs: The fields of its columns.
+        form: The field of the requests' input, `columns` or `dense`.
+        common: The fields that all responses share, a serialised `ScoreResponse`.
+        ids: The `request_id` of each call, in UTF-8; empty for none.
+    """
+    responses = _write_doubles(scores, outputs, form, common)
+    if responses is None:
+        few_values = all(any(is_kind(type) for is_kind in _FEW_VALUES) for type in scores.schema.types)
+        known: dict[Any, bytes] = {}
+        responses = []
+        for row in range(scores.num_rows):
+            one = scores.slice(row, 1)
+            values = tuple(column[0].as_py() for column in one.columns) if few_values else row
+            if values not in known:
+                field, written = _write_row(one, outputs, form)
+                known[values] = b"".join((common, prefix(_FIELDS[field], len(written)), written))
+            responses.append(known[values])
+    return [one + _id_field(id) if id else one for one, id in zip(responses, ids, strict=True)]
+
+
+def _write_doubles(scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes) -> list[bytes] | None:
+    """Write rows of doubles, which differ in the bytes of their values alone; None for others."""
+    columns = scores.columns
+    if not columns or not all(column.type == pa.float64() and not column.null_count for column in columns):
+        return None
+    field, pieces = _doubles_pattern(tuple(outputs), form)
+    pieces = [common + prefix(_FIELDS[field], sum(map(len, pieces)) + _DOUBLE * len(columns)) + pieces[0], *pieces[1:]]
+    values = [column.to_numpy().astype("<f8", copy=False).tobytes() for column in columns]
+    if len(values) == 1:
+        [head, end], [data] = pieces, values
+        return [head + data[at : at + _DOUBLE] + end for at in range(0, len(data), _DOUBLE)]
+    return [
+        b"".join(
+            part for pair in zip(pieces, (data[at : at + _DOUBLE] for data in values), strict=False) for part in pair
+        )
+        + pieces[-1]
+        for at in range(0, len(values[0]), _DOUBLE)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _doubles_pattern(outputs: tuple[Field, ...], form: str) -> tuple[str, list[bytes]]:
+    """Return the output's field, and the bytes before, between and after the values of a row of doubles."""
+    # Two rows whose values differ in every byte show where these are.
+    rows = []
+    for byte in (b"\x11", b"\x22"):
+        [value] = struct.unpack("<d", byte * _DOUBLE)
+        arrays = [pa.array([value], pa.float64())] * len(outputs)
+        rows.append(_write_row(pa.RecordBatch.from_arrays(arrays, schema=fields_schema(outputs)), outputs, form))
+    (field, first), (_, second) = rows
+    places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+    pieces, start = [], 0
+    for place in places[::_DOUBLE]:
+        pieces.append(first[start:place])
+        start = place + _DOUBLE
+    return field, [*pieces, first[start:]]
+
+
+def _write_row(row: pa.RecordBatch, outputs: Sequence[Field], form: str) -> tuple[str, bytes]:
+    field, parts = write_rows(row, outputs, form)
+    return field, b"".join(bytes(memoryview(part)) for part in parts)
