@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Final, Self
 
-from prinz_enricher.client.channel import Channel, seconds_until
-from prinz_enricher.client.connection import Tls, TokenSource, connection
+from prinz_enricher.client.coalescing import ThreadCoalescer
+from prinz_enricher.client.connection import Channel, Connection, Tls, TokenSource, acquired, connection
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.row_forms import Rows, one_record
-from prinz_enricher.client.score_plan import Model, Models, ScorePlan
-from prinz_enricher.client.scores import Scores, read_batch
-from prinz_enricher.client.service_error import ServiceError, timed_out
-from prinz_enricher.client.threads import ThreadCoalescer
+from prinz_enricher.client.row_forms import Rows
+from prinz_enricher.client.score_plan import BatchRequest, KnownModel, RowRequest, ScorePlan
+from prinz_enricher.client.scores import Scores
+from prinz_enricher.client.service_error import ServiceError
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.signature import Signature, from_wire
+from prinz_enricher.signature import Signature
 
 MAX_COALESCED_ROWS: Final = 1024
 """Rows of a message, by default."""
@@ -27,13 +25,53 @@ _MAX_ALLOWED_ROWS: Final = 4096
 """The contract's limit of independent rows."""
 
 
-def check_coalesced_rows(rows: int) -> None:
-    """Raise ValueError for an invalid limit of rows."""
-    if not 1 <= rows <= _MAX_ALLOWED_ROWS:
-        raise ValueError(f"max_coalesced_rows is from 1 to {_MAX_ALLOWED_ROWS}")
+class BaseClient:
+    """What both clients do without I/O."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        tls: Tls | None = None,
+        token: TokenSource | None = None,
+        allow_insecure_token: bool = False,
+        retry: bool = True,
+        coalesce: bool = True,
+        max_coalesced_rows: int = MAX_COALESCED_ROWS,
+    ) -> None:
+        if not 1 <= max_coalesced_rows <= _MAX_ALLOWED_ROWS:
+            raise ValueError(f"max_coalesced_rows is from 1 to {_MAX_ALLOWED_ROWS}")
+        self._timeout = timeout
+        self._models: dict[str | ModelReference | tuple[ModelReference, ...], KnownModel] = {}
+        parts = connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
+        self._open(parts, max_coalesced_rows if coalesce else 0)
+
+    def _open(self, parts: Connection, max_coalesced_rows: int) -> None:
+        """Make the channel and, unless it is for 0 rows, the coalescer."""
+        raise NotImplementedError
+
+    def _find(self, model: str | ModelReference) -> KnownModel:
+        """Return a model by a text or a reference; raises ValueError for an invalid text."""
+        found = self._models.get(model)
+        if found is None:
+            candidates = (model,) if isinstance(model, ModelReference) else ModelReference.candidates(model)
+            # Concurrent threads get the same one.
+            found = self._models.setdefault(candidates, KnownModel(candidates))
+            self._models[model] = found
+        return found
+
+    def _deadline(self, timeout: float | None = None) -> float:
+        return time.monotonic() + (self._timeout if timeout is None else timeout)
 
 
-class Client:
+def list_request(filter: str, page_token: str, *, full: bool) -> pb.ListModelsRequest:
+    """Return the request of a page of models."""
+    view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
+    return pb.ListModelsRequest(page_size=1000, page_token=page_token, filter=filter, view=view)
+
+
+class Client(BaseClient):
     """Discovers, describes and scores models; safe for threads.
 
     Every method raises `ServiceError` where the service refuses or is unreachable, or the client was closed. A model is
@@ -63,33 +101,15 @@ class Client:
         [{'output_0': 0}]
     """
 
-    def __init__(
-        self,
-        address: str | Sequence[str],
-        *,
-        timeout: float = 60.0,
-        tls: Tls | None = None,
-        token: TokenSource | None = None,
-        allow_insecure_token: bool = False,
-        retry: bool = True,
-        coalesce: bool = True,
-        max_coalesced_rows: int = MAX_COALESCED_ROWS,
-    ) -> None:
-        check_coalesced_rows(max_coalesced_rows)
-        self._channel = Channel(connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry))
-        self._timeout = timeout
-        self._models = Models()
+    def _open(self, parts: Connection, max_coalesced_rows: int) -> None:
+        self._channel = Channel(parts)
         self._asking = threading.Lock()
-        self._coalescer = ThreadCoalescer(self._channel, max_coalesced_rows) if coalesce else None
+        self._coalescer = ThreadCoalescer(self._channel, max_coalesced_rows) if max_coalesced_rows else None
 
     def __enter__(self) -> Self:
-        """Use the client in a `with` statement, which closes it."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the client."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -109,14 +129,12 @@ class Client:
             ...         print(model.name, model.default_version)
             MLF-FraudDetection-3 1
         """
-        view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
-        token = ""
+        page = pb.ListModelsResponse()
         while True:
-            request = pb.ListModelsRequest(page_size=1000, page_token=token, filter=filter, view=view)
-            page = self._channel.call(self._channel.stub.ListModels, request, self._deadline(None))
+            request = list_request(filter, page.next_page_token, full=full)
+            page = self._channel.call(self._channel.stub.ListModels, request, self._deadline())
             yield from page.models
-            token = page.next_page_token
-            if not token:
+            if not page.next_page_token:
                 return
 
     def signature(self, model: str | ModelReference) -> tuple[ModelReference, Signature]:
@@ -128,7 +146,7 @@ class Client:
             >>> version.version, [field.name for field in signature.inputs]
             ('1', ['age', 'gender', 'category', 'amount'])
         """
-        return self._signature(self._models.find(model), self._deadline(None))
+        return self._signature(self._find(model), self._deadline())
 
     def score(
         self,
@@ -169,57 +187,40 @@ class Client:
             ('1', 2)
         """
         deadline = self._deadline(timeout)
-        known = self._models.find(model)
+        known = self._find(model)
         plan = known.plan or self._plan(known, None, deadline)
         try:
-            return self._score(plan, rows, params, outputs, request_id, deadline)
+            return self._score(plan.request(rows, params, outputs, request_id), deadline)
         except ServiceError as error:
             if error.reason != "SIGNATURE_CHANGED":
                 raise
-        return self._score(self._plan(known, plan, deadline), rows, params, outputs, request_id, deadline)
+        plan = self._plan(known, plan, deadline)
+        return self._score(plan.request(rows, params, outputs, request_id), deadline)
 
-    def _score(
-        self,
-        plan: ScorePlan,
-        rows: Rows,
-        params: Mapping[str, object] | None,
-        outputs: Sequence[str],
-        request_id: str,
-        deadline: float,
-    ) -> Scores:
-        record = one_record(rows)
-        if record is None:
-            request, layout = plan.request(rows, params, outputs, request_id)
-            return read_batch(self._channel.score(request, deadline), layout)
-        form, row = plan.admit(record, params, outputs, request_id)
-        if self._coalescer is None or request_id:
-            return form.read_responses(self._channel.score(form.request([row]), deadline), 1)[0]
-        return self._coalescer.score(form, row, deadline)
+    def _score(self, request: RowRequest | BatchRequest, deadline: float) -> Scores:
+        if isinstance(request, RowRequest) and request.shares and self._coalescer is not None:
+            return self._coalescer.score(request, deadline)
+        return request.read(self._channel.score(request.encode(), deadline))
 
-    def _plan(self, model: Model, stale: ScorePlan | None, deadline: float) -> ScorePlan:
+    def _plan(self, model: KnownModel, stale: ScorePlan | None, deadline: float) -> ScorePlan:
         """Read a signature that is unknown or outdated; of the threads that need it, one does."""
-        if not self._asking.acquire(timeout=seconds_until(deadline)):
-            raise timed_out()
-        try:
+        with acquired(self._asking, deadline):
             if model.plan is stale:
                 self._signature(model, deadline)
             assert model.plan is not None  # noqa: S101 - it was asked for
             return model.plan
-        finally:
-            self._asking.release()
 
-    def _signature(self, model: Model, deadline: float) -> tuple[ModelReference, Signature]:
-        for reference in model.candidates:
-            request = pb.GetSignatureRequest(model=reference.to_message())
+    def _signature(self, model: KnownModel, deadline: float) -> tuple[ModelReference, Signature]:
+        *others, last = model.candidates
+        for reference in others:
             try:
-                response = self._channel.call(self._channel.stub.GetSignature, request, deadline)
-                break
+                return model.learn(reference, self._read_signature(reference, deadline))
             except ServiceError as error:
-                if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
+                if error.reason != "MODEL_NOT_FOUND":
                     raise
-        signature = from_wire(response.signature)
-        model.plan = ScorePlan(reference, signature)
-        return ModelReference(response.model.name, version=response.model.version), signature
+        return model.learn(last, self._read_signature(last, deadline))
 
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + (self._timeout if timeout is None else timeout)
+    def _read_signature(self, reference: ModelReference, deadline: float) -> pb.GetSignatureResponse:
+        request = pb.GetSignatureRequest(model=reference.to_message())
+        response: pb.GetSignatureResponse = self._channel.call(self._channel.stub.GetSignature, request, deadline)
+        return response

@@ -1,20 +1,28 @@
-"""What a client knows of a model: its signature, and how requests are written and responses read by it."""
+"""What a client knows of a model: how rows are written as requests and responses read, by its signature."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import itemgetter
+from types import NoneType
+from typing import Any, Final
 
-from prinz_enricher.batch import column_parts, encode_params, stream_parts
-from prinz_enricher.batch.layout import Layout
+import numpy as np
+import pyarrow as pa
+
+from prinz_enricher.batch import Violations, column_parts, encode_columns, encode_params, stream_parts
+from prinz_enricher.batch.coerce_values import ValueCoercer, is_unicode
+from prinz_enricher.batch.layout import Layout, any_fields, record_batch
+from prinz_enricher.batch.violation import MISSING_COLUMN, UNKNOWN_COLUMN, column_path
 from prinz_enricher.batch.wire import prefix
-from prinz_enricher.client.record import FULL, Records, Shape
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.row_forms import Rows, is_arrow, to_batch
-from prinz_enricher.client.scores import Scores, read_rows, wanted_outputs
+from prinz_enricher.client.row_forms import Rows, is_arrow, one_record, to_batch
+from prinz_enricher.client.scores import Scores, read_batch, read_rows
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.signature import Signature
+from prinz_enricher.contract import value_pb2
+from prinz_enricher.signature import Field, Signature, arrow_type, from_wire
 from prinz_enricher.signature.arrow import lossless_in_arrow
 
 ARROW_FROM_ROWS: Final = 256
@@ -23,47 +31,186 @@ ARROW_FROM_ROWS: Final = 256
 _COLUMNS: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["columns"].number
 _ARROW_STREAM: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["arrow_stream"].number
 
+_INT32, _INT64 = np.iinfo(np.int32), np.iinfo(np.int64)
+_LARGEST_FLOAT: Final = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+
+_EXACT: Final[dict[str | None, tuple[type, Callable[[Any], bool] | None]]] = {
+    "doubles": (float, None),
+    "floats": (float, lambda value: -_LARGEST_FLOAT <= value <= _LARGEST_FLOAT or value != value),  # noqa: PLR0124
+    "int64s": (int, lambda value: _INT64.min <= value <= _INT64.max),
+    "int32s": (int, lambda value: _INT32.min <= value <= _INT32.max),
+    "bools": (bool, None),
+    "strings": (str, is_unicode),
+    "binaries": (bytes, None),
+    # Values of other columns are always converted.
+    None: (NoneType, lambda _: False),
+}
+"""By kind of wire column: the Python type whose values need no conversion, and a further check, if any."""
+
 
 @dataclass(frozen=True, slots=True)
-class RequestHead:
-    """A request without its rows.
+class Shape:
+    """What rows must have in common, so that a model sees of each the same as if it came alone.
+
+    A column of whole numbers is another one to a model as soon as one of them is missing.
 
     Attributes:
-        head: The serialised request.
-        outputs: The layout of the response.
+        names: The columns that are there; None for all of the signature.
+        nulls: The places of null columns.
     """
 
-    head: bytes
-    outputs: Layout
+    names: tuple[str, ...] | None = None
+    nulls: tuple[int, ...] = ()
+
+
+FULL: Final = Shape()
+"""Every column is there, and none is null."""
+
+
+class Records:
+    """Checks single records, and writes those of one shape as columns of the wire.
+
+    Args:
+        fields: The inputs of a signature; empty for columns of any name and type.
+    """
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        self._fields = fields
+        self._layout = Layout(fields)
+        exact = [_EXACT[kind] for kind in self._layout.kinds]
+        names = [field.name for field in fields]
+        self._exact = dict(zip(names, exact, strict=True))
+        self._types = tuple(type for type, _ in exact)
+        self._checks = [(place, check) for place, (_, check) in enumerate(exact) if check is not None]
+        self._values_of: Callable[[Mapping[str, object]], tuple[object, ...]] = (
+            itemgetter(*names) if len(names) > 1 else lambda record: tuple(record[name] for name in names)
+        )
+
+    def admit(self, record: Mapping[str, object]) -> tuple[Shape, tuple[object, ...]]:
+        """Check a record, by the names of the fields, by the service's rules.
+
+        Returns:
+            Its shape, and a value for each of its columns, as Arrow and the wire take it.
+
+        Raises:
+            InvalidInput: All violations, such as of `columns["alcohol"][0]`.
+        """
+        if len(record) == len(self._types):
+            try:
+                values = self._values_of(record)
+            except KeyError:
+                return self._convert(record)
+            # Nearly every record has values of the exact types.
+            if tuple(map(type, values)) == self._types:
+                for place, check in self._checks:
+                    if not check(values[place]):
+                        return self._convert(record)
+                return FULL, values
+        return self._convert(record)
+
+    def _convert(self, record: Mapping[str, object]) -> tuple[Shape, tuple[object, ...]]:
+        columns = {str(name): value for name, value in record.items()}
+        fields = self._fields or any_fields(columns)
+        known = {field.name for field in fields}
+        faults = Violations()
+        for name in columns:
+            if name not in known:
+                faults.add(column_path(name), UNKNOWN_COLUMN)
+        names, values = [], []
+        for field in fields:
+            if field.name in columns:
+                names.append(field.name)
+                value = columns[field.name]
+                type, check = self._exact.get(field.name, _EXACT[None])
+                if value.__class__ is not type or (check is not None and not check(value)):
+                    coercer = ValueCoercer(column_path(field.name), faults)
+                    value = coercer.coerce(value, field.type, field.required, 0)
+                values.append(value)
+            elif field.required:
+                faults.add(column_path(field.name), MISSING_COLUMN)
+        faults.raise_any()
+        nulls = tuple(place for place, value in enumerate(values) if value is None)
+        if len(names) != len(self._fields):
+            return Shape(tuple(names), nulls), tuple(values)
+        return (Shape(None, nulls) if nulls else FULL), tuple(values)
+
+    def encode(self, shape: Shape, rows: Sequence[tuple[object, ...]]) -> value_pb2.ColumnBatch:
+        """Return one or more rows of a shape, as `admit` returned them, as columns of the wire.
+
+        Raises:
+            InvalidInput: Values without a form on the wire.
+        """
+        layout, columns = self._layout, list(zip(*rows, strict=True))
+        if shape is FULL and self._fields and None not in layout.kinds:
+            message = value_pb2.ColumnBatch(num_rows=len(rows))
+            add = message.columns.add
+            for field, kind, values in zip(self._fields, layout.kinds, columns, strict=True):
+                getattr(add(name=field.name), str(kind)).values.extend(values)
+            return message
+        if shape.names is not None:
+            present = [field for field in self._fields if field.name in shape.names]
+            layout = Layout(tuple(present) if self._fields else any_fields(shape.names))
+        arrays = [
+            pa.array(values, arrow_type(field.type)) for field, values in zip(layout.fields, columns, strict=True)
+        ]
+        return encode_columns(record_batch(arrays, layout.schema, len(rows)), layout.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class RowForm:
-    """What rows that may share a message have in common.
+    """What rows that may share a message have in common; `head` is the serialised request without its rows."""
 
-    Attributes:
-        records: Writes the rows.
-        asked: The request without its rows.
-        shape: The columns that are there, and those that are null.
-    """
-
+    head: bytes
+    outputs: Layout
     records: Records
-    asked: RequestHead
-    shape: Shape
+    shape: Shape = FULL
 
     @property
     def key(self) -> Hashable:
         """Equal for rows that may share a message."""
-        return self.asked.head if self.shape is FULL else (self.asked.head, self.shape)
+        return self.head if self.shape is FULL else (self.head, self.shape)
 
     def request(self, rows: Sequence[tuple[object, ...]]) -> bytes:
-        """Return the serialised request of some rows."""
+        """Return the serialised request of some rows; raises InvalidInput for values without a form on the wire."""
         columns = self.records.encode(self.shape, rows).SerializeToString()
-        return self.asked.head + prefix(_COLUMNS, len(columns)) + columns
+        return self.head + prefix(_COLUMNS, len(columns)) + columns
 
     def read_responses(self, response: pb.ScoreResponse, rows: int) -> list[Scores]:
         """Return the scores of each row; raises as `read_rows` does."""
-        return read_rows(response, self.asked.outputs, rows)
+        return read_rows(response, self.outputs, rows)
+
+
+@dataclass(slots=True)
+class RowRequest:
+    """A request of a single row, which may share a message if it `shares`."""
+
+    form: RowForm
+    row: tuple[object, ...]
+    shares: bool
+
+    def encode(self) -> bytes:
+        """Return it serialised, for a message of its own; raises InvalidInput as `RowForm.request` does."""
+        return self.form.request([self.row])
+
+    def read(self, response: pb.ScoreResponse) -> Scores:
+        """Return the scores of its response; raises as `read_rows` does."""
+        return self.form.read_responses(response, 1)[0]
+
+
+@dataclass(slots=True)
+class BatchRequest:
+    """A request of rows in any form, serialised."""
+
+    payload: bytes
+    outputs: Layout
+
+    def encode(self) -> bytes:
+        """Return it serialised."""
+        return self.payload
+
+    def read(self, response: pb.ScoreResponse) -> Scores:
+        """Return the scores of its response."""
+        return read_batch(response, self.outputs)
 
 
 class ScorePlan:
@@ -74,48 +221,44 @@ class ScorePlan:
         self._signature = signature
         self._records = Records(signature.inputs)
         self._layouts: dict[tuple[str, ...], Layout] = {}
-        self._plain = self._form((), {}, "")
-        self._arrow_tells_all = lossless_in_arrow(signature)
-
-    def admit(
-        self,
-        record: Mapping[str, object],
-        params: Mapping[str, object] | None,
-        outputs: Sequence[str],
-        request_id: str = "",
-    ) -> tuple[RowForm, tuple[object, ...]]:
-        """Check a single record; returns its form and its values.
-
-        Raises:
-            InvalidInput: All violations of the record, or of the parameters.
-        """
-        shape, values = self._records.admit(record)
-        form = self._form(outputs, params or {}, request_id) if params or outputs or request_id else self._plain
-        return (form if shape is FULL else RowForm(form.records, form.asked, shape)), values
+        self._plain = RowForm(*self._head((), {}, "", independent=True), self._records)
+        self._is_lossless_in_arrow = lossless_in_arrow(signature)
 
     def request(
         self, rows: Rows, params: Mapping[str, object] | None, outputs: Sequence[str], request_id: str
-    ) -> tuple[bytes, Layout]:
-        """Return the serialised request of rows in any form, and the layout of its response.
+    ) -> RowRequest | BatchRequest:
+        """Check rows in any form, and return their request.
 
         Raises:
             InvalidInput: All violations of the rows, or of the parameters.
         """
+        record = one_record(rows)
+        if record is None:
+            return self._batch_request(rows, params or {}, outputs, request_id)
+        shape, values = self._records.admit(record)
+        form = self._plain
+        if params or outputs or request_id:
+            form = RowForm(*self._head(outputs, params or {}, request_id, independent=True), self._records, shape)
+        elif shape is not FULL:
+            form = RowForm(form.head, form.outputs, self._records, shape)
+        return RowRequest(form, values, not request_id)
+
+    def _batch_request(
+        self, rows: Rows, params: Mapping[str, object], outputs: Sequence[str], request_id: str
+    ) -> BatchRequest:
         batch = to_batch(rows, self._signature)
-        asked = self._asked(outputs, params or {}, request_id, independent=False)
-        if is_arrow(rows) or (batch.num_rows >= ARROW_FROM_ROWS and self._arrow_tells_all):
+        head, layout = self._head(outputs, params, request_id, independent=False)
+        if is_arrow(rows) or (batch.num_rows >= ARROW_FROM_ROWS and self._is_lossless_in_arrow):
             number, parts = _ARROW_STREAM, stream_parts(batch)
         else:
             number, parts = _COLUMNS, column_parts(batch, self._signature.inputs)
         # Joined in one copy, since columns may be large.
-        return b"".join((asked.head, prefix(number, sum(map(len, parts))), *parts)), asked.outputs
+        return BatchRequest(b"".join((head, prefix(number, sum(map(len, parts))), *parts)), layout)
 
-    def _form(self, outputs: Sequence[str], params: Mapping[str, object], request_id: str) -> RowForm:
-        return RowForm(self._records, self._asked(outputs, params, request_id, independent=True), FULL)
-
-    def _asked(
+    def _head(
         self, outputs: Sequence[str], params: Mapping[str, object], request_id: str, *, independent: bool
-    ) -> RequestHead:
+    ) -> tuple[bytes, Layout]:
+        """Return a serialised request without its rows, and the layout of its response."""
         request = pb.ScoreRequest(
             model=self._reference.to_message(),
             outputs=outputs,
@@ -124,16 +267,17 @@ class ScorePlan:
             independent_rows=independent,
             params=encode_params(params, self._signature),
         )
-        # Parameters in another order give the same bytes.
-        head = request.SerializeToString(deterministic=True)
         names = tuple(outputs)
         layout = self._layouts.get(names)
         if layout is None:
-            layout = self._layouts[names] = Layout(wanted_outputs(self._signature, names))
-        return RequestHead(head, layout)
+            fields = tuple(field for field in self._signature.outputs if not names or field.name in names)
+            layout = self._layouts[names] = Layout(fields)
+        # Parameters in another order give the same bytes.
+        return request.SerializeToString(deterministic=True), layout
 
 
-class Model:
+@dataclass(slots=True, eq=False)
+class KnownModel:
     """A model by one reference.
 
     Attributes:
@@ -141,25 +285,11 @@ class Model:
         plan: None until the signature was read.
     """
 
-    __slots__ = ("candidates", "plan")
+    candidates: tuple[ModelReference, ...]
+    plan: ScorePlan | None = None
 
-    def __init__(self, candidates: tuple[ModelReference, ...]) -> None:
-        self.candidates = candidates
-        self.plan: ScorePlan | None = None
-
-
-class Models:
-    """The models that callers have named."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str | ModelReference | tuple[ModelReference, ...], Model] = {}
-
-    def find(self, model: str | ModelReference) -> Model:
-        """Return the model of a text or a reference; raises ValueError for an invalid text."""
-        found = self._by_name.get(model)
-        if found is None:
-            candidates = (model,) if isinstance(model, ModelReference) else ModelReference.candidates(model)
-            # Concurrent threads get the same one.
-            found = self._by_name.setdefault(candidates, Model(candidates))
-            self._by_name[model] = found
-        return found
+    def learn(self, reference: ModelReference, response: pb.GetSignatureResponse) -> tuple[ModelReference, Signature]:
+        """Plan by the response to a candidate; returns the version that it means now, and its signature."""
+        signature = from_wire(response.signature)
+        self.plan = ScorePlan(reference, signature)
+        return ModelReference(response.model.name, version=response.model.version), signature

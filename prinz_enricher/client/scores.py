@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from prinz_enricher.batch.layout import Layout
 from prinz_enricher.client.row_forms import one_batch
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.signature import Field, Signature
+from prinz_enricher.signature import Signature
 
 _NUMERIC: Final = {
     "doubles": np.float64,
@@ -41,14 +41,13 @@ class Scores:
         ('MLF-FraudDetection-3', '1', [{'output_0': 0}], ['output_0'])
     """
 
-    __slots__ = ("_batch", "_read", "_row", "name", "version")
+    __slots__ = ("_outputs", "_row", "name", "version")
 
-    def __init__(self, name: str, version: str, batch: pa.RecordBatch) -> None:
+    def __init__(self, name: str, version: str, outputs: pa.RecordBatch | _SharedOutputs, row: int = 0) -> None:
         self.name = name
         self.version = version
-        self._batch = batch
-        self._read: ScalarColumns | None = None
-        self._row = 0
+        self._outputs = outputs
+        self._row = row
 
     @property
     def batch(self) -> pa.RecordBatch:
@@ -58,9 +57,9 @@ class Scores:
     @property
     def held(self) -> pa.RecordBatch:
         """The outputs by `output_schema`, which distinguishes missing properties from null ones."""
-        if self._batch is None and self._read is not None:
-            self._batch = self._read.batch().slice(self._row, 1)
-        return self._batch
+        if isinstance(self._outputs, _SharedOutputs):
+            return self._outputs.batch.slice(self._row, 1)
+        return self._outputs
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return the outputs as a list of records.
@@ -71,39 +70,28 @@ class Scores:
             ...     client.score("MLF-FraudDetection-3", [row, row]).to_rows()
             [{'output_0': 1}, {'output_0': 1}]
         """
-        if self._read is not None:
-            return [self._read.row(self._row)]
-        return batch_to_rows(self.held)
+        if isinstance(self._outputs, _SharedOutputs):
+            return [self._outputs.row(self._row)]
+        return batch_to_rows(self._outputs)
 
     def __repr__(self) -> str:
         return f"Scores(name={self.name!r}, version={self.version!r}, batch={self.batch!r})"
 
 
-class ScalarColumns:
-    """Outputs of scalars without nulls, as Python values; their Arrow batch is made on demand.
-
-    Args:
-        message: The message.
-        layout: The layout of the outputs.
-        values: The values of each output.
-    """
+class _SharedOutputs:
+    """Outputs of several rows, of scalars without nulls: as Python values, and on demand as an Arrow batch."""
 
     def __init__(self, message: value_pb2.ColumnBatch, layout: Layout, values: list[list[object]]) -> None:
         self._message = message
         self._layout = layout
         self._values = [(field.name, column) for field, column in zip(layout.fields, values, strict=True)]
-        self._batch: pa.RecordBatch | None = None
 
     def row(self, place: int) -> dict[str, Any]:
-        """Return the outputs of a row."""
         return {name: column[place] for name, column in self._values}
 
+    @cached_property
     def batch(self) -> pa.RecordBatch:
-        """Return all outputs. Two threads may both make the batch, which is harmless."""
-        batch = self._batch
-        if batch is None:
-            batch = self._batch = decode_columns(self._message, Signature(inputs=self._layout.fields, outputs=()))
-        return batch
+        return decode_columns(self._message, Signature(inputs=self._layout.fields, outputs=()))
 
 
 def read_batch(response: pb.ScoreResponse, outputs: Layout) -> Scores:
@@ -129,14 +117,8 @@ def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Sc
     if values is None:
         batch = read_batch(response, outputs).held
         return [Scores(name, version, batch.slice(row, 1)) for row in range(rows)]
-    read = ScalarColumns(response.columns, outputs, values)
-    answers = []
-    for row in range(rows):
-        scores = Scores(name, version, None)
-        scores._read = read  # noqa: SLF001 - this module's own
-        scores._row = row  # noqa: SLF001 - likewise
-        answers.append(scores)
-    return answers
+    shared = _SharedOutputs(response.columns, outputs, values)
+    return [Scores(name, version, shared, row) for row in range(rows)]
 
 
 def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) -> list[list[object]] | None:
@@ -154,8 +136,3 @@ def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) ->
         # np.array copies the memory of a protobuf container at once.
         read.append(list(values) if numeric is None else np.array(values, numeric).tolist())
     return read
-
-
-def wanted_outputs(signature: Signature, names: Sequence[str]) -> tuple[Field, ...]:
-    """Return the fields of the named outputs, or of all."""
-    return tuple(field for field in signature.outputs if not names or field.name in names)

@@ -104,13 +104,7 @@ def copy_error(error: Exception) -> Exception:
     """Return a copy of an error for one of several callers, each with a traceback of its own."""
     if not isinstance(error, ServiceError):
         return error
-    copy = ServiceError(
-        error.code,
-        error.message,
-        reason=error.reason,
-        metadata=error.metadata,
-        violations=error.violations,
-        retry_after=error.retry_after,
-    )
+    # Its attributes are its arguments.
+    copy = ServiceError(**vars(error))
     copy.__cause__ = error.__cause__
     return copy

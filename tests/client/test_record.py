@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.batch import batch_from_rows, decode_columns, encode_columns
-from prinz_enricher.client.record import FULL, Records
+from prinz_enricher.client.score_plan import FULL, Records
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 from tests.batch.batch_strategies import fields_of, value_for
