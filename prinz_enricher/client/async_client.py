@@ -132,15 +132,12 @@ class AsyncClient(BaseClient):
             return model.plan
 
     async def _signature(self, model: KnownModel, deadline: float) -> tuple[ModelReference, Signature]:
-        *others, last = model.candidates
-        for reference in others:
+        for reference in model.candidates:
+            request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                return model.learn(reference, await self._read_signature(reference, deadline))
+                response = await self._channel.call(self._channel.stub.GetSignature, request, deadline)
+                break
             except ServiceError as error:
-                if error.reason != "MODEL_NOT_FOUND":
+                if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
-        return model.learn(last, await self._read_signature(last, deadline))
-
-    async def _read_signature(self, reference: ModelReference, deadline: float) -> pb.GetSignatureResponse:
-        request = pb.GetSignatureRequest(model=reference.to_message())
-        return await self._channel.call(self._channel.stub.GetSignature, request, deadline)
+        return model.learn(reference, response)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Self
 
 from prinz_enricher.client.coalescing import ThreadCoalescer
-from prinz_enricher.client.connection import Channel, Connection, Tls, TokenSource, acquired, connection
+from prinz_enricher.client.connection import Channel, Connection, Tls, TokenSource, acquired
 from prinz_enricher.client.reference import ModelReference
 from prinz_enricher.client.row_forms import Rows
 from prinz_enricher.client.score_plan import BatchRequest, KnownModel, RowRequest, ScorePlan
@@ -44,7 +44,7 @@ class BaseClient:
             raise ValueError(f"max_coalesced_rows is from 1 to {_MAX_ALLOWED_ROWS}")
         self._timeout = timeout
         self._models: dict[str | ModelReference | tuple[ModelReference, ...], KnownModel] = {}
-        parts = connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
+        parts = Connection(address, tls, token, allow_insecure_token=allow_insecure_token, retry=retry)
         self._open(parts, max_coalesced_rows if coalesce else 0)
 
     def _open(self, parts: Connection, max_coalesced_rows: int) -> None:
@@ -211,16 +211,12 @@ class Client(BaseClient):
             return model.plan
 
     def _signature(self, model: KnownModel, deadline: float) -> tuple[ModelReference, Signature]:
-        *others, last = model.candidates
-        for reference in others:
+        for reference in model.candidates:
+            request = pb.GetSignatureRequest(model=reference.to_message())
             try:
-                return model.learn(reference, self._read_signature(reference, deadline))
+                response = self._channel.call(self._channel.stub.GetSignature, request, deadline)
+                break
             except ServiceError as error:
-                if error.reason != "MODEL_NOT_FOUND":
+                if error.reason != "MODEL_NOT_FOUND" or reference is model.candidates[-1]:
                     raise
-        return model.learn(last, self._read_signature(last, deadline))
-
-    def _read_signature(self, reference: ModelReference, deadline: float) -> pb.GetSignatureResponse:
-        request = pb.GetSignatureRequest(model=reference.to_message())
-        response: pb.GetSignatureResponse = self._channel.call(self._channel.stub.GetSignature, request, deadline)
-        return response
+        return model.learn(reference, response)

@@ -14,11 +14,12 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from prinz_enricher.client.connection import AsyncChannel, Channel, acquired, async_acquired, seconds_until
 from prinz_enricher.client.score_plan import RowForm, RowRequest
-from prinz_enricher.client.scores import Scores
+from prinz_enricher.client.scores import Scores, read_rows
 from prinz_enricher.client.service_error import client_closed, copy_error, is_one_rows_fault, timed_out
 
 MAX_ALONE: Final = 16
@@ -30,84 +31,79 @@ _TICK: Final = 0.001
 W = TypeVar("W")
 
 
+class Sign(Enum):
+    """What a caller without scores must do: send the next message, or its own row again, alone."""
+
+    SEND = 0
+    ALONE = 1
+
+
+Outcome: TypeAlias = Scores | Exception | Sign
+
+
 @dataclass(slots=True, eq=False)
 class RowCall(Generic[W]):
     """A caller with one row; it gives up at `deadline`, by `time.monotonic()`, and is `gone` then.
 
     Attributes:
         waiter: What it waits on.
-        message: The message in flight with its row, if any.
+        outcome: What a thread finds when it wakes.
     """
 
     row: tuple[object, ...]
     deadline: float
     waiter: W
     gone: bool = False
-    message: RowMessage[W] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class RowMessage(Generic[W]):
-    """Rows that are in flight together, until the latest deadline of their callers; `task` sends them, if it is one."""
-
-    calls: list[RowCall[W]]
-    deadline: float
-    task: Any = None
-
-    @property
-    def rows(self) -> list[tuple[object, ...]]:
-        """The rows, in the order of the calls."""
-        return [call.row for call in self.calls]
-
-    @property
-    def is_unwanted(self) -> bool:
-        """Whether all callers have given up."""
-        return all(call.gone for call in self.calls)
+    outcome: Outcome | None = None
 
 
 class Lane(Generic[W]):
     """The calls that may share messages of up to `max_rows` rows. Not safe for threads.
 
     `join` and `finish` say that a message may leave; it gets its rows when it does, with `next_message`.
+
+    Attributes:
+        in_flight: The calls of the message in flight, in order.
+        task: The task that sends it, if any.
     """
 
-    __slots__ = ("_leaving", "_max_rows", "_message", "_waiting", "form")
+    __slots__ = ("_leaving", "_max_rows", "_waiting", "form", "in_flight", "task")
 
     def __init__(self, form: RowForm, max_rows: int) -> None:
         self.form = form
+        self.in_flight: list[RowCall[W]] = []
+        self.task: asyncio.Task[None] | None = None
         self._max_rows = max_rows
         self._waiting: list[RowCall[W]] = []
-        self._message: RowMessage[W] | None = None
         self._leaving = False
 
     def join(self, call: RowCall[W]) -> bool:
         """Add a call; returns whether its caller must send the next message."""
         self._waiting.append(call)
-        if self._leaving or self._message is not None:
+        if self._leaving or self.in_flight:
             return False
         self._leaving = True
         return True
 
-    def next_message(self) -> RowMessage[W] | None:
-        """Return the message to send, with the rows that have waited longest; None where no caller is left."""
+    def next_message(self) -> list[RowCall[W]]:
+        """Return the calls of the message to send, those that have waited longest; none where no caller is left."""
         self._leaving = False
         self._drop_gone()
-        calls = self._waiting[: self._max_rows]
-        if not calls:
-            return None
+        self.in_flight = self._waiting[: self._max_rows]
         del self._waiting[: self._max_rows]
-        self._message = message = RowMessage(calls, max(call.deadline for call in calls))
-        for call in calls:
-            call.message = message
-        return message
+        return self.in_flight
+
+    def request(self) -> bytes:
+        """Return the serialised message in flight; raises InvalidInput for values without a form on the wire."""
+        return self.form.request([call.row for call in self.in_flight])
+
+    def deadline(self) -> float:
+        """Return the latest deadline of those in flight."""
+        return max(call.deadline for call in self.in_flight)
 
     def finish(self) -> RowCall[W] | None:
         """End the message in flight; returns the caller that must send the next one, if any."""
-        if self._message is not None:
-            for call in self._message.calls:
-                # A reference cycle would last until a garbage collection.
-                call.message = None
-        self._message = None
+        self.in_flight = []
         return self.relay()
 
     def relay(self) -> RowCall[W] | None:
@@ -123,27 +119,21 @@ class Lane(Generic[W]):
     @property
     def is_idle(self) -> bool:
         """Whether no call waits, and none is in flight."""
-        return not self._waiting and self._message is None and not self._leaving
+        return not (self._waiting or self.in_flight or self._leaving)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether there is a message in flight whose callers have all given up."""
+        return bool(self.in_flight) and all(call.gone for call in self.in_flight)
 
     def calls(self) -> Iterator[RowCall[W]]:
         """Yield the calls that have not given up."""
-        for group in (self._waiting, self._message.calls if self._message else ()):
-            yield from (call for call in group if not call.gone)
+        return (call for call in chain(self._waiting, self.in_flight) if not call.gone)
 
 
-class _Sign(Enum):
-    """What a caller without scores must do: send the next message, or its own row again."""
-
-    SEND = 0
-    ALONE = 1
-
-
-_Outcome: TypeAlias = Scores | Exception | _Sign
-
-
-def _failures(error: Exception, calls: Sequence[RowCall[W]]) -> Sequence[_Outcome]:
+def _failures(error: Exception, calls: Sequence[RowCall[W]]) -> Sequence[Outcome]:
     if len(calls) > 1 and is_one_rows_fault(error):
-        return [_Sign.ALONE] * len(calls)
+        return [Sign.ALONE] * len(calls)
     return [copy_error(error) for _ in calls]
 
 
@@ -167,27 +157,7 @@ class _Lanes(Generic[W]):
             del self._lanes[key]
 
 
-class _Gate:
-    """What a thread waits on."""
-
-    __slots__ = ("_lock", "outcome")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self.outcome: _Outcome | None = None
-
-    def open(self, outcome: _Outcome) -> None:
-        """Wake the thread."""
-        self.outcome = outcome
-        self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait; returns whether there is an outcome. -1 waits for ever."""
-        return self._lock.acquire(timeout=seconds)
-
-
-class ThreadCoalescer(_Lanes[_Gate]):
+class ThreadCoalescer(_Lanes[threading.Lock]):
     """Merges the rows of several threads: the one that sends a message also answers the others."""
 
     def __init__(self, channel: Channel, max_rows: int) -> None:
@@ -198,90 +168,93 @@ class ThreadCoalescer(_Lanes[_Gate]):
 
     def score(self, request: RowRequest, deadline: float) -> Scores:
         """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
-        call = RowCall(request.row, deadline, _Gate())
+        call = RowCall(request.row, deadline, threading.Lock())
+        call.waiter.acquire()
         with self._lock:
             lane = self._lane(request.form)
             sends = lane.join(call)
-        outcome = _Sign.SEND if sends else self._wait(lane, call)
-        while outcome is _Sign.SEND:
+        outcome = Sign.SEND if sends else self._wait(lane, call)
+        while outcome is Sign.SEND:
             self._send_next(lane, call)
             outcome = self._wait(lane, call)
-        if outcome is _Sign.ALONE:
+        if outcome is Sign.ALONE:
             with acquired(self._alone, deadline):
                 return request.read(self._channel.score(request.encode(), deadline))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _wait(self, lane: Lane[_Gate], call: RowCall[_Gate]) -> _Outcome:
-        gate = call.waiter
-        if not gate.wait(seconds_until(call.deadline)):
+    def _wait(self, lane: _ThreadLane, call: _ThreadCall) -> Outcome:
+        if not call.waiter.acquire(timeout=seconds_until(call.deadline)):
             with self._lock:
-                if gate.outcome is None or gate.outcome is _Sign.SEND:
+                if call.outcome is None or call.outcome is Sign.SEND:
                     call.gone = True
-                    if gate.outcome is _Sign.SEND:
-                        self._wake(lane.relay())
+                    if call.outcome is Sign.SEND:
+                        _wake(lane.relay(), Sign.SEND)
                     self._drop_if_idle(lane)
                     return timed_out()
-            gate.wait(-1)
-        outcome, gate.outcome = gate.outcome, None
-        assert outcome is not None  # noqa: S101 - the gate was open
+            call.waiter.acquire()
+        outcome, call.outcome = call.outcome, None
+        assert outcome is not None  # noqa: S101 - it was woken
         return outcome
 
-    def _send_next(self, lane: Lane[_Gate], sender: RowCall[_Gate]) -> None:
+    def _send_next(self, lane: _ThreadLane, sender: _ThreadCall) -> None:
         """Send the next message, and answer its callers."""
         with self._lock:
-            message = lane.next_message()
-            if message is None:
+            calls = lane.next_message()
+            if not calls:
                 self._drop_if_idle(lane)
                 return
-        form, count = lane.form, len(message.calls)
         pending: Any = None
         # For the others, where this thread is interrupted.
-        outcomes: Sequence[_Outcome] = [_Sign.ALONE] * count
+        outcomes: Sequence[Outcome] = [Sign.ALONE] * len(calls)
         try:
-            request = form.request(message.rows)
-            if count == 1:
-                response = self._channel.score(request, message.deadline)
+            if len(calls) == 1:
+                response = self._channel.score(lane.request(), lane.deadline())
             else:
-                pending = self._channel.start_score(request, message.deadline)
+                pending = self._channel.start_score(lane.request(), lane.deadline())
                 response = self._channel.result_of(pending, seconds_until(sender.deadline))
-            outcomes, pending = form.read_responses(response, count), None
+            outcomes, pending = read_rows(response, lane.form.outputs, len(calls)), None
         except TimeoutError:
             pass
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
-            outcomes, pending = _failures(error, message.calls), None
+            outcomes, pending = _failures(error, calls), None
         finally:
             if pending is None:
-                self._finish(lane, message, outcomes)
+                self._finish(lane, calls, outcomes)
             else:
                 # The thread that sent it gives up; the others still wait.
-                pending.add_done_callback(lambda done: self._finish_late(lane, message, done))
+                pending.add_done_callback(lambda done: self._finish_late(lane, calls, done))
 
-    def _finish_late(self, lane: Lane[_Gate], message: RowMessage[_Gate], done: Any) -> None:
-        outcomes: Sequence[_Outcome]
+    def _finish_late(self, lane: _ThreadLane, calls: list[_ThreadCall], done: Any) -> None:
+        outcomes: Sequence[Outcome]
         try:
-            outcomes = lane.form.read_responses(self._channel.result_of(done, 0.0), len(message.calls))
+            outcomes = read_rows(self._channel.result_of(done, 0.0), lane.form.outputs, len(calls))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
-            outcomes = _failures(error, message.calls)
-        self._finish(lane, message, outcomes)
+            outcomes = _failures(error, calls)
+        self._finish(lane, calls, outcomes)
 
-    def _finish(self, lane: Lane[_Gate], message: RowMessage[_Gate], outcomes: Sequence[_Outcome]) -> None:
+    def _finish(self, lane: _ThreadLane, calls: list[_ThreadCall], outcomes: Sequence[Outcome]) -> None:
         with self._lock:
-            self._wake(lane.finish())
+            _wake(lane.finish(), Sign.SEND)
             self._drop_if_idle(lane)
-            for call, outcome in zip(message.calls, outcomes, strict=True):
+            for call, outcome in zip(calls, outcomes, strict=True):
                 if not call.gone:
-                    call.waiter.open(outcome)
+                    _wake(call, outcome)
 
-    @staticmethod
-    def _wake(sender: RowCall[_Gate] | None) -> None:
-        if sender is not None:
-            sender.waiter.open(_Sign.SEND)
+
+_ThreadLane: TypeAlias = Lane[threading.Lock]
+_ThreadCall: TypeAlias = RowCall[threading.Lock]
+
+
+def _wake(call: _ThreadCall | None, outcome: Outcome) -> None:
+    if call is not None:
+        call.outcome = outcome
+        call.waiter.release()
 
 
 # ALONE is the only sign that a task gets, since another one sends.
-_Future: TypeAlias = asyncio.Future[Scores | _Sign]
+_Future: TypeAlias = asyncio.Future[Scores | Sign]
 
 
 class TaskCoalescer(_Lanes[_Future]):
@@ -312,9 +285,8 @@ class TaskCoalescer(_Lanes[_Future]):
             outcome = await call.waiter
         except asyncio.CancelledError:
             call.gone = True
-            message = call.message
-            if message is not None and message.is_unwanted:
-                message.task.cancel()
+            if lane.is_unwanted and lane.task is not None:
+                lane.task.cancel()
             raise
         if isinstance(outcome, Scores):
             return outcome
@@ -329,13 +301,12 @@ class TaskCoalescer(_Lanes[_Future]):
 
     async def _send_next(self, lane: Lane[_Future]) -> None:
         """Send the next message, and answer its callers."""
-        message = lane.next_message()
-        if message is not None:
-            message.task = asyncio.current_task()
-            calls = message.calls
+        calls = lane.next_message()
+        if calls:
+            lane.task = asyncio.current_task()
             try:
-                response = await self._channel.score(lane.form.request(message.rows), message.deadline)
-                _answer(calls, lane.form.read_responses(response, len(calls)))
+                response = await self._channel.score(lane.request(), lane.deadline())
+                _answer(calls, read_rows(response, lane.form.outputs, len(calls)))
             except asyncio.CancelledError:
                 _answer(calls, _failures(client_closed(), calls))
                 # Callers that were cancelled too learn it only when they run.
@@ -373,7 +344,7 @@ class TaskCoalescer(_Lanes[_Future]):
             self._set_alarm(loop, max(following, now + _TICK))
 
 
-def _answer(calls: Sequence[RowCall[_Future]], outcomes: Sequence[_Outcome]) -> None:
+def _answer(calls: Sequence[RowCall[_Future]], outcomes: Sequence[Outcome]) -> None:
     for call, outcome in zip(calls, outcomes, strict=True):
         if call.waiter.done():
             continue

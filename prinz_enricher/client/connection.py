@@ -132,22 +132,16 @@ class BearerToken:
     def __init__(self, source: TokenSource | None) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._read: tuple[object, Metadata] | None = None
-        self._fixed: Metadata | None = None
-        if source is None:
-            self._fixed = ()
-        elif isinstance(source, str):
-            self._fixed = _header(source)
+        self._mark: tuple[int, ...] = ()
+        self._header: Metadata = _header(source) if isinstance(source, str) else ()
 
     def metadata(self) -> Metadata:
         """Return the metadata of a call; raises ServiceError, UNAUTHENTICATED, where there is no token."""
-        if self._fixed is not None:
-            return self._fixed
+        source = self._source
+        if source is None or isinstance(source, str):
+            return self._header
         try:
-            if isinstance(self._source, Path):
-                return self._from_file(self._source)
-            assert callable(self._source)  # noqa: S101 - what else it could be was dealt with
-            return _header(self._source())
+            return self._from_file(source) if isinstance(source, Path) else _header(source())
         except (OSError, ValueError) as error:
             raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, f"there is no token to send: {error}") from error
 
@@ -155,9 +149,9 @@ class BearerToken:
         with self._lock:
             seen = os.stat(path)  # noqa: PTH116 - on the way of every message, and a third of the price
             mark = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
-            if self._read is None or self._read[0] != mark:
-                self._read = (mark, _header(path.read_text()))
-            return self._read[1]
+            if mark != self._mark:
+                self._header, self._mark = _header(path.read_text()), mark
+            return self._header
 
 
 def _header(token: str) -> Metadata:
@@ -170,50 +164,42 @@ def _header(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
 
 
-@dataclass(frozen=True, slots=True)
 class Connection:
-    """The parts of a channel: gRPC's target and options, credentials for TLS, and the metadata of calls."""
+    """The parts of a channel: gRPC's target and options, credentials for TLS, and the metadata of calls.
 
-    target: str
-    options: tuple[tuple[str, Any], ...]
-    credentials: grpc.ChannelCredentials | None
-    bearer: BearerToken
+    Its arguments and errors are those of `Client`.
+    """
 
-
-def connection(
-    address: str | Sequence[str],
-    tls: Tls | None,
-    token: TokenSource | None,
-    *,
-    allow_insecure_token: bool,
-    retry: bool,
-) -> Connection:
-    """Return the connection settings of a client; arguments and errors as of `Client`."""
-    addresses = [address] if isinstance(address, str) else list(address)
-    if not addresses or not all(addresses):
-        raise ValueError("an address is needed, such as localhost:50051")
-    if token is not None and tls is None and not allow_insecure_token:
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        tls: Tls | None,
+        token: TokenSource | None,
+        *,
+        allow_insecure_token: bool,
+        retry: bool,
+    ) -> None:
+        addresses = [address] if isinstance(address, str) else list(address)
+        if not addresses or not all(addresses):
+            raise ValueError("an address is needed, such as localhost:50051")
         far = [one for one in addresses if not is_loopback(one)]
-        if far:
+        if far and token is not None and tls is None and not allow_insecure_token:
             raise ValueError(
                 f"the token would go to {', '.join(far)} unencrypted: give tls=Tls(), or allow_insecure_token=True"
             )
-    options = [*_OPTIONS, ("grpc.enable_retries", int(retry))]
-    if len(addresses) == 1:
-        target = addresses[0]
-    else:
-        target = _target_of(addresses)
-        # Without it the literals themselves would be the authority.
-        options.append(("grpc.default_authority", _named(addresses, tls)))
-    if tls is not None and tls.server_name:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))
-    return Connection(target, tuple(options), tls.credentials() if tls else None, BearerToken(token))
-
-
-def _named(addresses: Sequence[str], tls: Tls | None) -> str:
-    if tls is not None and not tls.server_name and len({_split(one)[0] for one in addresses}) > 1:
-        raise ValueError("several hosts with TLS have one name between them: say which with Tls(server_name=...)")
-    return addresses[0]
+        self.target = addresses[0] if len(addresses) == 1 else _target_of(addresses)
+        self.options = [*_OPTIONS, ("grpc.enable_retries", int(retry))]
+        if len(addresses) > 1:
+            if tls is not None and not tls.server_name and len({_split(one)[0] for one in addresses}) > 1:
+                raise ValueError(
+                    "several hosts with TLS have one name between them: say which with Tls(server_name=...)"
+                )
+            # Without it the literals themselves would be the authority.
+            self.options.append(("grpc.default_authority", addresses[0]))
+        if tls is not None and tls.server_name:
+            self.options.append(("grpc.ssl_target_name_override", tls.server_name))
+        self.credentials = tls.credentials() if tls else None
+        self.bearer = BearerToken(token)
 
 
 def _target_of(addresses: Sequence[str]) -> str:
@@ -268,7 +254,7 @@ class _Methods:
     """The methods of the service on a channel of `grpc` or `grpc.aio`."""
 
     def __init__(self, connection: Connection, library: Any) -> None:
-        target, options, credentials = connection.target, list(connection.options), connection.credentials
+        target, options, credentials = connection.target, connection.options, connection.credentials
         self._channel = (
             library.secure_channel(target, credentials, options)
             if credentials

@@ -79,14 +79,14 @@ def to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
     pandas = sys.modules.get("pandas")
     if pandas is not None:
         if isinstance(rows, pandas.DataFrame):
-            return batch_from_rows(_columns_of(rows), signature.inputs)
-        if isinstance(rows, Mapping):
+            rows = _columns_of(rows)
+        elif isinstance(rows, Mapping):
             rows = {
                 name: _from_pandas(values) if isinstance(values, pandas.Series) else values
                 for name, values in rows.items()
             }
-    if isinstance(rows, Mapping):
-        return batch_from_rows(rows if is_columns(rows) else [rows], signature.inputs)
+    if isinstance(rows, Mapping) and not is_columns(rows):
+        rows = [rows]
     return batch_from_rows(rows, signature.inputs)  # type: ignore[arg-type]  # a list of records
 
 
@@ -117,9 +117,5 @@ def _from_pandas(series: Any) -> Any:
         array = None
     # Objects too, since Arrow would lose which properties they lack.
     if array is None or (series.dtype == object and pa.types.is_nested(array.type)):
-        return [None if missing is True else value for value, missing in zip(series, _missing(series), strict=True)]
+        return [None if missing else value for value, missing in zip(series, series.isna(), strict=True)]
     return array
-
-
-def _missing(series: Any) -> list[object]:
-    return list(series.isna())

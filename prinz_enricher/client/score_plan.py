@@ -175,10 +175,6 @@ class RowForm:
         columns = self.records.encode(self.shape, rows).SerializeToString()
         return self.head + prefix(_COLUMNS, len(columns)) + columns
 
-    def read_responses(self, response: pb.ScoreResponse, rows: int) -> list[Scores]:
-        """Return the scores of each row; raises as `read_rows` does."""
-        return read_rows(response, self.outputs, rows)
-
 
 @dataclass(slots=True)
 class RowRequest:
@@ -194,7 +190,7 @@ class RowRequest:
 
     def read(self, response: pb.ScoreResponse) -> Scores:
         """Return the scores of its response; raises as `read_rows` does."""
-        return self.form.read_responses(response, 1)[0]
+        return read_rows(response, self.form.outputs, 1)[0]
 
 
 @dataclass(slots=True)

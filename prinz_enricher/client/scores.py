@@ -81,13 +81,13 @@ class Scores:
 class _SharedOutputs:
     """Outputs of several rows, of scalars without nulls: as Python values, and on demand as an Arrow batch."""
 
-    def __init__(self, message: value_pb2.ColumnBatch, layout: Layout, values: list[list[object]]) -> None:
+    def __init__(self, message: value_pb2.ColumnBatch, layout: Layout, values: dict[str, list[object]]) -> None:
         self._message = message
         self._layout = layout
-        self._values = [(field.name, column) for field, column in zip(layout.fields, values, strict=True)]
+        self._values = values
 
     def row(self, place: int) -> dict[str, Any]:
-        return {name: column[place] for name, column in self._values}
+        return {name: column[place] for name, column in self._values.items()}
 
     @cached_property
     def batch(self) -> pa.RecordBatch:
@@ -121,11 +121,11 @@ def read_rows(response: pb.ScoreResponse, outputs: Layout, rows: int) -> list[Sc
     return [Scores(name, version, shared, row) for row in range(rows)]
 
 
-def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) -> list[list[object]] | None:
+def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) -> dict[str, list[object]] | None:
     """Return the values of columns that are exactly as the signature says; None for others."""
     if len(message.columns) != len(outputs.fields):
         return None
-    read = []
+    read = {}
     for column, field, kind in zip(message.columns, outputs.fields, outputs.kinds, strict=True):
         if kind is None or column.name != field.name or column.validity:
             return None
@@ -134,5 +134,5 @@ def _plain_values(message: value_pb2.ColumnBatch, outputs: Layout, rows: int) ->
             return None
         numeric = _NUMERIC.get(kind) if rows > _FEW else None
         # np.array copies the memory of a protobuf container at once.
-        read.append(list(values) if numeric is None else np.array(values, numeric).tolist())
+        read[field.name] = list(values) if numeric is None else np.array(values, numeric).tolist()
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -17,6 +18,7 @@ _ONE_ROWS: Final = frozenset({"INVALID_INPUT", "BATCH_TOO_LARGE", "MODEL_ERROR",
 """Reasons for refusing several rows that may be the fault of one of them."""
 
 
+@dataclass(eq=False, repr=False)
 class ServiceError(Exception):
     """A call failed.
 
@@ -37,23 +39,17 @@ class ServiceError(Exception):
         NOT_FOUND MODEL_NOT_FOUND no-such-model
     """
 
-    def __init__(
-        self,
-        code: grpc.StatusCode,
-        message: str,
-        *,
-        reason: str = "",
-        metadata: Mapping[str, str] | None = None,
-        violations: tuple[Violation, ...] = (),
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(f"{reason or code.name}: {message}")
-        self.code = code
-        self.reason = reason
-        self.message = message
-        self.metadata = dict(metadata or {})
-        self.violations = violations
-        self.retry_after = retry_after
+    code: grpc.StatusCode
+    message: str
+    _: KW_ONLY
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        self.metadata = dict(self.metadata)
+        super().__init__(f"{self.reason or self.code.name}: {self.message}")
 
 
 def service_error(error: grpc.RpcError) -> ServiceError:

@@ -1,5 +1,7 @@
 """The policy of sharing messages, without threads and clocks."""
 
+import gc
+
 from prinz_enricher.client import ModelReference
 from prinz_enricher.client.coalescing import Lane, RowCall
 from prinz_enricher.client.score_plan import RowRequest, ScorePlan
@@ -17,8 +19,7 @@ def caller(number: int, deadline: float = 10.0) -> RowCall[None]:
 
 def taken(lane: Lane[None]) -> list[object]:
     """Take the next message; return its rows."""
-    message = lane.next_message()
-    return [] if message is None else [call.row[0] for call in message.calls]
+    return [call.row[0] for call in lane.next_message()]
 
 
 def test_the_first_leaves_at_once_and_the_others_together() -> None:
@@ -76,7 +77,7 @@ def test_nobody_is_left_when_it_is_to_leave() -> None:
     only = caller(1)
     assert lane.join(only)
     only.gone = True
-    assert lane.next_message() is None
+    assert lane.next_message() == []
     assert lane.is_idle
     assert lane.join(caller(2))
 
@@ -86,23 +87,25 @@ def test_a_message_has_the_latest_deadline_of_its_callers() -> None:
     lane: Lane[None] = Lane(FORM, 10)
     for number, deadline in enumerate((3.0, 9.0, 5.0)):
         lane.join(caller(number, deadline))
-    message = lane.next_message()
-    assert message is not None
-    assert message.deadline == 9.0
-    assert not message.is_unwanted
-    for call in message.calls:
+    calls = lane.next_message()
+    assert lane.deadline() == 9.0
+    assert not lane.is_unwanted
+    for call in calls:
         call.gone = True
-    assert message.is_unwanted
+    assert lane.is_unwanted
+    lane.finish()
+    assert not lane.is_unwanted
 
 
 def test_what_has_landed_is_let_go() -> None:
-    """A caller does not hold the message that it went in, so that no garbage is left to collect."""
+    """Neither a caller nor the lane holds the message that it went in, so that no garbage is left to collect."""
     lane: Lane[None] = Lane(FORM, 10)
     call = caller(1)
     lane.join(call)
-    assert lane.next_message() is call.message is not None
+    assert lane.next_message() == lane.in_flight == [call]
     lane.finish()
-    assert call.message is None
+    assert lane.in_flight == []
+    assert not any(isinstance(one, Lane | list) for one in gc.get_referents(call))
 
 
 def test_all_who_want_an_answer_are_known() -> None:

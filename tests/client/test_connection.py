@@ -5,12 +5,12 @@ import json
 import pytest
 
 from prinz_enricher.client import Client, Tls
-from prinz_enricher.client.connection import Connection, connection, is_loopback
+from prinz_enricher.client.connection import Connection, is_loopback
 
 
 def made(address: str | list[str], tls: Tls | None = None) -> Connection:
     """Make a connection without a token."""
-    return connection(address, tls, None, allow_insecure_token=False, retry=True)
+    return Connection(address, tls, None, allow_insecure_token=False, retry=True)
 
 
 @pytest.mark.parametrize(
