@@ -175,7 +175,7 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
             sends = lane.join(call)
         outcome = Sign.SEND if sends else self._wait(lane, call)
         while outcome is Sign.SEND:
-            self._send_next(lane, call)
+            self._send_next(lane)
             outcome = self._wait(lane, call)
         if outcome is Sign.ALONE:
             with acquired(self._alone, deadline):
@@ -185,51 +185,54 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
         return outcome
 
     def _wait(self, lane: _ThreadLane, call: _ThreadCall) -> Outcome:
-        if not call.waiter.acquire(timeout=seconds_until(call.deadline)):
-            with self._lock:
-                if call.outcome is None or call.outcome is Sign.SEND:
-                    call.gone = True
-                    if call.outcome is Sign.SEND:
-                        _wake(lane.relay(), Sign.SEND)
-                    self._drop_if_idle(lane)
-                    return timed_out()
-            call.waiter.acquire()
+        try:
+            if not call.waiter.acquire(timeout=seconds_until(call.deadline)) and self._gives_up(lane, call):
+                return timed_out()
+        except BaseException:
+            # The thread is interrupted, and must not be the next sender.
+            self._gives_up(lane, call)
+            raise
         outcome, call.outcome = call.outcome, None
         assert outcome is not None  # noqa: S101 - it was woken
         return outcome
 
-    def _send_next(self, lane: _ThreadLane, sender: _ThreadCall) -> None:
-        """Send the next message, and answer its callers."""
+    def _gives_up(self, lane: _ThreadLane, call: _ThreadCall) -> bool:
+        with self._lock:
+            if call.outcome is not None and call.outcome is not Sign.SEND:
+                return False
+            call.gone = True
+            if call.outcome is Sign.SEND:
+                _wake(lane.relay(), Sign.SEND)
+            self._drop_if_idle(lane)
+            return True
+
+    def _send_next(self, lane: _ThreadLane) -> None:
+        """Send the next message. Who sent it waits like the others, and may give up before them."""
         with self._lock:
             calls = lane.next_message()
             if not calls:
                 self._drop_if_idle(lane)
                 return
-        pending: Any = None
         # For the others, where this thread is interrupted.
-        outcomes: Sequence[Outcome] = [Sign.ALONE] * len(calls)
+        outcomes: Sequence[Outcome] | None = [Sign.ALONE] * len(calls)
         try:
             if len(calls) == 1:
                 response = self._channel.score(lane.request(), lane.deadline())
+                outcomes = read_rows(response, lane.form.outputs, 1)
             else:
-                pending = self._channel.start_score(lane.request(), lane.deadline())
-                response = self._channel.result_of(pending, seconds_until(sender.deadline))
-            outcomes, pending = read_rows(response, lane.form.outputs, len(calls)), None
-        except TimeoutError:
-            pass
+                future = self._channel.start_score(lane.request(), lane.deadline())
+                outcomes = None
+                future.add_done_callback(lambda done: self._read(lane, calls, done))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
-            outcomes, pending = _failures(error, calls), None
+            outcomes = _failures(error, calls)
         finally:
-            if pending is None:
+            if outcomes is not None:
                 self._finish(lane, calls, outcomes)
-            else:
-                # The thread that sent it gives up; the others still wait.
-                pending.add_done_callback(lambda done: self._finish_late(lane, calls, done))
 
-    def _finish_late(self, lane: _ThreadLane, calls: list[_ThreadCall], done: Any) -> None:
+    def _read(self, lane: _ThreadLane, calls: list[_ThreadCall], done: Any) -> None:
         outcomes: Sequence[Outcome]
         try:
-            outcomes = read_rows(self._channel.result_of(done, 0.0), lane.form.outputs, len(calls))
+            outcomes = read_rows(self._channel.result_of(done), lane.form.outputs, len(calls))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
             outcomes = _failures(error, calls)
         self._finish(lane, calls, outcomes)

@@ -302,12 +302,10 @@ class Channel(_Methods):
         return self.call(self._score.future, request, deadline)
 
     @staticmethod
-    def result_of(future: Any, timeout: float) -> pb.ScoreResponse:
-        """Return the response of a call in flight; raises TimeoutError where there is none within `timeout` seconds."""
+    def result_of(future: Any) -> pb.ScoreResponse:
+        """Return the response of a call that is done."""
         try:
-            return future.result(timeout=timeout)  # type: ignore[no-any-return]  # grpc has no types
-        except grpc.FutureTimeoutError:
-            raise TimeoutError from None
+            return future.result()  # type: ignore[no-any-return]  # grpc has no types
         except grpc.FutureCancelledError as error:
             raise client_closed() from error
         except grpc.RpcError as error:

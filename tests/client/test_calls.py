@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,28 @@ def test_a_message_has_a_limit(stand_in: StandIn) -> None:
         stand_in.go(10)
         assert ys(asked) == [2.0 * x for x in range(11)]
         assert stand_in.rows() == [1, 4, 4, 2]
+
+
+def test_who_is_interrupted_does_not_send_for_others(stand_in: StandIn, callers: Callers) -> None:
+    """A waiting thread that an exception of a signal wakes is left out, and the next one sends in its place."""
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    away = callers.ask_in_turn([0])
+    stand_in.wait_for(1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(InterruptedError):
+            callers.client.score("twice", {"x": 13.0, "note": ""})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    waiting = callers.ask_in_turn([1])
+    stand_in.go(2)
+    assert ys(away + waiting) == [0.0, 2.0]
+    assert callers.known() == 0
 
 
 def test_a_call_with_a_name_goes_by_itself(stand_in: StandIn, callers: Callers) -> None:
