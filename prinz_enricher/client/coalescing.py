@@ -64,7 +64,7 @@ class Lane(Generic[W]):
 
     Attributes:
         in_flight: The calls of the message in flight, in order.
-        task: The task that sends it, if any.
+        task: The task that sends the next message, or has sent the one in flight; held, since the loop holds it weakly.
     """
 
     __slots__ = ("_leaving", "_max_rows", "_waiting", "form", "in_flight", "task")
@@ -270,7 +270,6 @@ class TaskCoalescer(_Lanes[_Future]):
     def __init__(self, channel: AsyncChannel, max_rows: int) -> None:
         super().__init__(max_rows)
         self._channel = channel
-        self._tasks: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(MAX_ALONE)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -281,7 +280,7 @@ class TaskCoalescer(_Lanes[_Future]):
         call: RowCall[_Future] = RowCall(request.row, deadline, loop.create_future())
         lane = self._lane(request.form)
         if lane.join(call):
-            self._start(loop, lane)
+            lane.task = loop.create_task(self._send_next(lane))
         if deadline < self._alarm_at:
             self._set_alarm(loop, deadline)
         try:
@@ -296,17 +295,10 @@ class TaskCoalescer(_Lanes[_Future]):
         async with async_acquired(self._alone, deadline):
             return request.read(await self._channel.score(request.encode(), deadline))
 
-    def _start(self, loop: asyncio.AbstractEventLoop, lane: Lane[_Future]) -> None:
-        task = loop.create_task(self._send_next(lane))
-        # The loop itself holds tasks weakly.
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _send_next(self, lane: Lane[_Future]) -> None:
         """Send the next message, and answer its callers."""
         calls = lane.next_message()
         if calls:
-            lane.task = asyncio.current_task()
             try:
                 response = await self._channel.score(lane.request(), lane.deadline())
                 _answer(calls, read_rows(response, lane.form.outputs, len(calls)))
@@ -320,7 +312,7 @@ class TaskCoalescer(_Lanes[_Future]):
                 _answer(calls, _failures(error, calls))
             finally:
                 if lane.finish() is not None:
-                    self._start(asyncio.get_running_loop(), lane)
+                    lane.task = asyncio.create_task(self._send_next(lane))
         self._drop_if_idle(lane)
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:

@@ -253,13 +253,14 @@ def _is_loopback_host(address: str) -> bool:
 class _Methods:
     """The methods of the service on a channel of `grpc` or `grpc.aio`."""
 
-    def __init__(self, connection: Connection, library: Any) -> None:
+    _library: Any
+
+    def __init__(self, connection: Connection) -> None:
         target, options, credentials = connection.target, connection.options, connection.credentials
-        self._channel = (
-            library.secure_channel(target, credentials, options)
-            if credentials
-            else library.insecure_channel(target, options)
-        )
+        if credentials is None:
+            self._channel = self._library.insecure_channel(target, options)
+        else:
+            self._channel = self._library.secure_channel(target, credentials, options)
         self.stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
         # Requests are already serialised.
         self._score: Any = self._channel.unary_unary(
@@ -272,8 +273,7 @@ class _Methods:
 class Channel(_Methods):
     """The calls of threads; deadlines are by `time.monotonic()`, and errors are `ServiceError`."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, grpc)
+    _library = grpc
 
     def close(self) -> None:
         """Close the channel; calls in flight fail."""
@@ -315,8 +315,7 @@ class Channel(_Methods):
 class AsyncChannel(_Methods):
     """The calls of tasks; deadlines are by `time.monotonic()`, and errors are `ServiceError`."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, grpc.aio)
+    _library = grpc.aio
 
     async def close(self) -> None:
         """Close the channel; calls in flight fail."""

@@ -61,11 +61,6 @@ def _is_column(value: object) -> bool:
     return value.ndim > 0 if isinstance(value, np.ndarray) else hasattr(value, "__len__")
 
 
-def is_arrow(rows: Rows) -> bool:
-    """Return whether rows are Arrow already, and so are answered in Arrow."""
-    return isinstance(rows, pa.RecordBatch | pa.Table)
-
-
 def to_batch(rows: Rows, signature: Signature) -> pa.RecordBatch:
     """Return rows of any form as a batch; all but Arrow's own are checked against the signature.
 

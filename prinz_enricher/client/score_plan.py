@@ -18,11 +18,11 @@ from prinz_enricher.batch.layout import Layout, any_fields, record_batch
 from prinz_enricher.batch.violation import MISSING_COLUMN, UNKNOWN_COLUMN, column_path
 from prinz_enricher.batch.wire import prefix
 from prinz_enricher.client.reference import ModelReference
-from prinz_enricher.client.row_forms import Rows, is_arrow, one_record, to_batch
+from prinz_enricher.client.row_forms import Rows, one_record, to_batch
 from prinz_enricher.client.scores import Scores, read_batch, read_rows
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.signature import Field, Signature, arrow_type, from_wire
+from prinz_enricher.signature import Field, Signature, fields_schema, from_wire
 from prinz_enricher.signature.arrow import lossless_in_arrow
 
 ARROW_FROM_ROWS: Final = 256
@@ -75,11 +75,11 @@ class Records:
     """
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
-        self._fields = fields
         self._layout = Layout(fields)
         exact = [_EXACT[kind] for kind in self._layout.kinds]
         names = [field.name for field in fields]
         self._exact = dict(zip(names, exact, strict=True))
+        self._paths = {name: column_path(name) for name in names}
         self._types = tuple(type for type, _ in exact)
         self._checks = [(place, check) for place, (_, check) in enumerate(exact) if check is not None]
         self._values_of: Callable[[Mapping[str, object]], tuple[object, ...]] = (
@@ -110,11 +110,11 @@ class Records:
 
     def _convert(self, record: Mapping[str, object]) -> tuple[Shape, tuple[object, ...]]:
         columns = {str(name): value for name, value in record.items()}
-        fields = self._fields or any_fields(columns)
-        known = {field.name for field in fields}
+        fields = self._layout.fields or any_fields(columns)
+        paths = self._paths or {name: column_path(name) for name in columns}
         faults = Violations()
         for name in columns:
-            if name not in known:
+            if name not in paths:
                 faults.add(column_path(name), UNKNOWN_COLUMN)
         names, values = [], []
         for field in fields:
@@ -123,14 +123,14 @@ class Records:
                 value = columns[field.name]
                 type, check = self._exact.get(field.name, _EXACT[None])
                 if value.__class__ is not type or (check is not None and not check(value)):
-                    coercer = ValueCoercer(column_path(field.name), faults)
+                    coercer = ValueCoercer(paths[field.name], faults)
                     value = coercer.coerce(value, field.type, field.required, 0)
                 values.append(value)
             elif field.required:
-                faults.add(column_path(field.name), MISSING_COLUMN)
+                faults.add(paths[field.name], MISSING_COLUMN)
         faults.raise_any()
         nulls = tuple(place for place, value in enumerate(values) if value is None)
-        if len(names) != len(self._fields):
+        if len(names) != len(self._layout.fields):
             return Shape(tuple(names), nulls), tuple(values)
         return (Shape(None, nulls) if nulls else FULL), tuple(values)
 
@@ -140,20 +140,19 @@ class Records:
         Raises:
             InvalidInput: Values without a form on the wire.
         """
-        layout, columns = self._layout, list(zip(*rows, strict=True))
-        if shape is FULL and self._fields and None not in layout.kinds:
+        layout, fields, columns = self._layout, self._layout.fields, list(zip(*rows, strict=True))
+        schema = layout.schema
+        if shape is FULL and fields and None not in layout.kinds:
             message = value_pb2.ColumnBatch(num_rows=len(rows))
             add = message.columns.add
-            for field, kind, values in zip(self._fields, layout.kinds, columns, strict=True):
+            for field, kind, values in zip(fields, layout.kinds, columns, strict=True):
                 getattr(add(name=field.name), str(kind)).values.extend(values)
             return message
         if shape.names is not None:
-            present = [field for field in self._fields if field.name in shape.names]
-            layout = Layout(tuple(present) if self._fields else any_fields(shape.names))
-        arrays = [
-            pa.array(values, arrow_type(field.type)) for field, values in zip(layout.fields, columns, strict=True)
-        ]
-        return encode_columns(record_batch(arrays, layout.schema, len(rows)), layout.fields)
+            fields = tuple(fields[layout.by_name[name]] for name in shape.names) if fields else any_fields(shape.names)
+            schema = fields_schema(fields)
+        arrays = [pa.array(values, type) for values, type in zip(columns, schema.types, strict=True)]
+        return encode_columns(record_batch(arrays, schema, len(rows)), fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,10 @@ class ScorePlan:
     ) -> BatchRequest:
         batch = to_batch(rows, self._signature)
         head, layout = self._head(outputs, params, request_id, independent=False)
-        if is_arrow(rows) or (batch.num_rows >= ARROW_FROM_ROWS and self._is_lossless_in_arrow):
+        # Arrow is answered in Arrow.
+        if isinstance(rows, pa.RecordBatch | pa.Table) or (
+            batch.num_rows >= ARROW_FROM_ROWS and self._is_lossless_in_arrow
+        ):
             number, parts = _ARROW_STREAM, stream_parts(batch)
         else:
             number, parts = _COLUMNS, column_parts(batch, self._signature.inputs)
