@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from prinz_enricher.client.connection import AsyncChannel, Channel, acquired, async_acquired, seconds_until
-from prinz_enricher.client.score_plan import RowForm, RowRequest
+from prinz_enricher.client.score_plan import RowRequest
 from prinz_enricher.client.scores import Scores, read_rows
 from prinz_enricher.client.service_error import client_closed, copy_error, is_one_rows_fault, timed_out
 
@@ -63,14 +63,15 @@ class Lane(Generic[W]):
     `join` and `finish` say that a message may leave; it gets its rows when it does, with `next_message`.
 
     Attributes:
+        request: The one of the first call; those of the others have the same `key`.
         in_flight: The calls of the message in flight, in order.
         task: The task that sends the next message, or has sent the one in flight; held, since the loop holds it weakly.
     """
 
-    __slots__ = ("_leaving", "_max_rows", "_waiting", "form", "in_flight", "task")
+    __slots__ = ("_leaving", "_max_rows", "_waiting", "in_flight", "request", "task")
 
-    def __init__(self, form: RowForm, max_rows: int) -> None:
-        self.form = form
+    def __init__(self, request: RowRequest, max_rows: int) -> None:
+        self.request = request
         self.in_flight: list[RowCall[W]] = []
         self.task: asyncio.Task[None] | None = None
         self._max_rows = max_rows
@@ -93,9 +94,9 @@ class Lane(Generic[W]):
         del self._waiting[: self._max_rows]
         return self.in_flight
 
-    def request(self) -> bytes:
+    def encode(self) -> bytes:
         """Return the serialised message in flight; raises InvalidInput for values without a form on the wire."""
-        return self.form.request([call.row for call in self.in_flight])
+        return self.request.encode([call.row for call in self.in_flight])
 
     def deadline(self) -> float:
         """Return the latest deadline of those in flight."""
@@ -144,15 +145,15 @@ class _Lanes(Generic[W]):
         self._max_rows = max_rows
         self._lanes: dict[Hashable, Lane[W]] = {}
 
-    def _lane(self, form: RowForm) -> Lane[W]:
-        key = form.key
+    def _lane(self, request: RowRequest) -> Lane[W]:
+        key = request.key
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(form, self._max_rows)
+            lane = self._lanes[key] = Lane(request, self._max_rows)
         return lane
 
     def _drop_if_idle(self, lane: Lane[W]) -> None:
-        key = lane.form.key
+        key = lane.request.key
         if lane.is_idle and self._lanes.get(key) is lane:
             del self._lanes[key]
 
@@ -171,7 +172,7 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
         call = RowCall(request.row, deadline, threading.Lock())
         call.waiter.acquire()
         with self._lock:
-            lane = self._lane(request.form)
+            lane = self._lane(request)
             sends = lane.join(call)
         outcome = Sign.SEND if sends else self._wait(lane, call)
         while outcome is Sign.SEND:
@@ -217,10 +218,10 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
         outcomes: Sequence[Outcome] | None = [Sign.ALONE] * len(calls)
         try:
             if len(calls) == 1:
-                response = self._channel.score(lane.request(), lane.deadline())
-                outcomes = read_rows(response, lane.form.outputs, 1)
+                response = self._channel.score(lane.encode(), lane.deadline())
+                outcomes = read_rows(response, lane.request.outputs, 1)
             else:
-                future = self._channel.start_score(lane.request(), lane.deadline())
+                future = self._channel.start_score(lane.encode(), lane.deadline())
                 outcomes = None
                 future.add_done_callback(lambda done: self._read(lane, calls, done))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
@@ -232,7 +233,7 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
     def _read(self, lane: _ThreadLane, calls: list[_ThreadCall], done: Any) -> None:
         outcomes: Sequence[Outcome]
         try:
-            outcomes = read_rows(self._channel.result_of(done), lane.form.outputs, len(calls))
+            outcomes = read_rows(self._channel.result_of(done), lane.request.outputs, len(calls))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
             outcomes = _failures(error, calls)
         self._finish(lane, calls, outcomes)
@@ -278,7 +279,7 @@ class TaskCoalescer(_Lanes[_Future]):
         """Score a row together with concurrent ones; `deadline` is by `time.monotonic()`."""
         loop = asyncio.get_running_loop()
         call: RowCall[_Future] = RowCall(request.row, deadline, loop.create_future())
-        lane = self._lane(request.form)
+        lane = self._lane(request)
         if lane.join(call):
             lane.task = loop.create_task(self._send_next(lane))
         if deadline < self._alarm_at:
@@ -300,8 +301,8 @@ class TaskCoalescer(_Lanes[_Future]):
         calls = lane.next_message()
         if calls:
             try:
-                response = await self._channel.score(lane.request(), lane.deadline())
-                _answer(calls, read_rows(response, lane.form.outputs, len(calls)))
+                response = await self._channel.score(lane.encode(), lane.deadline())
+                _answer(calls, read_rows(response, lane.request.outputs, len(calls)))
             except asyncio.CancelledError:
                 _answer(calls, _failures(client_closed(), calls))
                 # Callers that were cancelled too learn it only when they run.

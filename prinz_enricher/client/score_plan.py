@@ -155,41 +155,37 @@ class Records:
         return encode_columns(record_batch(arrays, schema, len(rows)), fields)
 
 
-@dataclass(frozen=True, slots=True)
-class RowForm:
-    """What rows that may share a message have in common; `head` is the serialised request without its rows."""
+@dataclass(slots=True)
+class RowRequest:
+    """A request of a single row, which may share a message with those of the same `key` if it `shares`.
+
+    `head` is the serialised request without its row.
+    """
 
     head: bytes
     outputs: Layout
     records: Records
-    shape: Shape = FULL
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for rows that may share a message."""
-        return self.head if self.shape is FULL else (self.head, self.shape)
-
-    def request(self, rows: Sequence[tuple[object, ...]]) -> bytes:
-        """Return the serialised request of some rows; raises InvalidInput for values without a form on the wire."""
-        columns = self.records.encode(self.shape, rows).SerializeToString()
-        return self.head + prefix(_COLUMNS, len(columns)) + columns
-
-
-@dataclass(slots=True)
-class RowRequest:
-    """A request of a single row, which may share a message if it `shares`."""
-
-    form: RowForm
+    shape: Shape
     row: tuple[object, ...]
     shares: bool
 
-    def encode(self) -> bytes:
-        """Return it serialised, for a message of its own; raises InvalidInput as `RowForm.request` does."""
-        return self.form.request([self.row])
+    @property
+    def key(self) -> Hashable:
+        """Equal for requests that differ in their rows alone."""
+        return self.head if self.shape is FULL else (self.head, self.shape)
+
+    def encode(self, rows: Sequence[tuple[object, ...]] = ()) -> bytes:
+        """Return it serialised, with `rows` of other requests, if any, in the place of its own.
+
+        Raises:
+            InvalidInput: Values without a form on the wire.
+        """
+        columns = self.records.encode(self.shape, rows or [self.row]).SerializeToString()
+        return self.head + prefix(_COLUMNS, len(columns)) + columns
 
     def read(self, response: pb.ScoreResponse) -> Scores:
         """Return the scores of its response; raises as `read_rows` does."""
-        return read_rows(response, self.form.outputs, 1)[0]
+        return read_rows(response, self.outputs, 1)[0]
 
 
 @dataclass(slots=True)
@@ -216,7 +212,7 @@ class ScorePlan:
         self._signature = signature
         self._records = Records(signature.inputs)
         self._layouts: dict[tuple[str, ...], Layout] = {}
-        self._plain = RowForm(*self._head((), {}, "", independent=True), self._records)
+        self._plain = self._head((), {}, "", independent=True)
         self._is_lossless_in_arrow = lossless_in_arrow(signature)
 
     def request(
@@ -231,12 +227,10 @@ class ScorePlan:
         if record is None:
             return self._batch_request(rows, params or {}, outputs, request_id)
         shape, values = self._records.admit(record)
-        form = self._plain
+        head, layout = self._plain
         if params or outputs or request_id:
-            form = RowForm(*self._head(outputs, params or {}, request_id, independent=True), self._records, shape)
-        elif shape is not FULL:
-            form = RowForm(form.head, form.outputs, self._records, shape)
-        return RowRequest(form, values, not request_id)
+            head, layout = self._head(outputs, params or {}, request_id, independent=True)
+        return RowRequest(head, layout, self._records, shape, values, not request_id)
 
     def _batch_request(
         self, rows: Rows, params: Mapping[str, object], outputs: Sequence[str], request_id: str

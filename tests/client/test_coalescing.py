@@ -7,9 +7,13 @@ from prinz_enricher.client.coalescing import Lane, RowCall
 from prinz_enricher.client.score_plan import RowRequest, ScorePlan
 from tests.client.conftest import SIGNATURE
 
-request = ScorePlan(ModelReference("twice"), SIGNATURE).request({"x": 1.0}, None, (), "")
-assert isinstance(request, RowRequest)
-FORM = request.form
+REQUEST = ScorePlan(ModelReference("twice"), SIGNATURE).request({"x": 1.0}, None, (), "")
+
+
+def lane_of(max_rows: int) -> Lane[None]:
+    """Make a lane."""
+    assert isinstance(REQUEST, RowRequest)
+    return Lane(REQUEST, max_rows)
 
 
 def caller(number: int, deadline: float = 10.0) -> RowCall[None]:
@@ -24,7 +28,7 @@ def taken(lane: Lane[None]) -> list[object]:
 
 def test_the_first_leaves_at_once_and_the_others_together() -> None:
     """Who finds nothing on its way sends; those who come meanwhile go together in the next message."""
-    lane: Lane[None] = Lane(FORM, 100)
+    lane = lane_of(100)
     assert lane.join(caller(1))
     assert taken(lane) == [1]
     second = caller(2)
@@ -38,7 +42,7 @@ def test_the_first_leaves_at_once_and_the_others_together() -> None:
 
 def test_a_message_takes_its_rows_when_it_leaves() -> None:
     """Who comes before the message has left goes with it."""
-    lane: Lane[None] = Lane(FORM, 100)
+    lane = lane_of(100)
     assert lane.join(caller(1))
     assert not lane.join(caller(2))
     assert taken(lane) == [1, 2]
@@ -46,7 +50,7 @@ def test_a_message_takes_its_rows_when_it_leaves() -> None:
 
 def test_what_is_too_much_goes_in_the_next_message() -> None:
     """A message holds the rows that it may; the others keep their turn."""
-    lane: Lane[None] = Lane(FORM, 2)
+    lane = lane_of(2)
     assert [lane.join(caller(number)) for number in range(5)] == [True, False, False, False, False]
     assert taken(lane) == [0, 1]
     assert lane.finish() is not None
@@ -58,7 +62,7 @@ def test_what_is_too_much_goes_in_the_next_message() -> None:
 
 def test_who_gave_up_is_left_out() -> None:
     """A row that nobody waits for any more is not sent, and its caller is not the one who sends."""
-    lane: Lane[None] = Lane(FORM, 2)
+    lane = lane_of(2)
     first, second, third = caller(1), caller(2), caller(3)
     lane.join(first)
     assert taken(lane) == [1]
@@ -73,7 +77,7 @@ def test_who_gave_up_is_left_out() -> None:
 
 def test_nobody_is_left_when_it_is_to_leave() -> None:
     """Where all have given up there is no message, and the next caller sends at once."""
-    lane: Lane[None] = Lane(FORM, 2)
+    lane = lane_of(2)
     only = caller(1)
     assert lane.join(only)
     only.gone = True
@@ -84,7 +88,7 @@ def test_nobody_is_left_when_it_is_to_leave() -> None:
 
 def test_a_message_has_the_latest_deadline_of_its_callers() -> None:
     """Nobody's time is cut by that of another."""
-    lane: Lane[None] = Lane(FORM, 10)
+    lane = lane_of(10)
     for number, deadline in enumerate((3.0, 9.0, 5.0)):
         lane.join(caller(number, deadline))
     calls = lane.next_message()
@@ -99,7 +103,7 @@ def test_a_message_has_the_latest_deadline_of_its_callers() -> None:
 
 def test_what_has_landed_is_let_go() -> None:
     """Neither a caller nor the lane holds the message that it went in, so that no garbage is left to collect."""
-    lane: Lane[None] = Lane(FORM, 10)
+    lane = lane_of(10)
     call = caller(1)
     lane.join(call)
     assert lane.next_message() == lane.in_flight == [call]
@@ -110,7 +114,7 @@ def test_what_has_landed_is_let_go() -> None:
 
 def test_all_who_want_an_answer_are_known() -> None:
     """Callers are counted while they wait and while they are on their way, until they give up."""
-    lane: Lane[None] = Lane(FORM, 10)
+    lane = lane_of(10)
     away, waiting, gone = caller(1), caller(2), caller(3)
     lane.join(away)
     lane.next_message()

@@ -66,7 +66,9 @@ def test_rows_together_are_each_as_it_is_alone(data: st.DataObject) -> None:
         for place, row in enumerate(those):
             alone = decode_columns(records.encode(shape, [row]), signature)
             assert together.schema == alone.schema
-            assert str(together.slice(place, 1).to_pylist()) == str(alone.to_pylist())
+            # Not as Python values: a timestamp may be outside the years of `datetime`.
+            sliced = encode_columns(together.slice(place, 1), fields)
+            assert str(sliced) == str(encode_columns(alone, fields))
 
 
 @pytest.mark.parametrize(
