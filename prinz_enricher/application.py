@@ -16,7 +16,9 @@ from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.grpc import SERVICE, open_front
 from prinz_enricher.registry import open_access
-from prinz_enricher.scoring import PoolSettings, ProcessPool, ProcessSettings, WorkerPool, WorkerState
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.service.calls import Front
 from prinz_enricher.service.enricher import EnricherService
@@ -161,45 +163,20 @@ def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[
 
     `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
     """
-    scoring, workers = settings.scoring, settings.workers
-    limits = PoolSettings(
-        max_workers=scoring.max_workers,
-        max_queue_rows=scoring.max_queue_rows,
-        batching=scoring.batching,
-        max_shared_rows=scoring.max_shared_rows,
-        max_delay=scoring.max_delay,
-        replicas=scoring.replicas,
-        max_wait=scoring.max_wait,
-        idle_unload=scoring.idle_unload,
-        memory_budget=workers.memory_budget,
-        load_timeout=scoring.load_timeout,
-    )
-    local = ProcessPool(
-        Provisioner(registries, settings.cache, workers),
-        limits,
-        workers=ProcessSettings(
-            memory_limit=workers.memory_limit,
-            file_limit=workers.file_limit,
-            open_files=workers.open_files,
-            network=workers.network,
-            pass_variables=workers.pass_variables,
-            spares=scoring.spare_workers,
-            isolated=workers.environment == "isolated",
-        ),
-        on_change=on_change,
-        on_observed=registries.observed,
-    )
+    workers = settings.workers
+    shared = type(settings.scoring).model_fields.keys() & {field.name for field in fields(PoolSettings)}
+    keys: dict[str, Any] = {key: getattr(settings.scoring, key) for key in shared}
+    limits = PoolSettings(**keys, memory_budget=workers.memory_budget)
+    provide = Provisioner(registries, settings.cache, workers)
+    observed = registries.observed
+    local = ProcessPool(provide, limits, workers=workers, on_change=on_change, on_observed=observed)
     if not settings.endpoints:
         return local
     # A service without endpoints does not bring in what they need.
-    from prinz_enricher.scoring.remote.endpoint import Endpoint
     from prinz_enricher.scoring.remote.remote_pool import RemotePool
 
     pools: dict[str, WorkerPool] = {LOCAL: local}
-    for name, one in settings.endpoints.items():
-        keys: dict[str, Any] = {key.name: getattr(one, key.name) for key in fields(Endpoint)}
-        keys["headers"] = {header: secret.get_secret_value() for header, secret in one.headers.items()}
-        pools[name] = RemotePool(
-            name, Endpoint(**keys), open_access(one), limits, on_change=on_change, on_observed=registries.observed
-        )
+    for name, endpoint in settings.endpoints.items():
+        access = open_access(endpoint)
+        pools[name] = RemotePool(name, endpoint, access, limits, on_change=on_change, on_observed=observed)
     return RoutingPool(pools)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from prinz_enricher.catalog.serving_rules import parse_rule
+from prinz_enricher.config.endpoint_paths import CONVENTIONS, leads_elsewhere, template_fault
 from prinz_enricher.config.sections import MIB, Section
 from prinz_enricher.registry.auth import access_faults, auth_method
 
@@ -30,9 +31,6 @@ def _check_rule(rule: str) -> str:
 
 
 def _check_convention(convention: str) -> str:
-    # Here, so that settings without endpoints do not bring in all of scoring.
-    from prinz_enricher.scoring.remote.endpoint import CONVENTIONS, template_fault
-
     if convention in CONVENTIONS:
         return convention
     if not convention.startswith(("{base}", "/")):
@@ -206,8 +204,6 @@ class EndpointSettings(AccessKeys):
 
 def _url_fault(url: str) -> str:
     """Return what is wrong with a base URL, without its text; empty for nothing."""
-    from prinz_enricher.scoring.remote.endpoint import leads_elsewhere
-
     try:
         parts = urlsplit(url)
         _ = parts.port

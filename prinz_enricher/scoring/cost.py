@@ -64,14 +64,8 @@ class CallCost:
         return self._fixed + self._each * rows
 
     def wait(self, calls: float, rows: int, in_flight: float, workers: int) -> float:
-        """Estimate the seconds until a job that comes now has its turn; 0.0 if nothing is known.
-
-        Before it are `calls` of some rows that wait, and `in_flight` seconds of work that was begun; one or more
-        `workers` share them.
-        """
-        if not self.known:
-            return 0.0
-        return (in_flight + calls * self._fixed + rows * self._each) / workers
+        """Estimate the seconds until a job has its turn after waiting calls and work in flight; 0.0 if unknown."""
+        return (in_flight + calls * self._fixed + rows * self._each) / workers if self.known else 0.0
 
 
 class LoadTimes:

@@ -19,12 +19,10 @@ class Target:
     """A model version to score with, and all that a pool needs to know of it; `key` identifies it.
 
     Attributes:
-        registry: URL of its registry, without user and password.
-        registry_name: The registry's name in the settings; may be empty.
+        registry: URL of its registry, without user and password; `registry_name` is its name in the settings.
         registered_as: The model's name in that registry; empty if it is `name`.
         batching: `on` or `off` if the owner says whether calls share model calls; else empty.
         replicas: Number of workers that the owner wants; 0 for the setting's.
-        keep: Whether it stays loaded.
         fingerprint: Distinguishes its files from those of a former version of the same name and number.
         route: Name of the endpoint that scores it; empty for local workers.
         observe: Whether outputs that the model is observed to return may replace the declared ones.
@@ -81,7 +79,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreResult:
     """The result of a job: outputs by the target's output schema, one row for each row of the job.
 
     `queue` is the seconds it waited for a worker; `compute` and `batch_rows` are the seconds and rows of the model call
@@ -114,7 +112,7 @@ class Job:
     batch: pa.RecordBatch
     params: Mapping[str, object]
     deadline: float | None
-    done: Callable[[Scores | EnricherError], None]
+    done: Callable[[ScoreResult | EnricherError], None]
     cancelled: Callable[[], bool] = lambda: False
     nulls: bool = True
     calls: int = 1
@@ -162,11 +160,7 @@ class RegistryAway(LoadFailed):
 
 
 class ServerAway(LoadFailed):
-    """The model server does not answer as it should; a retry may succeed after `retry_after` seconds."""
-
-    def __init__(self, why: str, retry_after: float = 1.0) -> None:
-        super().__init__(why)
-        self.retry_after = retry_after
+    """The model server does not answer as it should; a retry may succeed."""
 
 
 class LoaderRefused(LoadFailed):
@@ -189,11 +183,8 @@ class WorkerDied(Exception):
 class Provisions:
     """What a worker process is started with; held until it has ended, then released by `close`.
 
-    Attributes:
-        model: Folder with the model's MLmodel file.
-        python: Interpreter of the model's own environment; None for that of this process.
-        code: Folder of the worker's code for that interpreter.
-        seconds: Duration of each step: `fetch`, `environment`.
+    `model` is the folder with the MLmodel file; `python` the interpreter of the model's own environment, None for this
+    one; `code` the folder of the worker's code for it; `seconds` the duration of each step (`fetch`, `environment`).
     """
 
     model: Path
@@ -214,11 +205,9 @@ Raises `LoadFailed` (`RegistryAway`, `LoaderRefused`).
 class Loaded:
     """What a worker found when it loaded its model.
 
-    Attributes:
-        path: How the model is called, for the log.
-        batching: Whether callers may share a model call: each row was shown to get the same answer as alone.
-        seconds: Duration of each step: `fetch`, `environment`, `import`, `load`, `warm` and the like.
-        note: What people should know of how it is served; may be empty.
+    `path` says how the model is called, for the log; `batching` whether callers may share a model call, since each row
+    was shown to get the same answer as alone; `seconds` how long each step took (`fetch`, `environment`, `import`,
+    `load`, `warm` and the like); `note` what people should know of how it is served.
     """
 
     path: str
@@ -239,41 +228,21 @@ class Worker(Protocol):
     """Runs one model version. One thread uses it; `wake`, `kill` and `memory` can be called from any thread."""
 
     def start(self) -> Loaded:
-        """Load the model; blocks.
-
-        Raises:
-            LoadFailed: It can't be loaded.
-            WorkerDied: The worker ended meanwhile.
-        """
+        """Load the model; blocks. Raises LoadFailed if it can't be loaded, WorkerDied if the worker ends meanwhile."""
 
     def send(
         self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
     ) -> bool:
-        """Send a batch of one or more rows; batches are scored in the order sent.
+        """Send a batch of one or more checked rows, with every parameter; False if a busy worker declines it.
 
-        Args:
-            id: Returned with the answer.
-            batch: Checked rows.
-            params: Every parameter of the signature.
-            correlation: For the log.
-            deadline: The first of its jobs' deadlines, by `time.monotonic()`.
-
-        Returns:
-            Whether the worker has it: a busy one may decline it.
-
-        Raises:
-            EnricherError: No worker can score it.
-            WorkerDied: The worker has ended.
+        Batches are scored in the order sent. The `id` is returned with the answer; the `deadline` is the first of its
+        jobs', by `time.monotonic()`. Raises EnricherError if no worker can score it, and WorkerDied.
         """
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Block until there is an answer, `wake` was called since the last time, or some seconds have passed.
 
-        Returns:
-            The answer to the earliest batch without one; None if there is none yet.
-
-        Raises:
-            WorkerDied: The worker has ended.
+        Returns the answer to the earliest batch without one, None if there is none yet; raises WorkerDied.
         """
 
     def wake(self) -> None:

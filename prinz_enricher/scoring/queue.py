@@ -18,7 +18,7 @@ import pyarrow as pa
 import structlog
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring.ports import Job, Scores
+from prinz_enricher.scoring.ports import Job, ScoreResult
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Origin, Record, Signature, Tensor, Type
 
 log = structlog.get_logger(__name__)
@@ -38,12 +38,8 @@ class Stage(IntEnum):
 class Pending:
     """A job without an answer; it is answered once, by whoever comes first.
 
-    Attributes:
-        correlation: Id in the caller's error and in the worker's log.
-        submitted: When it came, by `time.monotonic()`.
-        cancel_alarm: Cancels what happens at its deadline.
-        is_alone: Whether it must not share a model call, because a worker died while it was scored.
-        kills: Number of workers that died of it while it was alone.
+    `correlation` is its id in the caller's error and the worker's log; `submitted` is by `time.monotonic()`. It
+    `is_alone` if it must not share a model call, since a worker died of it; `kills` counts those it was alone with.
     """
 
     __slots__ = (
@@ -63,7 +59,7 @@ class Pending:
         self._lane = lane
         self._on_answer: Callable[[], None] | None = None
         # Popping the callback off a list is atomic: of two threads that answer at once, one finds it empty.
-        self._callback: list[Callable[[Scores | EnricherError], None]] = [job.done]
+        self._callback: list[Callable[[ScoreResult | EnricherError], None]] = [job.done]
 
     @property
     def answered(self) -> bool:
@@ -106,7 +102,7 @@ class Pending:
             log.exception("a job's cancelled callback failed", correlation_id=self.correlation)
             return False
 
-    def answer(self, outcome: Scores | EnricherError) -> bool:
+    def answer(self, outcome: ScoreResult | EnricherError) -> bool:
         """Answer the caller, unless that was done before; returns whether it was not. Call without holding a lock."""
         try:
             callback = self._callback.pop()
@@ -124,6 +120,9 @@ class Pending:
         return True
 
 
+_Lane = OrderedDict[int, Pending]
+
+
 @dataclass(frozen=True, slots=True)
 class NextBatch:
     """What a queue has for a free worker: jobs to be scored in one call, and unwanted ones to be answered.
@@ -137,12 +136,9 @@ class NextBatch:
 
 
 class Queue:
-    """A bounded queue of jobs, first in, first out within a lane.
+    """A queue of jobs of at most `max_rows` rows, first in, first out within a lane.
 
-    Args:
-        max_rows: Rows that wait at most.
-        batch_rows: Rows of jobs that share a call at most.
-        delay: Seconds that the first job of a call may wait for others to join it.
+    Jobs that share a call have at most `batch_rows` rows; the first may wait `delay` seconds for others to join it.
     """
 
     def __init__(self, max_rows: int, batch_rows: int = 1, delay: float = 0.0) -> None:
@@ -150,7 +146,7 @@ class Queue:
         self._batch_rows = batch_rows
         self._delay = delay
         # The lane whose turn it is comes first.
-        self._lanes: OrderedDict[Hashable, OrderedDict[int, Pending]] = OrderedDict()
+        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
         self._rows = self._jobs = self._calls = 0
 
     def __len__(self) -> int:
@@ -236,12 +232,7 @@ class Queue:
         return pending.lane if pending.rows < self._batch_rows else (pending.lane, "large")
 
     def _pop_batch(
-        self,
-        lane: OrderedDict[int, Pending],
-        limit: int,
-        now: float,
-        dropped: list[Pending],
-        cost: Callable[[int], float],
+        self, lane: _Lane, limit: int, now: float, dropped: list[Pending], cost: Callable[[int], float]
     ) -> list[Pending]:
         """Remove the jobs that share the next call: the first one, and those behind it that fit."""
         jobs: list[Pending] = []
@@ -265,10 +256,10 @@ class Queue:
             self._pop_first(lane)
         return jobs
 
-    def _pop_first(self, lane: OrderedDict[int, Pending]) -> None:
+    def _pop_first(self, lane: _Lane) -> None:
         self._count(lane.popitem(last=False)[1], -1)
 
-    def _push_first(self, lane: OrderedDict[int, Pending], pending: Pending) -> None:
+    def _push_first(self, lane: _Lane, pending: Pending) -> None:
         lane[id(pending)] = pending
         lane.move_to_end(id(pending), last=False)
         self._count(pending)
@@ -319,16 +310,16 @@ def concat_jobs(jobs: list[Pending]) -> pa.RecordBatch:
     return jobs[0].job.batch if len(jobs) == 1 else pa.concat_batches([pending.job.batch for pending in jobs])
 
 
-def split_scores(jobs: list[Pending], batch: pa.RecordBatch, began: float, compute: float) -> list[Scores]:
+def split_scores(jobs: list[Pending], batch: pa.RecordBatch, began: float, compute: float) -> list[ScoreResult]:
     """Return the scores of each job that was part of a model call, in the order in which they were concatenated.
 
     The answer has as many rows as they have; the call began at a time by `time.monotonic()` and took some seconds.
     """
     if len(jobs) == 1:
-        return [Scores(batch, began - jobs[0].submitted, compute, batch.num_rows)]
+        return [ScoreResult(batch, began - jobs[0].submitted, compute, batch.num_rows)]
     shares, start = [], 0
     for pending in jobs:
-        shares.append(Scores(batch.slice(start, pending.rows), began - pending.submitted, compute, batch.num_rows))
+        shares.append(ScoreResult(batch.slice(start, pending.rows), began - pending.submitted, compute, batch.num_rows))
         start += pending.rows
     return shares
 

@@ -19,7 +19,7 @@ from prinz_enricher.catalog import CatalogModel, Union, paginate
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, NotImplementedYet, Overloaded
-from prinz_enricher.scoring import WorkerPool
+from prinz_enricher.scoring.ports import WorkerPool
 from prinz_enricher.service.calls import Call, Source
 from prinz_enricher.service.model_messages import ModelMessages, WatchSource, model_message
 from prinz_enricher.service.score.call import score_alone

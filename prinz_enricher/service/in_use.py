@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from prinz_enricher.catalog import CatalogVersion, Union, UsedFile, UsedVersion
-from prinz_enricher.scoring import Target, WorkerPool, WorkerState
+from prinz_enricher.scoring.ports import Target, WorkerPool, WorkerState
 
 SAVE_SECONDS = 1.0
 """Seconds between two writes."""

@@ -14,7 +14,7 @@ from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, Cha
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import Overloaded
-from prinz_enricher.scoring import Status, Target, WorkerPool
+from prinz_enricher.scoring.ports import Status, Target, WorkerPool
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire

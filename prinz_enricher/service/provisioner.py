@@ -21,7 +21,7 @@ from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.progress import report_step
 from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
-from prinz_enricher.scoring import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target
+from prinz_enricher.scoring.ports import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target
 from prinz_enricher.service.registries import Registries
 
 _POLL_SECONDS = 0.05

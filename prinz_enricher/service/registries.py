@@ -27,7 +27,7 @@ from prinz_enricher.registry import (
     open_access,
     store_folder,
 )
-from prinz_enricher.scoring import LoadFailed, RegistryAway, Target
+from prinz_enricher.scoring.ports import LoadFailed, RegistryAway, Target
 from prinz_enricher.signature import SignatureError
 
 log = structlog.stdlib.get_logger(__name__)

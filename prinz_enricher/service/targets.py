@@ -23,7 +23,7 @@ from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, LoaderNotAllowed, ModelLoadFailed
 from prinz_enricher.provision.loaders import allows
-from prinz_enricher.scoring import Status, Target, WorkerPool, WorkerState
+from prinz_enricher.scoring.ports import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
 from prinz_enricher.signature import Origin, Signature
 

@@ -13,7 +13,7 @@ from prinz_enricher.catalog import Snapshot
 from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.contract import signature_pb2
 from prinz_enricher.registry.entities import READY, ModelVersion, RegisteredModel
-from prinz_enricher.scoring import Target
+from prinz_enricher.scoring.ports import Target
 from prinz_enricher.signature import (
     AnyValue,
     Field,

@@ -19,7 +19,7 @@ from prinz_enricher.cli.process_setup import block_imports, use_libc_allocator
 from prinz_enricher.config import MIB, ServerSettings, Settings
 from prinz_enricher.errors import RegistryUnavailable
 from prinz_enricher.fronts.grpc import open_front
-from prinz_enricher.scoring import PoolSettings
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets

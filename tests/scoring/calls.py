@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from prinz_enricher.errors import EnricherError, ModelError
-from prinz_enricher.scoring import Job, PoolSettings, Scores
-from prinz_enricher.scoring.ports import Loaded, WorkerAnswer
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Job, Loaded, ScoreResult, WorkerAnswer
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, rows, target_of
@@ -28,7 +28,7 @@ class Calls:
         cancelled: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.batch = rows(*pairs)
-        self.outcomes: list[list[Scores | EnricherError]] = [[] for _ in pairs]
+        self.outcomes: list[list[ScoreResult | EnricherError]] = [[] for _ in pairs]
         self.taken_apart = 0
         self._deadline = None if within is None else time.monotonic() + within
         self._cancelled = cancelled
@@ -67,11 +67,11 @@ class Calls:
             for row in range(len(self.outcomes))
         ]
 
-    def _done(self, which: Sequence[int], outcome: Scores | EnricherError) -> None:
+    def _done(self, which: Sequence[int], outcome: ScoreResult | EnricherError) -> None:
         with self._changed:
             for place, row in enumerate(which):
                 its = outcome
-                if isinstance(outcome, Scores):
+                if isinstance(outcome, ScoreResult):
                     its = replace(outcome, batch=outcome.batch.slice(place, 1))
                 # As a front has it, the first answer counts.
                 self.outcomes[row].append(its)
@@ -83,19 +83,19 @@ class Calls:
             assert self._changed.wait_for(lambda: all(self.outcomes), PATIENCE), "a call has no answer"
             return [_value(outcomes[0]) for outcomes in self.outcomes]
 
-    def scores(self) -> list[Scores]:
+    def scores(self) -> list[ScoreResult]:
         """Wait until each has scores."""
         self.told()
         found = [outcomes[0] for outcomes in self.outcomes]
-        assert all(isinstance(one, Scores) for one in found), found
-        return [one for one in found if isinstance(one, Scores)]
+        assert all(isinstance(one, ScoreResult) for one in found), found
+        return [one for one in found if isinstance(one, ScoreResult)]
 
     def answered_once(self) -> bool:
         """Tell whether each has just one answer."""
         return [len(outcomes) for outcomes in self.outcomes] == [1] * len(self.outcomes)
 
 
-def _value(outcome: Scores | EnricherError) -> Any:
+def _value(outcome: ScoreResult | EnricherError) -> Any:
     if isinstance(outcome, EnricherError):
         return outcome.reason
     [value] = outcome.batch.column(0).to_pylist()

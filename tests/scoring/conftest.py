@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.scoring import ProcessPool, Provisions, WorkerPool
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.ports import Provisions, WorkerPool
 from tests.scoring.scripted import FAST, MODEL, SAVE, scripted
 from tests.support.inline_pool import InlinePool
 from tests.support.script import run_script

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring import Job, PoolSettings, Scores, Target, WorkerPool
-from prinz_enricher.scoring.ports import WorkerDied
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Job, ScoreResult, Target, WorkerDied, WorkerPool
 from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, input_schema, output_schema
 
 PATIENCE = 60.0
@@ -113,14 +113,14 @@ class Call:
         within: float | None = PATIENCE,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.outcomes: list[Scores | EnricherError] = []
+        self.outcomes: list[ScoreResult | EnricherError] = []
         self.answered_at = 0.0
         self._answered = threading.Event()
         self.began = time.monotonic()
         deadline = None if within is None else self.began + within
         pool.submit(Job(target, batch, {"factor": 2.0}, deadline, self._done, cancelled))
 
-    def _done(self, outcome: Scores | EnricherError) -> None:
+    def _done(self, outcome: ScoreResult | EnricherError) -> None:
         self.answered_at = time.monotonic()
         self.outcomes.append(outcome)
         self._answered.set()
@@ -130,7 +130,7 @@ class Call:
         """Whether there is an answer."""
         return self._answered.is_set()
 
-    def outcome(self) -> Scores | EnricherError:
+    def outcome(self) -> ScoreResult | EnricherError:
         """Wait for the answer."""
         assert self._answered.wait(PATIENCE), "no answer came"
         return self.outcomes[0]
@@ -138,7 +138,7 @@ class Call:
     def values(self) -> list[float]:
         """Wait for scores."""
         outcome = self.outcome()
-        assert isinstance(outcome, Scores), outcome
+        assert isinstance(outcome, ScoreResult), outcome
         return list(outcome.batch.column(0).to_pylist())
 
     def reason(self) -> str:

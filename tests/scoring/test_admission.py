@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from prinz_enricher.errors import Overloaded
-from prinz_enricher.scoring import Scores
+from prinz_enricher.scoring.ports import ScoreResult
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, Call, rows, target_of
@@ -52,7 +52,7 @@ def test_a_queue_that_is_too_long_in_time_is_refused() -> None:
         assert 30 <= len(refused) <= 45
         assert all(isinstance(call.outcome(), Overloaded) for call in refused)
         worker.score(100)
-        assert all(isinstance(call.outcome(), Scores) for call in calls if call not in refused)
+        assert all(isinstance(call.outcome(), ScoreResult) for call in calls if call not in refused)
 
 
 def test_what_would_be_refused_is_told_beforehand() -> None:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.errors import DeadlineExceeded
-from prinz_enricher.scoring import Job
-from prinz_enricher.scoring.ports import WorkerDied
+from prinz_enricher.scoring.ports import Job, WorkerDied
 from prinz_enricher.scoring.queue import Pending, single_calls
 from prinz_enricher.scoring.runtime.restart_backoff import digest_of
 from prinz_enricher.scoring.runtime.version_pool import VersionPool

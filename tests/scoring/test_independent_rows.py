@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
-from prinz_enricher.scoring import Job, Scores
+from prinz_enricher.scoring.ports import Job, ScoreResult
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.service.score.call import split_rows
 from tests.scoring.calls import SEPARATELY, plain, scripted_pool
@@ -21,7 +21,7 @@ from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 def of_rows(pool: VersionPool, batch: pa.RecordBatch, outcomes: list[Any], answered: threading.Event) -> None:
     """Submit rows that are calls of their own."""
 
-    def done(outcome: Scores | EnricherError) -> None:
+    def done(outcome: ScoreResult | EnricherError) -> None:
         outcomes.append(outcome)
         answered.set()
 
@@ -102,7 +102,7 @@ def test_rows_that_would_change_what_the_model_sees_of_others_are_apart_from_the
         assert [part.batch.num_rows for part in parts] == [1] * job.batch.num_rows
         for part in parts:
             assert not outcomes
-            part.done(Scores(part.batch, 0.0, 1.0, 1))
+            part.done(ScoreResult(part.batch, 0.0, 1.0, 1))
     [scores] = outcomes
     assert scores.batch.equals(batch)
     assert scores.compute == 5.0
@@ -113,7 +113,7 @@ def test_independent_rows_are_told_their_first_fault_at_once_and_no_other() -> N
     outcomes: list[Any] = []
     [job] = split_rows(Job(target_of(), rows(*plain(3)), {}, None, outcomes.append))
     parts = job.split_calls()
-    parts[0].done(Scores(rows(("", 0.0)), 0.0, 0.0, 1))
+    parts[0].done(ScoreResult(rows(("", 0.0)), 0.0, 0.0, 1))
     assert not parts[2].cancelled()
     fault = ModelError("scripted", "1", "ValueError", "id")
     parts[1].done(fault)

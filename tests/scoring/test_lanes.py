@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.scoring import Job
+from prinz_enricher.scoring.ports import Job
 from prinz_enricher.scoring.queue import Pending, Queue
 from tests.scoring.scripted import rows, target_of
 

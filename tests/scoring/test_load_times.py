@@ -8,9 +8,8 @@ import pytest
 
 from prinz_enricher.errors import ModelLoading
 from prinz_enricher.provision.progress import report_step
-from prinz_enricher.scoring import WorkerState
 from prinz_enricher.scoring.cost import UNKNOWN_LOAD_SECONDS, LoadTimes
-from prinz_enricher.scoring.ports import Loaded
+from prinz_enricher.scoring.ports import Loaded, WorkerState
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until

@@ -17,7 +17,8 @@ import structlog
 from structlog.typing import EventDict
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, ModelError, ModelLoadFailed
-from prinz_enricher.scoring import Job, ProcessPool, Provisions, Scores, WorkerState
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.ports import Job, Provisions, ScoreResult, WorkerState
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 
 
@@ -117,9 +118,9 @@ def test_what_no_worker_can_be_given_harms_nobody(processes: ProcessPool, logged
     Call(processes, target_of(), rows(("", 1.0))).values()
     before = last_pid(logged)
     answered = threading.Event()
-    outcomes: list[Scores | EnricherError] = []
+    outcomes: list[ScoreResult | EnricherError] = []
 
-    def done(outcome: Scores | EnricherError) -> None:
+    def done(outcome: ScoreResult | EnricherError) -> None:
         outcomes.append(outcome)
         answered.set()
 
@@ -187,7 +188,8 @@ from pathlib import Path
 import numpy as np, pyarrow as pa, structlog
 sys.path.insert(0, sys.argv[2])
 import scripted
-from prinz_enricher.scoring import Job, ProcessPool, Provisions
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.ports import Job, Provisions
 from prinz_enricher.signature import input_schema
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring import Scores, Target, WorkerState
+from prinz_enricher.scoring.ports import ScoreResult, Target, WorkerState
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
@@ -81,8 +81,8 @@ def test_a_busy_worker_that_holds_too_much_finishes_its_calls_first() -> None:
         workers[0].score(2)
         until(lambda: len(workers) == 2 and len(workers[1].given) == 2)
         workers[1].score(2)
-        outcomes: list[Scores | EnricherError] = [call.outcome() for call in calls]
-        assert all(isinstance(outcome, Scores) for outcome in outcomes)
+        outcomes: list[ScoreResult | EnricherError] = [call.outcome() for call in calls]
+        assert all(isinstance(outcome, ScoreResult) for outcome in outcomes)
 
 
 def test_only_the_worker_that_grew_is_restarted() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.scoring import WorkerState
+from prinz_enricher.scoring.ports import WorkerState
 from prinz_enricher.scoring.routing import RoutingPool
 from prinz_enricher.signature import output_schema
 from tests.scoring.scripted import FAST, SIGNATURE, Call, rows, scripted, target_of, until

@@ -6,7 +6,7 @@ import itertools
 
 import pyarrow as pa
 
-from prinz_enricher.scoring import Job, Target
+from prinz_enricher.scoring.ports import Job, Target
 from prinz_enricher.scoring.queue import Pending, concat_jobs, lane_of
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
 

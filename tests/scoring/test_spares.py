@@ -13,9 +13,12 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from prinz_enricher.config import WorkerSettings
 from prinz_enricher.provision.child_process import ForkServer, can_fork
 from prinz_enricher.provision.variables import worker_variables
-from prinz_enricher.scoring import PoolSettings, ProcessPool, ProcessSettings, Provisions, Target, WorkerState
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Provisions, Target, WorkerState
 from prinz_enricher.scoring.runtime.spares import Spares
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until
 from tests.support.processes import memory_of, named
@@ -45,8 +48,8 @@ def open_pool(model_folder: Path, logged: list[EventDict]) -> Iterator[Callable[
         code = Path(__file__).parents[2] if python is not None else None
         made = ProcessPool(
             lambda _target, _cancelled: Provisions(model_folder, python, code),
-            settings,
-            workers=ProcessSettings(spares=spares, isolated=python is not None),
+            replace(settings, spare_workers=spares),
+            workers=WorkerSettings(environment="auto" if python is None else "isolated"),
         )
         pools.append(made)
         return made
@@ -121,17 +124,17 @@ def test_a_forked_worker_that_dies_at_loading_is_started_by_itself_the_next_time
     """Some libraries do not bear a fork; the second try of a version does without one."""
     pool = open_pool()
     served: list[object] = []
-    of = Spares.acquire
+    acquire = Spares.acquire
 
     def note(self: Spares, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
-        served.append(of(self, target, python, code))
+        served.append(acquire(self, target, python, code))
         return served[-1]  # type: ignore[return-value]
 
     def kill_the_first(step: str) -> None:
         if len(served) == 1 and step == "loading the model":
             os.kill(workers()[0], signal.SIGKILL)
 
-    monkeypatch.setattr(Spares, "of", note)
+    monkeypatch.setattr(Spares, "acquire", note)
     monkeypatch.setattr("prinz_enricher.scoring.launch.process_pool.report_step", kill_the_first)
     assert Call(pool, target_of(), rows(("", 1.0))).values() == [2.0]
     assert served[0] is not None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prinz_enricher.errors import ModelLoading
 from prinz_enricher.provision.progress import report_step
-from prinz_enricher.scoring import ProcessPool, Provisions, WorkerState
-from prinz_enricher.scoring.ports import Loaded
+from prinz_enricher.scoring.launch.process_pool import ProcessPool
+from prinz_enricher.scoring.ports import Loaded, Provisions, WorkerState
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, target_of, until

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import EnricherError, ModelError, ModelLoadFailed, ModelLoading, RegistryUnavailable
-from prinz_enricher.scoring import Job, PoolSettings, Scores, Target, WorkerState
-from prinz_enricher.scoring.ports import RegistryAway, WorkerDied
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Job, RegistryAway, ScoreResult, Target, WorkerDied, WorkerState
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
 
@@ -64,7 +64,7 @@ def test_a_registry_that_is_away_is_no_fault_of_the_model() -> None:
             assert isinstance(outcome, RegistryUnavailable)
             assert outcome.retry_after
         away.clear()
-        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), Scores))
+        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), ScoreResult))
 
 
 def test_a_failed_load_is_kept_with_its_reason_and_tried_again_after_a_pause() -> None:
@@ -87,7 +87,7 @@ def test_a_failed_load_is_kept_with_its_reason_and_tried_again_after_a_pause() -
         assert Call(pool, target_of(), rows(("", 1.0))).reason() == "MODEL_LOAD_FAILED"
         assert len(tries) == 1
         until(lambda: Call(pool, target_of(), rows(("", 1.0))).outcomes != [] and len(tries) > 1)
-        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), Scores))
+        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), ScoreResult))
         assert tries[1] - tries[0] >= FAST.backoff_initial
         assert tries[2] - tries[1] >= FAST.backoff_initial * 2
 
@@ -113,7 +113,7 @@ def test_a_worker_that_dies_each_time_ends_as_failed() -> None:
         assert outcome.retry_after
         assert "5 times in a row" in outcome.message
         assert len(starts) == FAST.crash_limit
-        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), Scores))
+        until(lambda: isinstance(Call(pool, target_of(), rows(("", 1.0))).outcome(), ScoreResult))
 
 
 def test_a_score_between_deaths_ends_the_row_of_them() -> None:
@@ -220,7 +220,7 @@ def test_close_tells_those_it_can_not_finish() -> None:
 def test_a_callback_that_raises_harms_nobody_else() -> None:
     """The thread that serves a version survives a caller's fault."""
 
-    def broken(_: Scores | EnricherError) -> None:
+    def broken(_: ScoreResult | EnricherError) -> None:
         raise RuntimeError
 
     with closing(InlinePool(lambda _: scripted, FAST)) as pool:
@@ -234,7 +234,7 @@ def test_a_callback_may_submit_again() -> None:
         calls: list[Call] = []
         more = threading.Event()
 
-        def again(_: Scores | EnricherError) -> None:
+        def again(_: ScoreResult | EnricherError) -> None:
             calls.append(Call(pool, target_of(), rows(("", 1.0))))
             pool.status(target_of())
             more.set()
@@ -298,4 +298,4 @@ def test_every_job_is_answered_exactly_once_whatever_happens(seed: int) -> None:
     for call in every:
         call.outcome()
     assert all(len(call.outcomes) == 1 for call in every)
-    assert sum(isinstance(call.outcomes[0], Scores) for call in every) > 100
+    assert sum(isinstance(call.outcomes[0], ScoreResult) for call in every) > 100

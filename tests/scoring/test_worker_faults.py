@@ -9,8 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from prinz_enricher.errors import BatchTooLarge
-from prinz_enricher.scoring import Scores, Target, WorkerState
-from prinz_enricher.scoring.ports import Loaded, WorkerDied
+from prinz_enricher.scoring.ports import Loaded, ScoreResult, Target, WorkerDied, WorkerState
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
@@ -70,7 +69,7 @@ def test_what_can_not_be_given_fails_alone() -> None:
         calls = [Call(pool, target_of(), rows(("", float(i)))) for i in (1, 2, 13, 4, 5)]
         worker.score(100)
         outcomes = [call.outcome() for call in calls]
-        assert [isinstance(one, Scores) for one in outcomes] == [True, True, False, True, True]
+        assert [isinstance(one, ScoreResult) for one in outcomes] == [True, True, False, True, True]
         assert calls[2].reason() == "BATCH_TOO_LARGE"
         assert not worker.ended
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import DeadlineExceeded
-from prinz_enricher.scoring import Target
-from prinz_enricher.scoring.ports import WorkerAnswer
+from prinz_enricher.scoring.ports import Target, WorkerAnswer
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError
-from prinz_enricher.scoring import Scores, WorkerPool, WorkerState
+from prinz_enricher.scoring.ports import ScoreResult, WorkerPool, WorkerState
 from tests.scoring.scripted import PATIENCE, Call, rows, target_of, until
 
 
@@ -16,7 +16,7 @@ def test_the_first_job_loads_the_model_and_is_scored(pool: WorkerPool) -> None:
     call = Call(pool, target_of(), rows(("", 1.0), ("", 2.5)))
     assert call.values() == [2.0, 5.0]
     outcome = call.outcome()
-    assert isinstance(outcome, Scores)
+    assert isinstance(outcome, ScoreResult)
     assert outcome.batch_rows == 2
     assert 0 <= outcome.compute <= outcome.compute + outcome.queue <= call.answered_at - call.began
     assert pool.status(target_of()).state is WorkerState.AVAILABLE
@@ -33,7 +33,7 @@ def test_zero_rows_are_answered_without_the_model(pool: WorkerPool) -> None:
     """An empty batch has an empty answer of the output schema, for a model that is not loaded too."""
     other = target_of("never loaded")
     outcome = Call(pool, other, rows()).outcome()
-    assert isinstance(outcome, Scores)
+    assert isinstance(outcome, ScoreResult)
     assert outcome.batch.schema.names == ["output_0"]
     assert outcome.batch.num_rows == 0
     assert pool.status(other).state is WorkerState.DISCOVERED
@@ -74,10 +74,12 @@ def test_a_running_job_is_answered_at_its_deadline(pool: WorkerPool) -> None:
 
 def test_a_queued_job_is_answered_at_its_deadline(pool: WorkerPool) -> None:
     """A job behind a long one learns at its own deadline that it waited in vain."""
-    Call(pool, target_of(), rows(("", 1.0))).values()
+    # Of a version that had no calls: one whose calls took long, on a busy machine, refuses the second job at once.
+    target = target_of(version="unmeasured")
+    Call(pool, target, rows(("", 1.0))).values()
     # With a null in it, it can't share its call with the one behind it.
-    long = Call(pool, target_of(), rows(("sleep", 0.4), (None, 1.0)))
-    waiting = Call(pool, target_of(), rows(("", 1.0)), within=0.1)
+    long = Call(pool, target, rows(("sleep", 0.4), (None, 1.0)))
+    waiting = Call(pool, target, rows(("", 1.0)), within=0.1)
     outcome = waiting.outcome()
     assert isinstance(outcome, DeadlineExceeded)
     assert outcome.metadata["where"] == "queue"

@@ -10,7 +10,7 @@ import pytest
 from prinz_enricher.catalog import CatalogVersion, Snapshot, resolve
 from prinz_enricher.catalog.snapshot import Assembler, ModelFile
 from prinz_enricher.registry import ModelVersion, RegisteredModel
-from prinz_enricher.scoring import Target, WorkerState
+from prinz_enricher.scoring.ports import Target, WorkerState
 from prinz_enricher.service.targets import AliasRouter
 from tests.scoring.scripted import FAST, PATIENCE, SIGNATURE, scripted, until
 from tests.support.inline_pool import InlinePool, ScoreFunction

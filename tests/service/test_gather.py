@@ -11,7 +11,7 @@ import pytest
 
 from prinz_enricher.batch.layout import input_layout
 from prinz_enricher.errors import DeadlineExceeded, ModelError, Overloaded
-from prinz_enricher.scoring import Scores, Target
+from prinz_enricher.scoring.ports import ScoreResult, Target
 from prinz_enricher.service.score import request_grouping
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Tensor
 from tests.support.gathering import (
@@ -327,7 +327,7 @@ def test_answers_that_can_not_be_written_are_an_internal_error_of_every_call(row
     """A pool that gives more or fewer rows than it was given leaves nobody without an answer."""
     pool = HandPool(answers=False)
     asked = handled(Service(pool, DOUBLES), *[columns_request(row(1.0))] * 4)
-    pool.jobs[0].done(Scores(score(DOUBLES, batch_of(DOUBLES, *[1.0] * rows)), 0.0, 0.0, 4))
+    pool.jobs[0].done(ScoreResult(score(DOUBLES, batch_of(DOUBLES, *[1.0] * rows)), 0.0, 0.0, 4))
     assert [one.reason for one in asked] == ["INTERNAL"] * 4
 
 
@@ -342,7 +342,7 @@ def test_an_answer_that_the_wire_can_not_tell_fails_its_own_call(form: str) -> N
     scores = pa.RecordBatch.from_arrays(
         [pa.array(values, pa.uint64())], schema=pa.schema([pa.field("y", pa.uint64(), nullable=False)])
     )
-    pool.jobs[0].done(Scores(scores, 0.0, 0.0, 4))
+    pool.jobs[0].done(ScoreResult(scores, 0.0, 0.0, 4))
     assert [one.outcome[0] for one in asked] == ["response", "status", "response", "response"]
     assert asked[1].reason == "OUTPUT_MISMATCH"
     if form == "columns":

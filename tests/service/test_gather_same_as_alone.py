@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.scoring import Target
+from prinz_enricher.scoring.ports import Target
 from prinz_enricher.signature import Field, Param, Scalar, ScalarKind, Signature, Tensor, to_value
 from tests.support.gathering import (
     DOUBLES,

@@ -14,7 +14,7 @@ from prinz_enricher.catalog import CatalogVersion, Member, Snapshot, UsedFile, U
 from prinz_enricher.catalog.snapshot import NOT_READ, Assembler, ModelFile
 from prinz_enricher.catalog.union import _renamed
 from prinz_enricher.registry import ModelVersion, RegisteredModel
-from prinz_enricher.scoring import Target, WorkerState
+from prinz_enricher.scoring.ports import Target, WorkerState
 from prinz_enricher.service import in_use as in_use_module
 from prinz_enricher.service.in_use import InUse
 from tests.scoring.scripted import FAST, PATIENCE, SIGNATURE, Call, rows, scripted, until

@@ -7,7 +7,7 @@ from prinz_enricher.catalog.snapshot import NOT_READ, Assembler, ModelFile
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import ModelVersion, RegisteredModel
-from prinz_enricher.scoring import Status, Target, WorkerState
+from prinz_enricher.scoring.ports import Status, Target, WorkerState
 from prinz_enricher.service.model_messages import ModelMessages
 from prinz_enricher.service.targets import state_of
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature

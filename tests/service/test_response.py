@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.scoring import Scores, Target
+from prinz_enricher.scoring.ports import ScoreResult, Target
 from prinz_enricher.service.score.messages import response_metadata
 from prinz_enricher.signature import read_signature
 
@@ -31,7 +31,9 @@ def duration(seconds: float) -> Duration:
 def test_each_answer_tells_its_own_times(told: list[tuple[float, float, float, int, str]]) -> None:
     """One after the other, nothing is left of the one before, and what took no time is told as well."""
     for queue, compute, total, rows, name in told:
-        data = response_metadata(Target(name, "7", "registry", SIGNATURE), Scores(BATCH, queue, compute, rows), total)
+        data = response_metadata(
+            Target(name, "7", "registry", SIGNATURE), ScoreResult(BATCH, queue, compute, rows), total
+        )
         assert pb.ScoreResponse.FromString(data) == pb.ScoreResponse(
             model=model_pb2.ModelRef(name=name, version="7"),
             timing=pb.ScoreTiming(
@@ -46,7 +48,9 @@ def test_threads_do_not_mix_what_they_tell() -> None:
     def write(rows: int) -> bool:
         return all(
             pb.ScoreResponse.FromString(
-                response_metadata(Target("m", str(rows), "registry", SIGNATURE), Scores(BATCH, rows, rows, rows), rows)
+                response_metadata(
+                    Target("m", str(rows), "registry", SIGNATURE), ScoreResult(BATCH, rows, rows, rows), rows
+                )
             ).timing.batch_rows
             == rows
             for _ in range(2000)

@@ -12,7 +12,7 @@ from prinz_enricher.batch import encode_columns, encode_stream
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
-from prinz_enricher.scoring import Target
+from prinz_enricher.scoring.ports import Target
 from prinz_enricher.service.score.call import score_alone
 from prinz_enricher.service.score.messages import MAX_INDEPENDENT_ROWS, Limits
 from prinz_enricher.signature import (

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
-from prinz_enricher.scoring import Job, Scores, Status, Target, WorkerState
+from prinz_enricher.scoring.ports import Job, ScoreResult, Status, Target, WorkerState
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.messages import Limits
@@ -131,7 +131,7 @@ class HandPool:
 
 def answer(job: Job) -> None:
     """Score a job."""
-    job.done(Scores(score(job.target, job.batch), 0.001, 0.002, job.batch.num_rows))
+    job.done(ScoreResult(score(job.target, job.batch), 0.001, 0.002, job.batch.num_rows))
 
 
 class Service(EnricherService):

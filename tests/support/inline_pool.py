@@ -8,10 +8,10 @@ import pyarrow as pa
 import structlog
 
 from prinz_enricher.errors import EnricherError, ModelError
-from prinz_enricher.scoring.launch.in_thread import Given, InThreadWorker
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, WorkerDied
+from prinz_enricher.scoring.remote.in_thread import Given, InThreadWorker
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.scoring.settings import PoolSettings
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class InlineWorker(InThreadWorker):
             raise
         except Exception as exc:
             raise LoadFailed(f"{type(exc).__name__}: {exc}") from exc
-        self.live()
+        self.check_alive()
         return Loaded("inline", self._batching)
 
     def score(self, call: Given) -> pa.RecordBatch:

@@ -1,1 +1,1 @@
-"""What runs models: processes of their own, and calls made in the thread that receives the answers."""
+"""The processes that run models."""

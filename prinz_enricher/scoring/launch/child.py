@@ -28,11 +28,7 @@ _ROUNDS = 8
 
 
 class Child:
-    """A process in a session of its own.
-
-    Attributes:
-        exit_fd: Readable once it has ended; None if the system has no such descriptors.
-    """
+    """A process in a session of its own; `exit_fd` is readable once it has ended, None if the system has none."""
 
     def __init__(
         self,
@@ -45,19 +41,10 @@ class Child:
         python: Path | None = None,
         server: ForkServer | None = None,
     ) -> None:
-        """Start a module: forked by a server of its interpreter, or by itself if there is none or it fails.
+        """Run a module, which gets a descriptor by `--fd`, and whose output is logged; raises OSError.
 
-        Args:
-            module: Its name.
-            fd: A descriptor that it is given by `--fd`.
-            environment: All of its environment variables.
-            folder: Its working directory.
-            log: Gets the lines that it prints.
-            python: Its interpreter; this one by default.
-            server: Forks it.
-
-        Raises:
-            OSError: It can't be started.
+        It is forked by a server of its interpreter, or started by itself if there is none or it fails. `environment`
+        has all of its variables; `folder` is its working directory; `python` its interpreter, by default this one.
         """
         self._lock = threading.Lock()
         read_end, write_end = os.pipe()
@@ -100,14 +87,10 @@ class Child:
                 self._signal(signal.SIGKILL)
 
     def end(self, grace: float) -> str:
-        """Wait `grace` seconds for its end, send it SIGTERM, and a second later SIGKILL.
-
-        Returns:
-            How it ended: `exit code 3`, `killed by signal 9`.
-        """
-        if not self._exits_within(grace):
+        """Wait `grace` seconds for its end, send SIGTERM, a second later SIGKILL; returns how: `killed by signal 9`."""
+        if not has_ended(self.pid, grace):
             self._signal(signal.SIGTERM)
-            self._exits_within(1.0)
+            has_ended(self.pid, 1.0)
         # What the model started ends with it. The process itself is not reaped yet, so its id is still its own.
         started = self._signal(signal.SIGKILL)
         # Without the lock: what hangs in the kernel ends when it likes.
@@ -121,11 +104,6 @@ class Child:
             os.close(self.exit_fd)
             self.exit_fd = None
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-    def _exits_within(self, seconds: float) -> bool:
-        if self.exit_fd is None:
-            return has_ended(self.pid, seconds)
-        return bool(poller_of(self.exit_fd).poll(seconds * 1000))
 
     def _signal(self, number: signal.Signals) -> set[int]:
         """Signal the process, its group, and, if it is killed, its descendants in other groups; returns the latter."""

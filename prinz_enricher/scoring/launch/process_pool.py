@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
+from prinz_enricher.config import WorkerSettings
 from prinz_enricher.errors import EnricherError, InvalidInput, ModelError, OutputMismatch, Violation
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter, has_at_most
 from prinz_enricher.ipc.faults import FrameError, FrameTooLarge
@@ -26,19 +27,10 @@ from prinz_enricher.provision.memory import resident
 from prinz_enricher.provision.progress import report_step
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring.launch.child import Child, poller_of
-from prinz_enricher.scoring.ports import (
-    Loaded,
-    LoadFailed,
-    OutputsObserved,
-    Provide,
-    Provisions,
-    Target,
-    WorkerAnswer,
-    WorkerDied,
-)
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Loaded, LoadFailed, OutputsObserved, Provide, Target, WorkerAnswer, WorkerDied
 from prinz_enricher.scoring.runtime.spares import Spares, Variables
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.scoring.settings import PoolSettings, ProcessSettings
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.signature.types import Origin, Signature
 
@@ -62,10 +54,9 @@ class WorkerProcess:
         spares: Spares | None,
         on_observed: Callable[[Target, str], object],
     ) -> None:
-        """Prepare a worker that is not started.
+        """Prepare a worker that is not started; it will be forked from one of the spares, or started by itself.
 
-        `sandbox` is what the process may do: `memory` and `file` (bytes), `open_files`, each None for no limit, and
-        `network`. It is forked from one of the `spares`, or started by itself. For the others see `ProcessPool`.
+        `sandbox` is what it may do: `memory` and `file` (bytes), `open_files`, each None for no limit, and `network`.
         """
         self._target = target
         self._provide = provide
@@ -101,7 +92,7 @@ class WorkerProcess:
         provisions = self._provide(self._target, lambda: self._killed)
         self._held.callback(provisions.close)
         report_step("starting a worker")
-        self._spawn(folder.path, provisions)
+        self._spawn(folder.path, provisions.python, provisions.code)
         try:
             ready = self._load(provisions.model, folder.path)
         except WorkerDied:
@@ -113,20 +104,20 @@ class WorkerProcess:
         note = str(ready.get("note") or "")
         return Loaded(str(ready.get("path")), ready.get("batching") is True, seconds, note)
 
-    def _spawn(self, folder: Path, provisions: Provisions) -> None:
+    def _spawn(self, folder: Path, python: Path | None, code: Path | None) -> None:
         server = None
         if self._spares is not None:
-            server = self._spares.acquire(self._target, provisions.python, provisions.code)
-            self._held.callback(self._spares.release, provisions.python)
+            server = self._spares.acquire(self._target, python, code)
+            self._held.callback(self._spares.release, python)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             child = Child(
                 "prinz_enricher.worker",
                 theirs.fileno(),
-                environment=self._variables(folder, provisions.code),
+                environment=self._variables(folder, code),
                 folder=folder,
                 log=self._log,
-                python=provisions.python,
+                python=python,
                 server=server,
             )
         except BaseException:
@@ -297,10 +288,7 @@ class WorkerProcess:
         return frame
 
     def _await_answer(self) -> None:
-        """Block until there is something to read; a process that is gone leaves nothing to wait for.
-
-        The end of the stream alone does not show it: a process that the model forked holds the socket open too.
-        """
+        # The end of the stream alone does not show that a process is gone: one that the model forked holds it open too.
         if self._frames is not None and self._child is not None and self._child.exit_fd is not None:
             fd = self._frames.fileno()
             if fd not in dict(poller_of(fd, self._child.exit_fd).poll()):
@@ -326,22 +314,17 @@ class ProcessPool(VersionPool):
         provide: Provide,
         settings: PoolSettings | None = None,
         *,
-        workers: ProcessSettings | None = None,
+        workers: WorkerSettings | None = None,
         on_change: Callable[[], object] = lambda: None,
         on_observed: Callable[[Target, str], object] = lambda *_: None,
     ) -> None:
-        """Make a pool without workers.
+        """Make a pool without workers, which may do what the settings `workers` say.
 
-        Args:
-            provide: Gets a model's files and its environment.
-            settings: Limits and times.
-            workers: What the processes may do.
-            on_change: See `VersionPool`.
-            on_observed: Called with the outputs that a model was seen to return, as MLflow's JSON of a schema.
+        `on_observed` is called with the outputs that a model was seen to return, as MLflow's JSON of a schema.
         """
         chosen = settings or PoolSettings()
-        allowed = workers or ProcessSettings()
-        self._isolated = allowed.isolated
+        allowed = workers or WorkerSettings()
+        self._isolated = allowed.environment == "isolated"
         sweep_folders()
 
         def variables(folder: Path, code: Path | None) -> dict[str, str]:
@@ -356,7 +339,7 @@ class ProcessPool(VersionPool):
             }
             return WorkerProcess(target, provide, chosen, variables, sandbox, self._spares, on_observed)
 
-        spares = Spares(variables) if allowed.spares and can_fork() else None
+        spares = Spares(variables) if chosen.spare_workers and can_fork() else None
         super().__init__(make_worker, chosen, on_change, spares)
 
     def retain(self, targets: Collection[Target]) -> None:

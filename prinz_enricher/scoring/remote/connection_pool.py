@@ -37,11 +37,7 @@ class ConnectionPool:
     """The connections to one base URL; belongs to one event loop."""
 
     def __init__(self, url: str, access: Access, *, http2: bool, threads: Executor) -> None:
-        """Connect to nobody yet; names will be looked up in the threads.
-
-        Raises:
-            AccessError: A certificate, or the proxy that the environment has for this host, can't be used.
-        """
+        """Connect to nobody yet; raises AccessError if a certificate, or a proxy of the environment, can't be used."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         self.authority = parts.netloc.encode("ascii")
@@ -89,14 +85,7 @@ class ConnectionPool:
 
 
 class HttpConnection(httpcore.AsyncNetworkBackend):
-    """One connection, and what passed over it for the current request.
-
-    Attributes:
-        http: Sends requests over it.
-        connected: Whether it was opened for the current request.
-        sent: Bytes.
-        received: Bytes.
-    """
+    """One connection, the bytes sent and received for the current request, and whether it was opened for that."""
 
     def __init__(
         self,
@@ -124,11 +113,7 @@ class HttpConnection(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of a host that answers.
-
-        Raises:
-            ConnectError: None of them does in time.
-        """
+        """Connect to the first address of a host that answers; raises httpcore.ConnectError if none does in time."""
         loop = asyncio.get_running_loop()
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:

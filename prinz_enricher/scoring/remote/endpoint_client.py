@@ -19,16 +19,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access
-from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.http_sender import AttemptFailed, HttpSender, Request, RetryScope
 from prinz_enricher.scoring.remote.load_balancer import Backend, BackendHealth, LoadBalancer, State
-from prinz_enricher.scoring.remote.upstream_errors import (
-    CallCancelled,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamTimeout,
-)
+from prinz_enricher.scoring.remote.upstream import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 
 SLICE_SECONDS = 0.1
 """How often it is looked whether a call was cancelled."""
@@ -38,6 +33,7 @@ MAX_RETRY_AFTER_SECONDS = 10.0
 
 _FIRST_BACKOFF_SECONDS = 0.05
 _MAX_BACKOFF_SECONDS = 1.0
+_LEAST_BURST = 10
 _THREADS = 4
 """For what may block without a time limit: look-ups of names, and tokens."""
 
@@ -65,12 +61,7 @@ class RetryBudget:
 
 
 def backoff(retry: int, chance: float) -> float:
-    """Return the seconds before a retry where the server says nothing of it.
-
-    Args:
-        retry: The first is 0.
-        chance: Between 0 and 1, by chance, so that calls that failed together do not come back together.
-    """
+    """Return the seconds before a retry, the first being 0; `chance`, up to 1, keeps calls from returning together."""
     return chance * min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(retry, 30), _MAX_BACKOFF_SECONDS)
 
 
@@ -94,17 +85,17 @@ class _Call:
 class EndpointClient:
     """Asks the model servers of one endpoint; may be used by several threads at once."""
 
-    def __init__(self, endpoint: Endpoint, access: Access, *, chance: Callable[[], float] = random.random) -> None:
-        """Connect to nobody yet; `chance` returns numbers between 0 and 1.
-
-        Raises:
-            AccessError: A certificate, or a proxy of the environment, can't be used.
-        """
+    def __init__(
+        self, endpoint: EndpointSettings, access: Access, *, chance: Callable[[], float] = random.random
+    ) -> None:
+        """Connect to nobody yet; `chance` returns numbers between 0 and 1. Raises AccessError as `ConnectionPool`."""
         self.endpoint = endpoint
         self._threads = ThreadPoolExecutor(_THREADS, "remote-errand")
         self._sender = HttpSender(endpoint, access, self._threads)
         self._balancer = LoadBalancer(endpoint.urls, failures=endpoint.breaker_failures, pause=endpoint.breaker_pause)
-        self._budget = RetryBudget(endpoint.retry_share, endpoint.retry_burst)
+        # Enough for all calls that are under way when a base freezes.
+        burst = max(_LEAST_BURST, endpoint.max_concurrent) if endpoint.retry_share and endpoint.max_retries else 0
+        self._budget = RetryBudget(endpoint.retry_share, burst)
         self._slots = asyncio.Semaphore(endpoint.max_concurrent)
         self._chance = chance
         self._lock = threading.Lock()
@@ -135,17 +126,9 @@ class EndpointClient:
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> bytes:
-        """Ask for predictions; blocks.
+        """Ask for predictions, at a path of `endpoint.paths`; blocks, and returns JSON, as it came.
 
-        Args:
-            path: Below the base URLs, percent-encoded, as `endpoint.paths` returns it.
-            content: The body.
-            content_type: Of the body.
-            deadline: When the call must be over, by `time.monotonic()`; all waiting ends then.
-            cancelled: Whether nobody waits for the answer any more; asked ten times a second.
-
-        Returns:
-            JSON, as it came.
+        All waiting ends at the deadline, by `time.monotonic()`, or if `cancelled`, polled ten times a second, says so.
 
         Raises:
             UpstreamFailed: No base gave an answer.
@@ -177,15 +160,8 @@ class EndpointClient:
     ) -> str:
         """Find the path at which a model is scored: the first one where something answers as a model server does.
 
-        Args:
-            paths: In the order in which they are tried; all else as of `post`.
-            content: The body; a refusal of it will do.
-            content_type: Of the body.
-            deadline: By `time.monotonic()`.
-            cancelled: Asked ten times a second.
-
-        Raises:
-            UpstreamError: As of `post`; `UpstreamFailed` also where there is no model server at any of the paths.
+        A refusal of the body will do. For arguments and errors see `post`; `UpstreamFailed` is also raised where there
+        is no model server at any of the paths.
         """
         seen = []
         for path in paths:
@@ -303,11 +279,8 @@ class EndpointClient:
                 await self._closed.wait()
 
     def _opens_in(self, call: _Call) -> float:
-        """Return the seconds until one of the bases, all of which are left out, may be asked again.
-
-        One that answered before may merely be restarting: a call waits for it while its pauses are short. For one that
-        stays away the call fails at once.
-        """
+        # All bases are left out. One that answered before may merely be restarting: a call waits for it while its
+        # pauses are short. For one that stays away the call fails at once.
         opens_in = max(self._balancer.opens_in(), SLICE_SECONDS)
         in_time = self._loop.time() + opens_in < call.deadline
         if in_time and self._balancer.may_come_back(MAX_RETRY_AFTER_SECONDS):

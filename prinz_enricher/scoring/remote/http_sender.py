@@ -20,14 +20,14 @@ import httpcore
 from h2.exceptions import H2Error
 
 from prinz_enricher import __version__
+from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access, BearerAuth
 from prinz_enricher.registry.errors import RegistryError
 from prinz_enricher.registry.secret_sources import OAuth2Tokens
 from prinz_enricher.registry.transport import tls_fault
 from prinz_enricher.scoring.remote.connection_pool import ConnectionPool, HttpConnection
-from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.load_balancer import BackendHealth
-from prinz_enricher.scoring.remote.upstream_errors import UpstreamFailed, UpstreamRefused
+from prinz_enricher.scoring.remote.upstream import UpstreamFailed, UpstreamRefused
 
 MAX_REFUSAL_BYTES = 1 << 20
 """How much is read of an answer that is an error; MLflow's repeat the data, and have the model's stack trace."""
@@ -65,14 +65,10 @@ class RetryScope(Enum):
 
 
 class AttemptFailed(UpstreamFailed):
-    """One attempt came to nothing.
+    """One attempt came to nothing; `scope` says where there may be another, `health` whether the base is to blame.
 
-    Attributes:
-        scope: Where there may be another one.
-        health: Whether the base is to blame.
-        wait: Seconds that the server wants to be left alone; None where it says nothing.
-        unsent: Whether nothing of the request was sent.
-        late: Whether it took too long.
+    `wait` is the seconds that the server wants to be left alone, None where it says nothing; `unsent` says that nothing
+    of the request was sent, `late` that it took too long.
     """
 
     def __init__(
@@ -98,12 +94,8 @@ class AttemptFailed(UpstreamFailed):
 class HttpSender:
     """Sends requests to the base URLs of one endpoint; belongs to one event loop."""
 
-    def __init__(self, endpoint: Endpoint, access: Access, threads: Executor) -> None:
-        """Connect to nobody yet; names will be looked up, and tokens asked for, in the threads.
-
-        Raises:
-            AccessError: A certificate, or a proxy of the environment, can't be used.
-        """
+    def __init__(self, endpoint: EndpointSettings, access: Access, threads: Executor) -> None:
+        """Connect to nobody yet; the threads look up names, and ask for tokens. Raises AccessError."""
         self._credentials = access.credentials
         self._max_answer_bytes = endpoint.max_answer_bytes
         self._threads = threads
@@ -113,7 +105,7 @@ class HttpSender:
             (b"Accept", b"application/json"),
             # A small answer that becomes a large one can't be bounded by its size.
             (b"Accept-Encoding", b"identity"),
-            *((name.encode("ascii"), value.encode("latin-1")) for name, value in endpoint.headers.items()),
+            *((name.encode(), value.get_secret_value().encode("latin-1")) for name, value in endpoint.headers.items()),
         ]
 
     async def aclose(self) -> None:
@@ -122,19 +114,9 @@ class HttpSender:
             await pool.aclose()
 
     async def send(self, url: str, request: Request, until: float) -> bytes:
-        """Send a request; once more where our token has expired meanwhile.
+        """Send a request to a base URL, `until` a time by `time.monotonic()`; returns JSON, as it came.
 
-        Args:
-            url: One of the base URLs.
-            request: What is asked.
-            until: When this attempt must be over, by `time.monotonic()`.
-
-        Returns:
-            JSON, as it came.
-
-        Raises:
-            UpstreamRefused: The model server says that the request is wrong.
-            AttemptFailed: There is no answer.
+        It is sent once more where our token has expired meanwhile. Raises UpstreamRefused, and AttemptFailed.
         """
         authorization = await self._authorization(self._credentials.authorization, until)
         try:
@@ -265,12 +247,7 @@ async def _content(response: httpcore.Response, max_bytes: int) -> tuple[bytes, 
 
 
 def retry_after(text: str, now: float | None = None) -> float | None:
-    """Return the seconds that a Retry-After header says (RFC 9110, section 10.2.3); None where it can't be understood.
-
-    Args:
-        text: Seconds, or a date.
-        now: Seconds since 1970; by the system's clock by default.
-    """
+    """Return the seconds that a Retry-After header says (RFC 9110, 10.2.3), `now` in seconds since 1970, or None."""
     text = text.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:10])

@@ -32,10 +32,7 @@ class State(StrEnum):
 class Breaker:
     """Leaves a base out after so many failures in a row. All times are seconds of a clock that only goes forward.
 
-    Attributes:
-        failures: How many failures in a row open it.
-        pause: Seconds until the first trial; doubled with each trial that fails.
-        last_pause: For how many seconds it was last opened.
+    The `pause` until the first trial is doubled with each trial that fails; `last_pause` is the last one.
     """
 
     failures: int
@@ -100,12 +97,9 @@ class BackendHealth(Enum):
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """One base URL; its numbers belong to `LoadBalancer`.
+    """One base URL, and how many requests it has to answer now; its numbers belong to `LoadBalancer`.
 
-    Attributes:
-        outstanding: How many requests it has to answer now.
-        usual: Seconds that its last answer took; 0 before the first.
-        last_turn: When it was chosen last, by the number of the request.
+    `usual` is the seconds that its last answer took, 0 before the first; `last_turn` the number of its last request.
     """
 
     url: str
@@ -136,14 +130,9 @@ class LoadBalancer:
         self._turns = 0
 
     def acquire(self, tried: Collection[Backend] = ()) -> BackendLease | None:
-        """Choose where a request goes; None where all bases are left out now.
-
-        Args:
-            tried: Those that failed it before; chosen only where there is no other.
-        """
+        """Choose where a request goes: to one of those it `tried` only where there is no other; None if all are out."""
         now = self._clock()
-        allowed = self._allowed(now)
-        if not allowed:
+        if not (allowed := self._allowed(now)):
             return None
         # Among equals each has its turn.
         backend = min(allowed, key=lambda one: (one in tried, one.outstanding, one.last_turn))
@@ -153,14 +142,10 @@ class LoadBalancer:
         return BackendLease(backend, backend.breaker.start(now), now)
 
     def release(self, lease: BackendLease, health: BackendHealth, *, ran_out: bool = False) -> None:
-        """End a request.
+        """End a request, which showed the health of its base, or `ran_out` of its caller's time before the answer.
 
-        Args:
-            lease: What `acquire` returned.
-            health: What it showed of the base.
-            ran_out: Whether its caller's time was over before the answer. That is the base's failure where it was
-                silent for much longer than it usually takes: else callers with little time would have a good base left
-                out, and a frozen one would never be, if all callers have little time.
+        That is the base's failure where it was silent for much longer than it usually takes: else callers with little
+        time would have a good base left out, and a frozen one would never be, if all callers have little time.
         """
         backend, now = lease.backend, self._clock()
         backend.outstanding -= 1

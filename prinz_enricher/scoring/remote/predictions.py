@@ -30,18 +30,8 @@ from prinz_enricher.batch.primitive_arrays import NotAnInstant, coerce_number, p
 from prinz_enricher.batch.violation import FieldPath, Violations, type_name
 from prinz_enricher.errors import OutputMismatch
 from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
-from prinz_enricher.signature import (
-    AnyValue,
-    Field,
-    ListOf,
-    MapOf,
-    Record,
-    Signature,
-    Tensor,
-    Type,
-    arrow_field,
-    output_schema,
-)
+from prinz_enricher.signature.arrow import arrow_field, output_schema
+from prinz_enricher.signature.types import AnyValue, Field, ListOf, MapOf, Record, Signature, Tensor, Type
 from prinz_enricher.signature.value import MAX_DEPTH
 from prinz_enricher.worker.answers import AnswerReader
 
@@ -54,25 +44,12 @@ class NotPredictions(Exception):
 
 
 def decode(
-    content: bytes,
-    target_name: str,
-    version: str,
-    signature: Signature,
-    rows: int,
-    answers: AnswerReader | None = None,
+    content: bytes, target_name: str, version: str, signature: Signature, rows: int, answers: AnswerReader | None = None
 ) -> pa.RecordBatch:
-    """Read an answer.
+    """Read the answer to some rows: as many, of exactly the output schema of the signature.
 
-    Args:
-        content: JSON with `predictions`, as MLflow writes it: with the tokens `NaN`, `Infinity` and `-Infinity`.
-        target_name: The model's name, for messages.
-        version: Its version, for messages.
-        signature: Of the model.
-        rows: How many rows were sent.
-        answers: Of `answer_reader`, where it is kept for the next answers of the model.
-
-    Returns:
-        As many rows, of exactly the output schema of the signature.
+    It is JSON with `predictions`, as MLflow writes it: with the tokens `NaN`, `Infinity` and `-Infinity`. `answers` is
+    of `answer_reader`, where it is kept for the next answers of the model.
 
     Raises:
         OutputMismatch: The predictions are something else than was declared; the message holds no data.
@@ -368,15 +345,10 @@ _EXCEPTION: Final = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w{0,99})(?::|$)", re.ASC
 
 
 def decode_error(status: int, content: bytes) -> tuple[ErrorKind, str]:
-    """Return whose fault an error of a model server is, and the exception.
+    """Return whose fault an answer with HTTP status 400 or more is, and the exception, by MLflow's JSON if it is that.
 
-    Args:
-        status: The HTTP status of the answer, 400 or more.
-        content: Its body: MLflow's JSON with `error_code` and `message`, or anything.
-
-    Returns:
-        `invalid_input` where the server refuses the rows or parameters; `model_error` where the model raised an
-        exception, with the name of its type, else `unknown`. Nothing of the message, which repeats the data.
+    `invalid_input` if the server refuses the rows or parameters; `model_error` if the model raised an exception, with
+    the name of its type, else `unknown`. Nothing of the message, which repeats the data.
     """
     try:
         error = json.loads(content.decode())
@@ -398,10 +370,7 @@ def decode_error(status: int, content: bytes) -> tuple[ErrorKind, str]:
 
 
 def _exception_name(trace: str) -> str:
-    """Return the type of the exception of a stack trace, which is the first line without an indent after its frames.
-
-    The lines after that one are of the exception's message, which may hold data.
-    """
+    # The first line without an indent after the frames. Those after it are of the message, which may hold data.
     chained = list(_CHAINED.finditer(trace))
     _, found, frames = ("", _TRACEBACK, trace[chained[-1].end() :]) if chained else trace.rpartition(_TRACEBACK)
     for line in frames.strip("\n").split("\n") if found else ():

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import structlog
 
+from prinz_enricher.config import EndpointSettings
+from prinz_enricher.config.endpoint_paths import ModelAddress, NoPath, paths
 from prinz_enricher.errors import (
     DeadlineExceeded,
     EnricherError,
@@ -22,10 +24,10 @@ from prinz_enricher.errors import (
     Violation,
 )
 from prinz_enricher.registry.auth import Access
-from prinz_enricher.scoring.launch.in_thread import Given, InThreadWorker
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Loaded, LoadFailed, OutputsObserved, ServerAway, Target, WorkerDied
-from prinz_enricher.scoring.remote.endpoint import Endpoint, ModelAddress, NoPath, paths
 from prinz_enricher.scoring.remote.endpoint_client import EndpointClient
+from prinz_enricher.scoring.remote.in_thread import Given, InThreadWorker
 from prinz_enricher.scoring.remote.predictions import (
     NotPredictions,
     answer_reader,
@@ -33,27 +35,11 @@ from prinz_enricher.scoring.remote.predictions import (
     decode_error,
     observed_outputs,
 )
-from prinz_enricher.scoring.remote.request_body import BodyForm, choose, encode, row_bytes
-from prinz_enricher.scoring.remote.upstream_errors import (
-    CallCancelled,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamTimeout,
-)
+from prinz_enricher.scoring.remote.request_body import Body, BodyForm, choose, encode, row_bytes
+from prinz_enricher.scoring.remote.upstream import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.scoring.settings import PoolSettings
 from prinz_enricher.signature import input_schema
-from prinz_enricher.worker.trial import (
-    OutputsDiffer,
-    RowsExchanged,
-    Sample,
-    Score,
-    Sharing,
-    UnfitModel,
-    check_answers,
-    made_batch,
-    may_share,
-)
+from prinz_enricher.worker import trial
 
 _PER_BASE = 2
 """Requests of a version at once, for each base: one is answered while the next one is on its way."""
@@ -70,15 +56,10 @@ _TRIED_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class EndpointContext:
-    """An endpoint, as its workers use it.
+    """What the workers of an endpoint share; `parts` make the requests of a batch that needs several.
 
-    Attributes:
-        name: Its name in the settings.
-        client: Asks its servers.
-        parts: Where the requests of a batch that needs several are made.
-        settings: How long loads and calls may take, and which rows may share a call.
-        on_observed: Called with the outputs that a model gives, as MLflow's JSON of a schema, where they are not those
-            declared and may take their place.
+    `on_observed` is called with the outputs that a model returns, as MLflow's JSON of a schema, if they are not those
+    declared and may replace them.
     """
 
     name: str
@@ -89,34 +70,19 @@ class EndpointContext:
 
 
 class RemotePool(VersionPool):
-    """Scores at the model servers of one endpoint: the lanes' batches become requests.
-
-    What a version has in place of worker processes are the requests that it may have under way.
-    """
+    """Scores at the model servers of one endpoint: a version has requests under way in place of worker processes."""
 
     def __init__(
         self,
         name: str,
-        endpoint: Endpoint,
+        endpoint: EndpointSettings,
         access: Access,
         settings: PoolSettings,
         *,
         on_change: Callable[[], object] = lambda: None,
         on_observed: Callable[[Target, str], object] = lambda *_: None,
     ) -> None:
-        """Ask nobody yet.
-
-        Args:
-            name: The endpoint's, in the settings.
-            endpoint: Its bases and limits.
-            access: How they are reached.
-            settings: How calls queue, and when idle workers end; its numbers of workers do not count.
-            on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
-            on_observed: As in `EndpointContext`.
-
-        Raises:
-            AccessError: A certificate, or a proxy of the environment, can't be used.
-        """
+        """Ask nobody yet; settings of worker numbers do not count. Raises AccessError as `ConnectionPool`."""
         self._client = EndpointClient(endpoint, access)
         self._parts = ThreadPoolExecutor(endpoint.max_concurrent, thread_name_prefix=f"remote-{name}")
         context = EndpointContext(name, self._client, self._parts, settings, on_observed)
@@ -131,7 +97,7 @@ class RemotePool(VersionPool):
         super().__init__(lambda target: RemoteWorker(target, context), requests, on_change)
 
     def close(self, grace: float) -> None:
-        """Take no more jobs, finish those taken within `grace` seconds, and close all connections."""
+        """Accept no more jobs, finish those accepted within `grace` seconds, and close all connections."""
         super().close(grace)
         self._client.close()
         self._parts.shutdown(wait=False, cancel_futures=True)
@@ -151,7 +117,7 @@ class RemoteWorker(InThreadWorker):
         self._parquet_works = False
         self._answers = answer_reader(target.signature)
         # By the parameters: with others a model may do something else.
-        self._sharing: dict[str, Sharing] = {}
+        self._sharing: dict[str, trial.Sharing] = {}
         # The last answer, while the model is tried.
         self._content = b""
 
@@ -160,32 +126,21 @@ class RemoteWorker(InThreadWorker):
         began = time.monotonic()
         deadline = began + min(self._context.settings.load_timeout, _FIND_SECONDS)
         signature = self._target.signature
-        made = made_batch(input_schema(signature)) if signature.inputs else None
+        made = trial.made_batch(input_schema(signature)) if signature.inputs else None
         # Of a model that declares no inputs, a row without columns.
         sample = made if made is not None else pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
         params = {param.name: param.default for param in signature.params}
         self._path = self._find(sample, params, deadline)
         self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
-        call = Given(sample, params, "", deadline)
-        self._sharing[_key(params)] = sharing = self._try(call, [] if made is None else [Sample(made, example=False)])
-        self._log.info(
-            "a model server was found",
-            endpoint=self._context.name,
-            path=self._path,
-            parquet=self._parquet_works,
-            batching=sharing.shared,
-            why=sharing.why,
-        )
-        seconds = {"probe": time.monotonic() - began}
-        return Loaded(f"remote {self._path}", sharing.shared, seconds, sharing.note)
+        samples = [] if made is None else [trial.Sample(made, example=False)]
+        sharing = self._try(Given(sample, params, "", deadline), samples)
+        self._sharing[_key(params)] = sharing
+        facts = {"parquet": self._parquet_works, "batching": sharing.shared, "why": sharing.why}
+        self._log.info("a model server was found", endpoint=self._context.name, path=self._path, **facts)
+        return Loaded(f"remote {self._path}", sharing.shared, {"probe": time.monotonic() - began}, sharing.note)
 
     def score(self, call: Given) -> pa.RecordBatch:
-        """Score a batch in as many requests as it needs.
-
-        Raises:
-            EnricherError: Why there are no scores.
-            WorkerDied: Nobody waits for them any more.
-        """
+        """Score a batch in as many requests as it needs; raises WorkerDied if nobody waits for it any more."""
         if call.batch.num_rows == 1:
             return self._score(call, 1)
         sharing = self._sharing.get(_key(call.params))
@@ -210,9 +165,7 @@ class RemoteWorker(InThreadWorker):
             )
         except (NoPath, InvalidInput) as exc:
             raise LoadFailed(f"it can't be asked for at the endpoint {context.name}: {exc}") from exc
-        except UpstreamFailed as exc:
-            raise ServerAway(f"the endpoint {context.name}: {exc}", exc.retry_after) from exc
-        except UpstreamTimeout as exc:
+        except (UpstreamFailed, UpstreamTimeout) as exc:
             raise ServerAway(f"the endpoint {context.name}: {exc}") from exc
         except CallCancelled as exc:
             raise WorkerDied("killed") from exc
@@ -223,10 +176,7 @@ class RemoteWorker(InThreadWorker):
         if not flat and choose(sample, self._target.signature, parquet_works=True) is BodyForm.INPUTS:
             return False
         try:
-            body = encode(sample, self._target.signature, {}, BodyForm.PARQUET)
-            self._context.client.post(
-                self._path, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed
-            )
+            self._post(encode(sample, self._target.signature, {}, BodyForm.PARQUET), deadline)
         except UpstreamRefused as refusal:
             # A model that raises on made rows has read them.
             return decode_error(refusal.status, refusal.content)[0] == "model_error"
@@ -234,33 +184,31 @@ class RemoteWorker(InThreadWorker):
             return False
         return True
 
-    def _try(self, call: Given, samples: list[Sample]) -> Sharing:
+    def _try(self, call: Given, samples: list[trial.Sample]) -> trial.Sharing:
         """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
         try:
             with self._trying(call) as (score, away):
-                check_answers(score, samples)
-                sharing = may_share(score, [one.rows for one in samples], exact=self._exact)
-        except OutputsDiffer as exc:
+                trial.check_answers(score, samples)
+                sharing = trial.may_share(score, [one.rows for one in samples], exact=self._exact)
+        except trial.OutputsDiffer as exc:
             outputs = observed_outputs(self._content) if self._target.observe else None
             if outputs is None:
                 raise LoadFailed(str(exc)) from exc
             self._context.on_observed(self._target, outputs)
             raise OutputsObserved(str(exc), outputs) from exc
-        except (UnfitModel, RowsExchanged) as exc:
+        except (trial.UnfitModel, trial.RowsExchanged) as exc:
             raise LoadFailed(str(exc)) from exc
         if away:
-            why = f"the endpoint {self._context.name}: it gave no answer while the model was tried"
-            raise ServerAway(why) from away[0]
+            raise ServerAway(f"the endpoint {self._context.name} gave no answer while the model was tried") from away[0]
         return sharing
 
-    def _try_on(self, call: Given) -> Sharing:
+    def _try_on(self, call: Given) -> trial.Sharing:
         """See on the first rows of a caller what no sample showed: what becomes of several rows."""
         with self._trying(call) as (score, away):
             try:
-                rows = [call.batch.slice(0, _TRIED_ROWS)]
-                sharing = may_share(score, rows, exact=self._exact)
-            except RowsExchanged as exc:
-                sharing = Sharing(shared=False, single=True, why=str(exc))
+                sharing = trial.may_share(score, [call.batch.slice(0, _TRIED_ROWS)], exact=self._exact)
+            except trial.RowsExchanged as exc:
+                sharing = trial.Sharing(shared=False, single=True, why=str(exc))
         if away:
             return replace(sharing, shown=False)
         if len(self._sharing) >= _MOST_PARAMS:
@@ -269,7 +217,7 @@ class RemoteWorker(InThreadWorker):
         return sharing
 
     @contextlib.contextmanager
-    def _trying(self, call: Given) -> Iterator[tuple[Score, list[Exception]]]:
+    def _trying(self, call: Given) -> Iterator[tuple[trial.Score, list[Exception]]]:
         """Yield what scores rows as a call's while the model's form is learned, and where nobody answered."""
         away: list[Exception] = []
 
@@ -317,9 +265,7 @@ class RemoteWorker(InThreadWorker):
         deadline = time.monotonic() + context.settings.max_compute if call.deadline is None else call.deadline
         body = encode(batch, target.signature, call.params, form)
         try:
-            content = context.client.post(
-                self._path, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed
-            )
+            content = self._post(body, deadline)
             if self._answers.learning:
                 self._content = content
             return decode(content, target.name, target.version, target.signature, batch.num_rows, self._answers)
@@ -332,6 +278,10 @@ class RemoteWorker(InThreadWorker):
         except CallCancelled as exc:
             raise WorkerDied("killed") from exc
 
+    def _post(self, body: Body, deadline: float) -> bytes:
+        post = self._context.client.post
+        return post(self._path, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed)
+
     def _refusal(self, refusal: UpstreamRefused, call: Given) -> EnricherError:
         """Return what a refusal of a model server means, without its words."""
         kind, exception = decode_error(refusal.status, refusal.content)
@@ -342,7 +292,7 @@ class RemoteWorker(InThreadWorker):
         return UpstreamUnavailable(self._context.name, str(refusal))
 
     def _is_killed(self) -> bool:
-        return self.killed
+        return self._killed
 
 
 def _key(params: Mapping[str, object]) -> str:

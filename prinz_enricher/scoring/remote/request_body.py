@@ -65,20 +65,15 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What a signature means for its requests.
-
-    Attributes:
-        types: The type of each input.
-        tensors: Whether the inputs are tensors.
-        bare: Whether the one input has no name, as that of a model with type hints.
-        scalars: Whether all inputs are scalars with names that are text.
-        numbers: Names by which MLflow may know a column instead, if it knows it by no text.
-    """
+    """What a signature means for its requests."""
 
     types: dict[str, Type]
     tensors: bool
+    # Whether the one input has no name, as that of a model with type hints.
     bare: bool
+    # Whether all inputs are scalars with names that are text.
     scalars: bool
+    # Names by which MLflow may know a column instead, if it knows it by no text.
     numbers: dict[str, int]
 
 
@@ -98,13 +93,7 @@ def _layout(signature: Signature) -> _Layout:
 
 
 def choose(batch: pa.RecordBatch, signature: Signature, parquet_works: bool) -> BodyForm:
-    """Return the form that costs the least of those that change no value.
-
-    Args:
-        batch: Checked rows.
-        signature: Of the model.
-        parquet_works: Whether the server is known to take Parquet.
-    """
+    """Return the form of checked rows that costs the least of those that change no value."""
     layout = _layout(signature)
     if layout.tensors:
         return BodyForm.INPUTS
@@ -143,20 +132,12 @@ def _has_bare_null(array: pa.Array) -> bool:
 
 
 def encode(batch: pa.RecordBatch, signature: Signature, params: Mapping[str, object], form: BodyForm) -> Body:
-    """Write a request.
+    """Write a request, in the form that `choose` returns for the batch, or SPLIT.
 
-    Args:
-        batch: Checked rows: the columns of the signature's input schema, absent optional ones left out; where the
-            signature has no inputs, columns of any name that hold JSON.
-        signature: Of the model.
-        params: The value of each parameter of the signature; a None is left to the server's default.
-        form: One that `choose` returns for the batch, or SPLIT.
-
-    Returns:
-        The body. In JSON, NaN and infinities may be tokens, `NaN`, `Infinity` and `-Infinity`, as MLflow writes them.
-
-    Raises:
-        InvalidInput: The server would change a value in silence; the violations name the columns.
+    Rows are checked: the columns of the signature's input schema, absent optional ones left out; if it has no inputs,
+    columns of any name that hold JSON. A parameter that is None is left to the server's default. In JSON, NaN and
+    infinities may be tokens, `NaN`, `Infinity` and `-Infinity`, as MLflow writes them. Raises InvalidInput, which names
+    the columns, where the server would change a value in silence.
     """
     layout = _layout(signature)
     if form is BodyForm.PARQUET:
@@ -210,7 +191,7 @@ def row_bytes(batch: pa.RecordBatch) -> int:
     """Estimate what a row takes in a request, in bytes, at least 1: the mean, in JSON, the larger of the forms."""
     if not batch.num_rows:
         return 1
-    mean: int = sum(_size(array) for array in batch.columns) // batch.num_rows
+    mean: int = sum(map(_size, batch.columns)) // batch.num_rows
     return max(1, mean)
 
 
@@ -271,20 +252,11 @@ _LARGE: Final = r"^\s*-?[0-9]{16,}\s*$"
 
 
 def reject_lossy_values(names: Sequence[str], columns: Sequence[pa.Array], types: Mapping[str, Type]) -> None:
-    """Refuse a batch that does not come through as JSON.
-
-    Args:
-        names: The names of its columns.
-        columns: The columns, checked.
-        types: The type of each input by its name; a column that is not there is of any type.
-
-    Raises:
-        InvalidInput: With a violation for each column; rows are not named, since a batch may be of several callers.
-    """
+    """Refuse checked columns that do not come through as JSON, by InvalidInput; one without a type is of any type."""
+    # Rows are not named, since a batch may be of several callers.
     faults = Violations()
     for name, array in zip(names, columns, strict=True):
-        fault = _fault(array, types.get(name, AnyValue()))
-        if fault is not None:
+        if fault := _fault(array, types.get(name, AnyValue())):
             faults.add(column_path(name), fault)
     faults.raise_any()
 
@@ -378,17 +350,11 @@ _write_text: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False).
 
 
 def texts(array: pa.Array, type: Type) -> list[str]:
-    """Write each value of a column.
+    """Return JSON for each row of a checked column, shape (length,).
 
-    Args:
-        array: A checked column, of the Arrow type of `type`.
-        type: Its type.
-
-    Returns:
-        JSON for each row, shape (length,). A null is `null`. So is a NaN that is a row by itself or within a tensor,
-        where the reader makes NaN of null; deeper down it is the token `NaN`, which JSON does not have but MLflow
-        reads. An infinity is `Infinity` or `-Infinity`. An instant is ISO-8601 text without a zone, binary is base64,
-        and a value of any type is its own JSON.
+    A null is `null`. So is a NaN that is a row by itself or within a tensor, where the reader makes NaN of null; deeper
+    down it is the token `NaN`, which JSON does not have but MLflow reads. An infinity is `Infinity` or `-Infinity`. An
+    instant is ISO-8601 text without a zone, binary is base64, and a value of any type is its own JSON.
     """
     match type:
         case Scalar():

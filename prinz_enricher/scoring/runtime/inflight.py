@@ -17,11 +17,8 @@ MAX_IN_FLIGHT = 2
 class InFlightBatch:
     """Jobs that are scored together; times by `time.monotonic()`.
 
-    Attributes:
-        end: The first of their deadlines: who shares a batch with a row that never ends must not wait for the last one.
-        began: When the worker was free for it.
-        sent: Whether the worker has it.
-        hang: Kills the worker if the call takes too long.
+    `end` is the first of their deadlines: who shares a batch with a row that never ends must not wait for the last one.
+    It `began` when the worker was free for it; `hang` kills the worker if the call takes too long.
     """
 
     id: int

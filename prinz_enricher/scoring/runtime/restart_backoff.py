@@ -8,17 +8,10 @@ from collections import OrderedDict
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.errors import (
-    EnricherError,
-    LoaderNotAllowed,
-    ModelLoadFailed,
-    ModelLoading,
-    RegistryUnavailable,
-    UpstreamUnavailable,
-)
+from prinz_enricher import errors
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import LoaderRefused, LoadFailed, OutputsObserved, RegistryAway, ServerAway, Target
 from prinz_enricher.scoring.queue import Pending
-from prinz_enricher.scoring.settings import PoolSettings
 
 _MAX_POISON = 64
 """Batches that killed workers which are remembered for a version."""
@@ -29,13 +22,7 @@ class CrashLoop(LoadFailed):
 
 
 class CrashLoopBackoff:
-    """Counts deaths and failed loads in a row; times are by the clock of the caller.
-
-    Attributes:
-        deaths: Workers that died since one scored a batch.
-        not_before: When the next worker may be started.
-        poison: Digests of the batches that killed two workers.
-    """
+    """Counts deaths and failed loads in a row, and when the next worker may start, by the caller's clock."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
@@ -45,6 +32,7 @@ class CrashLoopBackoff:
         self._died_loading = False
         self.deaths = 0
         self.not_before = 0.0
+        # Digests of the batches that killed two workers.
         self.poison: OrderedDict[bytes, None] = OrderedDict()
 
     def died_loading(self) -> bool:
@@ -83,20 +71,20 @@ class CrashLoopBackoff:
         while len(self.poison) > _MAX_POISON:
             self.poison.popitem(last=False)
 
-    def refusal(self, target: Target, now: float) -> EnricherError:
+    def refusal(self, target: Target, now: float) -> errors.EnricherError:
         """Make the answer to a job of a target whose last load failed."""
         failure, why = self._failure, self._why
         retry_after = max(0.5, self.not_before - now)
         if issubclass(failure, RegistryAway):
-            return RegistryUnavailable(target.registry, why, retry_after)
+            return errors.RegistryUnavailable(target.registry, why, retry_after)
         if issubclass(failure, ServerAway):
-            return UpstreamUnavailable(target.route, why, retry_after)
+            return errors.UpstreamUnavailable(target.route, why, retry_after)
         if issubclass(failure, CrashLoop | OutputsObserved):
             # It is loaded again after the pause, or with the outputs that were observed.
-            return ModelLoading(target.name, target.version, retry_after, why)
+            return errors.ModelLoading(target.name, target.version, retry_after, why)
         if issubclass(failure, LoaderRefused):
-            return LoaderNotAllowed(target.name, target.version, why)
-        return ModelLoadFailed(target.name, target.version, why)
+            return errors.LoaderNotAllowed(target.name, target.version, why)
+        return errors.ModelLoadFailed(target.name, target.version, why)
 
 
 def digest_of(pending: Pending) -> bytes:

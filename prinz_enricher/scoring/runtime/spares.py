@@ -60,12 +60,9 @@ class Spares:
             self._start()
 
     def acquire(self, target: Target, python: Path | None, code: Path | None) -> ForkServer | None:
-        """Return what a worker is to be forked from; None if it is to be started by itself.
+        """Return what a worker is to be forked from, None if it is to be started by itself; `release` it at its end.
 
-        Args:
-            target: Its version.
-            python: Its interpreter; None for this one. `release` is to be called when the worker has ended.
-            code: Folder of the worker's code for another interpreter.
+        Its interpreter is `python`, None for this one, and `code` the folder of the worker's code for another one.
         """
         with self._lock:
             if python is not None:
@@ -81,15 +78,15 @@ class Spares:
 
     def release(self, python: Path | None) -> None:
         """Note that a worker of an interpreter has ended: with the last one its spare ends too."""
-        ended = None
+        if python is None:
+            return
         with self._lock:
-            if python is not None:
-                self._users[python] -= 1
-                if not self._users[python]:
-                    del self._users[python]
-                    ended = self._others.pop(python)
-        if ended is not None:
-            ended.close()
+            self._users[python] -= 1
+            if self._users[python]:
+                return
+            del self._users[python]
+            ended = self._others.pop(python)
+        ended.close()
 
     def avoid(self, target: Target) -> None:
         """Have the workers of a version started by themselves: a forked one died while loading."""

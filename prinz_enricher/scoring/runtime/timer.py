@@ -36,17 +36,14 @@ class Alarm:
 
 
 class Timer:
-    """Calls back in order of time, in a thread of its own that starts with the first alarm.
-
-    Attributes:
-        cancelled: About how many alarms in the heap are cancelled.
-    """
+    """Calls back in order of time, in a thread of its own that starts with the first alarm."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, Alarm]] = []
         self._order = itertools.count()
+        # About as many alarms in the heap are cancelled.
         self.cancelled = 0
         self._thread: threading.Thread | None = None
         self._closed = False

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
-from prinz_enricher.scoring.cost import LoadTimes
 from prinz_enricher.scoring.ports import Status, Target, Worker, WorkerState
 from prinz_enricher.scoring.queue import Pending, Stage
 from prinz_enricher.scoring.runtime.inflight import MAX_IN_FLIGHT
@@ -14,7 +13,6 @@ from prinz_enricher.scoring.runtime.restart_backoff import digest_of
 from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
 from prinz_enricher.scoring.runtime.worker_supervisor import WorkerSupervisor
-from prinz_enricher.scoring.settings import PoolSettings
 
 _CAUTION = 0.5
 """Share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that come to
@@ -22,33 +20,21 @@ their turn with little time left can share no large batch, which costs everyone.
 
 
 class ModelVersionRuntime:
-    """Serves the jobs of one model version with a group of workers. All methods can be called from any thread.
-
-    Attributes:
-        group: Its workers, queue and state.
-        awaited: How many workers of other versions begin to load once its own have ended; the pool's to count.
-    """
+    """Serves the jobs of one model version with a group of workers. All methods can be called from any thread."""
 
     def __init__(
         self,
-        target: Target,
+        group: WorkerGroup,
         make_worker: Callable[[Target], Worker],
-        settings: PoolSettings,
         timer: Timer,
-        load_times: LoadTimes,
-        on_change: Callable[[], object],
         have_room: Callable[[Callable[[], bool]], bool],
     ) -> None:
-        """Make a version without workers.
-
-        `have_room` calls what starts one more worker, if there is room for it, and returns whether it was started. For
-        the other arguments see `VersionPool`.
-        """
-        self.group = WorkerGroup(target, settings, load_times, on_change)
+        """Make a version without workers; `have_room` starts one more if there is room, and returns whether it did."""
+        self.group = group
+        # How many workers of other versions begin to load once its own have ended; the pool's to count.
         self.awaited = 0
-        self._lock = self.group.lock
+        self._lock = group.lock
         self._make_worker = make_worker
-        self._settings = settings
         self._timer = timer
         self._have_room = have_room
 
@@ -100,9 +86,9 @@ class ModelVersionRuntime:
         """Apply what the owner of the version wishes now: sharing of calls, and how many workers."""
         group = self.group
         with self._lock:
-            surplus = len(group.slots) > group.wanted
+            wanted = group.wanted
             group.target = target
-            if surplus or len(group.slots) > group.wanted:
+            if len(group.slots) > min(wanted, group.wanted):
                 for slot in group.slots:
                     slot.wake()
                 self._lock.notify_all()
@@ -142,7 +128,7 @@ class ModelVersionRuntime:
     def _add_worker(self, after: Callable[[], object]) -> None:
         """Start one more worker; raises RuntimeError if the system has no thread for it. Call with the lock held."""
         slot = WorkerSlot()
-        supervisor = WorkerSupervisor(self.group, slot, self._make_worker, self._settings, self._timer, self.grow)
+        supervisor = WorkerSupervisor(self.group, slot, self._make_worker, self._timer, self.grow)
         self.group.slots.append(slot)
         try:
             supervisor.start(after)
@@ -244,7 +230,7 @@ class ModelVersionRuntime:
             when = deadline
             if group.state is not WorkerState.AVAILABLE:
                 # Early enough that the reason reaches the caller, but never the greater part of a short deadline.
-                when -= max(0.0, min(self._settings.loading_margin, (deadline - pending.submitted) / 5))
+                when -= max(0.0, min(group.settings.loading_margin, (deadline - pending.submitted) / 5))
             pending.cancel_alarm = self._timer.call_at(when, lambda: self._on_deadline(pending, deadline)).cancel
         if not group.queue.push(pending):
             return Overloaded(f"{group.queue.rows} rows are waiting for this model already")
@@ -268,7 +254,7 @@ class ModelVersionRuntime:
                 in_flight += max(0.0, group.cost.estimate(batch.rows) - done)
         calls = group.queue.calls(share=group.batching)
         wait = group.cost.wait(calls, group.queue.rows, in_flight, max(1, workers))
-        limit = self._settings.max_wait
+        limit = group.settings.max_wait
         if deadline is not None:
             limit = min(limit, (deadline - now) * _CAUTION - group.cost.estimate(rows))
         if wait <= limit:

@@ -14,12 +14,13 @@ import structlog
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, Overloaded, ShuttingDown
 from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.scoring.cost import LoadTimes
-from prinz_enricher.scoring.ports import Job, Scores, Status, Target, Worker, WorkerState
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Job, ScoreResult, Status, Target, Worker, WorkerState
 from prinz_enricher.scoring.queue import Pending, lane_of
 from prinz_enricher.scoring.runtime.spares import Spares
 from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
-from prinz_enricher.scoring.settings import PoolSettings
+from prinz_enricher.scoring.runtime.worker_group import WorkerGroup
 from prinz_enricher.signature.arrow import output_schema
 
 log = structlog.get_logger(__name__)
@@ -43,13 +44,10 @@ class VersionPool:
         on_change: Callable[[], object] = lambda: None,
         spares: Spares | None = None,
     ) -> None:
-        """Make a pool without workers.
+        """Make a pool without workers; `make_worker` is called in the thread that will use the worker.
 
-        Args:
-            make_worker: Called in the thread that will use the worker.
-            settings: Limits and times.
-            on_change: Called after each change of a status, from any thread, with locks held: it may only take note.
-            spares: Held in memory so that workers start sooner, and dropped first when memory is short.
+        `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
+        Spares are held in memory so that workers start sooner, and dropped first when memory is short.
         """
         self._make_worker = make_worker
         self._on_change = on_change
@@ -87,7 +85,7 @@ class VersionPool:
         elif not pending.rows:
             # Many models raise on an empty frame, and the answer is known without them.
             empty = pa.RecordBatch.from_pylist([], output_schema(job.target.signature))
-            pending.answer(Scores(empty, 0.0, 0.0, 0))
+            pending.answer(ScoreResult(empty, 0.0, 0.0, 0))
         else:
             # Without the lock: a version that has stopped by then accepts nothing.
             version = self._versions.get(job.target.key)
@@ -166,10 +164,7 @@ class VersionPool:
     def _running(
         self, target: Target, *, surge: int = 0, kept: bool = False, if_room: bool = False
     ) -> ModelVersionRuntime | None:
-        """Return the target's version, started if it can be; None if the pool is closed.
-
-        There may be a `surge` of workers above the limit. It may be `kept` loaded, instead of started by a job.
-        """
+        # None if the pool is closed. There may be a `surge` of workers above the limit.
         key = target.key
         with self._lock:
             if self._closed:
@@ -179,15 +174,9 @@ class VersionPool:
                 return version
             leaver = self._make_room(self._settings.max_workers + surge, kept=kept, if_room=if_room)
             if version is None:
-                version = self._versions[key] = ModelVersionRuntime(
-                    target,
-                    self._make_worker,
-                    self._settings,
-                    self._timer,
-                    self._load_times,
-                    self._on_change,
-                    self._have_room,
-                )
+                group = WorkerGroup(target, self._settings, self._load_times, self._on_change)
+                version = ModelVersionRuntime(group, self._make_worker, self._timer, self._have_room)
+                self._versions[key] = version
             version.start(after=leaver.join if leaver is not None else lambda: None)
             self._logged.pop(key, None)
             self._keep_watch()
@@ -237,10 +226,7 @@ class VersionPool:
         return self._spares is not None and self._spares.drop()
 
     def _unload_idle(self, *, before: float = float("inf"), kept: bool) -> ModelVersionRuntime | None:
-        """Unload the least recently used version that has no work, and was last used before some time.
-
-        One that is to stay loaded may go only if `kept` says so, and if there is no other.
-        """
+        # The least recently used one. One that is to stay loaded may go only if `kept`, and if there is no other.
         idle = [
             (key in self._kept, since, key)
             for key, version in self._versions.items()

@@ -10,11 +10,11 @@ import structlog
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelError, ShuttingDown
 from prinz_enricher.scoring.cost import CallCost, LoadTimes
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, Worker, WorkerState
 from prinz_enricher.scoring.queue import Pending, Queue, can_share, single_calls
 from prinz_enricher.scoring.runtime.inflight import MAX_IN_FLIGHT, InFlightBatches
 from prinz_enricher.scoring.runtime.restart_backoff import CrashLoop, CrashLoopBackoff, digest_of
-from prinz_enricher.scoring.settings import PoolSettings
 
 _SHORT = 0.005
 """Seconds of a call up to which another one is sent ahead if a version has several workers."""
@@ -23,10 +23,7 @@ _SHORT = 0.005
 class WorkerSlot:
     """A place for one worker of a group, and the thread that supervises it; guarded by the group's lock.
 
-    Attributes:
-        live: Whether its worker is loaded.
-        restart: Whether its worker is to be replaced once it has nothing in flight.
-        loaded_memory: Bytes that its worker held when it was loaded.
+    It is `live` if its worker is loaded; with `restart` that is replaced once it has nothing in flight.
     """
 
     def __init__(self) -> None:
@@ -34,6 +31,7 @@ class WorkerSlot:
         self.thread: threading.Thread | None = None
         self.batches = InFlightBatches()
         self.live = self.restart = False
+        # Bytes that its worker held when it was loaded.
         self.loaded_memory = 0
 
     @property
@@ -64,15 +62,9 @@ class WorkerSlot:
 
 
 class WorkerGroup:
-    """The workers of a version, its queue, and the state they bring it to.
+    """The workers of a version, each with a slot, its queue, and the state they bring it to; `lock` guards all of it.
 
-    Attributes:
-        lock: Guards all that is here, and the slots.
-        slots: One for each worker that runs, starts or ends.
-        last_used: When it last had work, by `time.monotonic()`.
-        loading_since: When its first worker began to load.
-        leaving: Whether it accepts no more jobs, and ends once none waits.
-        aborted: Whether it ends at once.
+    Times are by `time.monotonic()`. If `leaving` it accepts no more jobs and ends once none waits, `aborted` at once.
     """
 
     def __init__(
@@ -91,7 +83,7 @@ class WorkerGroup:
         self.loading_since = 0.0
         self.load_times = load_times
         self.log = structlog.get_logger(__name__).bind(model=target.name, version=target.version)
-        self._settings = settings
+        self.settings = settings
         self._on_change = on_change
         self._can_share = can_share(target.signature)
         self._shown_to_share = False
@@ -102,15 +94,15 @@ class WorkerGroup:
     def batching(self) -> bool:
         """Whether jobs share model calls: `off` always wins, and no wish makes a model see other rows than its own."""
         wish = self.target.batching
-        if self._settings.batching == "off" or wish == "off" or not self._can_share:
+        if self.settings.batching == "off" or wish == "off" or not self._can_share:
             return False
         return wish == "on" or self._shown_to_share
 
     @property
     def wanted(self) -> int:
         """How many workers it should have."""
-        limit = min(self._settings.max_replicas, self._settings.max_workers)
-        return min(self.target.replicas or self._settings.replicas, limit)
+        limit = min(self.settings.max_replicas, self.settings.max_workers)
+        return min(self.target.replicas or self.settings.replicas, limit)
 
     def set_state(self, state: WorkerState, message: str = "") -> None:
         """Change the state."""
@@ -234,8 +226,7 @@ class WorkerGroup:
     def next_batches(self, slot: WorkerSlot) -> tuple[float | None, bool]:
         """Fill a slot with what it scores next, and answer what came too late.
 
-        Returns:
-            Seconds after which to ask again although nothing has come, if any, and whether to end the worker.
+        Returns the seconds after which to ask again although nothing has come, if any, and whether to end the worker.
         """
         batches = slot.batches
         dropped: list[Pending] = []
@@ -260,11 +251,8 @@ class WorkerGroup:
         return wait, ends
 
     def _leaves_to_others(self, slot: WorkerSlot) -> bool:
-        """Whether a busy worker leaves what waits to others: to an idle one, or to whoever is free first.
-
-        A batch that was sent ahead can't go to another worker any more. That is worth it if calls are so short that the
-        way to the worker counts.
-        """
+        # A batch that was sent ahead can't go to another worker any more. That is worth it if calls are so short that
+        # the way to the worker counts.
         if len(self.slots) == 1:
             return False
         idle = next((other for other in self.slots if other is not slot and other.idle), None)
@@ -304,11 +292,9 @@ class WorkerGroup:
         _answer(left, refusal)
 
     def _blame(self, victims: list[Pending]) -> Pending | None:
-        """Mark the jobs of the batch that a worker died of; returns the one that is at fault.
-
-        A death may be chance, so that its jobs get one more worker each; the next time each is alone, so that nobody
-        else is at fault if a worker dies of it again.
-        """
+        """Mark the jobs of the batch that a worker died of; returns the one that is at fault."""
+        # A death may be chance, so that its jobs get one more worker each; the next time each is alone, so that nobody
+        # else is at fault if a worker dies of it again.
         alone = len(victims) == 1
         guilty = victims[0] if alone and victims[0].kills else None
         for pending in victims:

@@ -13,7 +13,6 @@ from prinz_enricher.scoring.queue import Stage, concat_jobs, split_scores
 from prinz_enricher.scoring.runtime.inflight import InFlightBatch
 from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
-from prinz_enricher.scoring.settings import PoolSettings
 
 
 class WorkerSupervisor:
@@ -28,21 +27,18 @@ class WorkerSupervisor:
         group: WorkerGroup,
         slot: WorkerSlot,
         make_worker: Callable[[Target], Worker],
-        settings: PoolSettings,
         timer: Timer,
         grow: Callable[[], None],
     ) -> None:
         self._group = group
         self._slot = slot
         self._make_worker = make_worker
-        self._settings = settings
         self._timer = timer
         self._grow = grow
 
     def start(self, after: Callable[[], object]) -> None:
         """Begin to load, once something else has ended: `after` is called first, and blocks until then."""
-        target = self._group.target
-        name = f"replica-{target.name}-{target.version}"
+        name = f"replica-{self._group.target.name}-{self._group.target.version}"
         self._slot.thread = threading.Thread(target=self._run, args=(after,), name=name, daemon=True)
         self._slot.thread.start()
 
@@ -69,20 +65,19 @@ class WorkerSupervisor:
                     # Whoever decided so meanwhile had no worker to kill.
                     worker.kill()
             began = time.monotonic()
-            limit = self._timer.call_at(began + self._settings.load_timeout, worker.kill)
+            limit = self._timer.call_at(began + self._group.settings.load_timeout, worker.kill)
             try:
                 with steps_reported_to(lambda step: group.report_step(slot, step)):
                     loaded = worker.start()
             except (LoadFailed, WorkerDied) as exc:
-                late = time.monotonic() - began >= self._settings.load_timeout
+                late = time.monotonic() - began >= self._group.settings.load_timeout
                 ended = self._stop_worker()
-                failure = exc if isinstance(exc, LoadFailed) else None
                 if late:
-                    failure = LoadFailed(f"loading took longer than {self._settings.load_timeout:g} s")
-                died = failure is None
-                group.load_failed(
-                    slot, failure or LoadFailed(f"its worker ended while loading ({ended or exc})"), died=died
-                )
+                    why = f"loading took longer than {self._group.settings.load_timeout:g} s"
+                else:
+                    why = f"its worker ended while loading ({ended or exc})"
+                failure = exc if isinstance(exc, LoadFailed) and not late else LoadFailed(why)
+                group.load_failed(slot, failure, died=isinstance(exc, WorkerDied) and not late)
                 continue
             finally:
                 limit.cancel()
@@ -203,7 +198,8 @@ class WorkerSupervisor:
         batch.began = time.monotonic()
         for pending in batch.jobs:
             pending.stage = Stage.RUNNING
-        when = min(max(batch.end, batch.began), batch.began + self._settings.max_compute) + self._settings.hang_grace
+        settings = self._group.settings
+        when = min(max(batch.end, batch.began), batch.began + settings.max_compute) + settings.hang_grace
         batch.hang = self._timer.call_at(when, lambda: self._kill_if_still(batch))
 
     def _kill_if_still(self, batch: InFlightBatch) -> None:

@@ -32,7 +32,7 @@ from prinz_enricher.errors import (
     SignatureChanged,
     Violation,
 )
-from prinz_enricher.scoring import Job, Scores, Target, WorkerPool
+from prinz_enricher.scoring.ports import Job, ScoreResult, Target, WorkerPool
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.messages import (
     MAX_INDEPENDENT_ROWS,
@@ -85,7 +85,7 @@ class Answers:
         """Return whether all callers have gone."""
         return all(call.cancelled() for call in self.calls)
 
-    def done(self, outcome: Scores | EnricherError) -> None:
+    def done(self, outcome: ScoreResult | EnricherError) -> None:
         """Answer the calls with the scores of their rows, or with an error."""
         try:
             if isinstance(outcome, EnricherError):
@@ -93,7 +93,7 @@ class Answers:
                 return
             responses = self._responses(outcome)
         except EnricherError as error:
-            if isinstance(outcome, Scores) and len(self.calls) > 1:
+            if isinstance(outcome, ScoreResult) and len(self.calls) > 1:
                 # One of the responses can't be written: each call gets its own outcome.
                 for row, (call, id) in enumerate(zip(self.calls, self.ids, strict=True)):
                     Answers(self.spec, [call], [id]).done(replace(outcome, batch=outcome.batch.slice(row, 1)))
@@ -105,7 +105,7 @@ class Answers:
             for call, response in zip(self.calls, responses, strict=True):
                 call.respond(response)
 
-    def _responses(self, scores: Scores) -> list[bytes]:
+    def _responses(self, scores: ScoreResult) -> list[bytes]:
         spec = self.spec
         target = spec.target
         # Calls of a group came together.
@@ -236,14 +236,14 @@ class _Outcomes:
         self._lock = threading.Lock()
         self._cancelled = job.cancelled
         self._done = job.done
-        self._scores: list[tuple[_Rows, Scores]] = []
+        self._scores: list[tuple[_Rows, ScoreResult]] = []
         self._left = job.batch.num_rows
         self._answered = False
 
     def unwanted(self) -> bool:
         return self._answered or self._cancelled()
 
-    def done(self, rows: _Rows, outcome: Scores | EnricherError) -> None:
+    def done(self, rows: _Rows, outcome: ScoreResult | EnricherError) -> None:
         with self._lock:
             if self._answered:
                 return
@@ -258,12 +258,12 @@ class _Outcomes:
         if answered:
             self._done(outcome if isinstance(outcome, EnricherError) else self._all())
 
-    def _all(self) -> Scores:
+    def _all(self) -> ScoreResult:
         scores = [one for _, one in self._scores]
         if len(scores) == 1:
             return scores[0]
         order = np.argsort(np.concatenate([rows for rows, _ in self._scores]))
-        return Scores(
+        return ScoreResult(
             pa.concat_batches([one.batch for one in scores]).take(pa.array(order)),
             queue=max(one.queue for one in scores),
             # Their share of a model call that had rows of others in it as well.

@@ -28,7 +28,7 @@ from prinz_enricher.batch.wire import (
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidRequest
-from prinz_enricher.scoring import Scores, Target
+from prinz_enricher.scoring.ports import ScoreResult, Target
 from prinz_enricher.signature import Field, Signature, fields_schema
 
 MAX_INDEPENDENT_ROWS = 4096
@@ -161,7 +161,7 @@ class _Timing(threading.local):
 _timing = _Timing()
 
 
-def response_metadata(target: Target, scores: Scores, total: float) -> bytes:
+def response_metadata(target: Target, scores: ScoreResult, total: float) -> bytes:
     """Return a serialised `ScoreResponse` without an output; `total` is the seconds since the call arrived."""
     timing = _timing
     for part, seconds in ((timing.queue, scores.queue), (timing.compute, scores.compute), (timing.total, total)):

@@ -19,7 +19,7 @@ from prinz_enricher import batch as codec
 from prinz_enricher.batch.layout import Layout, input_layout
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
-from prinz_enricher.scoring import Job, Target, WorkerPool
+from prinz_enricher.scoring.ports import Job, Target, WorkerPool
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.call import MAX_REQUEST_ID, Answers, ScoreSpec, fail_all
 from prinz_enricher.service.score.template import Template, Templates, learn_template

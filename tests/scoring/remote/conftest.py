@@ -6,8 +6,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access
-from prinz_enricher.scoring.remote.endpoint import Endpoint
 from prinz_enricher.scoring.remote.endpoint_client import EndpointClient
 from tests.support.model_server import ModelServer
 
@@ -35,7 +35,8 @@ def open_client() -> Iterator[Open]:
 
         def open_one(*servers: ModelServer | str, access: Access | None = None, **keys: object) -> EndpointClient:
             urls = tuple(server if isinstance(server, str) else server.url for server in servers)
-            endpoint = Endpoint(urls, **keys)  # type: ignore[arg-type]
+            # Unchecked: some limits are beyond what the settings allow.
+            endpoint = EndpointSettings.model_construct(urls=urls, **keys)  # type: ignore[arg-type]
             client = EndpointClient(endpoint, access or Access(urls[0]), chance=lambda: 0.0)
             return opened.enter_context(closing(client))
 

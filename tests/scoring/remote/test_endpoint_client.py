@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
+from pydantic import SecretStr
 
-from prinz_enricher.scoring.remote.upstream_errors import (
+from prinz_enricher.scoring.remote.upstream import (
     CallCancelled,
     UpstreamError,
     UpstreamFailed,
@@ -34,7 +35,7 @@ def in_turn(*replies: Reply | Script) -> Callable[[Request], Reply | Script]:
 
 def test_request_and_answer(model_server: ModelServer, open_client: Open) -> None:
     """A request goes below the base URL with its headers, on a connection that stays open."""
-    client = open_client(f"{model_server.url}/team", headers={"X-Team": SECRET})
+    client = open_client(f"{model_server.url}/team", headers={"X-Team": SecretStr(SECRET)})
     for _ in range(3):
         answer = ask(client, path="/wine%2Fred/invocations", content=b'{"inputs": {}}')
         assert answer == PREDICTIONS

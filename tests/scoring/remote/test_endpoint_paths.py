@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prinz_enricher.scoring.remote.endpoint import (
+from prinz_enricher.config.endpoint_paths import (
     ModelAddress,
     NoPath,
     leads_elsewhere,

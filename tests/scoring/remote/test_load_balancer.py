@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prinz_enricher.scoring.remote.load_balancer import BackendHealth, LoadBalancer
-from prinz_enricher.scoring.remote.upstream_errors import UpstreamFailed
+from prinz_enricher.scoring.remote.upstream import UpstreamFailed
 from tests.scoring.remote.conftest import Open, ask
 from tests.support.deadline import wait_until
 from tests.support.model_server import HTML, ModelServer, Reply, Request

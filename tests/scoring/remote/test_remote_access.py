@@ -10,7 +10,7 @@ from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access, open_access
 from prinz_enricher.registry.errors import AccessError
 from prinz_enricher.scoring.remote import connection_pool
-from prinz_enricher.scoring.remote.upstream_errors import UpstreamFailed, UpstreamTimeout
+from prinz_enricher.scoring.remote.upstream import UpstreamFailed, UpstreamTimeout
 from tests.scoring.remote.conftest import Open, ask
 from tests.support.certificates import Authority
 from tests.support.hostile_server import HostileServer

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from prinz_enricher.errors import ModelError, OutputMismatch
-from prinz_enricher.scoring.launch.in_thread import Given
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import LoadFailed, OutputsObserved, ServerAway, Target
+from prinz_enricher.scoring.remote.in_thread import Given
 from prinz_enricher.scoring.remote.remote_pool import EndpointContext, RemoteWorker
-from prinz_enricher.scoring.settings import PoolSettings
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, input_schema
 from tests.scoring.remote.conftest import Open
 from tests.support.model_server import ModelServer, Reply, Request

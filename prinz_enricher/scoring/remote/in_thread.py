@@ -1,4 +1,4 @@
-"""What workers have in common that make their calls in the thread that takes the answers."""
+"""Workers that make their calls in the thread that takes the answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ from prinz_enricher.scoring.ports import WorkerAnswer, WorkerDied
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A call as it was given.
-
-    Attributes:
-        batch: Checked rows.
-        params: Every parameter of the signature.
-        correlation: For messages.
-        deadline: When the answer is of no more use, by `time.monotonic()`; None for no limit.
-    """
+    """A call as it was given to `Worker.send`."""
 
     batch: pa.RecordBatch
     params: Mapping[str, object]
@@ -33,7 +26,7 @@ class Given:
 
 
 class InThreadWorker(ABC):
-    """Keeps what it is given until `receive` makes the calls, one after the other."""
+    """Keeps what it is given until `receive` makes the calls, one after the other; it is a part of this process."""
 
     def __init__(self) -> None:
         self._given: deque[tuple[int, Given]] = deque()
@@ -44,19 +37,14 @@ class InThreadWorker(ABC):
     def score(self, call: Given) -> pa.RecordBatch:
         """Make a call; blocks.
 
-        Returns:
-            The outputs by the target's output schema.
-
-        Raises:
-            EnricherError: Why there are none.
-            WorkerDied: The worker has ended.
+        Returns the outputs by the target's output schema. Raises EnricherError if there are none, and WorkerDied.
         """
 
     def send(
         self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
     ) -> bool:
         """Keep a batch until `receive` scores it."""
-        self.live()
+        self.check_alive()
         self._given.append((id, Given(batch, params, correlation, deadline)))
         return True
 
@@ -65,7 +53,7 @@ class InThreadWorker(ABC):
         if not self._given:
             self._woken.wait(seconds)
             self._woken.clear()
-            self.live()
+            self.check_alive()
             return None
         id_, call = self._given.popleft()
         began = time.monotonic()
@@ -73,7 +61,7 @@ class InThreadWorker(ABC):
             outcome: pa.RecordBatch | EnricherError = self.score(call)
         except EnricherError as error:
             outcome = error
-        self.live()
+        self.check_alive()
         return WorkerAnswer(id_, outcome, time.monotonic() - began)
 
     def wake(self) -> None:
@@ -81,7 +69,7 @@ class InThreadWorker(ABC):
         self._woken.set()
 
     def memory(self) -> int:
-        """Hold nothing that could be told from the rest of the process."""
+        """Return 0: what it holds can't be told from the rest of the process."""
         return 0
 
     def kill(self) -> None:
@@ -90,15 +78,10 @@ class InThreadWorker(ABC):
         self._woken.set()
 
     def end(self) -> str:
-        """Tell how it ended."""
+        """Return how it ended."""
         return "killed" if self._killed else "ended"
 
-    @property
-    def killed(self) -> bool:
-        """Whether it counts as dead."""
-        return self._killed
-
-    def live(self) -> None:
-        """Raise `WorkerDied` where it counts as dead."""
+    def check_alive(self) -> None:
+        """Raise WorkerDied if it counts as dead."""
         if self._killed:
             raise WorkerDied("killed")

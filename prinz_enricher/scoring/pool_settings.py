@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The limits and times of a pool, in seconds; the first ones are explained by the settings of the same names.
+    """The limits and times of a pool, in seconds; those up to `load_timeout` are the settings of the same names.
 
     Attributes:
         max_replicas: Workers of each version at most, whatever its owner says.
@@ -23,6 +23,7 @@ class PoolSettings:
         crash_limit: How many times in a row a worker may die before its version counts as failed.
     """
 
+    spare_workers: int = 1
     max_workers: int = 16
     max_queue_rows: int = 2_000_000
     batching: Literal["auto", "exact", "off"] = "auto"
@@ -42,23 +43,3 @@ class PoolSettings:
     backoff_initial: float = 1.0
     backoff_max: float = 60.0
     crash_limit: int = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSettings:
-    """What worker processes may do, as the settings of the same names say; sizes in bytes, None for no limit.
-
-    Attributes:
-        memory_limit: Of one worker; None for the budget of all of them.
-        network: Names, or patterns of names, of the models whose workers may use the network.
-        spares: Processes that have imported what models need, for workers to be forked from; 0 or 1.
-        isolated: Whether none of them runs in the environment of this process.
-    """
-
-    memory_limit: int | None = None
-    file_limit: int | None = 1 << 30
-    open_files: int | None = 1024
-    network: tuple[str, ...] = ()
-    pass_variables: tuple[str, ...] = ()
-    spares: int = 1
-    isolated: bool = False

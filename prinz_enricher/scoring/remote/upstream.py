@@ -14,20 +14,16 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-_MISSING = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
-
 
 class UpstreamError(Exception):
     """There is no answer; the message says why."""
 
 
 class UpstreamFailed(UpstreamError):
-    """The model server did not answer as it should, as often as it was tried.
+    """The model server did not answer as it should, as often as it was tried; try again after `retry_after` seconds.
 
-    Attributes:
-        retry_after: Seconds after which another call makes sense.
-        status: The HTTP status of its answer; 0 where there was none.
-        foreign: Whether something else than a model server answered, such as a login page or a redirect.
+    `status` is the HTTP status of its answer, 0 for none; `foreign` says that something else than a model server
+    answered, such as a login page or a redirect.
     """
 
     def __init__(self, why: str, retry_after: float = 1.0, *, status: int = 0, foreign: bool = False) -> None:
@@ -38,11 +34,7 @@ class UpstreamFailed(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The call's deadline came before the answer.
-
-    Attributes:
-        asked: Whether a model server was asked at all; else the call waited for its turn.
-    """
+    """The call's deadline came before the answer; `asked` says whether a model server was asked at all."""
 
     def __init__(self, why: str, *, asked: bool) -> None:
         super().__init__(why)
@@ -50,12 +42,9 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The model server says that the request is wrong.
+    """The model server says that the request is wrong, with HTTP status 400 to 499, or 500.
 
-    Attributes:
-        status: The HTTP status: 400 to 499, or 500.
-        content: What the server said, up to a limit. It may hold the caller's data: for programs only.
-        content_type: What the server calls it; empty for nothing.
+    Its `content`, up to a limit, may hold the caller's data: for programs only. An empty `content_type` is none.
     """
 
     def __init__(self, why: str, status: int, content: bytes, content_type: str) -> None:
@@ -63,11 +52,8 @@ class UpstreamRefused(UpstreamError):
         self.status = status
         self.content = content
         self.content_type = content_type
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is nothing at this address."""
-        return self.status in _MISSING
+        # There is nothing at this address.
+        self.missing = status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
 
 
 class CallCancelled(UpstreamError):

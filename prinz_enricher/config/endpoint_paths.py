@@ -1,4 +1,4 @@
-"""An endpoint: what is set of it, and where below its base URLs a model is scored.
+"""Where below the base URLs of an endpoint a model is scored.
 
 A convention is the name of a known one, or a URL template such as `{base}/team/{name}/v{version}/invocations`. What the
 registry says is put in as one path segment, or not at all: proxies decode `%2F`, and some `%252F`, before they look for
@@ -8,17 +8,14 @@ registry says is put in as one path segment, or not at all: proxies decode `%2F`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from string import Formatter
 from urllib.parse import quote, unquote
 
 CONVENTIONS = {
     "prinz": ("{base}/{name}/invocations", "{base}/model/{name}/invocations"),
-    "databricks": (
-        "{base}/model/{name}/{version}/invocations",
-        "{base}/serving-endpoints/{endpoint}/invocations",
-    ),
+    "databricks": ("{base}/model/{name}/{version}/invocations", "{base}/serving-endpoints/{endpoint}/invocations"),
     "mlflow": ("{base}/invocations",),
 }
 """The known conventions, each with its templates in the order in which they are tried."""
@@ -29,34 +26,8 @@ FIELDS = ("name", "version", "alias", "endpoint")
 MAX_SEGMENT_CHARACTERS = 1024
 
 _BASE = "{base}"
-_LEAST_BURST = 10
 # The characters of a path (RFC 3986, section 3.3), and the slash.
 _LITERAL = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The bases and limits of one endpoint, by the names of its settings; times in seconds, sizes in bytes."""
-
-    urls: tuple[str, ...]
-    convention: tuple[str, ...] = ("prinz", "databricks")
-    endpoint_names: Mapping[str, str] = field(default_factory=dict)
-    http2: bool = False
-    timeout: float = 10.0
-    max_concurrent: int = 8
-    max_rows: int = 8192
-    max_bytes: int = 16 << 20
-    max_answer_bytes: int = 64 << 20
-    max_retries: int = 3
-    retry_share: float = 0.2
-    breaker_failures: int = 5
-    breaker_pause: float = 5.0
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @property
-    def retry_burst(self) -> int:
-        """How many retries can be saved up: enough for all calls that are under way when a base freezes."""
-        return max(_LEAST_BURST, self.max_concurrent) if self.retry_share and self.max_retries else 0
 
 
 class NoPath(ValueError):
@@ -77,9 +48,7 @@ def paths(conventions: Iterable[str], model: ModelAddress) -> tuple[str, ...]:
     """Return the paths below the base URL at which a model may be scored, in the order in which they are to be tried.
 
     They are percent-encoded, begin with a slash, and differ. A convention that needs what is not known is left out.
-
-    Raises:
-        NoPath: A part of the address can't stand in a path, or none of the conventions goes with what is known.
+    Raises NoPath if a part of the address can't stand in a path, or none of the conventions goes with what is known.
     """
     templates = [template for convention in conventions for template in CONVENTIONS.get(convention, (convention,))]
     known = {name: segment(name, text) for name in FIELDS if (text := getattr(model, name))}
@@ -97,11 +66,7 @@ def paths(conventions: Iterable[str], model: ModelAddress) -> tuple[str, ...]:
 
 
 def segment(field: str, text: str) -> str:
-    """Return a text, such as a model's name, as one segment of a path, percent-encoded.
-
-    Raises:
-        NoPath: It is empty or too long, has control characters, or would lead elsewhere once it is decoded.
-    """
+    """Return a text as one segment of a path, percent-encoded; raises NoPath if it can't be one, or leads elsewhere."""
     if not text:
         raise NoPath(f"the {field} is empty")
     if len(text) > MAX_SEGMENT_CHARACTERS:
