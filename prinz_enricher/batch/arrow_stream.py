@@ -18,18 +18,16 @@ from prinz_enricher.batch.primitive_arrays import amplifies
 from prinz_enricher.batch.violation import Violations, column_path, refusal
 from prinz_enricher.batch.wire import Part
 from prinz_enricher.errors import BatchTooLarge
+from prinz_enricher.ipc.fields import is_optional
 from prinz_enricher.signature import Field, Signature
-from prinz_enricher.signature.arrow import caller_schema, is_optional
+from prinz_enricher.signature.arrow import caller_schema
 
+# How many bytes the buffers of a stream may have once decompressed, by default.
 MAX_STREAM_BYTES: Final = 1 << 31
-"""How many bytes the buffers of a stream may have once decompressed, by default."""
-
+# Bytes of a stream from which its columns are read as they lie; copying those of a smaller one is cheaper.
 LARGE_STREAM: Final = 256 * 1024
-"""Bytes of a stream from which its columns are read as they lie; copying those of a smaller one is cheaper."""
-
+# How many rows times columns there may be that take no memory: columns of nulls, or of empty records, alone.
 MAX_FREE_CELLS: Final = 1 << 20
-"""How many rows times columns there may be that take no memory: columns of nulls, or of empty records, alone."""
-
 _KNOWN: Final = frozenset(
     type.id
     for type in (
@@ -53,26 +51,22 @@ def decode_stream(
     max_rows: int | None = None,
     max_bytes: int = MAX_STREAM_BYTES,
 ) -> pa.RecordBatch:
-    """Check an Arrow stream and bring its columns to the types of a signature's inputs.
+    """Check an Arrow stream and bring its columns to the types of a signature's inputs, as `decode_columns` does.
 
-    Args:
-        data: One IPC stream with its end marker: a schema and any number of record batches.
-        signature: As for `decode_columns`, but text in a column of any type is JSON.
-        max_rows: How many rows there may be; None for any number.
-        max_bytes: How many bytes the buffers may have once decompressed.
+    The data are one IPC stream with its end marker: a schema and any number of record batches, which become one. Text
+    in a column of any type is JSON.
 
-    Returns:
-        As `decode_columns` does. The batches of the stream become one; without a batch it has zero rows.
-
-    Raises:
-        BatchTooLarge: There are more rows than `max_rows`.
-        InvalidInput: The bytes are not a sound stream, or with every violation of the columns.
+    Raises BatchTooLarge where there are more rows than `max_rows`, and InvalidInput where the bytes are no sound stream
+    or its buffers have more than `max_bytes` once decompressed, or with every violation of the columns.
     """
     buffer = data if isinstance(data, pa.Buffer) else pa.py_buffer(data)
     try:
         _inspect(buffer, max_rows, max_bytes)
         layout = input_layout(signature) if signature.inputs else None
-        table = _read(buffer, layout)
+        table = None if layout is None or len(buffer) < LARGE_STREAM else _read_views(buffer, layout)
+        if table is None:
+            batches, schema = _read_batches(buffer)
+            table = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, schema=schema)
         names = dict.fromkeys(table.schema.names)
     except (pa.ArrowException, OSError, ValueError, struct.error, IndexError, OverflowError, MemoryError) as exc:
         raise refusal("arrow_stream", "is not a sound Arrow IPC stream") from exc
@@ -127,19 +121,13 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
 # `Message.fbs` and `Schema.fbs`. What is damaged raises `struct.error` or `IndexError`; pyarrow verifies the same bytes
 # before it uses them.
 
-_MESSAGE_HEADER: Final = 2
-_SCHEMA_ENDIANNESS: Final = 0
-_BATCH_LENGTH: Final = 0
-_BATCH_BUFFERS: Final = 2
-_BATCH_COMPRESSION: Final = 3
-_DICTIONARY_DATA: Final = 1
+_MESSAGE_HEADER, _SCHEMA_ENDIANNESS, _DICTIONARY_DATA = 2, 0, 1
+_BATCH_LENGTH, _BATCH_BUFFERS, _BATCH_COMPRESSION = 0, 2, 3
 
 
 def _is_big_endian(metadata: memoryview) -> bool:
     schema = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
-    if schema is None:
-        return False
-    field = _field(metadata, schema, _SCHEMA_ENDIANNESS)
+    field = None if schema is None else _field(metadata, schema, _SCHEMA_ENDIANNESS)
     return field is not None and _number("<h", metadata, field) != 0
 
 
@@ -153,25 +141,20 @@ def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> 
     length = _field(metadata, batch, _BATCH_LENGTH)
     rows = 0 if length is None else _number("<q", metadata, length)
     compressed = _field(metadata, batch, _BATCH_COMPRESSION) is not None
-    total = 0
-    for offset, size in _buffers(metadata, batch):
+    start = _table(metadata, batch, _BATCH_BUFFERS)
+    if start is None:
+        return rows, 0
+    count, total = _number("<I", metadata, start), 0
+    if count > len(metadata):
+        raise IndexError
+    for index in range(count):
+        offset, size = struct.unpack_from("<qq", metadata, start + 4 + 16 * index)
         if compressed and size >= 8:
             # A compressed buffer begins with its length; -1 says that it is not compressed after all.
             plain = _number("<q", body, offset)
-            total += size - 8 if plain == -1 else max(plain, 0)
-        else:
-            total += size
+            size = size - 8 if plain == -1 else max(plain, 0)
+        total += size
     return rows, total
-
-
-def _buffers(data: memoryview, batch: int) -> list[tuple[int, int]]:
-    start = _table(data, batch, _BATCH_BUFFERS)
-    if start is None:
-        return []
-    count = _number("<I", data, start)
-    if count > len(data):
-        raise IndexError
-    return [struct.unpack_from("<qq", data, start + 4 + 16 * index) for index in range(count)]
 
 
 def _table(data: memoryview, table: int, slot: int) -> int | None:
@@ -197,13 +180,6 @@ def _number(format: str, data: memoryview, position: int) -> int:
     return value
 
 
-def _read(buffer: pa.Buffer, layout: Layout | None) -> pa.RecordBatch | pa.Table:
-    if layout is not None and len(buffer) >= LARGE_STREAM and (batch := _read_views(buffer, layout)) is not None:
-        return batch
-    batches, schema = _read_batches(buffer)
-    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, schema=schema)
-
-
 def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:
     """Read a stream of one batch so that fixed-width columns are views of it wherever they lie; None for other streams.
 
@@ -212,11 +188,8 @@ def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:
     """
     with pa.ipc.open_stream(pa.BufferReader(buffer)) as reader:
         schema = reader.schema
-    wanted = {
-        field.name: field.type
-        for field, kind in zip(layout.schema, layout.kinds, strict=True)
-        if kind is not None and pa.types.is_primitive(field.type)
-    }
+    kinds = zip(layout.schema, layout.kinds, strict=True)
+    wanted = {one.name: one.type for one, kind in kinds if kind is not None and pa.types.is_primitive(one.type)}
     views = [place for place, field in enumerate(schema) if wanted.get(field.name) == field.type]
     others = [place for place in range(len(schema)) if place not in views]
     if not views:
@@ -240,21 +213,17 @@ def _read_batches(
         # Copies just the buffers that do not lie as their type needs; others remain views.
         options.ensure_alignment = pa.ipc.Alignment.DataTypeSpecific
     with pa.ipc.open_stream(pa.BufferReader(buffer), options=options) as reader:
-        _check_types(reader.schema)
+        violations = Violations()
+        for field in reader.schema:
+            # Before pyarrow works on their values: damaged ones may crash it.
+            if not _is_known(field.type):
+                violations.add(column_path(field.name), violation.OTHER_TYPE)
+        violations.raise_any()
         batches = list(reader)
         for batch in batches:
             # Whatever offsets and text a hostile stream has: nothing is computed on them before this.
             batch.validate(full=True)
         return batches, reader.schema
-
-
-def _check_types(schema: pa.Schema) -> None:
-    """Refuse types that are never accepted, before pyarrow works on their values: damaged ones may crash it."""
-    violations = Violations()
-    for field in schema:
-        if not _is_known(field.type):
-            violations.add(column_path(field.name), violation.OTHER_TYPE)
-    violations.raise_any()
 
 
 def _is_known(type: pa.DataType) -> bool:

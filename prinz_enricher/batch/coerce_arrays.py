@@ -41,9 +41,10 @@ from prinz_enricher.batch.primitive_arrays import (
 )
 from prinz_enricher.batch.python_values import NotOnWire, python_values
 from prinz_enricher.batch.violation import FieldPath, Violations
+from prinz_enricher.ipc.fields import is_optional
 from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Record, Scalar, Tensor, Type, arrow_type
-from prinz_enricher.signature.arrow import is_optional
 
+_Coerce: TypeAlias = Callable[..., pa.Array]
 _Offsets: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -131,10 +132,8 @@ def _any(array: pa.Array, path: FieldPath) -> pa.Array:
     except NotOnWire as exc:
         path.refuse(str(exc))
         return None
-    written = [
-        ValueCoercer(path.at(index), path.violations).coerce(value, AnyValue(), False)
-        for index, value in enumerate(values)
-    ]
+    coercers = (ValueCoercer(path.at(index), path.violations) for index in range(len(values)))
+    written = [coercer.coerce(value, AnyValue(), False) for coercer, value in zip(coercers, values, strict=True)]
     return pa.array(written, pa.utf8())
 
 
@@ -155,7 +154,7 @@ def _lengths(array: pa.Array, nulls: Mask | None) -> _Offsets:
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(len(array), array.type.list_size, np.int64)
     else:
-        offsets = np.asarray(array.offsets).astype(np.int64)
+        offsets: _Offsets = np.asarray(array.offsets).astype(np.int64)
         lengths = np.diff(offsets)
     return lengths if nulls is None else np.where(nulls, 0, lengths)
 
@@ -167,12 +166,7 @@ def _offsets(lengths: _Offsets) -> _Offsets:
 
 
 def _list(
-    array: pa.Array,
-    target: pa.DataType,
-    size: int,
-    required: bool,
-    coerce_items: Callable[..., pa.Array],
-    path: FieldPath,
+    array: pa.Array, target: pa.DataType, size: int, required: bool, coerce_items: _Coerce, path: FieldPath
 ) -> pa.Array:
     nulls = _refuse_nulls(array, required, path)
     lengths = _lengths(array, nulls)
@@ -227,22 +221,18 @@ def _map(array: pa.Array, target: pa.DataType, values: Type, required: bool, pat
     if not pa.types.is_string(plain.type):
         path.refuse("has keys that are not text")
         return None
-    _check_keys(plain, offsets, path)
-    coerced = _coerce(held, values, True, path.elements(offsets, plain))
-    if coerced is None:
-        return None
-    entries = pa.StructArray.from_arrays([plain, coerced], fields=[target.key_field, target.item_field])
-    return _list_array(offsets, entries, target, nulls)
-
-
-def _check_keys(keys: pa.Array, offsets: _Offsets, path: FieldPath) -> None:
-    texts = keys.to_pylist()
+    texts = plain.to_pylist()
     for row, (start, end) in enumerate(pairwise(offsets.tolist())):
         of_row = texts[start:end]
         if None in of_row:
             path.refuse_at(row, violation.NULL_KEY)
         elif len(set(of_row)) < len(of_row):
             path.refuse_at(row, violation.DUPLICATE_KEY)
+    coerced = _coerce(held, values, True, path.elements(offsets, plain))
+    if coerced is None:
+        return None
+    entries = pa.StructArray.from_arrays([plain, coerced], fields=[target.key_field, target.item_field])
+    return _list_array(offsets, entries, target, nulls)
 
 
 def _record(array: pa.Array, type: Record, required: bool, path: FieldPath) -> pa.Array:
@@ -255,10 +245,8 @@ def _record(array: pa.Array, type: Record, required: bool, path: FieldPath) -> p
         elif given.count(name) > 1:
             path.property(name).refuse(violation.DUPLICATE)
     held = list(arrow_type(type))
-    children = [
-        _property(array, field, one, given, nulls, path.property(field.name))
-        for field, one in zip(type.fields, held, strict=True)
-    ]
+    pairs = zip(type.fields, held, strict=True)
+    children = [_property(array, field, one, given, nulls, path.property(field.name)) for field, one in pairs]
     if any(child is None for child in children):
         return None
     return pa.StructArray.from_arrays(children, fields=held, mask=None if nulls is None else pa.array(nulls))
@@ -285,7 +273,7 @@ def _property(
         child = child.flatten()[0]
     coerced = _coerce_present(child, field, _either(absent, child), path)
     if coerced is None:
-        return coerced
+        return None
     mask = None if absent is None else pa.array(absent)
     return pa.StructArray.from_arrays([coerced], fields=list(held.type), mask=mask)
 

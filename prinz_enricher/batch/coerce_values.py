@@ -19,8 +19,9 @@ import pyarrow as pa
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.primitive_arrays import NANOSECONDS, NotAnInstant, decimal_double, parse_instant
 from prinz_enricher.batch.violation import Violations, property_step, quoted
+from prinz_enricher.ipc.fields import VALUE
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Micros, Record, Scalar, Tensor, Type, arrow_type
-from prinz_enricher.signature.arrow import INTEGER_DTYPES, VALUE
+from prinz_enricher.signature.arrow import INTEGER_DTYPES
 from prinz_enricher.signature.types import SCALAR_DTYPES
 from prinz_enricher.signature.value import MAX_DEPTH, TOO_DEEP, UNSET, TooDeep
 
@@ -29,19 +30,16 @@ write_json: Final = json.JSONEncoder(
 ).encode
 """Writes a checked value as Python does: 1 and 1.0 stay apart, NaN and Infinity are kept; a decimal as its double."""
 
+# One step of a path: that to a property or map entry, as it is written, or an element's index.
 _Step = str | int
-"""One step of a path: that to a property or map entry, as it is written, or an element's index."""
-
 _WIRE_TYPES: Final = frozenset({bool, int, float, str, bytes, Micros, list, dict})
 
 _WHOLE: Final = {dtype: np.iinfo(dtype) for dtype in INTEGER_DTYPES}
 _FLOATS: Final = {"float16": (11, "<e"), "float32": (24, "<f"), "float64": (53, "<d")}
+# By dtype: the Python type whose values it takes, and no others.
 _EXACT: Final[dict[str, type]] = {"bool": bool, "str": str, "object": str, "bytes": bytes}
-"""By dtype: the Python type whose values it takes, and no others."""
-
+# An instant finer than microseconds.
 _TOO_FINE: Final = object()
-"""An instant finer than microseconds."""
-
 _VALUE_NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (bool, "a boolean"),
     (Micros, "a timestamp"),
@@ -77,10 +75,7 @@ def coerce_values(values: Iterable[object], type: Type, required: bool, path: st
 
 
 class ValueCoercer:
-    """Brings the values of one column or parameter, by its path such as `columns["alcohol"]`, to their type.
-
-    Floats and text may take a null where a value is required, as in a column.
-    """
+    """Brings the values of one column or parameter, by its path such as `columns["alcohol"]`, to their type."""
 
     __slots__ = ("_base", "_path", "_take_null", "_violations")
 
@@ -93,10 +88,9 @@ class ValueCoercer:
     def coerce(self, value: object, type: Type, required: bool, *steps: _Step) -> object:
         """Bring a Python value, or one of `from_value`, at some steps within the column, to a type.
 
-        Returns:
-            What `pyarrow.array` takes for the Arrow type: a float for a floating point number (NaN for a null), an int
-            for an instant, a list of pairs for a map, JSON text for a value of any type; for a record a dict, where an
-            optional property is a dict of its value. None for a refused value.
+        Returns what `pyarrow.array` takes for the Arrow type: a float for a floating point number (NaN for a null), an
+        int for an instant, a list of pairs for a map, JSON text for a value of any type; for a record a dict, where an
+        optional property is a dict of its value. None for a refused value.
         """
         self._path[:] = steps
         return self._coerce(value, type, required)
@@ -162,19 +156,16 @@ class ValueCoercer:
             if field.name in value:
                 unknown -= 1
                 given = value[field.name]
-                if field.required:
-                    coerced[field.name] = self._coerce_part(given, field.type, True, step)
-                else:
-                    # A null stays one, also of a floating point number.
-                    held = None if _is_null(given) else self._coerce_part(given, field.type, False, step)
-                    coerced[field.name] = {VALUE: held}
+                # A null of an optional property stays one, also of a floating point number.
+                is_null = not field.required and _is_null(given)
+                held = None if is_null else self._coerce_part(given, field.type, field.required, step)
+                coerced[field.name] = held if field.required else {VALUE: held}
             elif field.required:
                 self._refuse(violation.MISSING_PROPERTY, step)
         if unknown:
             known = {field.name for field in type.fields}
-            for name in value:
-                if name not in known:
-                    self._refuse(violation.UNKNOWN_PROPERTY, property_step(str(name)))
+            for name in [name for name in value if name not in known]:
+                self._refuse(violation.UNKNOWN_PROPERTY, property_step(str(name)))
         return coerced
 
     def _tensor(self, value: object, dtype: str, shape: tuple[int, ...], name: str) -> object:
@@ -199,8 +190,7 @@ class ValueCoercer:
     def _check_json(self, value: object, depth: int = 0) -> bool:
         """Return whether JSON can hold a value; what it can't, such as binary and timestamps, is refused."""
         if not isinstance(value, list | dict) or depth >= MAX_DEPTH:
-            description = _json_violation(value)
-            if description is not None:
+            if (description := _json_violation(value)) is not None:
                 self._refuse(description)
             return description is None
         if isinstance(value, list):
@@ -238,20 +228,16 @@ def _json_violation(value: object) -> str | None:
 
 def is_unicode(text: str) -> bool:
     """Return whether text can be written as UTF-8, so holds no half of a surrogate pair."""
-    if text.isascii():
-        return True
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def from_json(text: str) -> object:
     """Parse one JSON value as Python writes it, with NaN, Infinity and -Infinity allowed.
 
-    Raises:
-        NotJson: It is not JSON, is nested too deep, has a key twice or a number that a double overflows on.
+    Raises NotJson where it is not JSON, is nested too deep, has a key twice or a number that a double overflows on.
     """
     try:
         value: object = json.loads(text, object_pairs_hook=_unique, parse_float=_finite)
@@ -361,17 +347,12 @@ def _leaf(value: object, dtype: str, name: str, required: bool, *, take_null: bo
 
 
 def _whole(value: object, dtype: str, name: str) -> int:
-    if isinstance(value, float):
-        if not math.isfinite(value):
+    if isinstance(value, float | Decimal):
+        if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
             raise BadValue(violation.NOT_FINITE)
-        if not value.is_integer():
-            raise BadValue(violation.NOT_WHOLE)
-    elif isinstance(value, Decimal):
-        if not value.is_finite():
-            raise BadValue(violation.NOT_FINITE)
-        if value.adjusted() > 20:
+        if isinstance(value, Decimal) and value.adjusted() > 20:
             raise BadValue(violation.OUT_OF_RANGE.format(name))
-        if value != value.to_integral_value():
+        if not (value.is_integer() if isinstance(value, float) else value == value.to_integral_value()):
             raise BadValue(violation.NOT_WHOLE)
     elif not isinstance(value, int) or isinstance(value, bool | Micros):
         raise BadValue(violation.WRONG_TYPE.format(value_name(value), name))

@@ -12,44 +12,28 @@ import pyarrow as pa
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.coerce_arrays import coerce
 from prinz_enricher.batch.coerce_values import NotJson, coerce_values, write_json
-from prinz_enricher.batch.layout import Layout, any_fields, input_layout, record_batch
+from prinz_enricher.batch.layout import FIXED_KINDS, TEXT_KINDS, Layout, any_fields, input_layout, record_batch
 from prinz_enricher.batch.primitive_arrays import coerce_instant, filled, null_mask, numbers
 from prinz_enricher.batch.python_values import NotOnWire, python_values
 from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
 from prinz_enricher.batch.wire import COLUMNS, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
+from prinz_enricher.ipc.fields import is_any
 from prinz_enricher.signature import AnyValue, Field, Signature, Type, arrow_field, from_value
-from prinz_enricher.signature.arrow import is_any
 from prinz_enricher.signature.value import TooDeep, fill_value
 
-_FIXED: Final[dict[str, tuple[Any, pa.DataType]]] = {
-    "doubles": (np.float64, pa.float64()),
-    "floats": (np.float32, pa.float32()),
-    "int64s": (np.int64, pa.int64()),
-    "int32s": (np.int32, pa.int32()),
-    "timestamps": (np.int64, pa.timestamp("us")),
-    "bools": (np.bool_, pa.bool_()),
-}
-_TEXTS: Final[dict[str, pa.DataType]] = {"strings": pa.utf8(), "binaries": pa.binary()}
+# In which a null is NaN.
 _FLOAT_KINDS: Final = frozenset({"doubles", "floats"})
-"""In which a null is NaN."""
-
 _FIELD_NUMBERS: Final = {kind: value_pb2.Column.DESCRIPTOR.fields_by_name[kind].number for kind in _FLOAT_KINDS}
 _PACKED: Final = value_pb2.DoubleValues.DESCRIPTOR.fields_by_name["values"].number
 
-_WIRE_KINDS: Final = {
-    type.id: kind
-    for kind, types in {
-        "doubles": (pa.float64(),),
-        "floats": (pa.float32(), pa.float16()),
-        "int64s": (pa.int64(), pa.uint32(), pa.uint64()),
-        "int32s": (pa.int32(), pa.int16(), pa.int8(), pa.uint16(), pa.uint8()),
-        "bools": (pa.bool_(),),
-        "strings": (pa.utf8(), pa.large_utf8()),
-        "binaries": (pa.binary(), pa.large_binary(), pa.binary(1)),
-        "timestamps": (pa.timestamp("us"),),
-    }.items()
-    for type in types
+_WIRE_KINDS: Final[dict[int, str]] = {
+    **{type.id: kind for kind, (_, type) in FIXED_KINDS.items()},
+    **{type.id: "int64s" for type in (pa.uint32(), pa.uint64())},
+    **{type.id: "int32s" for type in (pa.int16(), pa.int8(), pa.uint16(), pa.uint8())},
+    **{type.id: "strings" for type in (pa.utf8(), pa.large_utf8())},
+    **{type.id: "binaries" for type in (pa.binary(), pa.large_binary(), pa.binary(1))},
+    pa.float16().id: "floats",
 }
 _BLANKS: Final[dict[str, object]] = {"strings": "", "binaries": b""}
 _MAX_INT64: Final = np.iinfo(np.int64).max
@@ -60,25 +44,17 @@ def decode_columns(
 ) -> pa.RecordBatch:
     """Check the columns of a request, in any order, and bring them to the types of a signature's inputs.
 
-    Args:
-        message: The columns.
-        signature: Of the model. Where it declares no inputs, columns of any name are accepted, as values of any type.
-        views: By place in the message: the packed values of a column that lacks them, as `view_columns` returns them.
+    Where it declares no inputs, columns of any name are accepted, as values of any type. `views` has, by place in the
+    message, the packed values of columns that lack them, as `view_columns` returns them.
 
-    Returns:
-        The columns in the signature's order and with exactly the types of `input_schema`, without optional columns that
-        were left out. It has `message.num_rows` rows, also where it has no columns. Viewed values of just the wanted
-        type are not copied, so they may lie at any byte.
-
-    Raises:
-        InvalidInput: With every violation of the batch.
+    The batch has the columns in the signature's order and with exactly the types of `input_schema`, without optional
+    ones that were left out; it has `message.num_rows` rows also where it has no columns. Viewed values of just the
+    wanted type are not copied, so they may lie at any byte. Raises InvalidInput with every violation.
     """
     layout = input_layout(signature)
     rows = message.num_rows
-    if rows == 1 and layout.one_row is not None:
-        values = layout.one_row.values(message)
-        if values is not None and (batch := layout.one_row.batch(values)) is not None:
-            return batch
+    if rows == 1 and layout.one_row is not None and (batch := layout.one_row.decode(message)) is not None:
+        return batch
     if rows < 0:
         raise refusal("num_rows", "is negative")
     violations = Violations()
@@ -127,7 +103,7 @@ def _held(column: value_pb2.Column, kind: str, view: memoryview | None) -> Any:
     """Return the values of a column; of another kind than is set, it reads as empty."""
     if view is None or not column.HasField(kind):
         return getattr(column, kind).values
-    return np.frombuffer(view, _FIXED[kind][0])
+    return np.frombuffer(view, FIXED_KINDS[kind][0])
 
 
 def _decode_column(
@@ -172,14 +148,11 @@ def _read_nested(value: value_pb2.Value) -> object:
 
 def _wire_array(kind: str, values: Any, validity: bytes, rows: int, *, nan: bool = False) -> pa.Array:
     """Return an array of a column's values; with `nan`, NaN stands for its nulls."""
-    if kind in _TEXTS:
-        return pa.array(list(values), _TEXTS[kind], mask=_null_mask(validity, rows) if validity else None)
-    dtype, arrow_type = _FIXED[kind]
-    if isinstance(values, np.ndarray):
-        held = values
-    else:
-        # np.array copies the memory of a container of protobuf's at once; a list or an iterator goes value by value.
-        held = np.array(values, dtype) if rows != 1 else np.array((values[0],), dtype)
+    if kind in TEXT_KINDS:
+        return pa.array(list(values), TEXT_KINDS[kind], mask=_null_mask(validity, rows) if validity else None)
+    dtype, arrow_type = FIXED_KINDS[kind]
+    # np.array copies the memory of a container of protobuf's at once; a list or an iterator goes value by value.
+    held = values if isinstance(values, np.ndarray) else np.array(values if rows != 1 else (values[0],), dtype)
     if kind == "bools":
         held = np.packbits(held, bitorder="little")
     elif validity and nan:
@@ -195,27 +168,22 @@ def _null_mask(validity: bytes, rows: int) -> npt.NDArray[np.bool_]:
 
 def _any_array(array: pa.Array, kind: str, path: str, violations: Violations) -> pa.Array:
     """Write the values of a column as JSON. Text is a string here, not JSON as in an Arrow column."""
-    if kind == "binaries":
-        violations.add(path, violation.BINARY_IN_ANY)
-    elif kind == "timestamps":
-        violations.add(path, violation.INSTANT_IN_ANY)
-    elif kind == "strings":
+    if kind == "strings":
         return pa.array([None if text is None else write_json(text) for text in array.to_pylist()], pa.utf8())
-    else:
+    if kind not in {"binaries", "timestamps"}:
         return coerce(array, AnyValue(), False, path, violations)
+    violations.add(path, violation.BINARY_IN_ANY if kind == "binaries" else violation.INSTANT_IN_ANY)
     return None
 
 
 def encode_columns(batch: pa.RecordBatch, fields: Sequence[Field] | None = None) -> value_pb2.ColumnBatch:
     """Write a batch as columns of the wire, in its order: a client's inputs, or a model's outputs.
 
-    Args:
-        batch: Of the types that `arrow_type` returns, and with the metadata that `arrow_field` returns.
-        fields: What its columns are, by name, where it lacks the metadata.
+    It is of the types that `arrow_type` returns, and has the metadata that `arrow_field` returns, save for columns that
+    are among the fields.
 
-    Raises:
-        InvalidInput: A value has no form on the wire: a timestamp finer than microseconds, a whole number beyond 64
-            bits with sign, or a column of an Arrow type that `arrow_type` never returns.
+    Raises InvalidInput where a value has no form on the wire: a timestamp finer than microseconds, a whole number
+    beyond 64 bits with sign, or a column of an Arrow type that `arrow_type` never returns.
     """
     message = value_pb2.ColumnBatch(num_rows=batch.num_rows)
     violations = Violations()
@@ -278,11 +246,11 @@ def _write_column(column: value_pb2.Column, array: pa.Array, violations: Violati
         violations.add(column_path(column.name), violation.OTHER_TYPE)
         return
     held = getattr(column, kind)
+    if kind in _FLOAT_KINDS and len(array) == 1 and array.null_count == 0:
+        held.values.append(array[0].as_py())
+        return
     if kind in _FLOAT_KINDS:
-        if len(array) == 1 and array.null_count == 0:
-            held.values.append(array[0].as_py())
-        else:
-            _fill_packed(held, _packed_floats(array))
+        _fill_packed(held, _packed_floats(array))
         return
     held.SetInParent()
     if kind == "timestamps":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,16 @@ import pyarrow as pa
 
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.layout import input_layout, record_batch
-from prinz_enricher.batch.primitive_arrays import EXACT_BITS, Mask, coerce_number, filled, number_array
+from prinz_enricher.batch.primitive_arrays import DTYPES, EXACT_BITS, coerce_number, filled, number_array
 from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
 from prinz_enricher.batch.wire import DENSE_VALUES, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.signature import Field, Signature, input_schema
 
 _EXACT: Final = 1 << EXACT_BITS[pa.float64()]
+_DENSE: Final = frozenset(type.id for type in (*DTYPES, pa.bool_()))
+# Bytes of rows that are turned into columns at a time: so many stay in a processor's cache.
 _BLOCK: Final = 1 << 20
-"""Bytes of rows that are turned into columns at a time: so many stay in a processor's cache."""
-
 _BLOCK_ROWS: Final = 512
 """Rows that are turned at the least, however wide they are."""
 
@@ -32,22 +32,14 @@ def dense_inputs(signature: Signature) -> bool:
 
 
 def _is_dense(schema: pa.Schema) -> bool:
-    types = pa.types
-    return len(schema) > 0 and all(
-        types.is_integer(type) or types.is_floating(type) or types.is_boolean(type) for type in schema.types
-    )
+    return len(schema) > 0 and all(type.id in _DENSE for type in schema.types)
 
 
 def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memoryview | None = None) -> pa.RecordBatch:
     """Check the dense form of a request and bring it to exactly the types of `input_schema`.
 
-    Args:
-        message: `num_rows` rows of one float64 for each input, row-major.
-        signature: Of the model.
-        view: The values where the message is without them, as `view_dense` returns them.
-
-    Raises:
-        InvalidInput: With every violation of the batch; also where the signature has inputs that are not numbers.
+    It has `num_rows` rows of one float64 for each input, row-major: in the message, or in the view of `view_dense`.
+    Raises InvalidInput with every violation; also where the signature has inputs that are not numbers.
     """
     if not dense_inputs(signature):
         raise refusal("dense", "needs a signature of numbers and booleans only")
@@ -68,10 +60,8 @@ def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memo
     for start in range(0, rows, block):
         columns[:, start : start + block] = matrix[start : start + block].T
     violations = Violations()
-    arrays = [
-        _decode(columns[place], field, layout.schema.field(place).type, violations)
-        for place, field in enumerate(layout.fields)
-    ]
+    inputs = zip(columns, layout.fields, layout.schema.types, strict=True)
+    arrays = [_decode(values, field, type, violations) for values, field, type in inputs]
     violations.raise_any()
     return record_batch(arrays, layout.schema, rows)
 
@@ -80,12 +70,16 @@ def _decode(values: npt.NDArray[np.float64], field: Field, target: pa.DataType, 
     if target == pa.float64():
         return number_array(values, target, None)
     path = FieldPath(column_path(field.name), violations)
-    nulls = None
-    if not pa.types.is_floating(target):
-        missing = np.isnan(values)
-        nulls = missing if missing.any() else None
+    nulls = None if pa.types.is_floating(target) or not (missing := np.isnan(values)).any() else missing
     if pa.types.is_boolean(target):
-        return _booleans(values, nulls, field.required, path)
+        true = values == 1.0
+        wrong = ~(true | (values == 0.0))
+        if nulls is not None:
+            wrong &= ~nulls
+            if field.required:
+                path.refuse_where(nulls, violation.NULL)
+        path.refuse_where(wrong, "is neither 0 nor 1, as a boolean is")
+        return pa.array(true, pa.bool_(), mask=nulls)
     if pa.types.is_integer(target):
         blurred = np.isfinite(values) & (np.abs(values) > _EXACT)
         if blurred.any():
@@ -93,18 +87,6 @@ def _decode(values: npt.NDArray[np.float64], field: Field, target: pa.DataType, 
             values = np.where(blurred, 0.0, values)
     held = number_array(values, pa.float64(), nulls)
     return coerce_number(held, target, violation.type_name(field.type), field.required, path)
-
-
-def _booleans(values: npt.NDArray[np.float64], nulls: Mask | None, required: bool, path: FieldPath) -> pa.Array:
-    true = values == 1.0
-    wrong = ~(true | (values == 0.0))
-    if nulls is not None:
-        wrong &= ~nulls
-        if required:
-            path.refuse_where(nulls, violation.NULL)
-    if wrong.any():
-        path.refuse_where(wrong, "is neither 0 nor 1, as a boolean is")
-    return pa.array(true, pa.bool_(), mask=nulls)
 
 
 def encode_dense(batch: pa.RecordBatch) -> value_pb2.DenseBatch | None:
@@ -134,18 +116,11 @@ def _matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
         return None
     columns: list[npt.NDArray[np.float64]] = []
     for array in batch.columns:
-        if (values := _encode(array)) is None:
+        values, nulls = filled(array)
+        is_long = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values) > 0
+        if is_long and (values.max() > _EXACT or values.min() < -_EXACT):
             return None
-        columns.append(values)
-    if len(columns) == 1:
-        return columns[0].reshape(-1, 1).astype("<f8", copy=False)
-    return np.stack(columns, axis=1).astype("<f8", copy=False)
-
-
-def _encode(array: pa.Array) -> npt.NDArray[Any] | None:
-    values, nulls = filled(array)
-    is_long = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values) > 0
-    if is_long and (values.max() > _EXACT or values.min() < -_EXACT):
-        return None
-    values = values.astype(np.float64, copy=False)
-    return values if nulls is None else np.where(nulls, np.nan, values)
+        values = values.astype(np.float64, copy=False)
+        columns.append(values if nulls is None else np.where(nulls, np.nan, values))
+    matrix = columns[0].reshape(-1, 1) if len(columns) == 1 else np.stack(columns, axis=1)
+    return matrix.astype("<f8", copy=False)

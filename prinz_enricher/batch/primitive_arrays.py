@@ -22,17 +22,14 @@ from prinz_enricher.batch.violation import FieldPath
 from prinz_enricher.signature import Micros
 from prinz_enricher.signature.arrow import INTEGER_DTYPES
 
+# How large a column may become where its encoding is expanded: the limit of Arrow's offsets.
 MAX_BYTES: Final = 2**31 - 1
-"""How large a column may become where its encoding is expanded: the limit of Arrow's offsets."""
-
+# How many values there may be that take no memory in Arrow, nulls and empty records, but would in another form.
 MAX_FREE_VALUES: Final = 1 << 12
-"""How many values there may be that take no memory in Arrow, nulls and empty records, but would in another form."""
-
+# Up to which power of two a floating point type holds every whole number.
 EXACT_BITS: Final[dict[pa.DataType, int]] = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
-"""Up to which power of two a floating point type holds every whole number."""
-
 # `DataType.to_pandas_dtype` would import pandas.
-_DTYPES: Final = {pa.type_for_alias(one): np.dtype(one) for one in (*INTEGER_DTYPES, "float16", "float32", "float64")}
+DTYPES: Final = {pa.type_for_alias(one): np.dtype(one) for one in (*INTEGER_DTYPES, "float16", "float32", "float64")}
 
 _ISO: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)"
@@ -50,11 +47,6 @@ Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[Any]
 
 
-def numpy_dtype(type: pa.DataType) -> np.dtype[Any]:
-    """Return the numpy dtype of a number type; raises KeyError for any other."""
-    return _DTYPES[type]
-
-
 def null_mask(array: pa.Array) -> Mask | None:
     """Return which values are null, of shape (length,); None where there are none."""
     if array.null_count == 0:
@@ -65,7 +57,7 @@ def null_mask(array: pa.Array) -> Mask | None:
 
 def numbers(array: pa.Array) -> Numbers:
     """View the values of an array of numbers, or of timestamps as int64, in place, whatever is under its nulls."""
-    dtype = np.dtype(np.int64) if pa.types.is_timestamp(array.type) else numpy_dtype(array.type)
+    dtype = np.dtype(np.int64) if pa.types.is_timestamp(array.type) else DTYPES[array.type]
     data = array.buffers()[1]
     if data is None or len(array) == 0:
         return np.zeros(len(array), dtype)
@@ -93,19 +85,14 @@ def validity(nulls: Mask | None) -> pa.Buffer | None:
 
 
 def amplifies(values: int, bytes: int, free: int = MAX_FREE_VALUES) -> bool:
-    """Return whether there are more values than their bytes can hold: a few bytes may claim billions of nulls.
-
-    The bytes are `get_total_buffer_size`, since `nbytes` follows even offsets that lie outside. Up to `free` values are
-    never too many.
-    """
+    """Return whether there are more values than their bytes can hold: a few bytes may claim billions of nulls."""
+    # The bytes are `get_total_buffer_size`, since `nbytes` follows even offsets that lie outside.
     return values > max(free, 8 * bytes)
 
 
 def sound(array: pa.Array) -> pa.Array:
-    """Return a valid array as one that can be computed on.
-
-    Arrow's own check ignores the offsets of an array without values, but the process ends where they lie outside.
-    """
+    """Return a valid array as one that can be computed on."""
+    # Arrow's own check ignores the offsets of an array without values, but the process ends where they lie outside.
     return array if len(array) else pa.nulls(0, array.type)
 
 
@@ -145,16 +132,14 @@ def _expands(dictionary: pa.Array, indices: pa.Array) -> bool:
     return int(pc.sum(pc.binary_length(dictionary).cast(pa.int64()).take(indices)).as_py() or 0) > MAX_BYTES
 
 
-def _view_size(array: pa.Array) -> int:
-    # The length of each value is the first four of the sixteen bytes of its view.
-    views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)[array.offset : array.offset + len(array), 0]
-    return int(views.sum(dtype=np.int64))
-
-
 def _cast(array: pa.Array, target: pa.DataType, path: FieldPath) -> pa.Array | None:
-    is_view = pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type)
+    size = 0
+    if len(array) and (pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type)):
+        # The length of each value is the first four of the sixteen bytes of its view.
+        views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)[array.offset : array.offset + len(array), 0]
+        size = int(views.sum(dtype=np.int64))
     with contextlib.suppress(pa.ArrowInvalid):
-        if not (is_view and len(array) and _view_size(array) > MAX_BYTES):
+        if size <= MAX_BYTES:
             return array.cast(target)
     path.refuse(violation.TOO_LARGE)
     return None
@@ -180,7 +165,7 @@ def coerce_number(array: pa.Array, target: pa.DataType, name: str, required: boo
     source = numbers(array)
     if nulls is not None:
         source = np.where(nulls, np.zeros((), source.dtype), source)
-    dtype = numpy_dtype(target)
+    dtype = DTYPES[target]
     if source.dtype.kind == "f":
         values = _round(source, dtype, name, path) if floating else _whole(source, dtype, name, path)
     elif floating:
@@ -203,9 +188,7 @@ def _round(source: Numbers, dtype: np.dtype[Any], name: str, path: FieldPath) ->
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         values: Numbers = source.astype(dtype, copy=False)
     if dtype.itemsize < source.dtype.itemsize:
-        overflow = np.isinf(values) & ~np.isinf(source)
-        if overflow.any():
-            path.refuse_where(overflow, violation.OUT_OF_RANGE.format(name))
+        path.refuse_where(np.isinf(values) & ~np.isinf(source), violation.OUT_OF_RANGE.format(name))
     return values
 
 
@@ -234,8 +217,7 @@ def _refuse_outside(source: Numbers, low: int, high: int, description: str, path
         wrong |= source < low
     if high < own.max:
         wrong |= source > high
-    if wrong.any():
-        path.refuse_where(wrong, description)
+    path.refuse_where(wrong, description)
 
 
 def decimal_double(value: Decimal, dtype: np.dtype[Any]) -> float | None:
@@ -254,7 +236,7 @@ def decimal_double(value: Decimal, dtype: np.dtype[Any]) -> float | None:
 
 def _from_decimal(array: pa.Array, target: pa.DataType, name: str, path: FieldPath) -> pa.Array:
     # One by one: Arrow's own cast of decimals to floating point is not always the nearest number.
-    dtype = numpy_dtype(target)
+    dtype = DTYPES[target]
     values = array.to_pylist()
     if pa.types.is_floating(target):
         doubles = [math.nan if value is None else decimal_double(value, dtype) for value in values]
@@ -285,8 +267,7 @@ class NotAnInstant(ValueError):
 def parse_instant(text: str) -> Micros:
     """Parse an ISO-8601 date, or date and time, such as `2026-11-23T14:05:06.25+02:00`; without a zone it is in UTC.
 
-    Raises:
-        NotAnInstant: It is not of this form, or finer than a microsecond.
+    Raises NotAnInstant where it is not of this form, or finer than a microsecond.
     """
     found = _ISO.fullmatch(text)
     if found is None:
@@ -327,10 +308,7 @@ def coerce_instant(array: pa.Array, target: pa.DataType, required: bool, path: F
         array = _rescale(counts, array.type.unit, target, path)
     # The least number of 64 bits is numpy's "not a time": it would become a null on its way to the model.
     wrong = numbers(array) == _INT64.min
-    if nulls is not None:
-        wrong &= ~nulls
-    if wrong.any():
-        path.refuse_where(wrong, violation.TOO_FAR)
+    path.refuse_where(wrong if nulls is None else wrong & ~nulls, violation.TOO_FAR)
     return array
 
 
@@ -364,6 +342,5 @@ def _rescale(counts: pa.Array, unit: str, target: pa.DataType, path: FieldPath) 
             values = np.where(far, 0, values)
         return number_array(values * factor, target, nulls)
     scaled, rest = np.divmod(values, want // have)
-    if rest.any():
-        path.refuse_where(rest != 0, violation.TOO_FINE)
+    path.refuse_where(rest != 0, violation.TOO_FINE)
     return number_array(scaled, target, nulls)

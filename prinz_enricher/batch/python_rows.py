@@ -16,6 +16,7 @@ from prinz_enricher.batch.layout import Layout, any_fields, record_batch
 from prinz_enricher.batch.python_values import python_values
 from prinz_enricher.batch.violation import Violations, column_path, quoted
 from prinz_enricher.contract import value_pb2
+from prinz_enricher.ipc.fields import VALUE
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -31,7 +32,6 @@ from prinz_enricher.signature import (
     from_value,
     to_value,
 )
-from prinz_enricher.signature.arrow import VALUE
 from prinz_enricher.signature.value import TooDeep, to_python
 
 PythonRows = Sequence[Mapping[str, object]] | Mapping[str, Any]
@@ -43,17 +43,12 @@ _FLOAT_LIMIT: Final = 3.4028235677973366e38
 def batch_from_rows(rows: PythonRows, fields: Sequence[Field] = ()) -> pa.RecordBatch:
     """Return a batch of Python values, checked by the policy of the service.
 
-    Args:
-        rows: A list of rows, each a mapping from column to value; or a mapping from column to its values, which may be
-            a list, a numpy array or an Arrow array. In a list of rows, a key that a row lacks is a null.
-        fields: The inputs of a signature; empty for columns of any name, as values of any type.
+    They are a list of rows, each a mapping from column to value (a key that a row lacks is a null); or a mapping from
+    column to its values, which may be a list, a numpy array or an Arrow array. The fields are the inputs of a
+    signature; empty for columns of any name, as values of any type. The batch has the types of `fields_schema`, in
+    their order, without optional columns that no row has.
 
-    Returns:
-        The columns in the order of the fields and with exactly the types of `fields_schema`; an optional column that no
-        row has is left out.
-
-    Raises:
-        InvalidInput: With every violation, such as that of `columns["alcohol"][17]`.
+    Raises InvalidInput with every violation, such as that of `columns["alcohol"][17]`.
     """
     violations = Violations()
     columns, count = _columns_of(rows)
@@ -102,10 +97,8 @@ def batch_to_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
     """
     if batch.num_columns == 0:
         return [{} for _ in range(batch.num_rows)]
-    columns = [
-        [to_python(value) for value in python_values(array, field)]
-        for field, array in zip(batch.schema, batch.columns, strict=True)
-    ]
+    held = zip(batch.columns, batch.schema, strict=True)
+    columns = [[to_python(value) for value in python_values(array, field)] for array, field in held]
     names = batch.schema.names
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -113,15 +106,11 @@ def batch_to_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
 def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -> dict[str, object]:
     """Check the parameters of a call; those that are left out have their default.
 
-    A parameter is a Python value, so a `float` one is not rounded to float32; only its range is checked.
+    Each is a bool, int, float, str, `datetime` without a zone, a list of those, or a dict for an object; None where
+    that is the default. One of type `float` is not rounded to float32; only its range is checked.
 
-    Returns:
-        For each parameter of the signature: bool, int, float, str, `datetime` without a zone, a list of those, or a
-        dict for an object; None where that is the default.
-
-    Raises:
-        InvalidInput: With every violation, such as that of `params["temperature"]`. A null is one, unless it is the
-            default or its type is `any`.
+    Raises InvalidInput with every violation, such as that of `params["temperature"]`. A null is one, unless it is the
+    default or its type is `any`.
     """
     violations = Violations()
     given: dict[str, object] = {}
@@ -176,10 +165,8 @@ def _check_param(given: object, param: Param, violations: Violations) -> object:
         wrong = violation.WRONG_TYPE.format(value_name(value), "list")
         violations.add(path, violation.NULL if value is None else wrong)
         return None
-    return [
-        _param_value(coercer.coerce(one, wide, True, index), param.type, f"{path}[{index}]", violations)
-        for index, one in enumerate(value)
-    ]
+    coerced = (coercer.coerce(one, wide, True, index) for index, one in enumerate(value))
+    return [_param_value(one, param.type, f"{path}[{index}]", violations) for index, one in enumerate(coerced)]
 
 
 def _param_value(value: object, type: Type, path: str, violations: Violations) -> object:
@@ -203,11 +190,8 @@ def _coerced_to_python(value: object, type: Type) -> object:
         case MapOf(values), list():
             return {key: _coerced_to_python(one, values) for key, one in value}
         case Record(fields), dict():
-            return {
-                one.name: _coerced_to_python(value[one.name] if one.required else value[one.name][VALUE], one.type)
-                for one in fields
-                if one.name in value
-            }
+            held = [(one, value[one.name]) for one in fields if one.name in value]
+            return {one.name: _coerced_to_python(it if one.required else it[VALUE], one.type) for one, it in held}
         case AnyValue(), str():
             return from_json(value)
         case _:

@@ -12,21 +12,19 @@ import pyarrow as pa
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.coerce_values import from_json
 from prinz_enricher.batch.primitive_arrays import NANOSECONDS, amplifies, sound
+from prinz_enricher.ipc.fields import is_any, is_optional
 from prinz_enricher.signature import Micros
-from prinz_enricher.signature.arrow import is_any, is_optional
 
+# In place of a property that a record lacks.
 _ABSENT: Final = object()
-"""In place of a property that a record lacks."""
 
-_PLAIN: Final = frozenset(
-    type.id
-    for type in (
-        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-        *(pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.null()),
-        *(pa.utf8(), pa.large_utf8(), pa.binary(), pa.large_binary(), pa.binary(1)),
-    )
+_PLAIN_TYPES: Final = (
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    *(pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.null()),
+    *(pa.utf8(), pa.large_utf8(), pa.binary(), pa.large_binary(), pa.binary(1)),
 )
-"""Types whose values are the wire's as pyarrow reads them."""
+# The types whose values are the wire's as pyarrow reads them.
+_PLAIN: Final = frozenset(type.id for type in _PLAIN_TYPES)
 
 
 class NotOnWire(ValueError):
@@ -36,16 +34,11 @@ class NotOnWire(ValueError):
 def python_values(array: pa.Array, field: pa.Field | None = None) -> list[object]:
     """Read an array of a type that `arrow_type` returns, or of another of the same kind.
 
-    The metadata of its Arrow field distinguishes JSON text from text.
+    There is a value for each row: None, bool, int, float, str, bytes, `Micros`, or a list or dict of those, in which
+    optional properties that a record lacks are not. The metadata of its field distinguishes JSON text from text.
 
-    Returns:
-        A value for each row: None, bool, int, float, str, bytes, `Micros`, or a list or dict of those. The dict of a
-        record that lacks an optional property is without it.
-
-    Raises:
-        NotOnWire: The wire does not have its type or a timestamp in it; or it has lists of more nulls or empty records
-            than its bytes account for.
-        NotJson: Text that should be JSON is not.
+    Raises NotOnWire where the wire does not have its type or a timestamp in it, or it has lists of more nulls or empty
+    records than its bytes account for; NotJson where text that should be JSON is not.
     """
     array = sound(array)
     types, type = pa.types, array.type
@@ -85,8 +78,7 @@ def _lists(array: pa.Array, declared: pa.DataType) -> list[object]:
         lengths = [array.type.list_size] * len(array)
     else:
         lengths = np.diff(np.asarray(array.offsets)).tolist()
-    rest = iter(values)
-    nulls = array.is_null().to_pylist()
+    rest, nulls = iter(values), array.is_null().to_pylist()
     return [None if null else list(islice(rest, length)) for length, null in zip(lengths, nulls, strict=True)]
 
 

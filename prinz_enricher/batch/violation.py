@@ -44,15 +44,12 @@ INEXACT: Final = "is a whole number beyond 2^{1}, inexact as {0}"
 WRONG_TYPE: Final = "is {}; wanted {}"
 WRONG_SIZE: Final = "does not have the declared length of {}"
 
+# Characters of a caller's name that a path repeats.
 MAX_NAME: Final = 200
-"""Characters of a caller's name that a path repeats."""
-
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPE_NAMES: Final[dict[type, str]] = {ListOf: "array", MapOf: "map", Record: "object", AnyValue: "any"}
 _ARROW_NAMES: Final[tuple[tuple[Callable[[pa.DataType], bool], str], ...]] = (
-    (pa.types.is_list, "a list"),
-    (pa.types.is_large_list, "a list"),
-    (pa.types.is_fixed_size_list, "a list"),
+    *((is_list, "a list") for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)),
     (pa.types.is_struct, "a record"),
     (pa.types.is_map, "a map"),
     (pa.types.is_null, "null"),

@@ -16,29 +16,28 @@ import pyarrow as pa
 
 from prinz_enricher.contract import value_pb2
 
+# The wire type of what has a length: text, bytes, messages and packed values.
 BYTES: Final = 2
-"""The wire type of what has a length: text, bytes, messages and packed values."""
-
+# Fields of a message that are walked.
 MAX_FIELDS: Final = 10_000
-"""Fields of a message that are walked."""
-
+# Rows from which a batch is written in parts; a smaller one is quicker written by protobuf.
 MANY_ROWS: Final = 4096
-"""Rows from which a batch is written in parts; a smaller one is quicker written by protobuf."""
 
 COLUMNS: Final = value_pb2.ColumnBatch.DESCRIPTOR.fields_by_name["columns"].number
 DENSE_VALUES: Final = value_pb2.DenseBatch.DESCRIPTOR.fields_by_name["values"].number
 
-_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
+_VARINT: Final = 0
+# Bytes of a value, by the other wire types.
+_FIXED: Final = {1: 8, 5: 4}
 
+# Fields of a column that are walked; it has three, but a later version of the contract may have more.
 _MAX_COLUMN_FIELDS: Final = 16
-"""Fields of a column that are walked; it has three, but a later version of the contract may have more."""
 
 _VALUES: Final = {one.number: one.name for one in value_pb2.Column.DESCRIPTOR.oneofs_by_name["values"].fields}
-_WIDTHS: Final = {"doubles": 8, "floats": 4, "bools": 1}
-"""Bytes of a value, of the kinds of column whose packed form is just the memory of the values."""
-
+# Bytes of a value, of the kinds of column whose packed form is just the memory of the values.
+WIDTHS: Final = {"doubles": 8, "floats": 4, "bools": 1}
+# The tag of field 1 with a length: `values` of each of those kinds, packed.
 _PACKED: Final = b"\x0a"
-"""The tag of field 1 with a length: `values` of each of those kinds, packed."""
 
 Part: TypeAlias = bytes | pa.Buffer
 """Part of a serialised message: something with a length and memory."""
@@ -61,8 +60,7 @@ class WireField(NamedTuple):
 def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
     """Walk the fields of a serialised message, without those of messages in it.
 
-    Raises:
-        NotPlain: It is damaged or unusual, or has more than `most` fields: protobuf is quicker at that.
+    Raises NotPlain where it is damaged or unusual, or has more than `most` fields: protobuf is quicker at that.
     """
     at = 0
     for _ in range(most):
@@ -75,10 +73,8 @@ def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
             end = value + size
         elif wire_type == _VARINT:
             end = read_varint(view, value, 10)[1]
-        elif wire_type == _FIXED64:
-            end = value + 8
-        elif wire_type == _FIXED32:
-            end = value + 4
+        elif wire_type in _FIXED:
+            end = value + _FIXED[wire_type]
         else:
             raise NotPlain  # groups, which proto3 does not have, and invalid wire types
         if end > len(view):
@@ -127,8 +123,7 @@ class Views:
 def view_columns(batch: memoryview) -> tuple[bytes, Views]:
     """Cut the large values out of a serialised `ColumnBatch`; raises NotPlain where protobuf is to judge the message.
 
-    Returns:
-        The message without the values of some columns, of which each is still of its kind, and those values.
+    Returns the message without the values of some columns, of which each is still of its kind, and those values.
     """
     rest: list[bytes | memoryview] = []
     views: dict[int, memoryview] = {}
@@ -167,7 +162,7 @@ def _view_column(column: memoryview) -> tuple[bytes, memoryview] | None:
             if kind is None:
                 rest.append(column[one.start : one.end])
                 continue
-            if one.wire_type != BYTES or values is not None or kind not in _WIDTHS:
+            if one.wire_type != BYTES or values is not None or kind not in WIDTHS:
                 return None
             values = _view_packed(column[one.value : one.end], kind)
             if values is None:
@@ -183,7 +178,7 @@ def _view_packed(values: memoryview, kind: str) -> memoryview | None:
     if bytes(values[:1]) != _PACKED:
         return None
     size, start = read_varint(values, 1)
-    if size == 0 or size % _WIDTHS[kind] or start + size != len(values):
+    if size == 0 or size % WIDTHS[kind] or start + size != len(values):
         return None
     packed = values[start:]
     # Each boolean is a varint, which may be longer and is true for any other number.

@@ -70,8 +70,7 @@ class BatchWriter:
         if self._schema is not None and (schema is self._schema or schema.equals(self._schema, check_metadata=True)):
             return message, 0
         head = schema.serialize()
-        self._schema = schema
-        self._doubles = None
+        self._schema, self._doubles = schema, None
         return [head, bytes(-head.size % _ALIGNMENT), *message], head.size
 
     def parts_of_doubles(self, values: Any, schema: pa.Schema) -> tuple[list[pa.Buffer | bytes], int]:
@@ -119,8 +118,7 @@ class BatchReader:
 
         The array is new, of shape (rows, columns), each column contiguous.
         """
-        found = None if frame.schema_size else self._known_shape(frame.body)
-        if found is None:
+        if frame.schema_size or (found := self._known_shape(frame.body)) is None:
             return None
         start, shape = found
         return np.frombuffer(frame.body, np.float64, offset=start).reshape(shape).copy().T
@@ -130,9 +128,8 @@ class BatchReader:
         start = frame.schema_size + (-frame.schema_size % _ALIGNMENT)
         try:
             if frame.schema_size:
-                schema = pa.ipc.read_schema(frame.body.slice(0, frame.schema_size))
-                self._schema = schema
-                self._only_doubles = len(schema) > 0 and all(type == pa.float64() for type in schema.types)
+                self._schema = pa.ipc.read_schema(frame.body.slice(0, frame.schema_size))
+                self._only_doubles = {*self._schema.types} == {pa.float64()}
                 self._shapes, self._shapes_size = {}, 0
             if self._schema is None or start > frame.body.size:
                 raise FrameError("a batch came without its schema")
@@ -166,11 +163,8 @@ class BatchReader:
             return
         for place, column in enumerate(batch.columns):
             validity, values = column.buffers()
-            if (
-                validity is not None
-                or column.offset
-                or values.address != message.address + len(head) + column_size * place
-            ):
+            expected = message.address + len(head) + column_size * place
+            if validity is not None or column.offset or values.address != expected:
                 return
         self._shapes[head] = batch.num_columns, batch.num_rows
         self._shapes_size += len(head)

@@ -67,13 +67,10 @@ class Frame(NamedTuple):
     """One frame as it was received."""
 
     kind: FrameKind
-    # Of its job; 0 for none.
-    id: int
+    id: int  # of its job; 0 for none
     meta: dict[str, object]
-    # In memory that nobody else writes to.
-    body: pa.Buffer
-    # Bytes at the start of the body that are an Arrow schema.
-    schema_size: int = 0
+    body: pa.Buffer  # in memory that nobody else writes to
+    schema_size: int = 0  # bytes at the start of the body that are an Arrow schema
 
 
 class FrameSocket:
@@ -115,14 +112,10 @@ class FrameSocket:
         schema_size: int = 0,
         small_only: bool = False,
     ) -> bool:
-        """Send one frame, whose body is given in parts.
+        """Send one frame, whose body is given in parts; return whether it was sent.
 
-        Returns:
-            Whether it was sent: with `small_only` it is not where that would wait for the other side to read.
-
-        Raises:
-            FrameTooLarge: The frame exceeds the limits; nothing was sent.
-            OSError: The other side has gone.
+        With `small_only` it is not where that would wait for the other side to read. Raises FrameTooLarge where it
+        exceeds the limits, and nothing was sent; OSError where the other side has gone.
         """
         text = _encode(meta).encode()
         views = [view for view in (memoryview(part).cast("B") for part in body) if len(view)]
@@ -164,9 +157,8 @@ class FrameSocket:
     def receive(self) -> Frame | None:
         """Wait for the next frame; None where the other side has closed between two frames.
 
-        Raises:
-            FrameError: What came is not a frame, exceeds the limits, or ended too early.
-            OSError: The connection broke.
+        Raises FrameError where what came is not a frame, exceeds the limits, or ended too early; OSError where the
+        connection broke.
         """
         came: list[int] = []
         try:
@@ -184,8 +176,7 @@ class FrameSocket:
             raise FrameError("a frame's lengths are beyond the limits")
         if len(came) != shared:
             raise FrameError("a frame came without its descriptor, or with one that it does not need")
-        known = _KINDS.get(kind)
-        if known is None:
+        if (known := _KINDS.get(kind)) is None:
             raise FrameError(f"unknown kind of frame {kind}")
         text = bytearray(meta_size)
         if shared or not size:

@@ -44,20 +44,15 @@ def can_share() -> bool:
 
 
 def _seals() -> int:
-    """Return the seals without which the bytes could change or vanish while they are read."""
+    # Without these the bytes could change or vanish while they are read.
     return fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 def sealed_memory(views: Sequence[memoryview], size: int) -> int | None:
-    """Copy bytes into sealed memory.
+    """Copy bytes, `size` in all and in parts of format "B" of which none is empty, into sealed memory.
 
-    Args:
-        views: The bytes, in parts of format "B", none of them empty.
-        size: The sum of their lengths.
-
-    Returns:
-        A descriptor that the caller closes; None where the platform, or a limit on descriptors, file sizes or memory,
-        does not allow one.
+    Returns a descriptor that the caller closes; None where the platform, or a limit on descriptors, file sizes or
+    memory, does not allow one.
     """
     if not can_share():
         return None
@@ -103,9 +98,7 @@ def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 def mapped_memory(descriptor: int, size: int) -> pa.Buffer:
     """Map sealed memory of a known size into a read-only buffer; the caller closes the descriptor.
 
-    Raises:
-        FrameError: It is something else, its bytes could still change, or it has another size.
-        OSError: It can't be mapped.
+    Raises FrameError where it is something else, could still change, or has another size; OSError where that fails.
     """
     try:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) if can_share() else 0

@@ -28,10 +28,10 @@ from prinz_enricher.client.connection import SERVICE
 from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
+from prinz_enricher.ipc.fields import is_any
 from prinz_enricher.loadtest.callers import Form, LoadTestError, Mode, Prepared, Target
 from prinz_enricher.loadtest.comparison import same_response
 from prinz_enricher.signature import Signature, from_wire, input_schema
-from prinz_enricher.signature.arrow import is_any
 
 _LOADING_SECONDS: Final = 120.0
 """How long a call before the test may take: the model may have to be loaded for it."""

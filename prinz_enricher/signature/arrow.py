@@ -19,6 +19,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from prinz_enricher.ipc.fields import ANY, OPTIONAL, TYPE_KEY, VALUE, is_optional
 from prinz_enricher.signature.types import (
     SCALAR_DTYPES,
     AnyValue,
@@ -32,15 +33,6 @@ from prinz_enricher.signature.types import (
     Tensor,
     Type,
 )
-
-TYPE_KEY: Final = b"prinz.type"
-"""The key in an Arrow field's metadata of a type of which Arrow's own says less."""
-
-VALUE: Final = "value"
-"""The name of the only child of an optional property."""
-
-_ANY: Final = b"any"
-_OPTIONAL: Final = b"optional"
 
 INTEGER_DTYPES: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES: Final[dict[str, pa.DataType]] = {
@@ -89,7 +81,7 @@ def arrow_field(field: Field) -> pa.Field:
 
     A required field is not nullable, save text and values of any type, for which a null is a value.
     """
-    nullable = _nullable(field.type, field.required)
+    nullable = not field.required or _takes_null(field.type)
     return pa.field(field.name, arrow_type(field.type), nullable=nullable, metadata=_metadata(field.type))
 
 
@@ -106,18 +98,6 @@ def output_schema(signature: Signature) -> pa.Schema:
 def fields_schema(fields: Sequence[Field]) -> pa.Schema:
     """Return the Arrow schema of some fields, in their order."""
     return pa.schema([arrow_field(field) for field in fields])
-
-
-def is_any(field: pa.Field) -> bool:
-    """Return whether an Arrow field holds JSON text."""
-    return field.metadata is not None and field.metadata.get(TYPE_KEY) == _ANY
-
-
-def is_optional(field: pa.Field) -> bool:
-    """Return whether an Arrow field is an optional property, held with its value as the only child."""
-    # Callers may write anything into the metadata of their fields.
-    marked = field.metadata is not None and field.metadata.get(TYPE_KEY) == _OPTIONAL
-    return marked and pa.types.is_struct(field.type) and field.type.num_fields == 1
 
 
 def caller_schema(schema: pa.Schema) -> pa.Schema:
@@ -147,7 +127,7 @@ def _property(field: Field) -> pa.Field:
     held = arrow_field(field)
     if field.required:
         return held
-    return pa.field(field.name, pa.struct([held.with_name(VALUE)]), metadata={TYPE_KEY: _OPTIONAL})
+    return pa.field(field.name, pa.struct([held.with_name(VALUE)]), metadata={TYPE_KEY: OPTIONAL})
 
 
 def _child(name: str, type: Type) -> pa.Field:
@@ -155,24 +135,22 @@ def _child(name: str, type: Type) -> pa.Field:
     return pa.field(name, arrow_type(type), nullable=True, metadata=_metadata(type))
 
 
-def _nullable(type: Type, required: bool) -> bool:
+def _takes_null(type: Type) -> bool:
     match type:
         case AnyValue() | Scalar(ScalarKind.STRING):
             return True
-        case Tensor(dtype, shape) if len(shape) <= 1 and dtype in {"str", "object"}:
-            return True
-        case _:
-            return not required
+        case Tensor(dtype, shape):
+            return len(shape) <= 1 and dtype in {"str", "object"}
+    return False
 
 
 def _metadata(type: Type) -> dict[bytes, bytes] | None:
     match type:
         case AnyValue():
-            return {TYPE_KEY: _ANY}
+            return {TYPE_KEY: ANY}
         case Tensor(dtype, shape):
             return {TYPE_KEY: f"tensor:{dtype}:{json.dumps(list(shape), separators=(',', ':'))}".encode()}
-        case _:
-            return None
+    return None
 
 
 def _tensor(type: Tensor) -> pa.DataType:

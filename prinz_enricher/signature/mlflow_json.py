@@ -36,7 +36,6 @@ from prinz_enricher.signature.value import MAX_DEPTH
 _MAX_CHARACTERS: Final = 8_000_000
 _MAX_FIELDS: Final = 100_000
 
-_MAX_TENSOR_DIMENSIONS: Final = MAX_DEPTH
 _MAX_TENSOR_SIZE: Final = 2**31 - 1
 
 _SCALARS: Final = {kind.value: Scalar(kind) for kind in ScalarKind}
@@ -47,12 +46,9 @@ _SCALAR_TENSORS: Final = {
 
 
 def read_signature(mlmodel: Mapping[str, object]) -> Signature:
-    """Read the signature of a model from the content of its MLmodel file.
+    """Read the signature of a model from the content of its MLmodel file, or raise SignatureError.
 
     Where it declares no outputs, there is one output `output_0` of any type.
-
-    Raises:
-        SignatureError: It can't be read.
     """
     written = mlmodel.get("signature")
     if written is None:
@@ -70,17 +66,14 @@ def read_signature(mlmodel: Mapping[str, object]) -> Signature:
 def with_outputs(signature: Signature, outputs: str) -> Signature:
     """Return a declared signature with the outputs that a model was observed to return, as MLflow's JSON of a schema.
 
-    Outputs without names keep those declared, where there are as many; arrays of one value a row are scalars.
-
-    Raises:
-        SignatureError: They can't be read.
+    Outputs without names keep those declared, where there are as many; arrays of one value a row are scalars. Raises
+    SignatureError where they can't be read.
     """
     entries = _entries({"outputs": outputs}, "outputs")
     fields = _fields(entries, "output") or _UNDECLARED_OUTPUTS
     if len(fields) == len(signature.outputs) and all(entry.get("name") is None for entry in entries):
-        fields = tuple(
-            replace(field, name=declared.name) for field, declared in zip(fields, signature.outputs, strict=True)
-        )
+        pairs = zip(fields, signature.outputs, strict=True)
+        fields = tuple(replace(field, name=declared.name) for field, declared in pairs)
     return Signature(signature.inputs, tuple(map(_as_scalar, fields)), signature.params, Origin.OBSERVED)
 
 
@@ -111,10 +104,10 @@ def _entries(written: Mapping[str, object], section: str) -> list[dict[str, obje
 
 def _fields(entries: list[dict[str, object]], section: str) -> tuple[Field, ...]:
     named = [entry.get("name") is not None for entry in entries]
-    if any(named) and not all(named):
+    if len(set(named)) > 1:
         raise SignatureError(f"Some {section}s of the signature have names and some have not.")
     tensors = [entry.get("type") == "tensor" for entry in entries]
-    if any(tensors) and not all(tensors):
+    if len(set(tensors)) > 1:
         raise SignatureError(f"Some {section}s of the signature are tensors and some are columns.")
     if len(entries) > 1 and all(tensors) and not any(named):
         raise SignatureError(f"The signature has more than one {section} that is a tensor without a name.")
@@ -149,19 +142,14 @@ def _description(entry: dict[str, object]) -> str:
 
 
 def _name(name: object) -> str:
-    if isinstance(name, str):
-        return _unicode(name)
-    if isinstance(name, int | float) and not isinstance(name, bool):
-        return str(name)
-    raise SignatureError("A name in the signature is neither text nor a number.")
-
-
-def _unicode(name: str) -> str:
+    if not isinstance(name, str | int | float) or isinstance(name, bool):
+        raise SignatureError("A name in the signature is neither text nor a number.")
+    text = str(name)
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError as exc:
         raise SignatureError("A name in the signature is not Unicode text.") from exc
-    return name
+    return text
 
 
 def _refuse_duplicates(names: list[str], what: str) -> None:
@@ -210,7 +198,7 @@ def _record(properties: Mapping[str, object], where: str, depth: int) -> Record:
         if not isinstance(entry, dict):
             raise SignatureError(f'The property "{inner}" is not a JSON object.')
         type = _type(entry, inner, depth)
-        fields.append(Field(_unicode(name), type, _required(entry, True), _description(entry)))
+        fields.append(Field(_name(name), type, _required(entry, True), _description(entry)))
     return Record(tuple(fields))
 
 
@@ -221,16 +209,12 @@ def _tensor(entry: Mapping[str, object], where: str) -> Tensor:
     dtype, shape = spec["dtype"], spec["shape"]
     if not isinstance(dtype, str) or dtype_arrow_type(dtype) is None:
         raise SignatureError(f'The tensor "{where}" is of an unsupported dtype: {str(dtype)[:100]!r}.')
-    is_short = isinstance(shape, list) and len(shape) <= _MAX_TENSOR_DIMENSIONS
-    if not is_short or not all(_is_dimension(one) for one in shape):
+    is_short = isinstance(shape, list) and len(shape) <= MAX_DEPTH
+    if not is_short or not all(type(one) is int and -1 <= one <= _MAX_TENSOR_SIZE for one in shape):
         raise SignatureError(f'The shape of the tensor "{where}" is not a list of sizes.')
     if math.prod(max(size, 1) for size in shape) > _MAX_TENSOR_SIZE:
         raise SignatureError(f'The tensor "{where}" has more than {_MAX_TENSOR_SIZE} elements.')
     return Tensor(dtype, tuple(shape))
-
-
-def _is_dimension(size: object) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and -1 <= size <= _MAX_TENSOR_SIZE
 
 
 def _named_param(entry: dict[str, object]) -> Param:
@@ -240,8 +224,7 @@ def _named_param(entry: dict[str, object]) -> Param:
     type = _type({**entry, "type": entry.get("type") or entry.get("dtype")}, name, 0)
     if not isinstance(type, Scalar | Record) or type == Scalar(ScalarKind.BINARY):
         raise SignatureError(f'The parameter "{name}" is neither a scalar nor an object.')
-    shape = entry.get("shape")
-    default = entry["default"]
+    shape, default = entry.get("shape"), entry["default"]
     if shape is None:
         return Param(name, type, _default(default, type, name))
     if shape != [-1] or not isinstance(type, Scalar):

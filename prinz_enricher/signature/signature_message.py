@@ -54,18 +54,13 @@ def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:
 def from_wire(message: pb.Signature) -> Signature:
     """Read a signature as `to_wire` writes it; its digest and Arrow schemas are computed anew.
 
-    Raises:
-        SignatureError: The message holds a type, an origin or a value that this version does not know.
+    Raises SignatureError for a type, an origin or a value that this version does not know.
     """
     origin = _ORIGIN_NUMBERS.get(message.origin)
     if origin is None:
         raise SignatureError("The origin of the signature is not known to this version.")
-    return Signature(
-        inputs=tuple(_from_field(field, 0) for field in message.inputs),
-        outputs=tuple(_from_field(field, 0) for field in message.outputs),
-        params=tuple(_from_param(param) for param in message.params),
-        origin=origin,
-    )
+    inputs, outputs = (tuple(_from_field(one, 0) for one in part) for part in (message.inputs, message.outputs))
+    return Signature(inputs, outputs, tuple(map(_from_param, message.params)), origin)
 
 
 def _to_field(field: Field) -> pb.Field:
@@ -89,9 +84,8 @@ def _to_type(type: Type) -> pb.Type:
 
 
 def _to_param(param: Param) -> pb.Param:
-    return pb.Param(
-        name=param.name, type=_to_type(param.type), default_value=to_value(param.default), shape=param.shape or ()
-    )
+    default = to_value(param.default)
+    return pb.Param(name=param.name, type=_to_type(param.type), default_value=default, shape=param.shape or ())
 
 
 def _from_field(field: pb.Field, depth: int) -> Field:

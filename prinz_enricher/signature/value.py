@@ -8,15 +8,14 @@ from typing import Final
 
 from prinz_enricher.contract import value_pb2
 
+# How deep values and types may be nested: far more than a model needs, far less than Python's stack holds.
 MAX_DEPTH: Final = 32
-"""How deep values and types may be nested: far more than a model needs, far less than Python's stack holds."""
-
+# The description of a violation.
 TOO_DEEP: Final = f"is nested deeper than {MAX_DEPTH} levels"
-"""The description of a violation."""
-
+# A `Value` without a kind: an error of its sender.
 UNSET: Final = object()
-"""A `Value` without a kind: an error of its sender."""
 
+_PLAIN_KINDS: Final = frozenset({"double_value", "int64_value", "string_value", "bool_value", "bytes_value"})
 _EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -50,23 +49,14 @@ class TooDeep(ValueError):
 def from_value(value: value_pb2.Value, depth: int = 0) -> object:
     """Return None, bool, int, float, str, bytes, `Micros`, or a list or dict of those; `UNSET` where no kind is set.
 
-    Raises:
-        TooDeep: It is nested deeper than `MAX_DEPTH`, with `depth` levels around it.
+    Raises TooDeep where it is nested deeper than `MAX_DEPTH`, with `depth` levels around it.
     """
     kind = value.WhichOneof("kind")
+    if kind in _PLAIN_KINDS:
+        return getattr(value, kind)
     match kind:
-        case "double_value":
-            return value.double_value
-        case "int64_value":
-            return value.int64_value
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
         case "null_value":
             return None
-        case "bytes_value":
-            return value.bytes_value
         case "timestamp_value":
             return Micros(value.timestamp_value)
         case None:
@@ -81,9 +71,7 @@ def from_value(value: value_pb2.Value, depth: int = 0) -> object:
 def to_value(value: object) -> value_pb2.Value:
     """Write None, bool, int, float, str, bytes, `Micros`, datetime, date, or a list, tuple or mapping of those.
 
-    Raises:
-        TooDeep: It is nested deeper than `MAX_DEPTH`.
-        ValueError: A whole number outside 64 bits, text that is not Unicode, or a type that the wire does not have.
+    Raises TooDeep, or ValueError for a whole number outside 64 bits, text that is not Unicode, or any other type.
     """
     message = value_pb2.Value()
     fill_value(message, value)

@@ -22,8 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
-
-from .fields import is_any, is_nested
+from prinz_enricher.ipc.fields import is_any, is_nested
 
 # The least and the greatest depth of lists that a value can have: both 0 for a scalar, 1 for a list of scalars.
 Levels = tuple[float, float]
@@ -48,13 +47,11 @@ class AnswerReader:
     """
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = (), json: bool = False) -> None:
-        """Prepare for a schema.
+        """Prepare for the schema of the declared outputs.
 
-        Args:
-            schema: Of the declared outputs.
-            named: Whether the model knows its outputs by the names of the schema; else by their position.
-            required: Outputs that no row may lack; the schema shows it only of those for which a null is no value.
-            json: Whether answers come as JSON, in which a table or a Series is a list of objects.
+        A model knows them by their names where it is `named`, else by their position. No row may lack a `required` one;
+        the schema shows it only of those for which a null is no value. In `json` a table or a Series is a list of
+        objects.
         """
         self._names = schema.names
         self._named = named
@@ -79,11 +76,8 @@ class AnswerReader:
     def columns(self, answer: Any, rows: int) -> Sequence[Any]:
         """Take an answer, in one of the forms above, to at least one row apart.
 
-        Returns:
-            For each output a list, tuple or ndarray of as many values as rows.
-
-        Raises:
-            OutputDiffers: It is something else than was declared, or can be read in two ways.
+        Returns for each output a list, tuple or ndarray of as many values as rows. Raises OutputDiffers where it is
+        something else than was declared, or can be read in two ways.
         """
         if self._names and _is_none(answer, self._only):
             raise ValueMissing("no answer came back")
@@ -274,8 +268,6 @@ class AnswerReader:
         elif by_place and len(names) == len(self._names):
             return [[row[name] for row in objects] for name in names]
         raise _missing(name for name in self._names if name not in names)
-
-    # What was seen.
 
     def _note(self, what: str, reading: str) -> None:
         """Remember how a form is meant; a model that shows both shows nothing."""

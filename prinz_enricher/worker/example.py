@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 
 from prinz_enricher.ipc.faults import InvalidRows
+from prinz_enricher.ipc.fields import JSON, is_any, is_nested
 
-from .fields import JSON, is_any, is_nested
-from .input_values import column_values
+from .model_inputs import column_values
 from .model_outputs import output_column
 from .trial import UnfitModel
 
@@ -88,21 +88,13 @@ def undeclared_form(loader: str, example: InputForm | None) -> InputForm:
     )
 
 
-# Rows in the form of the example.
-
-
-def shaped(form: InputForm, batch: pa.RecordBatch, fields: dict[str, pa.Field], like: Any = None) -> Any:
+def shaped(form: InputForm, batch: pa.RecordBatch, schema: pa.Schema, like: Any) -> Any:
     """Return rows in a form other than a DataFrame, as Python's own values; of a form for one row, the first.
 
-    Args:
-        form: Any but FRAME.
-        batch: The rows.
-        fields: The field of each declared column; a column without one holds JSON.
-        like: The example; for an array it has the dtype, and the shape of a row.
-
-    Raises:
-        InvalidRows: The columns do not fit the form.
+    A column that is not declared in the schema holds JSON. An array has the dtype of the example, and its shape of a
+    row. Raises InvalidRows where the columns do not fit the form.
     """
+    fields = {field.name: field for field in schema}
     columns = {
         name: [bare(value) for value in column_values(column, fields.get(name, JSON))]
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
@@ -150,9 +142,6 @@ def bare(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-# The example as rows.
-
-
 def example_batch(example: Any, declared: Any, inputs: pa.Schema) -> pa.RecordBatch | None:
     """Return an input example, as MLflow loads it, as a record batch; None where it has no such form.
 
@@ -176,10 +165,8 @@ def example_batch(example: Any, declared: Any, inputs: pa.Schema) -> pa.RecordBa
             values = [_plain(value) for value in frame[name].tolist()]
             if is_any(field):
                 values = [None if value is None else json.dumps(value) for value in values]
-            if is_nested(field.type):
-                arrays.append(output_column(values, field))
-            else:
-                arrays.append(pa.array(values, field.type, from_pandas=True))
+            nested = is_nested(field.type)
+            arrays.append(output_column(values, field) if nested else pa.array(values, field.type, from_pandas=True))
             fields.append(field)
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 

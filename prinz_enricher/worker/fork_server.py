@@ -51,8 +51,7 @@ class _Server:
     def __init__(self, control: socket.socket, modules: list[str], *, nice: int, idle: float) -> None:
         self._control = control
         self._waiting = deque(modules)
-        self._nice = nice
-        self._idle = idle
+        self._nice, self._idle = nice, idle
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
         self._poller.register(0, select.POLLIN)
@@ -198,7 +197,7 @@ def _become(request: dict[str, Any], fds: list[int], control: socket.socket, bet
 
 
 def _set_name(name: str) -> None:
-    """Set the name that `ps` shows: the command line stays that of the server."""
+    # The one that `ps` shows: the command line stays that of the server.
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 

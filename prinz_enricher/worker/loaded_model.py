@@ -48,12 +48,8 @@ class LoadedModel:
     ) -> None:
         """Load a model from a folder with its MLmodel file; raises whatever its loader raises.
 
-        Args:
-            folder: The folder.
-            inputs: The schema of the batches, in the signature's order.
-            outputs: The schema of the scores.
-            observed: Where the outputs are not the declared ones but those that were observed: whether they have
-                names, and which of them every row has.
+        The inputs are in the signature's order. Where the outputs are not the declared ones but those that were
+        observed, `observed` has whether they have names, and which of them every row has.
         """
         import mlflow.pyfunc
 
@@ -61,8 +57,7 @@ class LoadedModel:
         # MLflow warns on each call of what it says once at load; a log line for each call helps nobody.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         signature = self._pyfunc.metadata.signature
-        declared_in = signature.inputs if signature is not None else None
-        declared_out = signature.outputs if signature is not None else None
+        declared_in, declared_out = (signature.inputs, signature.outputs) if signature is not None else (None, None)
         if declared_in is not None and len(declared_in.inputs) != len(inputs):
             raise ValueError("the signature of the downloaded model is not the one that the registry shows")
         self._schema = inputs
@@ -93,10 +88,8 @@ class LoadedModel:
         self._outputs.answers.forget()
 
     def _says(self, what: str) -> bool:
-        """Return what only a private method of MLflow says; before version 2.20 there were no type hints to ask for."""
+        # A private method of MLflow: before version 2.20 there were no type hints to ask for.
         return bool(getattr(self._pyfunc.metadata, what, bool)())
-
-    # Scoring.
 
     def score(self, batch: pa.RecordBatch, params: dict[str, Any] | None) -> pa.RecordBatch:
         """Score one or more rows; raises WorkerFault, and whatever the model raises."""
@@ -138,21 +131,16 @@ class LoadedModel:
                 raise InvalidRows("MLflow's own schema enforcement refuses the rows") from exc
             raise
 
-    # Which rows may be in one call.
-
     def warm(self, params: dict[str, Any] | None = None, *, exact: bool = False) -> None:
         """Try the model with sample rows and the parameters' defaults: how it may be served, and whether.
 
         The first caller so does not pay for what the model does lazily. With `exact`, each row's answer must be the
-        same to the bit, alone and among others.
-
-        Raises:
-            UnfitModel: Its answers are not what it declares, or belong to other rows, or it fails on its own example.
+        same to the bit, alone and among others. Raises UnfitModel where answers are not what it declares, or belong to
+        other rows, or it fails on its own example.
         """
         self._exact = exact
         if self._form.single:
-            why = f"it takes {self._form.value}, as its input example"
-            self.sharing = Sharing(shared=False, single=True, why=why)
+            self.sharing = Sharing(shared=False, single=True, why=f"it takes {self._form.value}, as its input example")
         with self._outputs.trying():
             check_answers(lambda rows: (self.score if self._form.single else self._score)(rows, params), self._samples)
             if self._form.single:
@@ -196,8 +184,6 @@ class LoadedModel:
             return None
         return None if outputs is None else str(outputs.to_json())
 
-    # The form of the input, and the path.
-
     def _find_samples(self) -> list[Sample]:
         """Return rows to try the model with, its example first."""
         samples = []
@@ -239,8 +225,7 @@ class LoadedModel:
             self._build = lambda batch: self._in_form(self._form, batch)
 
     def _in_form(self, form: InputForm, batch: pa.RecordBatch) -> Any:
-        fields = {field.name: field for field in self._schema}
-        return shaped(form, batch, fields, self._example and self._example[1])
+        return shaped(form, batch, self._schema, self._example and self._example[1])
 
     def _prefers(self, form: InputForm) -> bool:
         """Return whether the model answers its example as declared in this form, and in another way as a DataFrame."""
@@ -264,8 +249,7 @@ class LoadedModel:
     def _prove(self) -> None:
         """Choose the shortest path that gives the same bits as the full one on sample rows."""
         shorter: list[tuple[str, _Predict, _Build]] = []
-        estimator = self._plain_estimator()
-        if estimator is not None:
+        if (estimator := self._plain_estimator()) is not None:
             shorter.append(("array", lambda data, _: estimator.predict(data), self._inputs.array))
         shorter.append(("short", self._short_path(), self._inputs.build))
         for name, predict, build in shorter:
@@ -334,24 +318,19 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(one) for one in value)
     if isinstance(value, dict):
         return all(_is_plain(one) for one in (*value, *value.values()))
-    kind = type(value)
-    if kind.__module__.startswith("sklearn."):
-        return not hasattr(value, "get_params") or _is_plain_estimator(value)
     if isinstance(value, np.ndarray):
         return value.dtype != object or all(_is_plain(one) for one in value.flat)
-    return value is None or (kind.__module__.partition(".")[0] in _DATA and not callable(value))
-
-
-def _is_plain_estimator(estimator: Any) -> bool:
-    if type(estimator).__name__ in _READ_NAMES:
+    kind = type(value)
+    if not kind.__module__.startswith("sklearn."):
+        return value is None or (kind.__module__.partition(".")[0] in _DATA and not callable(value))
+    if not hasattr(value, "get_params"):
+        return True
+    fitted = vars(value).values()
+    # Code that was hung on an estimator takes the place of its own.
+    if kind.__name__ in _READ_NAMES or any(map(inspect.isroutine, fitted)):
         return False
     # What it was fitted to can hold others than its parameters: a search keeps the best one of its grid.
-    fitted = vars(estimator)
-    held = [value for value in fitted.values() if _holds_estimators(value)]
-    # Code that was hung on it takes the place of its own.
-    return not any(map(inspect.isroutine, fitted.values())) and all(
-        map(_is_plain, (*estimator.get_params(deep=False).values(), *held))
-    )
+    return all(map(_is_plain, (*value.get_params(deep=False).values(), *filter(_holds_estimators, fitted))))
 
 
 def _holds_estimators(value: Any) -> bool:

@@ -8,7 +8,9 @@ each column where pandas has no block of its dtype: text in pandas 3, and intege
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from prinz_enricher.ipc.faults import InvalidRows
-
-from .fields import JSON, TensorType, is_any, is_nested, tensor_type
-from .input_values import column_values, datetimes, json_column, object_column, text_column
+from prinz_enricher.ipc.fields import JSON, TensorType, is_any, is_nested, is_optional, tensor_type
 
 try:
     # Since pandas 3, for blocks that are known to be complete: what pandas checks of columns costs more than all else.
@@ -27,6 +27,11 @@ except ImportError:
     create_dataframe_from_blocks = None
 
 Block = Any
+# The value of a property that an object lacks.
+_ABSENT = object()
+_AS_NDARRAY = (pa.float32(), pa.int32())
+# pandas 3 reads text into a dtype of its own, with NaN for nulls; pandas 2 into objects.
+_TEXT: Any = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 # Columns from which putting blocks together and in order costs older pandas less than a column at a time does.
 _WIDE = 32
 # Rows up to which it does: their values are copied once more.
@@ -47,26 +52,14 @@ class NullDtypes(NamedTuple):
     integer: str = "nullable"
 
 
-# MLflow's own first, and integers as doubles last: those are exact up to 2^53 alone.
-_NULL_DTYPES = [
-    NullDtypes(boolean, integer) for integer in ("nullable", "float64") for boolean in ("object", "nullable", "float64")
-]
-
-
 class InputBuilder:
-    """Builds a model's input from record batches of one input schema.
-
-    Attributes:
-        null_dtypes: Of columns with nulls; `choose_null_dtypes` sets them.
-    """
+    """Builds a model's input from record batches of one input schema."""
 
     def __init__(self, schema: pa.Schema, names: Sequence[str | int] | None, *, declared: bool = True) -> None:
-        """Prepare for a schema.
+        """Prepare for the schema of every column that a batch can have, in the signature's order.
 
-        Args:
-            schema: Of every column that a batch can have, in the signature's order.
-            names: The columns' names as the model knows them: text or integers; None where they have none.
-            declared: False where the model has no input signature: then each column holds JSON, under any name.
+        The names are those by which the model knows the columns: text or integers; None where they have none. Where a
+        model has no input signature (not `declared`), each column holds JSON, under any name.
         """
         self.null_dtypes = NullDtypes()
         self._declared = declared
@@ -129,9 +122,8 @@ class InputBuilder:
             name = self._names[field.name]
             if self._declared and is_any(field) and name in frame.columns and frame[name].dtype == object:
                 values = frame[name].tolist()
-                if pd.Series(values).dtype == float and any(
-                    isinstance(one, int) and float(one) != one for one in values
-                ):
+                whole = [one for one in values if isinstance(one, int)]
+                if pd.Series(values).dtype == float and any(float(one) != one for one in whole):
                     raise InvalidRows("a whole number beyond 2^53 is beside fractions or nulls, and would be rounded")
 
     def choose_null_dtypes(self, predict: Callable[[pa.RecordBatch], Any], samples: Sequence[pa.RecordBatch]) -> None:
@@ -142,10 +134,12 @@ class InputBuilder:
         optional = [field for field in self._fields.values() if field.nullable and field.metadata is None]
         booleans = [field.name for field in optional if pa.types.is_boolean(field.type)]
         integers = [field.name for field in optional if pa.types.is_integer(field.type)]
+        # MLflow's own first, and integers as doubles last: those are exact up to 2^53 alone.
+        own = NullDtypes()
         candidates = [
-            one
-            for one in _NULL_DTYPES
-            if (booleans or one.boolean == NullDtypes().boolean) and (integers or one.integer == NullDtypes().integer)
+            NullDtypes(boolean, integer)
+            for integer in (("nullable", "float64") if integers else (own.integer,))
+            for boolean in (("object", "nullable", "float64") if booleans else (own.boolean,))
         ]
         if len(candidates) == 1:
             return
@@ -167,7 +161,7 @@ class InputBuilder:
             for self.null_dtypes in candidates:
                 if accepts(rows) and accepts(rows.slice(0, 1)):
                     return
-            self.null_dtypes = NullDtypes()
+            self.null_dtypes = own
             return
 
     def _frame(self, batch: pa.RecordBatch) -> Any:
@@ -194,9 +188,6 @@ class InputBuilder:
                     block = _block([columns[place] for place in some], field, batch.num_rows, self.null_dtypes)
                     blocks.append((some, block))
         return _frame_of(blocks, batch.num_rows, self._index)
-
-
-# Blocks of a frame.
 
 
 def _block(columns: Sequence[pa.Array], field: pa.Field, rows: int, null_dtypes: NullDtypes) -> Block:
@@ -271,16 +262,13 @@ def _part(block: Block) -> Any:
     return pd.DataFrame(dict(enumerate(columns)), copy=False)
 
 
-# Tensors.
-
 _UNEVEN = "a row of a tensor has lists of several lengths, which no array can hold"
 
 
 def _tensor(column: pa.Array, kind: TensorType) -> Any:
     """Return a column as an array of its tensor's dtype and shape."""
     dtype = np.dtype(kind.dtype)
-    flat = column
-    fixed = True
+    flat, fixed = column, True
     while is_nested(flat.type):
         fixed = fixed and pa.types.is_fixed_size_list(flat.type)
         if flat.null_count:
@@ -309,9 +297,7 @@ def _any_size_tensor(column: pa.Array, dtype: Any) -> Any:
             rows.append(_text_array(row, dtype) if dtype.kind in "UOS" else np.array(row, dtype=dtype))
         except ValueError as exc:
             raise InvalidRows(_UNEVEN) from exc
-    if len({row.shape for row in rows}) == 1:
-        return np.stack(rows)
-    return object_column(rows)
+    return np.stack(rows) if len({row.shape for row in rows}) == 1 else object_column(rows)
 
 
 def _text_array(values: Any, dtype: Any) -> np.ndarray[Any, Any]:
@@ -326,3 +312,128 @@ def _text_array(values: Any, dtype: Any) -> np.ndarray[Any, Any]:
         # As text a null would be the word None.
         return held
     raise InvalidRows("a text of a tensor ends with a NUL, which numpy's arrays drop")
+
+
+# Columns as the Python values that MLflow's own schema enforcement would hand to a model: lists for arrays (of numbers
+# that Python has: float64 and int64; numpy arrays for float32 and int32, which would be refused as lists), dicts of
+# numpy scalars for objects, and dicts for maps.
+
+
+def column_values(column: pa.Array, field: pa.Field) -> list[Any]:
+    """Return the values of a column of any type but tensors, one for each row, None for nulls.
+
+    Raises InvalidRows for a value that the model's libraries can't hold.
+    """
+    kind = field.type
+    if is_any(field):
+        return [None if text is None else json.loads(text) for text in column.to_pylist()]
+    if pa.types.is_struct(kind):
+        return _records(column, kind)
+    if pa.types.is_map(kind):
+        return _maps(column, kind.item_field)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _lists(column, kind.value_field)
+    if pa.types.is_timestamp(kind):
+        return [None if value is pd.NaT else value for value in pd.Series(datetimes(column))]
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        return values
+    # As MLflow's enforcement leaves them in objects and maps.
+    scalar = np.dtype(kind.to_pandas_dtype()).type
+    return [None if value is None else scalar(value) for value in values]
+
+
+def datetimes(column: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """Return timestamps as numpy's datetime64[ns], the only one that MLflow accepts; NaT for nulls."""
+    try:
+        column = column.cast(pa.timestamp("ns"))
+    except pa.ArrowInvalid as exc:
+        raise InvalidRows("a datetime is before the year 1677 or after 2262, which pandas can't hold") from exc
+    return np.asarray(column)
+
+
+def _records(column: pa.Array, kind: pa.DataType) -> list[Any]:
+    names = [child.name for child in kind]
+    # `flatten` puts the nulls of the struct into its children, and respects slices.
+    children = [_property(child, kind.field(i)) for i, child in enumerate(column.flatten())]
+    rows: list[Any] = [
+        {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
+        for values in zip(*children, strict=True)
+    ]
+    return _with_nulls(column, rows if children else [{} for _ in range(len(column))])
+
+
+def _property(column: pa.Array, field: pa.Field) -> list[Any]:
+    if not is_optional(field):
+        return column_values(column, field)
+    values = column_values(column.flatten()[0], field.type.field(0))
+    return [value if there else _ABSENT for value, there in zip(values, column.is_valid().to_pylist(), strict=True)]
+
+
+def _maps(column: pa.Array, item_field: pa.Field) -> list[Any]:
+    # The children of a sliced map keep all their values, and its offsets are places in them.
+    names, values = column.keys.to_pylist(), column_values(column.items, item_field)
+    rows: list[Any] = [
+        dict(zip(names[start:end], values[start:end], strict=True))
+        for start, end in pairwise(column.offsets.to_pylist())
+    ]
+    return _with_nulls(column, rows)
+
+
+def _lists(column: pa.Array, item_field: pa.Field) -> list[Any]:
+    kind = item_field.type
+    rows: list[Any] = []
+    for row in column:
+        items = row.values  # noqa: PD011 - no pandas object
+        if items is None:
+            rows.append(None)
+        elif kind in _AS_NDARRAY and not items.null_count:
+            rows.append(items.to_numpy().copy())
+        elif pa.types.is_timestamp(kind):
+            rows.append(datetimes(items).copy())
+        elif pa.types.is_floating(kind):
+            rows.append(items.to_numpy(zero_copy_only=False).tolist())
+        elif is_nested(kind) or is_any(item_field):
+            rows.append(column_values(items, item_field))
+        else:
+            rows.append(items.to_pylist())
+    return rows
+
+
+def _with_nulls(column: pa.Array, rows: list[Any]) -> list[Any]:
+    if column.null_count:
+        return [row if valid else None for row, valid in zip(rows, column.is_valid().to_pylist(), strict=True)]
+    return rows
+
+
+def json_column(values: list[Any]) -> Any:
+    """Return parsed JSON values as an array of the plainest dtype that holds each of them unchanged.
+
+    A model without a signature expects what pandas makes of plain values; what pandas would change stays an object.
+    """
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return np.array(values, dtype=bool)
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return np.array(values, dtype=np.int64)
+    if kinds <= {int, float, type(None)} and float in kinds:
+        if all(not isinstance(value, int) or abs(value) <= 2**53 for value in values):
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    elif kinds <= {str, type(None)} and str in kinds:
+        return text_column(values)
+    return object_column(values)
+
+
+def text_column(values: Sequence[Any]) -> Any:
+    """Return text as the array in which pandas itself would hold it."""
+    series = pd.Series(values, dtype=_TEXT)
+    # pandas lends out what a Series has, for reading alone.
+    return series.to_numpy(copy=True) if isinstance(series.dtype, np.dtype) else series.array
+
+
+def object_column(values: list[Any]) -> Any:
+    """Return values of any kind as an array of Python objects."""
+    held = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        held[i] = value
+    return held

@@ -22,35 +22,30 @@ import pyarrow as pa
 import pyarrow.interchange
 
 from prinz_enricher.ipc.faults import OutputDiffers, ValueMissing
+from prinz_enricher.ipc.fields import VALUE, is_any, is_nested, is_optional, tensor_type
 
 from .answers import AnswerReader, Table
-from .fields import VALUE, is_any, is_nested, is_optional, tensor_type
 
 _BUILTIN = frozenset({str, bytes, bytearray, int, float, bool, complex, type(None), dict, list, tuple})
 
 # Up to where a float type holds every integer.
 _EXACT = {pa.float64(): 2**53, pa.float32(): 2**24, pa.float16(): 2**11}
-# Of the whole numbers of 64 bits.
-_MOST_DIGITS = 20
+_MOST_DIGITS = 20  # of the whole numbers of 64 bits
 
 # Turns one Python value into one that Arrow takes for a type without changing it.
 Convert = Callable[[Any], Any]
 
 
 class OutputReader:
-    """Reads what a model returns as record batches of one output schema.
-
-    Attributes:
-        trusts_places: Whether rows are taken in their order where an index has some of them twice, as that of frames
-            of one row each that were put together; else such a result is refused.
-        has_doubles: Whether such an index was seen.
-    """
+    """Reads what a model returns as record batches of one output schema."""
 
     def __init__(self, schema: pa.Schema, *, named: bool, required: Collection[str] = ()) -> None:
         """Prepare for a schema, as `AnswerReader` does."""
         self._schema = schema
         self._one_double = schema.types == [pa.float64()]
         self.answers = AnswerReader(schema, named=named, required=required)
+        # Whether rows are taken in their order where an index has some of them twice, as that of frames of one row each
+        # that were put together, or else such a result is refused; and whether such an index was seen.
         self.trusts_places = self.has_doubles = False
         self._has_own_index = False
 
@@ -150,9 +145,6 @@ class OutputReader:
         return order
 
 
-# What libraries return.
-
-
 def series_values(series: Any) -> Any:
     """Return a Series as a bare array; one of pandas' own types with nulls as objects."""
     if isinstance(series.dtype, np.dtype):
@@ -209,9 +201,6 @@ _LIBRARIES: list[tuple[str, Any]] = [
 """What tells a kind of object, and how it becomes a table, an array, or a dict by name."""
 
 
-# One output as an Arrow array.
-
-
 def output_column(values: Any, field: pa.Field) -> pa.Array:
     """Convert an ndarray, list or tuple with one entry for each row to the type of a declared output.
 
@@ -230,19 +219,15 @@ def output_column(values: Any, field: pa.Field) -> pa.Array:
     if any_value:
         return pa.array([_json(value, field.name) for value in values], kind)
     convert = _converter(field)
-    if is_nested(kind):
-        return pa.array([convert(value) for value in values], kind)
-    return pa.array([convert(_row_of_one(value)) for value in values], kind)
+    if not is_nested(kind):
+        # A row may be a list of its outputs, of which this is the only one.
+        values = [value[0] if _is_list(value) and len(value) == 1 else value for value in values]
+    return pa.array([convert(value) for value in values], kind)
 
 
-def _row_of_one(value: Any) -> Any:
-    """Return the only output of a row that is a list of its outputs."""
-    if isinstance(value, list | tuple | np.ndarray) and not _is_scalar(value) and len(value) == 1:
-        return value[0]
-    return value
-
-
-# Whole arrays of numpy, the fast way.
+def _is_list(value: Any) -> bool:
+    # Not an array without dimensions.
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _of_numpy(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array:
@@ -311,8 +296,7 @@ def _times(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array:
 
 def _fixed_size_lists(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array | None:
     """Return an n-dimensional array as nested lists of fixed size; None where the declared sizes are not fixed."""
-    levels = []
-    inner = field.type
+    levels, inner = [], field.type
     while pa.types.is_fixed_size_list(inner):
         levels.append(inner)
         inner = inner.value_type
@@ -325,9 +309,6 @@ def _fixed_size_lists(values: np.ndarray[Any, Any], field: pa.Field) -> pa.Array
     for level in reversed(levels):
         array = pa.FixedSizeListArray.from_arrays(array, type=level)
     return array
-
-
-# One value at a time, for objects.
 
 
 def _converter(field: pa.Field) -> Convert:
@@ -371,14 +352,14 @@ def _present(field: pa.Field) -> Convert:
         size = kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
         def items(value: Any) -> list[Any]:
-            if not isinstance(value, list | tuple | np.ndarray | pd.Series) or _is_scalar(value):
+            if not (_is_list(value) or isinstance(value, pd.Series)):
                 raise _not_a(type(value).__name__, field)
             if size is not None and len(value) != size:
                 raise OutputDiffers(f'"{field.name}" has a list of another length than the declared {size}')
             return [element(one) for one in value]
 
         return items
-    return lambda value: _scalar(value[()] if _is_scalar(value) else value, field)
+    return lambda value: _scalar(value[()] if isinstance(value, np.ndarray) and not value.ndim else value, field)
 
 
 def _record(field: pa.Field) -> Convert:
@@ -411,11 +392,6 @@ def _as_dict(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value
-
-
-def _is_scalar(value: Any) -> bool:
-    """Return whether a value is an array without dimensions; numpy itself raises on ragged lists."""
-    return isinstance(value, np.ndarray) and value.ndim == 0
 
 
 def _scalar(value: Any, field: pa.Field) -> Any:

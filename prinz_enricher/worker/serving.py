@@ -66,8 +66,7 @@ def serve(frames: FrameSocket) -> int:
             frames.send(answer.kind, answer.meta, id=frame.id, body=answer.body, schema_size=answer.schema_size)
         except FrameTooLarge:
             # The writer counts its schema as sent.
-            writer = BatchWriter()
-            why = "it has more bytes than a worker can hand on"
+            writer, why = BatchWriter(), "it has more bytes than a worker can hand on"
             meta = {"kind": OutputDiffers.kind, "exception": FrameTooLarge.__name__, "why": why}
             frames.send(FrameKind.RAISED, meta, id=frame.id)
         # Large, and of no use while the next one is waited for.
@@ -89,7 +88,7 @@ def _import() -> BaseException | None:
 
 
 def _end_if_forked(process: int) -> None:
-    """End a process that the model forked and that returned from it."""
+    # A process that the model forked, and that returned from it.
     if os.getpid() != process:
         os._exit(0)
 
@@ -115,8 +114,7 @@ def _load(
         inputs, outputs = _schemas(frame)
         model = LoadedModel(str(frame.meta["path"]), inputs, outputs, observed)
         times.append(time.monotonic())
-        params = _params(frame)
-        stage = "try"
+        params, stage = _params(frame), "try"
         frames.send(FrameKind.STEP, {"step": _STEPS[stage]})
         model.warm(params, exact=frame.meta.get("exact") is True)
         times.append(time.monotonic())

@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from prinz_enricher.ipc.faults import InvalidRows, OutputDiffers, ValueMissing
-
-from .fields import is_any, is_nested
+from prinz_enricher.ipc.fields import is_any, is_nested
 
 _MADE_ROWS = 2
 _MOST_ROWS = 8
@@ -64,9 +63,6 @@ class OutputsDiffer(UnfitModel):
 
 class RowsExchanged(Exception):
     """The model gives rows the answers of other rows."""
-
-
-# Sample rows.
 
 
 def made_batch(inputs: pa.Schema) -> pa.RecordBatch | None:
@@ -121,9 +117,7 @@ def _trials(samples: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
 
 def with_variations(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Return rows, followed by each with other numbers; the rows themselves where there are no numbers."""
-    return _followed(
-        rows, lambda values: values * 1.5 + 1.0, lambda values: np.where(values > 0, values - 1, values + 1)
-    )
+    return _followed(rows, lambda some: some * 1.5 + 1.0, lambda some: np.where(some > 0, some - 1, some + 1))
 
 
 def _followed(rows: pa.RecordBatch, floats: Callable[[Any], Any], wholes: Callable[[Any], Any]) -> pa.RecordBatch:
@@ -150,9 +144,6 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def kept(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return answers in memory of their own: a model may use its own again for the next."""
     return batch.take(pa.array(range(batch.num_rows)))
-
-
-# Whether the answers are what is declared.
 
 
 def check_answers(score: Score, samples: Iterable[Sample]) -> None:
@@ -196,22 +187,12 @@ def sentence(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {first}" if first else type(exc).__name__
 
 
-# Which rows may be in one call.
-
-
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Which rows may be in one call of a model.
+    """Which rows may be in one call of a model, and why; not `shown` where no rows could be tried."""
 
-    Attributes:
-        shared: Whether those of several callers may.
-        single: Whether each row must be in a call of its own: what a row gets among others depends on its place.
-        why: Why that is so.
-        shown: Whether it was observed; False where no rows could be tried.
-    """
-
-    shared: bool
-    single: bool
+    shared: bool  # whether those of several callers may
+    single: bool  # whether each row must be alone: what it gets among others depends on its place
     why: str
     shown: bool = True
 
@@ -274,12 +255,14 @@ def _try(score: Score, rows: pa.RecordBatch, *, exact: bool) -> Sharing:
         return Sharing(shared=False, single=True, why=why)
     if _all_same(together, alone, exact=exact) and _all_same(backwards, alone, exact=exact):
         if not _all_same(crowd, [alone[place] for place in many], exact=exact):
-            why = "the model gives a row another answer among many or equal ones than alone"
-            return Sharing(shared=False, single=True, why=why)
+            return Sharing(
+                shared=False,
+                single=True,
+                why="the model gives a row another answer among many or equal ones than alone",
+            )
         if _distinct(alone) == 1 and with_variations(rows) is rows:
             # Any order would look like this.
-            why = "all sample rows get the same answer"
-            return Sharing(shared=False, single=False, why=why, shown=False)
+            return Sharing(shared=False, single=False, why="all sample rows get the same answer", shown=False)
         return Sharing(shared=True, single=False, why=f"shown on {count} sample rows")
     if not _all_same(_alone(score, rows), alone, exact=exact):
         # Whether its rows come back in their order does not show either.

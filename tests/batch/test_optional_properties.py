@@ -44,7 +44,7 @@ from prinz_enricher.signature import (
     to_wire,
 )
 from prinz_enricher.signature.value import fill_value
-from prinz_enricher.worker.input_values import column_values
+from prinz_enricher.worker.model_inputs import column_values
 from tests.batch.batch_reference import accept, canonical
 from tests.batch.batch_strategies import columns, fitting
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from prinz_enricher.batch.python_values import python_values
+from prinz_enricher.ipc.fields import tensor_type
 from prinz_enricher.signature import Micros
-from prinz_enricher.worker.fields import tensor_type
 
 
 def request_of(batch: pa.RecordBatch) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 CONFINE = """
 import errno, json, os, sys
 sys.path.insert(0, sys.argv[1])
-from prinz_enricher.worker import kernel, sandbox
+from prinz_enricher.worker import sandbox
 
 
 def lacking(error):
@@ -111,7 +111,7 @@ try:
 except OSError as exc:
     found = exc.errno
 """
-    in_force, missing, found = confined({"writable": []}, "kernel.landlock_version = lambda: 2", write)
+    in_force, missing, found = confined({"writable": []}, "sandbox.landlock_version = lambda: 2", write)
     assert missing.keys() == {"signals", "sockets"}
     assert {"files", "processes"} <= set(in_force)
     assert found == errno.EACCES

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from prinz_enricher.worker.kernel import DENIED, IGNORED, NotSupported, filter_program, number_of
+from prinz_enricher.worker.sandbox import DENIED, IGNORED, NotSupported, filter_program, number_of
 
 PID = 4321
 ALLOWED = 0

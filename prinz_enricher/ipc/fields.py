@@ -1,4 +1,4 @@
-"""What the metadata of an Arrow field says beyond its Arrow type."""
+"""What the metadata of an Arrow field says beyond its Arrow type, to a front and its workers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+# The key of a type of which Arrow's own says less.
 TYPE_KEY = b"prinz.type"
 ANY = b"any"
 OPTIONAL = b"optional"
+# The name of the only child of an optional property.
 VALUE = "value"
 
 JSON = pa.field("", pa.utf8(), metadata={TYPE_KEY: ANY})
@@ -29,8 +31,10 @@ def is_any(field: pa.Field) -> bool:
 
 
 def is_optional(field: pa.Field) -> bool:
-    """Return whether a field is an optional property: a struct of its value, null where the object lacks it."""
-    return field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
+    """Return whether a field is an optional property: a struct of its value, null where the record lacks it."""
+    # Callers may write anything into the metadata of their fields.
+    marked = field.metadata is not None and field.metadata.get(TYPE_KEY) == OPTIONAL
+    return bool(marked and pa.types.is_struct(field.type) and field.type.num_fields == 1)
 
 
 def is_nested(kind: pa.DataType) -> bool:
