@@ -33,8 +33,6 @@ An error owns its gRPC code, its reason and its details; `service/status.py` alo
 says in one sentence what happened and what the caller can do, and never holds the caller's data or a traceback.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -42,11 +40,9 @@ from typing import ClassVar
 
 DOMAIN = "prinz.enricher"
 
-MAX_VIOLATIONS = 100
-"""How many violations an error lists; the rest is counted."""
-
+MAX_VIOLATIONS = 100  # How many violations an error lists; the rest is counted.
+# Loaders of models that are asked for a span of time, and return a row for each of its steps.
 FORECASTERS = ("mlflow.pmdarima", "mlflow.diviner")
-"""Loaders of models that are asked for a span of time, and return a row for each of its steps."""
 
 
 class Code(IntEnum):
@@ -65,31 +61,28 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One fault of a request.
-
-    Attributes:
-        field: Where, such as `columns["alcohol"][17]`.
-        description: What is wrong and what is expected, without the caller's value.
-    """
+    """One fault of a request: where, such as `columns["alcohol"][17]`, and what is wrong, without a caller's value."""
 
     field: str
     description: str
 
 
 class EnricherError(Exception):
-    """An error that a caller can see.
+    """An error that a caller can see: a sentence, and every variable part of it as metadata.
 
-    Attributes:
-        message: One sentence for a person.
-        metadata: Every variable part of the message.
-        violations: Faults of the request; at most `MAX_VIOLATIONS`.
-        omitted: How many more faults there are.
-        resource: Kind and name of what the error is about, such as `("model", "wine")`; or None.
-        retry_after: Seconds after which a retry makes sense; None where it makes none.
+    It has at most `MAX_VIOLATIONS` faults of the request, and `omitted` more. `resource` is the kind and name of what
+    it is about, such as `("model", "wine")`. A retry makes sense after `retry_after` seconds, if at all.
     """
 
     code: ClassVar[Code] = Code.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
+
+    def __init_subclass__(cls, *, code: Code | None = None, reason: str = "") -> None:
+        # What is not given stays with whichever base has it.
+        if code is not None:
+            cls.code = code
+        if reason:
+            cls.reason = reason
 
     def __init__(
         self,
@@ -119,52 +112,40 @@ class _OfVersion(EnricherError):
         EnricherError.__init__(self, message, every, resource=("model version", f"{name}/{version}"))
 
 
-class NotFoundError(EnricherError):
+class NotFoundError(EnricherError, code=Code.NOT_FOUND):
     """Something that the request names does not exist."""
 
-    code = Code.NOT_FOUND
 
-
-class ModelNotFound(NotFoundError):
+class ModelNotFound(NotFoundError, reason="MODEL_NOT_FOUND"):
     """The registry has no such model, or it is not served."""
-
-    reason = "MODEL_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
         text = f'There is no model "{name}"; ListModels tells which there are.'
         super().__init__(text, {"model": name}, resource=("model", name))
 
 
-class VersionNotFound(_OfVersion, NotFoundError):
+class VersionNotFound(_OfVersion, NotFoundError, reason="VERSION_NOT_FOUND"):
     """The model has no such version, or none that can be scored."""
-
-    reason = "VERSION_NOT_FOUND"
 
     def __init__(self, name: str, version: str) -> None:
         which = f'version "{version}"' if version else "version that is ready and not archived"
         super().__init__(f'Model "{name}" has no {which}; ListModels tells which there are.', name, version)
 
 
-class AliasNotFound(NotFoundError):
+class AliasNotFound(NotFoundError, reason="ALIAS_NOT_FOUND"):
     """The model has no such alias."""
-
-    reason = "ALIAS_NOT_FOUND"
 
     def __init__(self, name: str, alias: str) -> None:
         text = f'Model "{name}" has no alias "{alias}"; ListModels tells which there are.'
         super().__init__(text, {"model": name, "alias": alias}, resource=("model alias", f"{name}@{alias}"))
 
 
-class InvalidArgumentError(EnricherError):
+class InvalidArgumentError(EnricherError, code=Code.INVALID_ARGUMENT):
     """The request is wrong, whatever the state of the service; a retry makes no sense."""
 
-    code = Code.INVALID_ARGUMENT
 
-
-class InvalidInput(InvalidArgumentError):
+class InvalidInput(InvalidArgumentError, reason="INVALID_INPUT"):
     """Rows, parameters or wanted outputs do not fit the signature; all faults are listed."""
-
-    reason = "INVALID_INPUT"
 
     def __init__(self, violations: Sequence[Violation], *, omitted: int = 0) -> None:
         total = len(violations) + omitted
@@ -181,34 +162,26 @@ class _OneField(InvalidArgumentError):
         super().__init__(f"{field}: {description}.", {"field": field}, violations=[Violation(field, description)])
 
 
-class InvalidPageToken(_OneField):
+class InvalidPageToken(_OneField, reason="INVALID_PAGE_TOKEN"):
     """The page token was not returned by this service for this request."""
-
-    reason = "INVALID_PAGE_TOKEN"
 
     def __init__(self, description: str = "is invalid; restart the listing without it") -> None:
         super().__init__("page_token", description)
 
 
-class InvalidFilter(_OneField):
+class InvalidFilter(_OneField, reason="INVALID_FILTER"):
     """The filter can't be read."""
-
-    reason = "INVALID_FILTER"
 
     def __init__(self, description: str) -> None:
         super().__init__("filter", description)
 
 
-class InvalidRequest(_OneField):
+class InvalidRequest(_OneField, reason="INVALID_REQUEST"):
     """A field of the request is missing or out of its range."""
 
-    reason = "INVALID_REQUEST"
 
-
-class BatchTooLarge(InvalidArgumentError):
+class BatchTooLarge(InvalidArgumentError, reason="BATCH_TOO_LARGE"):
     """The request has more rows than the service accepts at once."""
-
-    reason = "BATCH_TOO_LARGE"
 
     def __init__(self, rows: int, limit: int) -> None:
         text = f"The batch has {rows} rows, more than the limit of {limit}; send it in parts."
@@ -216,35 +189,27 @@ class BatchTooLarge(InvalidArgumentError):
         super().__init__(text, {"rows": str(rows), "limit": str(limit)}, violations=[violation])
 
 
-class FailedPreconditionError(_OfVersion):
+class FailedPreconditionError(_OfVersion, code=Code.FAILED_PRECONDITION):
     """The version is not in a state to answer; someone has to change something first."""
 
-    code = Code.FAILED_PRECONDITION
 
-
-class SignatureChanged(FailedPreconditionError):
+class SignatureChanged(FailedPreconditionError, reason="SIGNATURE_CHANGED"):
     """The caller built its rows for another signature."""
-
-    reason = "SIGNATURE_CHANGED"
 
     def __init__(self, name: str, version: str, digest: str) -> None:
         text = f'Version {version} of model "{name}" has another signature than the request was made for; '
         super().__init__(text + "get the signature again.", name, version, {"digest": digest})
 
 
-class ModelLoadFailed(FailedPreconditionError):
+class ModelLoadFailed(FailedPreconditionError, reason="MODEL_LOAD_FAILED"):
     """The version can't be read or loaded."""
-
-    reason = "MODEL_LOAD_FAILED"
 
     def __init__(self, name: str, version: str, why: str) -> None:
         super().__init__(f'Version {version} of model "{name}" can\'t be loaded: {why}', name, version, {"why": why})
 
 
-class LoaderNotAllowed(FailedPreconditionError):
+class LoaderNotAllowed(FailedPreconditionError, reason="LOADER_NOT_ALLOWED"):
     """The version would be loaded by code that the operator has not allowed."""
-
-    reason = "LOADER_NOT_ALLOWED"
 
     def __init__(self, name: str, version: str, loader: str) -> None:
         why = "; the operator can, by workers.allowed_loaders"
@@ -254,28 +219,20 @@ class LoaderNotAllowed(FailedPreconditionError):
         super().__init__(f"{text}{why}.", name, version, {"loader": loader})
 
 
-class ResyncRequired(EnricherError):
+class ResyncRequired(EnricherError, code=Code.OUT_OF_RANGE, reason="RESYNC_REQUIRED"):
     """A watch can't go on from its resume token; what changed since is not known any more."""
 
-    code = Code.OUT_OF_RANGE
-    reason = "RESYNC_REQUIRED"
-
     def __init__(self) -> None:
-        super().__init__(
-            "The watch can't be resumed from this token: it is too old, or of another service; watch again without one."
-        )
+        text = "The watch can't be resumed from this token: it is too old, or of another service; "
+        super().__init__(text + "watch again without one.")
 
 
-class UnavailableError(EnricherError):
+class UnavailableError(EnricherError, code=Code.UNAVAILABLE):
     """The service can't answer now; a retry makes sense."""
 
-    code = Code.UNAVAILABLE
 
-
-class ModelLoading(UnavailableError):
+class ModelLoading(UnavailableError, reason="MODEL_LOADING"):
     """The version was still being loaded, or loaded again, when the call had to be answered."""
-
-    reason = "MODEL_LOADING"
 
     def __init__(self, name: str, version: str, retry_after: float, why: str = "", step: str = "") -> None:
         state = f"is to be loaded again: {why}" if why else "is still being loaded" + (f" ({step})" if step else "")
@@ -284,71 +241,53 @@ class ModelLoading(UnavailableError):
         super().__init__(text, {"model": name, "version": version, **known}, retry_after=retry_after)
 
 
-class RegistryUnavailable(UnavailableError):
+class RegistryUnavailable(UnavailableError, reason="REGISTRY_UNAVAILABLE"):
     """The registry can't be read now, and what is asked for is not known from before."""
-
-    reason = "REGISTRY_UNAVAILABLE"
 
     def __init__(self, registry: str, why: str, retry_after: float = 5.0) -> None:
         text = f"The model registry at {registry} is not available: {why}"
         super().__init__(text, {"registry": registry, "why": why}, retry_after=retry_after)
 
 
-class UpstreamUnavailable(UnavailableError):
+class UpstreamUnavailable(UnavailableError, reason="UPSTREAM_UNAVAILABLE"):
     """A model server elsewhere did not answer, or not as agreed."""
-
-    reason = "UPSTREAM_UNAVAILABLE"
 
     def __init__(self, upstream: str, why: str, retry_after: float = 1.0) -> None:
         text = f"The model server {upstream} did not answer as it should: {why}"
         super().__init__(text, {"upstream": upstream, "why": why}, retry_after=retry_after)
 
 
-class ShuttingDown(UnavailableError):
+class ShuttingDown(UnavailableError, reason="SHUTTING_DOWN"):
     """The service accepts no new calls."""
-
-    reason = "SHUTTING_DOWN"
 
     def __init__(self) -> None:
         super().__init__("The service is shutting down; try another instance.", retry_after=1.0)
 
 
-class Overloaded(EnricherError):
+class Overloaded(EnricherError, code=Code.RESOURCE_EXHAUSTED, reason="OVERLOADED"):
     """The service has more to do than it can; it refuses at once rather than answer late."""
-
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "OVERLOADED"
 
     def __init__(self, why: str, retry_after: float = 1.0) -> None:
         super().__init__(f"The service is overloaded: {why}; try again.", {"why": why}, retry_after=retry_after)
 
 
-class MessageTooLarge(EnricherError):
+class MessageTooLarge(EnricherError, code=Code.RESOURCE_EXHAUSTED, reason="MESSAGE_TOO_LARGE"):
     """A request or an answer has more bytes than a message may have; a retry makes no sense."""
-
-    code = Code.RESOURCE_EXHAUSTED
-    reason = "MESSAGE_TOO_LARGE"
 
     def __init__(self, which: str, size: int, limit: int) -> None:
         text = f"The {which} has {size} bytes, more than the limit of {limit}; ask for less at once."
         super().__init__(text, {"message": which, "bytes": str(size), "limit": str(limit)})
 
 
-class DeadlineExceeded(EnricherError):
+class DeadlineExceeded(EnricherError, code=Code.DEADLINE_EXCEEDED, reason="DEADLINE_EXCEEDED"):
     """The call's deadline passed before its answer was there."""
-
-    code = Code.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
 
     def __init__(self, where: str) -> None:
         super().__init__(f"The call's deadline passed (in: {where}).", {"where": where})
 
 
-class NotImplementedYet(EnricherError):
+class NotImplementedYet(EnricherError, code=Code.UNIMPLEMENTED, reason="UNIMPLEMENTED"):
     """The method is part of the contract, but this version of the service does not have it."""
-
-    code = Code.UNIMPLEMENTED
-    reason = "UNIMPLEMENTED"
 
     def __init__(self, method: str) -> None:
         super().__init__(f"{method} is not served by this version of the service.", {"method": method})
@@ -362,10 +301,8 @@ class InternalError(EnricherError):
         super().__init__(text, {"correlation_id": correlation_id})
 
 
-class ModelError(_OfVersion, InternalError):
+class ModelError(_OfVersion, InternalError, reason="MODEL_ERROR"):
     """The model raised an exception, or died."""
-
-    reason = "MODEL_ERROR"
 
     def __init__(self, name: str, version: str, exception: str, correlation_id: str) -> None:
         text = f'Version {version} of model "{name}" failed on this input ({exception}); '
@@ -373,10 +310,8 @@ class ModelError(_OfVersion, InternalError):
         super().__init__(text, name, version, {"exception": exception, "correlation_id": correlation_id})
 
 
-class OutputMismatch(_OfVersion, InternalError):
+class OutputMismatch(_OfVersion, InternalError, reason="OUTPUT_MISMATCH"):
     """The model's answer is not what its signature declares."""
-
-    reason = "OUTPUT_MISMATCH"
 
     def __init__(self, name: str, version: str, why: str) -> None:
         text = f'The answer of version {version} of model "{name}" is not what its signature declares: {why}'

@@ -1,7 +1,5 @@
 """The live catalog of one registry: a thread reads the registry again and again, and keeps the last good snapshot."""
 
-from __future__ import annotations
-
 import math
 import random
 import threading
@@ -19,18 +17,16 @@ from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.catalog.snapshot import Assembler, CatalogVersion, Files, Snapshot
 from prinz_enricher.catalog.store import SnapshotStore
 from prinz_enricher.errors import RegistryUnavailable
-from prinz_enricher.registry.errors import RegistryError, RegistryUnreachable
 from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.registry_errors import RegistryError, RegistryUnreachable
 
 MAX_BACKOFF_SECONDS = 60.0
+# How long MLmodel files may hold up what is known. A larger registry's are read in such steps: all models are listed
+# after the first one, and the signature that a call waits for is read in the next one.
 READING_SECONDS = 2.0
-"""How long MLmodel files may hold up what is known. A larger registry's are read in such steps: all models are listed
-after the first one, and the signature that a call waits for is read in the next one."""
-MIN_INTERVAL_SECONDS = 1.0
-"""Between two refreshes at least, however often someone requests one."""
+MIN_INTERVAL_SECONDS = 1.0  # Between two refreshes at least, however often someone requests one.
 _FIRST_RETRY_SECONDS = 0.5
 _JITTER = 0.1
-
 _log = structlog.get_logger(__name__)
 
 
@@ -55,18 +51,10 @@ class CatalogState:
 
 
 class Catalog(Publisher):
-    """What one registry offers, answered from memory.
+    """What one registry offers, answered from memory; the caller closes its client, after `stop`.
 
-    Args:
-        client: Of the registry; the caller closes it, after `stop`.
-        refresh_interval: Seconds between two refreshes.
-        threads: How many MLmodel files are read at once.
-        signature_ttl: Seconds within which each signature is checked again.
-        selection: Which models are served.
-        store: Where the last good snapshot outlives the process.
-
-    Attributes:
-        refreshed: Whether there was a refresh since the start, with or without success.
+    It is refreshed every `refresh_interval` seconds, MLmodel files several at a time, and each signature is checked
+    within `signature_ttl` seconds. `refreshed` is whether there was a refresh, with or without success.
     """
 
     def __init__(
@@ -91,11 +79,9 @@ class Catalog(Publisher):
         self._files = ModelFiles(client, threads, time_to_live=signature_ttl)
         self._assembler = Assembler()
         self._reading: Reading | None = None
-        self._last_good = 0.0
         self._last_fault = "it was not read yet"
-        self._last_seconds = 0.0
-        self._failures = 0
-        self._refreshes = 0
+        self._last_good = self._last_seconds = 0.0
+        self._failures = self._refreshes = 0
         self._refreshing = threading.Lock()
         self._stopping = threading.Event()
         self._requested = threading.Event()
@@ -119,20 +105,14 @@ class Catalog(Publisher):
             thread.join(timeout)
 
     def __enter__(self) -> Self:
-        """Start."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
         self.stop()
 
     def age(self) -> float:
-        """Return how many seconds ago the registry was last read, by this process or by one before it.
-
-        Raises:
-            RegistryUnavailable: It has never been.
-        """
+        """Return the seconds since the registry was read, by whichever process; raises RegistryUnavailable if never."""
         self.snapshot()
         return time.monotonic() - self._last_good
 
@@ -160,10 +140,7 @@ class Catalog(Publisher):
         return bool(self._last_fault)
 
     def on_stale_change(self, callback: Callable[[], None]) -> None:
-        """Have a function called after the first refresh, and whenever `stale` changes.
-
-        The thread that refreshes calls it, so it must be quick, and must not raise.
-        """
+        """Call a function, which must be quick and not raise, after the first refresh and when `stale` changes."""
         self._on_stale_change += (callback,)
 
     def request_refresh(self) -> None:
@@ -178,19 +155,12 @@ class Catalog(Publisher):
             self._wake.set()
 
     def observe(self, name: str, version: str, outputs: str) -> None:
-        """Have a version served with the outputs that it was observed to return; never blocks.
-
-        They are in MLflow's JSON of a schema; where that can't be read it raises SignatureError.
-        """
+        """Serve a version with observed outputs, in MLflow's JSON of a schema; raises SignatureError if invalid."""
         self._files.observe(name, version, outputs)
         self._wake.set()
 
     def refresh(self) -> Snapshot:
-        """Read the registry now, and all MLmodel files that are due; return the snapshot that is current then.
-
-        Raises:
-            RegistryError: The registry can't be read; the former snapshot stays.
-        """
+        """Read the registry, and all MLmodel files that are due, now; raises RegistryError if it can't be read."""
         return self._refresh(math.inf)
 
     def _unavailable(self) -> RegistryUnavailable:
@@ -251,10 +221,7 @@ class Catalog(Publisher):
 
     def _restore(self) -> None:
         """Serve what an earlier process knew, until the registry is read."""
-        if self._store is None or self.current is not None:
-            return
-        stored = self._store.load()
-        if stored is None:
+        if self._store is None or self.current is not None or (stored := self._store.load()) is None:
             return
         self._reading = select(stored.reading, self._selection)
         files = self._files.adopt(self._reading.versions.values(), stored.files)

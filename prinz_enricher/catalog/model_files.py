@@ -4,8 +4,6 @@
 checked again within a time to live, in one conditional request; those checked longest ago first.
 """
 
-from __future__ import annotations
-
 import math
 import time
 import weakref
@@ -17,21 +15,18 @@ import structlog
 
 from prinz_enricher.catalog.snapshot import NOT_READ, Files, ModelFile, VersionKey
 from prinz_enricher.registry.entities import READY, ModelVersion
-from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable
 from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.registry_errors import RegistryError, RegistryRefused, RegistryUnreachable
 from prinz_enricher.signature.mlflow_json import read_signature, with_outputs
 from prinz_enricher.signature.types import Origin, SignatureError
 
-MAX_UNREACHABLE = 8
-"""After how many requests in a row without an answer the others wait for the next refresh."""
+MAX_UNREACHABLE = 8  # After how many requests in a row without an answer the others wait for the next refresh.
+# Files that are checked again each time, at least: a registry of no more is checked whole each time.
 CHECKED_EACH_TIME = 64
-"""Files that are checked again each time, at least: a registry of no more is checked whole each time."""
+# How much faster than the time to live demands the files are checked, so that a slow refresh does not break it.
 _HASTE = 1.25
-"""How much faster than the time to live demands the files are checked, so that a slow refresh does not break it."""
-_MIN_PAUSE = 1.0
-"""Seconds between two requests for a file that calls wait for, and that can't be read."""
-
+_MIN_PAUSE = 1.0  # Seconds between two requests for a file that calls wait for, and that can't be read.
 _log = structlog.get_logger(__name__)
 
 
@@ -41,28 +36,19 @@ class _Known:
 
     version: ModelVersion
     file: ModelFile
-    # When it was last checked, in seconds of the clock.
-    checked: float = -math.inf
-    # Where it is; None where that was not requested yet.
-    place: MlmodelPlace | None = None
+    checked: float = -math.inf  # When it was last checked, in seconds of the clock.
+    place: MlmodelPlace | None = None  # Where it is; None where that was not requested yet.
     # The file as the server returned it; None where there is nothing to compare a later one with.
     read: MlmodelFile | None = None
-    # Whether it was worse the last time than `file`, which was good.
-    doubted: bool = False
-    # Whether it could not be checked the last time.
-    failing: bool = False
+    doubted: bool = False  # Whether it was worse the last time than `file`, which was good.
+    failing: bool = False  # Whether it could not be checked the last time.
 
 
 class ModelFiles:
-    """Reads MLmodel files and keeps what they hold, until the version's source changes.
+    """Reads MLmodel files, `threads` at once, and keeps what they hold, until the version's source changes.
 
-    One thread reads; any may call `prioritize` and `observe`.
-
-    Args:
-        client: Where to read them.
-        threads: How many to read at once.
-        time_to_live: Seconds within which each file is checked again.
-        clock: Monotonic, in seconds.
+    Each is checked again within `time_to_live` seconds of a monotonic clock. One thread calls the methods that read;
+    any may call `prioritize` and `observe`.
     """
 
     def __init__(
@@ -99,11 +85,7 @@ class ModelFiles:
         self._urgent.add((name, version))
 
     def observe(self, name: str, version: str, outputs: str) -> None:
-        """Keep the outputs that a version was observed to return, in MLflow's JSON of a schema, until its file changes.
-
-        Raises:
-            SignatureError: They can't be read.
-        """
+        """Keep a version's observed outputs, in MLflow's JSON of a schema; raises SignatureError if invalid."""
         known = self._known.get((name, version))
         if known is not None and known.file.signature is not None:
             seen = replace(known.file, observed=with_outputs(known.file.signature, outputs))
@@ -131,13 +113,9 @@ class ModelFiles:
         """Read the files that are not known yet, check some that are, and forget those that are gone.
 
         A file that can't be read for a passing reason is a fault of its version now where it was never read, and is
-        tried again next time; where it was, it stays as it was.
-
-        Args:
-            versions: All versions of the registry; only the files of READY ones are read, and returned.
-            stopped: Whether to read no more.
-            first: Versions whose files go before others.
-            budget: Seconds after which no more requests are started; `read_on` goes on.
+        tried again next time; where it was, it stays as it was. Of all versions only the files of READY ones are read,
+        those of `first` before others, and returned. Once `stopped`, or after `budget` seconds, no more requests are
+        started; `read_on` goes on.
         """
         former, self._known = self._known, {}
         for version in versions:

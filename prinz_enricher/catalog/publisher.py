@@ -1,7 +1,5 @@
 """Publishes snapshots: the current one and those before it, what each changed, and who is notified."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets
@@ -19,14 +17,13 @@ from prinz_enricher.catalog.snapshot import CatalogModel, Snapshot
 from prinz_enricher.errors import RegistryUnavailable, ResyncRequired
 
 MAX_REVISIONS = 256
+# Kept in all, so that the history of a large registry that changes as a whole does not hold many copies.
 MAX_CHANGES = 10_000
-"""Changes kept in all, so that the history of a large registry that changes as a whole does not hold many copies."""
+# How long a snapshot is kept after another took its place, and how many are, however old they are, and at most; what
+# two of them have in common is stored once.
 KEPT_SECONDS = 60.0
-"""How long a snapshot is kept after another took its place."""
 MIN_KEPT = 3
-"""How many snapshots are kept however old they are."""
 MAX_KEPT = 16
-"""How many snapshots are kept at most; what two of them have in common is stored once."""
 _TOKEN = re.compile(
     r"(?P<place>(?P<epoch>[0-9a-f]{16})-(?P<counter>[0-9]{1,15})-(?P<revision>[0-9a-f]{32}))-(?P<checksum>[0-9a-f]{8})"
 )
@@ -78,11 +75,7 @@ class Position(NamedTuple):
 
 
 def read_token(token: str) -> Position:
-    """Read what `Position.token` wrote.
-
-    Raises:
-        ResyncRequired: The token is not valid.
-    """
+    """Read what `Position.token` wrote; raises ResyncRequired if the token is not valid."""
     found = _TOKEN.fullmatch(token)
     if found is None or found["checksum"] != _checksum(found["place"]):
         raise ResyncRequired
@@ -174,11 +167,8 @@ Listener = Callable[[ChangeSet], None]
 class Watch:
     """The start of a watch; what comes after it goes to its listener, without a gap or a duplicate.
 
-    Attributes:
-        snapshot: All that there is; None where the watch was resumed.
-        missed: What changed since the token that it was resumed from, oldest first.
-        revision: Of the catalog after all of that; `token` resumes there.
-        end: Ends the watch; the listener is not called after it has returned.
+    It has all that there is, or, where it was resumed, what changed since the token, oldest first; and the revision of
+    the catalog after that, where `token` resumes. The listener is not called after `end` has returned.
     """
 
     snapshot: Snapshot | None
@@ -189,10 +179,7 @@ class Watch:
 
 
 class Publisher:
-    """Answers from the snapshot that was published last; `ready` is set once there is one.
-
-    One thread publishes; any may read and watch.
-    """
+    """Answers from the last published snapshot; one thread publishes, and `ready` is set once there is one."""
 
     def __init__(self) -> None:
         self.ready = threading.Event()
@@ -209,11 +196,7 @@ class Publisher:
         return self._current
 
     def snapshot(self) -> Snapshot:
-        """Return the last good snapshot.
-
-        Raises:
-            RegistryUnavailable: There was none yet.
-        """
+        """Return the last good snapshot; raises RegistryUnavailable if there was none yet."""
         if self._current is None:
             raise self._unavailable()
         return self._current
@@ -239,23 +222,15 @@ class Publisher:
         return new
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Have a function called with the old and the new snapshot after each change; the first old one is None.
-
-        The thread that publishes calls it, so it must be quick; what it raises is logged.
-        """
+        """Have a quick function called with the old snapshot (first None) and the new one after each change."""
         self._subscribers += (subscriber,)
 
     def watch(self, token: str, listener: Listener) -> Watch:
-        """Begin a watch, or resume one, so that nothing is sent twice and nothing is left out.
+        """Begin a watch with the whole catalog, or resume one by a token; nothing is sent twice, nothing left out.
 
-        Args:
-            token: Where to go on; empty to begin with the whole catalog.
-            listener: Called with each set of changes after the start, in order, by the thread that publishes; before
-                `watch` has returned if need be. It may only put the set into a queue.
-
-        Raises:
-            ResyncRequired: It is not known what changed since the token.
-            RegistryUnavailable: There is no snapshot yet.
+        The thread that publishes calls the listener with each set of changes after the start, in order, before `watch`
+        has returned if need be. It may only put the set into a queue. Raises ResyncRequired if it is not known what
+        changed since the token, RegistryUnavailable if there is no snapshot yet.
         """
         self.snapshot()
         position = read_token(token) if token else None

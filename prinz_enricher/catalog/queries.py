@@ -1,7 +1,5 @@
 """Finding in a snapshot: the version that a caller means, and the pages and the filter of ListModels."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib
@@ -26,13 +24,11 @@ from prinz_enricher.errors import (
     VersionNotFound,
 )
 
-RETRY_SECONDS = 2.0
-"""After how long the signature of a version that was not read yet should be there."""
+RETRY_SECONDS = 2.0  # After how long the signature of a version that was not read yet should be there.
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_FILTER_CHARACTERS = 2000
-_KEY = secrets.token_bytes(32)
-"""Signs the tokens of this process."""
+_KEY = secrets.token_bytes(32)  # Signs the tokens of this process.
 _CHECKSUM_BYTES = 16
 _SEPARATOR = "\n"
 _MAX_TOKEN_CHARACTERS = 64 * 1024
@@ -45,21 +41,11 @@ def resolve(
     alias: str | None = None,
     policy: Sequence[str] = DEFAULT_POLICY,
 ) -> CatalogVersion:
-    """Return the version that a caller means; only those that are READY can be meant.
+    """Return the version that a caller means, by its number as it is listed, else by an alias; only a READY one.
 
-    Args:
-        snapshot: Where to look.
-        name: Of the model.
-        version: Its number, exactly as it is listed.
-        alias: Ignored where a version is given.
-        policy: What is meant where neither is given, tried in turn; the model's own policy goes before it. An alias
-            that exists decides, even where its version is not READY: no other version than its owner chose is used
-            silently.
-
-    Raises:
-        ModelNotFound: There is no such model.
-        VersionNotFound: There is no such version, or it is not READY.
-        AliasNotFound: There is no such alias.
+    Where neither is given the model's own policy, or else `policy`, is tried in turn. An alias that exists decides,
+    even where its version is not READY: no other version than its owner chose is used silently. Raises ModelNotFound,
+    AliasNotFound, or VersionNotFound if there is no such version or it is not READY.
     """
     model = snapshot.models.get(name)
     if model is None:
@@ -85,11 +71,10 @@ def default_version(model: CatalogModel, policy: Sequence[str] = DEFAULT_POLICY)
 
 
 def scorable(version: CatalogVersion) -> CatalogVersion:
-    """Return a version that can be scored.
+    """Return the version if it can be scored; one without any signature can.
 
-    Raises:
-        ModelLoading: Its signature was not read yet, or can't be for a reason that may pass.
-        ModelLoadFailed: Its signature can't be read; a version without any signature can be scored.
+    Raises ModelLoading if its signature was not read yet, or can't be for a reason that may pass, and ModelLoadFailed
+    if it can't be read.
     """
     if version.signature is None and version.pending:
         why = "" if version.fault == NOT_READ.fault else f"it {version.fault}"
@@ -131,21 +116,12 @@ def paginate(
     *,
     find: Callable[[str], Snapshot | None] = lambda _: None,
 ) -> Page:
-    """Return one page of the models; all pages are of the snapshot that the first one was of.
+    """Return one page of the models; all pages are of the snapshot that is current at the first one.
 
-    Args:
-        snapshot: The current one; the first page is of it.
-        page_size: How many models at most; 0 means 100, more than 1000 means 1000.
-        page_token: Of the page before; empty for the first.
-        filter_text: See `parse_filter`.
-        view: What the caller wants of each model; the token is bound to it.
-        find: Returns an earlier snapshot by its revision; None where it is not known any more.
-
-    Raises:
-        InvalidRequest: The page size is negative.
-        InvalidFilter: The filter can't be read.
-        InvalidPageToken: The token is not of this process, is of a request with another filter or view, or is of a
-            snapshot that is not known any more.
+    A page has `page_size` models at most: 100 if that is 0, and never more than 1000. `find` returns an earlier
+    snapshot by its revision, or None where it is not known any more. Raises InvalidRequest if the page size is
+    negative, InvalidFilter if the filter can't be read, and InvalidPageToken if the token is not of this process, of a
+    request with another filter or view, or of a snapshot that is not known any more.
     """
     if page_size < 0:
         raise InvalidRequest("page_size", "must not be negative")
@@ -218,10 +194,7 @@ def parse_filter(text: str) -> Predicate:
         text       = between " or '; a backslash makes the next character plain
 
     In a LIKE, `%` stands for any characters and `_` for one; a backslash before them makes them plain. Keywords are
-    read in any case; texts are compared exactly.
-
-    Raises:
-        InvalidFilter: It can't be read; the message has the position of the fault, counted from 1.
+    read in any case; texts are compared exactly. Raises InvalidFilter with the position of the fault, counted from 1.
     """
     if len(text) > MAX_FILTER_CHARACTERS:
         raise InvalidFilter(f"is longer than {MAX_FILTER_CHARACTERS} characters")

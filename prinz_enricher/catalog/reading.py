@@ -6,8 +6,6 @@ are not of the same moment. So a former entity is believed to be gone only when 
 when a second list has all that the first one had: what hid an entity in the first is missing in the second.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,30 +15,28 @@ import structlog
 from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.catalog.snapshot import VersionKey
 from prinz_enricher.registry.entities import Listing, ModelVersion, RegisteredModel
-from prinz_enricher.registry.errors import RegistryError, RegistryRefused, RegistryUnreachable, RegistryUnreadable
 from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.registry_errors import (
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreachable,
+    RegistryUnreadable,
+)
 
-MAX_ASKED = 50
-"""How many entities are requested one by one; where more are in doubt, the list is read again."""
-MAX_LISTS = 6
-"""How often a list is read until it is the same twice."""
+MAX_ASKED = 50  # How many entities are requested one by one; where more are in doubt, the list is read again.
+MAX_LISTS = 6  # How often a list is read until it is the same twice.
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
-
 _log = structlog.get_logger(__name__)
-
 K = TypeVar("K")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the registry listed; entities that did not change are the same objects as in the reading before.
+    """The served models that the registry listed with all their versions, and what it lists that can't be read.
 
-    Attributes:
-        models: Those that are served, by name.
-        versions: All versions of those models, by name and number.
-        faults: What the registry lists that can't be read.
-        hidden: Names of models of which the registry lists versions, but which it neither lists nor returns.
+    Entities that did not change are the same objects as in the reading before. Of `hidden` models it lists versions,
+    but neither lists nor returns the models.
     """
 
     models: Mapping[str, RegisteredModel]
@@ -50,11 +46,7 @@ class Reading:
 
 
 def read_registry(client: RegistryClient, former: Reading | None = None, selection: Selection | None = None) -> Reading:
-    """Read all registered models and their versions; those of the selection are served, by default all.
-
-    Raises:
-        RegistryError: They can't be read completely.
-    """
+    """Read all models and versions, and keep those of the selection; raises RegistryError if incomplete."""
 
     def request_model(name: str) -> RegisteredModel | None:
         model = client.registered_model(name)

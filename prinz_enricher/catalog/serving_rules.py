@@ -4,8 +4,6 @@ Three things: which models are served (`Selection`), which version is the defaul
 is served (`ServingOptions`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +12,14 @@ from fnmatch import fnmatchcase
 from prinz_enricher.registry.entities import RegisteredModel
 
 TAG_PREFIX = "tag:"
-
 _Rule = Callable[[RegisteredModel], bool]
 
 
 class Selection:
-    """Admits a model that some rule includes, and none excludes.
+    """Admits a model that some rule includes, and none excludes; raises ValueError if a rule is invalid.
 
     A rule is a pattern of names such as `fraud-*`, or `tag:key=pattern` for models with such a tag. In a pattern `*`
     stands for any text, `?` for one character and `[ab]` for one of those; case matters.
-
-    Raises:
-        ValueError: A rule is invalid.
     """
 
     def __init__(self, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> None:
@@ -38,11 +32,7 @@ class Selection:
 
 
 def parse_rule(text: str) -> _Rule:
-    """Return the predicate of one rule of a `Selection`.
-
-    Raises:
-        ValueError: The rule is invalid.
-    """
+    """Return the predicate of one rule of a `Selection`; raises ValueError if it is invalid."""
     if text and not text.startswith(TAG_PREFIX):
         return lambda model: fnmatchcase(model.name, text)
     key, separator, pattern = text.removeprefix(TAG_PREFIX).partition("=")
@@ -74,9 +64,7 @@ def parse_policy(text: str) -> tuple[str, ...]:
 
     The choices are tried in turn; an alias or a version that is not there, and a stage without a READY version, lead to
     the next one. Stages are MLflow's, in any case. An archived version is neither the latest nor in another stage.
-
-    Raises:
-        PolicyError: The policy is invalid.
+    Raises PolicyError if the policy is invalid.
     """
     if len(text) > MAX_POLICY_CHARACTERS:
         raise PolicyError(f"it is longer than {MAX_POLICY_CHARACTERS} characters")
@@ -125,10 +113,7 @@ NO_OPTIONS = ServingOptions()
 
 
 def read_serving_options(version_tags: Mapping[str, str], model_tags: Mapping[str, str]) -> ServingOptions:
-    """Read the tags of a version; where they say nothing, those of its model count.
-
-    A model's `prinz.preload` is for its default version, and not read here.
-    """
+    """Read the tags of a version, and where they say nothing those of its model, but for `prinz.preload`."""
 
     def first(tag: str, accept: Callable[[str], bool] = bool) -> str:
         texts = (tags.get(tag, "").strip() for tags in (version_tags, model_tags))

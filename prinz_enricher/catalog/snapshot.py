@@ -1,7 +1,5 @@
 """What the registry offered at one moment: immutable values, and how they are assembled from what it lists."""
 
-from __future__ import annotations
-
 import hashlib
 import operator
 from collections import defaultdict
@@ -23,15 +21,10 @@ from prinz_enricher.signature.types import Signature
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What is known of a version from its MLmodel file.
+    """What is known of a version from its MLmodel file: the signature if it can be read, and sorted flavours.
 
-    Attributes:
-        signature: None where it can't be read.
-        flavors: Sorted.
-        fault: What is wrong, as a sentence without its subject; or empty.
-        pending: Whether the file was not read yet, or not for a passing reason.
-        loader: The module that loads the model, or empty.
-        observed: Its signature with the outputs that the model was observed to return; None where none were.
+    A `fault` is a sentence without its subject; a file is `pending` if it was not read yet, or not for a passing
+    reason. The loader is a module. `observed` is the signature with the outputs that the model was observed to return.
     """
 
     signature: Signature | None
@@ -54,33 +47,22 @@ class ModelFile:
         return hashlib.sha256(repr(content).encode()).digest()
 
 
+# Of a version whose MLmodel file is not read, and of one whose file will be read soon.
 NO_FILE = ModelFile(None)
-"""Of a version whose MLmodel file is not read."""
 NOT_READ = ModelFile(None, fault="was not read yet", pending=True)
-"""Of a version whose MLmodel file will be read soon."""
-
+# Name and number of a version, and what MLmodel files hold.
 VersionKey = tuple[str, str]
-"""Name and number of a version."""
 Files = Mapping[VersionKey, ModelFile]
-"""What MLmodel files hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogVersion:
-    """A version of a model; texts that are not known are empty, and times are milliseconds since the epoch.
+    """A version of a model, by the name under which that is served; what is not said here is as of `ModelVersion`.
 
-    Attributes:
-        name: The name under which its model is served.
-        version: Its number as text, such as `3`.
-        status: `READY`, or why the registry does not offer it yet.
-        source: Where the registry says that its files are.
-        signature: None where it can't be read; of the origin MISSING where the version has none.
-        fault: What is wrong, as a sentence without its subject; or empty.
-        pending: Whether its file was not read yet, or not for a passing reason.
-        registry: The name of its registry in the settings; empty for the one without a name.
-        registered_as: Its model's name in that registry, where it is served under another; else empty.
-        loader: The module that loads it.
-        stage: Its stage, such as `Production`.
+    Texts that are not known are empty. The status is `READY`, or why the registry does not offer it yet; fault,
+    `pending` and loader are those of its `ModelFile`. The signature is None where it can't be read, and of the origin
+    MISSING where there is none. Its registry is called as in the settings, and its model there `registered_as`, if not
+    as here.
     """
 
     name: str
@@ -116,16 +98,11 @@ class CatalogVersion:
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A registered model with all its versions.
+    """A `RegisteredModel` with all its versions, highest number first.
 
-    Attributes:
-        aliases: Alias to version number.
-        versions: Highest number first.
-        created_ms: In milliseconds since the epoch.
-        updated_ms: Likewise; setting an alias or a tag does not change it.
-        policy: Which version is meant where a caller names none, by its tag `prinz.default`; None where it has none.
-        fault: What is wrong with the model itself, as a sentence without its subject; or empty.
-        fingerprint: A hash of the content, the signatures included.
+    Its tag `prinz.default` is a policy of which version is meant where a caller names none; None without the tag. What
+    is wrong with the model itself is a sentence without its subject. The fingerprint is a hash of the content, the
+    signatures included.
     """
 
     name: str
@@ -156,12 +133,9 @@ class CatalogModel:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the registry offered at one moment.
+    """All that the registry offered at one moment, sorted by name, and what it listed that can't be read.
 
-    Attributes:
-        revision: A hash of the content: the same content has the same revision, on every machine.
-        models: By name, sorted by name.
-        faults: What the registry lists that can't be read, and so is not in `models`.
+    The revision is a hash of the content: the same content has the same revision, on every machine.
     """
 
     revision: str

@@ -5,8 +5,6 @@ Only files that nobody else can have written are read; each is replaced as a who
 caller: it is logged, at writing once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat
@@ -29,18 +27,15 @@ from prinz_enricher.registry.entities import ModelVersion, RegisteredModel
 from prinz_enricher.signature.signature_message import from_wire, to_wire
 from prinz_enricher.signature.types import SignatureError
 
+# Of a stored snapshot, and of the list of versions in use.
 MAX_BYTES = 256 * 1024 * 1024
-"""Of a stored snapshot."""
 MAX_USED_BYTES = 1024 * 1024
-"""Of the list of versions in use."""
+# Between two writes at least, so that a registry that changes all the time does not keep the disk busy.
 SAVE_SECONDS = 10.0
-"""Between two writes at least, so that a registry that changes all the time does not keep the disk busy."""
 FORMAT = 2
 _HEAD = '{"kind":"prinz-enricher catalog","format":'
 _TEMPORARY_SECONDS = 3600.0
-
 _log = structlog.get_logger(__name__)
-
 T = TypeVar("T")
 
 
@@ -74,10 +69,7 @@ class _Content(BaseModel):
 
 
 def encode(reading: Reading, files: Files) -> bytes:
-    """Return what is known, no pending files, as JSON.
-
-    A file that can't be written exactly is left out, and read from the registry again.
-    """
+    """Return what is known, no pending files, as JSON; without files that can't be written exactly."""
     positions: dict[bytes, int | None] = {}
     stored: list[_StoredFile] = []
     versions: list[tuple[ModelVersion, int | None]] = []
@@ -95,11 +87,7 @@ def encode(reading: Reading, files: Files) -> bytes:
 
 
 def decode(content: bytes) -> tuple[Reading, Files]:
-    """Return what `encode` was called with; without files whose signature is read otherwise than it was written.
-
-    Raises:
-        StoreError: It is not such a content.
-    """
+    """Return what `encode` got, but for files whose signature is read otherwise; raises StoreError if invalid."""
     try:
         stored = _Content.model_validate_json(content)
         known = [_read_file(one) for one in stored.files]

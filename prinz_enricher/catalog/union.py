@@ -1,7 +1,5 @@
 """The catalogs of several registries as one: each model under its registry's prefix."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +17,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the registries: its name in the settings, if any, what precedes the names of its models, and its catalog.
-
-    Its URL is without user and password.
-    """
+    """One of the registries: its name in the settings, what precedes its models' names, its URL without login."""
 
     name: str
     prefix: str

@@ -4,29 +4,16 @@ They come from, each over the one before: the defaults, a TOML file, environment
 key, such as `PRINZ_SERVER__PORT`), and the flags of the command line.
 """
 
-from prinz_enricher.config.connections import AccessKeys, EndpointSettings, RegistrySettings
-from prinz_enricher.config.sections import (
-    MIB,
-    CacheSettings,
-    HttpSettings,
-    Section,
-    ServerSettings,
-    WorkerSettings,
-)
-from prinz_enricher.config.settings import ENVIRONMENT_PREFIX, ConfigError, Settings, sections
-
-__all__ = [
-    "ENVIRONMENT_PREFIX",
-    "MIB",
-    "AccessKeys",
-    "CacheSettings",
-    "ConfigError",
-    "EndpointSettings",
-    "HttpSettings",
-    "RegistrySettings",
-    "Section",
-    "ServerSettings",
-    "Settings",
-    "WorkerSettings",
-    "sections",
-]
+from prinz_enricher.config.connections import AccessKeys as AccessKeys
+from prinz_enricher.config.connections import EndpointSettings as EndpointSettings
+from prinz_enricher.config.connections import RegistrySettings as RegistrySettings
+from prinz_enricher.config.sections import MIB as MIB
+from prinz_enricher.config.sections import CacheSettings as CacheSettings
+from prinz_enricher.config.sections import HttpSettings as HttpSettings
+from prinz_enricher.config.sections import Section as Section
+from prinz_enricher.config.sections import ServerSettings as ServerSettings
+from prinz_enricher.config.sections import WorkerSettings as WorkerSettings
+from prinz_enricher.config.settings import ENVIRONMENT_PREFIX as ENVIRONMENT_PREFIX
+from prinz_enricher.config.settings import ConfigError as ConfigError
+from prinz_enricher.config.settings import Settings as Settings
+from prinz_enricher.config.settings import sections as sections

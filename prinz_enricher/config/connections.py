@@ -1,7 +1,5 @@
 """The settings of the servers that the service calls: registries, and model servers elsewhere."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -34,10 +32,8 @@ def _check_convention(convention: str) -> str:
     if convention in CONVENTIONS:
         return convention
     if not convention.startswith(("{base}", "/")):
-        known = ", ".join(f'"{name}"' for name in CONVENTIONS)
-        raise ValueError(
-            f'invalid convention "{convention}"; expected {known}, or a template that begins with {{base}}'
-        )
+        known = ", ".join(f'"{name}"' for name in CONVENTIONS) + ", or a template that begins with {base}"
+        raise ValueError(f'invalid convention "{convention}"; expected {known}')
     if fault := template_fault(convention):
         raise ValueError(f'the template "{convention}" can not be used: {fault}')
     return convention
@@ -85,8 +81,7 @@ class AccessKeys(Section):
 class RegistrySettings(AccessKeys):
     """Which MLflow registry is served, and how it is reached."""
 
-    # It may hold a password.
-    url: str = Field("", repr=False)
+    url: str = Field("", repr=False)  # It may hold a password.
     """an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"""
     prefix: str | None = Field(None, max_length=200)
     """put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`"""

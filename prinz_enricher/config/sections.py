@@ -1,7 +1,5 @@
 """The sections of the settings that stand alone: where the service listens, what it logs, how it scores."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, Self
 
@@ -11,7 +9,6 @@ from prinz_enricher.catalog.serving_rules import VERSION_PREFIX, is_choice
 from prinz_enricher.provision.loaders import DEFAULT_LOADERS
 
 MIB = 1024 * 1024
-
 _LOADERS = re.compile(r"\s*(!?)\s*([^\s!]\S*)\s*")
 
 
@@ -169,8 +166,7 @@ class WorkerSettings(Section):
     """environment variables that workers get besides the usual ones, such as `ACME_*`"""
     overrides: tuple[str, ...] = ()
     """requirements in place of a model's own of that name, such as `mlflow==3.17.2`"""
-    # It may hold a password.
-    index_url: SecretStr = SecretStr("")
+    index_url: SecretStr = SecretStr("")  # It may hold a password.
     """package index that environments are built from"""
     offline: bool = False
     """whether environments are built from uv's cache alone"""

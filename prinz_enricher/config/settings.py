@@ -1,7 +1,5 @@
 """All settings together, and how they are read: each source over the one before."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os
@@ -26,16 +24,13 @@ from prinz_enricher.config.sections import (
 
 ENVIRONMENT_PREFIX = "PRINZ_"
 
+# Sections with a table for each of several things that have a name.
 _NAMED: dict[str, tuple[type[Section], str]] = {
     "registries": (RegistrySettings, "a registry"),
     "endpoints": (EndpointSettings, "an endpoint"),
 }
-"""Sections with a table for each of several things that have a name."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-
-# A pattern such as `[ab]*` begins with a bracket too.
-_LIKE_JSON = re.compile(r'\s*\[(\s*".*|.*\]\s*)', re.DOTALL)
+_LIKE_JSON = re.compile(r'\s*\[(\s*".*|.*\]\s*)', re.DOTALL)  # A pattern such as `[ab]*` begins with a bracket too.
 
 
 class ConfigError(Exception):
@@ -79,15 +74,10 @@ class Settings(Section):
         file: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Self:
-        """Read the settings from all their sources.
+        """Read the settings from a TOML file, environment variables (by default the process's), and flags, which win.
 
-        Args:
-            flags: Section → key → value of the command line; they win.
-            file: A TOML file.
-            environment: Environment variables; those of the process by default.
-
-        Raises:
-            ConfigError: A source can't be read, a key is unknown, or a value is out of its range.
+        Flags are section → key → value. Raises ConfigError if a source can't be read, a key is unknown, or a value is
+        out of its range.
         """
         variables = _read_environment(os.environ if environment is None else environment)
         sources = [("environment", variables), ("command line", flags or {})]
@@ -150,9 +140,8 @@ def _split_list(variable: str, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        raise ConfigError(
-            f'environment: {variable} is an invalid list; expected JSON such as ["a", "b"], or a, b'
-        ) from None
+        expected = 'expected JSON such as ["a", "b"], or a, b'
+        raise ConfigError(f"environment: {variable} is an invalid list; {expected}") from None
 
 
 def _merge(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:

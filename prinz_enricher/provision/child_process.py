@@ -25,9 +25,9 @@ from typing import IO, Any
 
 import structlog
 
-from prinz_enricher.provision.errors import Cancelled
 from prinz_enricher.provision.file_lock import PrivateFolder
 from prinz_enricher.provision.memory import resident
+from prinz_enricher.provision.provision_errors import Cancelled
 from prinz_enricher.registry import orphan_watchdog
 from prinz_enricher.worker.fork_server import UNFIT
 

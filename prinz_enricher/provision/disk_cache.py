@@ -9,8 +9,6 @@
 There are two locks for each key since a lock may be lost while it is turned from exclusive into shared.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -25,16 +23,13 @@ from pathlib import Path
 
 import structlog
 
-from prinz_enricher.provision.errors import CacheUnusable
 from prinz_enricher.provision.file_lock import FileLock, try_lock, wait_for_lock
+from prinz_enricher.provision.provision_errors import CacheUnusable
 
 _KEY = re.compile(r"[0-9a-f]{8,128}")
 _TEMPORARY = ".tmp-"
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
-
-_Files = Mapping[str, tuple[int, str]]
-"""Size and SHA-256 of each file, by its relative path."""
-
+_Files = Mapping[str, tuple[int, str]]  # Size and SHA-256 of each file, by its relative path.
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -55,12 +50,7 @@ class Lease(contextlib.AbstractContextManager["Lease"]):
 
 
 class DiskCache:
-    """A folder of entries; threads and processes may share it.
-
-    Args:
-        folder: The folder, of this user alone; made with the first entry.
-        max_bytes: Size of all entries together beyond which those without a lease are removed.
-    """
+    """A private folder of entries, shared by processes; beyond `max_bytes` those without a lease are removed."""
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self._folder = folder.absolute()
@@ -77,18 +67,11 @@ class DiskCache:
     ) -> Lease:
         """Return a lease on an entry, which is made if missing; waits while someone else makes it.
 
-        Args:
-            key: 8 to 128 hexadecimal digits in lower case.
-            fill: Writes the entry into an empty folder, which is renamed later.
-            cancelled: Polled while waiting; `fill` is to poll it by itself.
-            check: Whether an entry whose files differ from its manifest is made anew.
-            usable: Returns whether an entry that is there still works; otherwise it is made anew.
-
-        Raises:
-            Cancelled: The caller cancelled.
-            CacheUnusable: The cache can't be used, or the disk is full; an OSError of `fill` counts as that.
-            ValueError: The key is invalid.
-            Exception: What else `fill` raises; then nothing is left behind.
+        `fill` writes the entry into an empty folder, which is renamed later. `cancelled` is polled while waiting;
+        `fill` is to poll it by itself. An entry that is not `usable` is made anew, and with `check` one whose files
+        differ from its manifest. Raises Cancelled; CacheUnusable if the cache can't be used or the disk is full, as by
+        an OSError of `fill`; ValueError if the key is not of 8 to 128 hexadecimal digits in lower case; and what else
+        `fill` raises, of which nothing is left behind.
         """
         if not _KEY.fullmatch(key):
             raise ValueError("a key has 8 to 128 digits, 0 to 9 and a to f")
@@ -120,10 +103,7 @@ class DiskCache:
         return self._folder / f"{key}.{ending}"
 
     def _evict(self, made: str) -> None:
-        """Remove what killed processes left, then the least recently used entries beyond the limit.
-
-        What fails is left for the next time: the entry that was asked for is there.
-        """
+        """Remove what killed processes left, then the least recently used entries beyond the limit, if possible."""
         with contextlib.suppress(OSError):
             keys = sorted({path.name.partition(".")[0] for path in self._folder.iterdir()} - {made})
             entries = []

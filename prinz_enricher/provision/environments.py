@@ -1,7 +1,5 @@
 """The Python environments that models run in: the service's own, or one built for what a model and a worker need."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -17,8 +15,8 @@ from typing import Literal
 import structlog
 
 from prinz_enricher.provision.disk_cache import DiskCache, Lease
-from prinz_enricher.provision.errors import BuildFailed, ProvisionError
 from prinz_enricher.provision.progress import acquired, report_step
+from prinz_enricher.provision.provision_errors import BuildFailed, ProvisionError
 from prinz_enricher.provision.requirements import (
     Requirements,
     located,
@@ -31,15 +29,11 @@ from prinz_enricher.provision.requirements import (
 from prinz_enricher.provision.uv import Uv
 
 _MAX_SHOWN = 3
-
 _PACKAGE = "prinz_enricher"
 _WORKER_PARTS = ("ipc", "worker")
 _WORKER_INIT = '"""What a worker needs of prinz-enricher, and nothing else of it."""\n'
 _MAX_CODE_BYTES = 64 * 1024 * 1024
-
-# Environments that are built at once, in one process.
-_BUILD_SLOTS = threading.BoundedSemaphore(2)
-
+_BUILD_SLOTS = threading.BoundedSemaphore(2)  # Environments that are built at once, in one process.
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -60,15 +54,10 @@ class Environment:
 class Environments:
     """Chooses the environment of each model, and builds it if missing, for all processes of a machine.
 
-    Args:
-        folder: The cache's folder.
-        uv: Builds environments.
-        max_bytes: Size of all together beyond which unused ones are removed. Files that uv shares with its cache by
-            hard links are counted in full.
-        mode: `current`: all models run in the environment of this process; `isolated`: each in one that is built for
-            it; `auto`: only those whose requirements this process does not meet.
-        overrides: Requirements that replace those of the same name, of models and of what they install; an invalid one
-            raises RequirementsRefused.
+    By the mode `current` all models run in the environment of this process, by `isolated` each in one that is built for
+    it, by `auto` only those whose requirements this process does not meet. Overrides replace requirements of the same
+    name, of models and of what they install; an invalid one raises RequirementsRefused. Beyond `max_bytes` of all
+    together, files that uv shares with its cache by hard links counted in full, unused environments are removed.
     """
 
     def __init__(
@@ -88,13 +77,8 @@ class Environments:
     def get(self, model_folder: Path, *, mode: str = "", cancelled: Callable[[], bool] = lambda: False) -> Environment:
         """Return the environment of the model in a folder, which is built if missing; blocks.
 
-        It is to be closed when its worker has ended; `mode` is the model's own.
-
-        Raises:
-            Cancelled: The caller cancelled.
-            RequirementsRefused: The model's requirements can't be read, or are not allowed.
-            BuildFailed: The environment can't be built.
-            CacheUnusable: The folder can't be used, or the disk is full.
+        It is to be closed when its worker has ended; `mode` is the model's own. Raises Cancelled, RequirementsRefused,
+        BuildFailed or CacheUnusable.
         """
         chosen, here = mode or self._mode, Path(sys.executable)
         if chosen == "current":
@@ -154,9 +138,8 @@ class Environments:
             self._uv.install(place, arguments, cancelled)
         except BuildFailed as exc:
             advice = "" if exc.may_pass else "; workers.overrides can name others"
-            raise BuildFailed(
-                f"the packages that the model needs can't be installed: {exc}{advice}", may_pass=exc.may_pass
-            ) from exc
+            text = f"the packages that the model needs can't be installed: {exc}{advice}"
+            raise BuildFailed(text, may_pass=exc.may_pass) from exc
         installed = self._uv.installed(place, cancelled)
         (folder / "installed.txt").write_text("".join(f"{one}\n" for one in installed))
         return len(installed)
@@ -169,9 +152,8 @@ class Environments:
             if ours or exc.may_pass:
                 raise
             advice = "" if self._uv.python_downloads else "; workers.python_downloads lets uv download it"
-            raise BuildFailed(
-                f"the model wants Python {minor}, which is not found on this machine{advice} (uv: {exc})"
-            ) from exc
+            text = f"the model wants Python {minor}, which is not found on this machine{advice} (uv: {exc})"
+            raise BuildFailed(text) from exc
 
 
 def _python(entry: Path) -> Path:
@@ -179,10 +161,7 @@ def _python(entry: Path) -> Path:
 
 
 def worker_code(folder: Path) -> Path:
-    """Return a folder, in a cache, for the PYTHONPATH of a worker in another interpreter: its code, none of the front.
-
-    Raises ProvisionError where it can't be written, or the sources are not there.
-    """
+    """Return a folder with the worker's code alone, for another interpreter; may raise ProvisionError."""
     files = {"__init__.py": _WORKER_INIT.encode()}
     for part in _WORKER_PARTS:
         # Found without being imported: that would bring Arrow's libraries in.

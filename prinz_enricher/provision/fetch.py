@@ -11,8 +11,6 @@ The front checks where a URI leads to. It never imports this module: MLflow cost
 credentials for a whole process. Libraries print to standard error.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import errno
@@ -33,18 +31,16 @@ from typing import IO, Any, NoReturn
 from prinz_enricher.worker.startup import die_with_parent
 
 IDLE_SECONDS = 30
-MAX_MLMODEL_BYTES = 10 * 1024 * 1024
-"""The front has the same limit."""
-
+MAX_MLMODEL_BYTES = 10 * 1024 * 1024  # The front has the same limit.
 _MEASURE_SECONDS = 0.2
 _MAX_REASON = 10_000
 _MAX_LINE = 1 << 20
 
+# Marks a failure that may pass where MLflow gives nothing but its text.
 _TRANSIENT = re.compile(
     r"ConnectionError|Connection (refused|reset|aborted)|RemoteDisconnected|IncompleteRead|Max retries|[Tt]imed? ?out"
     r"|\b50[0-4]\b|\b429\b|SlowDown"
 )
-"""Marks a failure that may pass where MLflow gives nothing but its text."""
 
 _DEFAULTS = {
     # A registry that is down must show within a minute or so, not after MLflow's own ten.
@@ -54,7 +50,6 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _ENDING = threading.Lock()
-
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _REFUSED = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
@@ -72,10 +67,7 @@ def prepare_environment() -> None:
 
 
 def fetch_model(registry: str, uri: str, folder: str) -> str:
-    """Download the folder of a URI from a registry into another one; returns the path of the folder with the files.
-
-    Raises what MLflow and its libraries raise, see `describe_error`.
-    """
+    """Download the folder of a URI into another one; return the path of the files. Raises whatever MLflow does."""
     import mlflow
 
     # Unity Catalog is a registry only; what tracks the runs of its workspace has a name of its own.
@@ -88,11 +80,7 @@ def fetch_model(registry: str, uri: str, folder: str) -> str:
 
 
 def checked_path(folder: Path, found: Path, max_bytes: int) -> str:
-    """Return the path of a model relative to the folder that it was to be downloaded to: a registry can lie.
-
-    Raises:
-        InvalidModel: It is outside of the folder, too large, no model, or holds anything but files and folders.
-    """
+    """Return the path of a model within its download folder; raises InvalidModel if it is not a valid model."""
     place = found.resolve()
     if not place.is_relative_to(folder):
         raise InvalidModel("the model was not downloaded into the folder for it")

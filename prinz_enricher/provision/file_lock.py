@@ -3,8 +3,6 @@
 Process ids would not do, since containers may share a disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -15,14 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.provision.provision_errors import Cancelled
 
 FOLDER_PREFIX = "prinz-worker-"
-
 _POLL_SECONDS = 0.02
 _FOLDER_LOCK = ".lock"
-_NEW_SECONDS = 60.0
-"""A folder that is younger may not have its lock yet."""
+_NEW_SECONDS = 60.0  # A folder that is younger may not have its lock yet.
 
 
 class FileLock(contextlib.AbstractContextManager["FileLock"]):

@@ -1,14 +1,12 @@
 """Which modules may load a model: the MLmodel file names one, and that decides what code runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
-from prinz_enricher.registry.errors import MlmodelUnreadable
+from prinz_enricher.provision.provision_errors import LoaderForbidden, ProvisionError
 from prinz_enricher.registry.mlmodel import MAX_BYTES, read_mlmodel
+from prinz_enricher.registry.registry_errors import MlmodelUnreadable
 
 DEFAULT_LOADERS = (
     *("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost", "mlflow.h2o", "mlflow.statsmodels"),
@@ -30,12 +28,7 @@ def allows(allowed: Sequence[str], loader: str) -> bool:
 
 
 def check_loader(model_folder: Path, allowed: Sequence[str]) -> str:
-    """Return the module that loads the model of a folder.
-
-    Raises:
-        LoaderForbidden: The patterns do not allow it, see `allows`.
-        ProvisionError: The MLmodel file can't be read, or names no module.
-    """
+    """Return the module that loads a folder's model; raises LoaderForbidden, or ProvisionError if it has none."""
     try:
         with (model_folder / "MLmodel").open("rb") as file:
             content = read_mlmodel(file.read(MAX_BYTES + 1))

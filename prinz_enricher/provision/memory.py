@@ -1,12 +1,8 @@
 """How much memory there is, and how much a process holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-# The rest is for the front, and for files that are read again and again.
-_WORKERS_SHARE = 0.8
-
+_WORKERS_SHARE = 0.8  # The rest is for the front, and for files that are read again and again.
 # Of cgroups version 2, then version 1, each as a container sees its own.
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 

@@ -1,10 +1,7 @@
 """The models of registries on disk: downloaded once, by this process where it can, else by a short-lived one.
 
-That one runs `prinz_enricher.provision.fetch` with the credentials. MLflow's clients take seconds to import, so that it
-is forked by a server that has imported them, stays for a while, and has no credentials.
+That one runs `fetch` with the credentials, and is forked by a server without any, which has imported MLflow's clients.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -24,10 +21,10 @@ import structlog
 
 from prinz_enricher.provision.child_process import ForkServer, ProgramResult, can_fork, run_program
 from prinz_enricher.provision.disk_cache import DiskCache, Lease, remove_tree
-from prinz_enricher.provision.errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.progress import acquired, report_step
+from prinz_enricher.provision.provision_errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.variables import worker_variables
-from prinz_enricher.registry.errors import RegistryError, redact
+from prinz_enricher.registry.registry_errors import RegistryError, redact
 
 _IMPORTS = (
     *("mlflow.artifacts", "mlflow.store.artifact.s3_artifact_repo", "boto3"),
@@ -36,29 +33,22 @@ _IMPORTS = (
 _IDLE_SECONDS = 120.0
 _PERCENT_STEP = 5
 _MODEL = "model"
-
 # Downloads at once.
 _PROCESS_SLOTS = threading.BoundedSemaphore(2)
 _DIRECT_SLOTS = threading.BoundedSemaphore(4)
-
+# Called again and again with the bytes that are there and those of all files; what it raises ends the download.
 Watch = Callable[[int, int], object]
-"""Called again and again with the bytes that are there and those of all files; what it raises ends the download."""
-
+# Downloads the folder of a URI into one that it makes, of a limited number of bytes. Returns False, with nothing made,
+# where it can't, and the short-lived process is to.
 Download = Callable[[str, Path, int, Watch], bool]
-"""Downloads the folder of a URI into one that it makes, of a limited number of bytes. Returns False, with nothing made,
-where it can't, and the short-lived process is to."""
-
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model version.
+    """A model version of a registry, by its tracking URI; `origin` identifies that wherever it listens.
 
-    Attributes:
-        registry: The registry's tracking URI, as MLflow's client takes it.
-        fingerprint: Differs where another model has come to be under the same name and version.
-        origin: Identifies the registry wherever it listens; `registry` by default.
+    The fingerprint differs where another model has come to be under the same name and version.
     """
 
     registry: str
@@ -75,13 +65,9 @@ class ModelSource:
 
 
 class ModelCache:
-    """Model versions on disk, for all processes of a machine.
+    """Model versions on disk, for all processes of a machine; one download may take `timeout` seconds.
 
-    Args:
-        folder: The cache's folder.
-        max_bytes: Size of all models together beyond which unused ones are removed.
-        max_model_bytes: Size limit of one model.
-        timeout: Seconds that one download may take.
+    One model may have `max_model_bytes`; beyond `max_bytes` of all together unused ones are removed.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, max_model_bytes: int, timeout: float) -> None:
@@ -105,20 +91,10 @@ class ModelCache:
     ) -> Lease:
         """Return a lease on the folder with the MLmodel file of a version, which is downloaded if missing; blocks.
 
-        Args:
-            source: The version.
-            uri: Returns the URI of the folder with its files, where no other server than the registry gets credentials;
-                called once.
-            variables: Returns all environment variables, credentials among them, of a process that downloads it, for
-                that process's temporary folder. Called just before, since a token does not live long, and only if there
-                is need of a process.
-            download: Tried first; its RegistryError is raised as DownloadFailed. What else these three raise is raised.
-            cancelled: Polled while that lasts.
-
-        Raises:
-            Cancelled: The caller cancelled.
-            DownloadFailed: It can't be downloaded.
-            CacheUnusable: The folder can't be used, or the disk is full.
+        `uri` is called once for the URI of the folder with its files, where no other server than the registry gets
+        credentials. `download` is tried first. If a process is needed, `variables` returns all its environment
+        variables, for its temporary folder, just before it starts, since a token does not live long. Raises Cancelled,
+        DownloadFailed, also for a RegistryError of `download`, CacheUnusable, and what else these three raise.
         """
 
         def fill(folder: Path) -> None:

@@ -1,16 +1,13 @@
 """Slow steps before a model can be scored: reported to whoever waits, and limited in number."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.provision.provision_errors import Cancelled
 
 _POLL_SECONDS = 0.05
-
 _report: ContextVar[Callable[[str], object]] = ContextVar("report_step", default=lambda _: None)
 
 

@@ -6,8 +6,6 @@ One requirement is an entry: what PEP 508 says, then the hashes that its file mu
 content, so that two models share an environment only where their wheels are the same.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import lzma
@@ -26,26 +24,22 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from prinz_enricher.provision.errors import BuildFailed, RequirementsRefused
-from prinz_enricher.registry.errors import MlmodelUnreadable
+from prinz_enricher.provision.provision_errors import BuildFailed, RequirementsRefused
 from prinz_enricher.registry.mlmodel import read_mlmodel
+from prinz_enricher.registry.registry_errors import MlmodelUnreadable
 
 # Of each file, and of the METADATA of a wheel.
 MAX_BYTES = 1_000_000
 MAX_FILES = 20
-# Of requirements and constraints in all files together.
-MAX_LINES = 2000
-
+MAX_LINES = 2000  # Of requirements and constraints in all files together.
+# What the worker's own code runs with.
 OLDEST_PYTHON = (3, 10)
 OLDEST_MLFLOW = Version("2.9")
-"""What the worker's own code runs with."""
-
 _MLFLOWS = ("mlflow", "mlflow-skinny")
 _WORKER_PACKAGES = ("numpy", "pandas", "pyarrow")
 _PYTHON_ENV = "python_env.yaml"
 _REQUIREMENTS = "requirements.txt"
 _CONDA = "conda.yaml"
-
 _PYTHON = re.compile(r"\d{1,2}\.\d{1,3}(\.\d{1,3})?")
 _CONDA_PYTHON = re.compile(r"python(?![A-Za-z0-9._-])\s*(.*)", re.IGNORECASE)
 _CONDA_VERSION = re.compile(r"={1,2}\s*([^\s=]+?)(\.\*)?(=.*)?")
@@ -55,7 +49,6 @@ _INCLUDE = re.compile(
     r"(?:-r\s*|--requirement(?:\s+|=))(?P<requirements>\S.*)|(?:-c\s*|--constraint(?:\s+|=))(?P<constraints>\S.*)"
 )
 _COMMENT = re.compile(r"(^|\s)#.*$")
-
 _HASH = " --hash="
 _HASH_OPTION = re.compile(r"\s+--hash(?:\s*=\s*|\s+)")
 _VALID_HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
@@ -90,8 +83,7 @@ class Requirements:
 def read_requirements(model_folder: Path) -> Requirements:
     """Read what a model needs from its `python_env.yaml`, `requirements.txt` or `conda.yaml`, the first that is there.
 
-    Raises:
-        RequirementsRefused: A file can't be read, or wants code from elsewhere than the package index and the model.
+    Raises RequirementsRefused if one can't be read, or wants code from elsewhere than the package index and the model.
     """
     reader = _Reader(model_folder.resolve())
     python = None
@@ -124,16 +116,10 @@ def overridden(needed: Requirements, overrides: Iterable[str]) -> Requirements:
 
 
 def with_worker_needs(needed: Requirements, minor: str, overrides: Iterable[str]) -> Requirements:
-    """Add what a worker needs, where it is not overridden, to what its model needs of an environment.
+    """Add what a worker needs, unless overridden, to what its model needs, after overrides, of a Python such as `3.11`.
 
-    Args:
-        needed: What a model needs, after the overrides.
-        minor: The version of the environment's Python, such as `3.11`.
-        overrides: Requirements that replace those of the same name.
-
-    Raises:
-        BuildFailed: Workers do not run on that Python.
-        RequirementsRefused: The model's requirements allow no MLflow that a worker runs with.
+    Raises BuildFailed if workers do not run on that Python, RequirementsRefused if the model's requirements allow no
+    MLflow that a worker runs with.
     """
     if tuple(map(int, minor.split("."))) < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -310,9 +296,8 @@ class _Reader:
             return
         if text.startswith("-"):
             option = re.split(r"[\s=]", text, maxsplit=1)[0]
-            raise RequirementsRefused(
-                f"{quoted(option)} in the model's {file} is not allowed: a model must not choose where code comes from"
-            )
+            why = "a model must not choose where code comes from"
+            raise RequirementsRefused(f"{quoted(option)} in the model's {file} is not allowed: {why}")
         self.lines += 1
         if self.lines > MAX_LINES:
             raise RequirementsRefused(f"the model has more than {MAX_LINES} requirements")
@@ -325,9 +310,8 @@ class _Reader:
         text, hashes = _split_hashes(line)
         if "://" not in text and _WHEEL.fullmatch(text):
             if constraints:
-                raise RequirementsRefused(
-                    f"{quoted(text)} is a wheel; expected names of packages among the constraints"
-                )
+                expected = "expected names of packages among the constraints"
+                raise RequirementsRefused(f"{quoted(text)} is a wheel; {expected}")
             return _wheel_entry(self.folder, text, hashes)
         entry = normalise(text)
         if not hashes:
@@ -336,9 +320,8 @@ class _Reader:
         pins = list(requirement.specifier)
         if len(pins) != 1 or pins[0].operator != "==" or pins[0].version.endswith("*"):
             # An installer would pass over the hashes.
-            raise RequirementsRefused(
-                f"{quoted(entry)} has a hash, which belongs to one version; expected == and that version alone"
-            )
+            expected = "expected == and that version alone"
+            raise RequirementsRefused(f"{quoted(entry)} has a hash, which belongs to one version; {expected}")
         # An installer would keep the hashes of one line, and say nothing of the other's.
         if self.hashes.setdefault((constraints, requirement.name, requirement.specifier), hashes) != hashes:
             raise RequirementsRefused(f"{quoted(text)} has other hashes on another line; expected all of them on each")
@@ -429,9 +412,8 @@ def _wheel_entry(folder: Path, text: str, hashes: Sequence[str]) -> str:
     except RequirementsRefused as exc:
         raise RequirementsRefused(f"the wheel {quoted(text)} requires what is not allowed: {exc}") from exc
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as exc:
-        raise RequirementsRefused(
-            f"{quoted(text)} can't be read; expected a wheel with one METADATA of at most {MAX_BYTES} bytes"
-        ) from exc
+        expected = f"expected a wheel with one METADATA of at most {MAX_BYTES} bytes"
+        raise RequirementsRefused(f"{quoted(text)} can't be read; {expected}") from exc
     return f"{name} @ {quote(path.as_posix())}{_HASH}{digest}"
 
 

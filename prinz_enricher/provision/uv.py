@@ -1,7 +1,5 @@
 """Runs uv, which makes Python environments and installs packages into them from one package index."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -10,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from prinz_enricher.provision.child_process import run_program
-from prinz_enricher.provision.errors import BuildFailed
+from prinz_enricher.provision.provision_errors import BuildFailed
 from prinz_enricher.provision.variables import installer_variables
 
 _MAX_REASON = 400
@@ -27,13 +25,9 @@ _NO_SOLUTION = "No solution found"
 class Uv:
     """The program uv; what it fails at is raised as BuildFailed with what it says, without credentials.
 
-    Args:
-        index_url: The package index, with user and password if need be; that of uv's own settings by default.
-        offline: Whether only uv's cache may be used.
-        python_downloads: Whether uv may download a Python that is not on this machine.
-        source_builds: Whether packages without wheels may be built here, which runs code of theirs.
-        timeout: Seconds that one run may take.
-        environment: Has uv's own settings; the environment of this process by default.
+    One run may take `timeout` seconds. If `offline` it uses its cache alone; whether it may download a Python, and
+    build packages without wheels, which runs code of theirs, is for the operator. Its settings are those of the
+    environment, by default of this process, but for a package index, which may have user and password.
     """
 
     def __init__(

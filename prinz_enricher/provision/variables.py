@@ -1,44 +1,34 @@
 """Which environment variables a process gets: what it needs, and no secret of another one."""
 
-from __future__ import annotations
-
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+# What any program needs to start.
 SYSTEM = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ", "LD_LIBRARY_PATH"),
     *("VIRTUAL_ENV", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-"""What any program needs to start."""
-
+# Their URLs may hold passwords.
 PROXIES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
-"""Their URLs may hold passwords."""
-
+# What the libraries of models read.
 COMPUTE = ("OMP_*", "MKL_*", "OPENBLAS_*", "NUMEXPR_*", "CUDA_*", "NVIDIA_*", "TF_*", "XLA_*", "JAVA_HOME")
-"""What the libraries of models read."""
-
-ACCESS = ("MLFLOW_TRACKING_*", "DATABRICKS_*")
-"""How the registry is reached, and with which credentials."""
-
+ACCESS = ("MLFLOW_TRACKING_*", "DATABRICKS_*")  # How the registry is reached, and with which credentials.
+# What the download of a model needs.
 REGISTRY = (
     *(*ACCESS, "MLFLOW_HTTP_REQUEST_*", "MLFLOW_WORKSPACE", "MLFLOW_S3_*", "MLFLOW_GCS_*", "MLFLOW_ALLOW_*"),
     *("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"),
     *("AWS_*", "AZURE_STORAGE_*", "GOOGLE_APPLICATION_CREDENTIALS"),
 )
-"""What the download of a model needs."""
-
+# What uv needs and reads, such as where packages come from.
 INSTALLERS = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_*", "XDG_CACHE_HOME")
-"""What uv needs and reads, such as where packages come from."""
-
-_SERVICE = ("PRINZ_*", "UV_*", "PIP_*")
-"""What concerns the service alone, or its installers."""
+_SERVICE = ("PRINZ_*", "UV_*", "PIP_*")  # What concerns the service alone, or its installers.
 
 
 def fetch_variables(environment: Mapping[str, str], folder: Path, access: Mapping[str, str] | None) -> dict[str, str]:
@@ -60,12 +50,9 @@ def worker_variables(
 ) -> dict[str, str]:
     """Choose the environment variables of a worker, which runs a model: someone's code, and so without any secret.
 
-    Args:
-        environment: The environment of this process.
-        folder: For the worker's temporary files.
-        extra: More names, or patterns of names. A pattern passes on no credentials of a registry or store, and no
-            proxy: those have to be named in full. Settings of this service and of installers are never passed on.
-        code: The folder of the worker's code, for an interpreter that is not this one.
+    `folder` is for its temporary files, `code` that of its code, for an interpreter that is not this one. A pattern
+    among the extra names passes on no credentials of a registry or store, and no proxy: those have to be named in full.
+    Settings of this service and of installers are never passed on.
     """
     chosen = _chosen(environment, (*SYSTEM, *COMPUTE))
     for pattern in extra:

@@ -1,10 +1,7 @@
-"""Reads MLmodel files from stores such as S3, through a process that has the stores' clients and credentials.
+"""Reads MLmodel files from stores such as S3, where a server says that its models are, but does not hand them out.
 
-It is asked only for what the registry does not hand out: many a server knows where its models are, but lets its clients
-read them there.
+That is done by a process that has the stores' clients and credentials.
 """
-
-from __future__ import annotations
 
 import base64
 import json
@@ -17,11 +14,15 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused, RegistryUnreachable
+from prinz_enricher.registry.registry_errors import (
+    MlmodelUnreadable,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreachable,
+)
 
 # Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted.
 SCHEMES = frozenset({"s3", "gs", "abfss", "wasbs"})
-
 _PAUSE_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 

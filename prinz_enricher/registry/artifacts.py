@@ -4,8 +4,6 @@ A registry is not trusted: its listing decides neither where files are written n
 are.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,8 +14,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, TypeVar
 
-from prinz_enricher.registry.errors import ArtifactsRefused, RegistryError, RegistryRefused, RegistryUnreadable, redact
 from prinz_enricher.registry.mlmodel import ARTIFACTS, MLMODEL, artifact_path
+from prinz_enricher.registry.registry_errors import (
+    ArtifactsRefused,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreadable,
+    redact,
+)
 from prinz_enricher.registry.transport import Transport
 
 # Describe the loader and the environment of a model, together with the wheels among its files.
@@ -28,11 +32,8 @@ MAX_DEPTH = 32
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
 THREADS = 4
-
-# Seconds before each attempt to get a file or a listing.
-_PAUSES = (0.0, 0.5, 1.0)
+_PAUSES = (0.0, 0.5, 1.0)  # Seconds before each attempt to get a file or a listing.
 _WATCH_SECONDS = 0.05
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -57,13 +58,10 @@ class _Stopped(Exception):
 
 @dataclass(slots=True)
 class FolderDownload:
-    """Downloads a model's folder from a server.
+    """Downloads a model's folder, at a path of the server segment by segment, into one that is made.
 
-    Attributes:
-        place: The folder's path there, segment by segment.
-        folder: Is made; what is in it after a failure is for the caller to remove.
-        max_bytes: Of all files together.
-        watch: Called again and again with the bytes that came and those that are listed.
+    After a failure the caller removes it. All files may have `max_bytes` together. `watch` is called again and again
+    with the bytes that came and those that are listed.
     """
 
     transport: Transport
@@ -83,12 +81,8 @@ class FolderDownload:
     def run(self, begun: Callable[[Path], object]) -> None:
         """Download; blocks. What `watch` and `begun` raise ends the download, and is raised; this thread calls them.
 
-        Args:
-            begun: Called once with the folder, when it has the files of `FIRST` and the wheels, and no others yet.
-
-        Raises:
-            RegistryError: The files can't be had, or can not be those of a model.
-            OSError: They can't be written.
+        `begun` is called once with the folder, when it has the files of `FIRST` and the wheels, and no others yet.
+        Raises RegistryError if the files can't be had, or can't be those of a model; OSError if they can't be written.
         """
         try:
             self._list_files()

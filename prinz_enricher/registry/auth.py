@@ -1,7 +1,5 @@
 """How a server, a registry or one that scores models, is reached: made from settings, which are checked first."""
 
-from __future__ import annotations
-
 import os
 import ssl
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 
-from prinz_enricher.registry.errors import AccessError, CredentialsUnavailable
+from prinz_enricher.registry.registry_errors import AccessError, CredentialsUnavailable
 from prinz_enricher.registry.secret_sources import GivenSecret, OAuth2Tokens, SecretFile, basic_header, is_token
 from prinz_enricher.registry.transport import Credentials, trusts_environment
 
@@ -91,12 +89,9 @@ class BearerAuth(Credentials):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Files in PEM form; None is what the system has.
+    """Files in PEM form: the only trusted authorities (None: the system's), our certificate, and its key.
 
-    Attributes:
-        ca_file: The only certificates that are trusted to sign the server's.
-        client_certificate: Shown to a server that asks for it; with its key, unless that is in `client_key`.
-        client_key: Its key, without a password: nobody is there to type one.
+    The key, if not in the file of the certificate, has no password: nobody is there to type one.
     """
 
     ca_file: Path | None = None
@@ -163,12 +158,9 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How one server is reached, by the front and by MLflow's own client in a worker.
+    """How one server is reached, by the front and by MLflow's own client in a worker; its URL has no login.
 
-    Attributes:
-        url: The server's URL, without user and password.
-        unity: Whether it is a Unity Catalog.
-        own: Whether any of this was set; else workers get what this process has in its environment for MLflow.
+    `own` is whether any of this was set; else workers get what this process has in its environment for MLflow.
     """
 
     url: str
@@ -189,8 +181,8 @@ class Access:
     def fetch_variables(self, folder: Path) -> dict[str, str] | None:
         """Return the environment variables of a process that fetches a model now; None if nothing was set.
 
-        A token endpoint may be asked. Files that they name are written into the process's private `folder`.
-        Raises RegistryError if there is no valid password or token, AccessError if a certificate can't be read.
+        Files that they name are written into its private `folder`; a token endpoint may be asked. Raises RegistryError
+        if there is no valid password or token, AccessError if a certificate can't be read.
         """
         if not self.own:
             return None

@@ -1,18 +1,14 @@
 """Registered models and their versions, as immutable values read from MLflow's JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prinz_enricher.registry.errors import RegistryUnreadable
+from prinz_enricher.registry.registry_errors import RegistryUnreadable
 
 T = TypeVar("T")
-
 READY = "READY"
-# The stage of a version that is out of use.
-ARCHIVED = "Archived"
+ARCHIVED = "Archived"  # The stage of a version that is out of use.
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +28,10 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A version of a registered model; times are as of a model.
+    """A version of a registered model: its number as text, such as `3`, and where the registry says that its files are.
 
-    Attributes:
-        version: Its number as text, such as `3`.
-        status: `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`.
-        source: Where the registry says that its files are.
-        stage: `None`, `Staging`, `Production` or `Archived`; empty if the registry has no stages.
+    Its status is `READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`; its stage `None`, `Staging`, `Production` or
+    `Archived`, or empty if the registry has no stages. Times are as of a model.
     """
 
     name: str
@@ -74,10 +67,7 @@ class EntityError(RegistryUnreadable):
 def read_listing(
     pages: Iterable[Iterable[object]], read: Callable[[object], T], key: Callable[[T], object]
 ) -> Listing[T]:
-    """Read entities one by one, so that an invalid one does not take the others down.
-
-    Pages overlap if something was created between two of them; of two entities with the same key the later wins.
-    """
+    """Read entities one by one, so that an invalid one hides no others; of two with one key the later wins."""
     items: dict[object, T] = {}
     faults: list[str] = []
     count = 0

@@ -9,8 +9,6 @@
 MLflow's own client finds the same. A registry is not trusted: no other host is asked, no file of this machine is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
-from prinz_enricher.registry.errors import MlmodelUnreadable, redact
+from prinz_enricher.registry.registry_errors import MlmodelUnreadable, redact
 from prinz_enricher.registry.transport import QueryParams, Transport, Validator
 
 if TYPE_CHECKING:
@@ -29,15 +27,11 @@ else:
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MLMODEL = "MLmodel"
-# Where a server that proxies artifacts has them.
-ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-# Those that MLflow writes have a few kilobytes.
-MAX_BYTES = 10 * 1024 * 1024
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"  # Where a server that proxies artifacts has them.
+MAX_BYTES = 10 * 1024 * 1024  # Those that MLflow writes have a few kilobytes.
 MAX_DEPTH = 100
-# Versions that are followed, each with `models:/<name>/<version>` as its source.
-MAX_REFERENCES = 10
+MAX_REFERENCES = 10  # Versions that are followed, each with `models:/<name>/<version>` as its source.
 MAX_URI_BYTES = 64 * 1024
-
 _API = "/api/2.0/mlflow"
 _PROXIED = "mlflow-artifacts"
 _WITH_CREDENTIALS = frozenset({"http", "https", _PROXIED})
@@ -54,7 +48,7 @@ class MlmodelPlace:
     path: str
     params: QueryParams
     uri: str = ""
-    otherwise: MlmodelPlace | None = None
+    otherwise: "MlmodelPlace | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +64,7 @@ class MlmodelFile:
 
 
 def read_mlmodel(content: bytes) -> Mapping[str, object]:
-    """Parse an MLmodel file, which a stranger may have written; return its top-level entries.
-
-    Raises MlmodelUnreadable if it is too large, too deep, not YAML in UTF-8, or not a mapping.
-    """
+    """Parse an MLmodel file, a mapping; raises MlmodelUnreadable if it is invalid, too large or too deep."""
     if len(content) > MAX_BYTES:
         raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes")
     try:
@@ -154,10 +145,7 @@ class MlmodelFinder:
         return uri if parts.scheme or uri.startswith("/") else f"{Path.cwd().as_uri()}/{uri}"
 
     def proxied_path(self, uri: str) -> list[str] | None:
-        """Return the path of a folder that our server proxies, segment by segment; None for other folders.
-
-        Raises MlmodelUnreadable if it is outside of the artifacts.
-        """
+        """Return the segments of a folder that our server proxies, else None; may raise MlmodelUnreadable."""
         try:
             parts = urlsplit(uri)
             host, port = parts.hostname, parts.port

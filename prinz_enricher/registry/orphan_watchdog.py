@@ -2,13 +2,9 @@
 
 `python orphan_watchdog.py GRACE COMMAND...` starts the command in a process group of its own. Standard input is a
 pipe: when it closes, as its holder closed it, ended, or was killed, the group gets SIGTERM, and SIGKILL after GRACE
-seconds. If the command ends by itself, so does this program, with its exit code, or 128 + the signal's number.
-
-A pipe reports every kind of death on every system; Linux's `PR_SET_PDEATHSIG` reports the death of the *thread* that
-started the child, and only to the child, not to the processes that it starts.
+seconds. If the command ends by itself, so does this program, with its exit code, or 128 + the signal's number. Linux's
+`PR_SET_PDEATHSIG` would report the death of the *thread* that started the child, and only to the child.
 """
-
-from __future__ import annotations
 
 import os
 import signal

@@ -1,9 +1,4 @@
-"""A private `mlflow server` on loopback, for a registry that is a local store.
-
-A store is then read like every other registry, and the front process imports no MLflow.
-"""
-
-from __future__ import annotations
+"""A private `mlflow server` for a local store, which is so read like every other registry, without importing MLflow."""
 
 import importlib.util
 import os
@@ -22,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from prinz_enricher.registry import orphan_watchdog
-from prinz_enricher.registry.errors import PrivateServerError
+from prinz_enricher.registry.registry_errors import PrivateServerError
 
 _SQLITE_SCHEMES = ("sqlite", "sqlite+pysqlite")
 _POLL_SECONDS = 0.05
@@ -48,9 +43,8 @@ def store_folder(store_uri: str) -> Path:
         # One slash ends the (empty) host; what follows is the path, relative unless it has a slash of its own.
         file = unquote(parts.path)[1:]
         if parts.netloc or not file or file == ":memory:":
-            raise PrivateServerError(
-                "A SQLite store needs a file: sqlite:///relative.db, or sqlite:////absolute/path.db with four slashes."
-            )
+            forms = "sqlite:///relative.db, or sqlite:////absolute/path.db with four slashes"
+            raise PrivateServerError(f"A SQLite store needs a file: {forms}.")
         return Path(file).absolute().parent
     if parts.scheme in ("", "file"):
         folder = Path(unquote(parts.path))
@@ -61,11 +55,7 @@ def store_folder(store_uri: str) -> Path:
 
 
 class PrivateServer:
-    """A real `mlflow server`, which lives no longer than this context, or the process that started it.
-
-    Attributes:
-        url: Its base URL, such as `http://127.0.0.1:41234`; empty while it does not run.
-    """
+    """A real `mlflow server`, with a base `url` while it runs; it ends with this context, or its process."""
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """Reads an MLflow registry over its REST API."""
 
-from __future__ import annotations
-
 import hashlib
 import ssl
 from collections.abc import Callable, Mapping
@@ -21,21 +19,25 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import AccessError, MlmodelUnreadable, RegistryRefused, RegistryUnreadable, redact
 from prinz_enricher.registry.mlmodel import MAX_BYTES, MlmodelFile, MlmodelFinder, MlmodelPlace, read_mlmodel
+from prinz_enricher.registry.registry_errors import (
+    AccessError,
+    MlmodelUnreadable,
+    RegistryRefused,
+    RegistryUnreadable,
+    redact,
+)
 from prinz_enricher.registry.transport import Credentials, Transport, Validator
 
 _API = "/api/2.0/mlflow"
 _INTERNAL_ERROR = "INTERNAL_ERROR"
 _STORES_OF_SERVERS = SCHEMES | {"file", "mlflow-artifacts"}
-
 # What MLflow allows at most.
 MODELS_PER_PAGE = 1000
 # Most registries fit into one page, which is consistent, whatever is created or deleted meanwhile. A larger page would
 # hold up calls while it is parsed: Python does nothing else in that time.
 VERSIONS_PER_PAGE = 1_000
-# Of models, at once.
-MAX_DOWNLOADS = 4
+MAX_DOWNLOADS = 4  # Of models, at once.
 # For the beginning of a file, and between two pieces of it: the server may have to get it from a store first.
 _FILE_SECONDS = 60.0
 
@@ -61,19 +63,10 @@ class RegistryClient:
         versions_per_page: int = VERSIONS_PER_PAGE,
         stores: StoreReader | None = None,
     ) -> None:
-        """Open no connection yet.
+        """Open no connection yet; raises ValueError if it is not the URL of an http or https server.
 
-        Args:
-            url: The server's base URL, such as `http://mlflow:5000` or `https://example.com/mlflow`.
-            timeout: Seconds that one request may take.
-            credentials: How requests are authenticated; user and password of the URL by default.
-            tls: Trusted certificates and our own; the system's by default.
-            models_per_page: Registered models of one request; 1 to 1000.
-            versions_per_page: Versions of one request; 1 to 200,000.
-            stores: Reads what the server knows of and does not hand out; the caller closes it.
-
-        Raises:
-            ValueError: It is not the URL of an http or https server.
+        One request may take `timeout` seconds, and lists 1 to 1000 models or 1 to 200,000 versions. Without credentials
+        those of the URL are used, without certificates the system's. The caller closes `stores`.
         """
         connect = partial(Transport, url, credentials=credentials or url_login(url) or Credentials(), tls=tls)
         self._transport = connect(timeout=timeout, max_connections=10)
@@ -169,11 +162,7 @@ class RegistryClient:
         watch: Callable[[int, int], object],
         begun: Callable[[Path], object] = lambda _: None,
     ) -> bool:
-        """Download the folder that `folder_uri` returned from the server itself, as `FolderDownload` does; blocks.
-
-        Returns:
-            Whether the server proxies it; if not, MLflow's own client is to download it.
-        """
+        """Download the folder of `folder_uri`, as `FolderDownload` does; return whether the server proxies it."""
         place = self._finder.proxied_path(uri)
         if place is not None:
             FolderDownload(self._files, place, folder, max_bytes, watch).run(begun)
@@ -210,9 +199,8 @@ class RegistryClient:
             scheme, colon, _ = place.uri.partition(":")
             if colon and scheme not in _STORES_OF_SERVERS and error.error_code == _INTERNAL_ERROR:
                 # MLflow answers without a code to what fails by itself, such as a connection.
-                raise MlmodelUnreadable(
-                    f'the registry can\'t read a store such as "{redact(scheme)[:40]}": {error.words}'
-                ) from error
+                store = f'a store such as "{redact(scheme)[:40]}"'
+                raise MlmodelUnreadable(f"the registry can't read {store}: {error.words}") from error
             if stores is None:
                 raise
             content = stores.read(place.uri)

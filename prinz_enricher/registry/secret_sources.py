@@ -1,7 +1,5 @@
 """Where passwords and tokens come from: given once, a file that others write anew, or a token endpoint."""
 
-from __future__ import annotations
-
 import base64
 import math
 import os
@@ -17,12 +15,16 @@ from urllib.parse import quote_plus, urlsplit
 
 import httpx
 
-from prinz_enricher.registry.errors import CredentialsUnavailable, RegistryError, RegistryUnreadable, TokenRefused
+from prinz_enricher.registry.registry_errors import (
+    CredentialsUnavailable,
+    RegistryError,
+    RegistryUnreadable,
+    TokenRefused,
+)
 from prinz_enricher.registry.transport import exchange, open_http_client, read_json_object
 
 MAX_SECRET_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
-
 # How long a failure of the token endpoint is repeated, and how often a refused token is replaced, at most.
 PAUSE_SECONDS = 5.0
 _MARGIN_SECONDS = 60.0

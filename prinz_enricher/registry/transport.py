@@ -1,7 +1,5 @@
 """Requests to one server: bounded in time and size, never redirected to another host, with failures as our errors."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import time
@@ -15,7 +13,7 @@ from typing import Any
 import httpx
 
 from prinz_enricher import __version__
-from prinz_enricher.registry.errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable, redact
+from prinz_enricher.registry.registry_errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable, redact
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_PAGE_BYTES = 64 * 1024 * 1024
@@ -28,8 +26,7 @@ _HINTS: dict[int, str] = {
 }
 
 QueryParams = Mapping[str, str | int | list[str]]
-# A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`.
-Validator = tuple[str, str]
+Validator = tuple[str, str]  # A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`.
 
 
 class Credentials:
@@ -102,11 +99,8 @@ def exchange(
 
     It may take `timeout` seconds from its start to the last byte. The body of an error is cut after 64 KiB. A body of
     any length is given to `write`, piece by piece; what it raises ends the exchange. Other options are those of
-    `httpx.Client.stream`; messages name `what` was requested.
-
-    Raises:
-        RegistryUnreachable: There was no whole answer in time.
-        RegistryUnreadable: The answer is too long or can't be decompressed, or the URL is too long.
+    `httpx.Client.stream`; messages name `what` was requested. Raises RegistryUnreachable if there was no whole answer
+    in time, RegistryUnreadable if it is too long or can't be decompressed, or the URL is too long.
     """
     deadline = time.monotonic() + timeout
     with _translated_errors(what, timeout), client.stream(method, url, **options) as response:

@@ -5,8 +5,6 @@ It has no filter and no order for models, returns aliases and tags only model by
 stores behind it are not read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -22,19 +20,16 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.errors import MlmodelUnreadable, RegistryError, RegistryRefused
 from prinz_enricher.registry.mlmodel import MLMODEL, MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.registry_client import RegistryClient
+from prinz_enricher.registry.registry_errors import MlmodelUnreadable, RegistryError, RegistryRefused
 from prinz_enricher.registry.transport import QueryParams
 
 _API = "/api/2.0/mlflow/unity-catalog"
 _FILES = "/api/2.0/fs/files/Models"
 _PARTS = 3
 _THREADS = 8
-
-# What MLflow's own client asks for.
-_ENTRIES_PER_PAGE = 100
-
+_ENTRIES_PER_PAGE = 100  # What MLflow's own client asks for.
 _Result = TypeVar("_Result")
 
 
@@ -81,10 +76,8 @@ class UnityClient(RegistryClient):
         except RegistryRefused as error:
             if error.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
                 raise
-            raise MlmodelUnreadable(
-                f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
-                "and the cloud store behind it is not read"
-            ) from error
+            fault = f"the workspace's Files API does not have its MLmodel file (HTTP {error.status}), "
+            raise MlmodelUnreadable(fault + "and the cloud store behind it is not read") from error
 
     def folder_uri(self, name: str, version: str) -> str:
         """Return the only URI by which MLflow's own client gets credentials for the files of a version."""

@@ -15,10 +15,10 @@ import structlog
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
 from prinz_enricher.provision.environments import Environments, worker_code
-from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, ProvisionError
 from prinz_enricher.provision.loaders import check_loader
 from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.progress import report_step
+from prinz_enricher.provision.provision_errors import BuildFailed, Cancelled, LoaderForbidden, ProvisionError
 from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.scoring.ports import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target

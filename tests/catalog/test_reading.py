@@ -8,7 +8,7 @@ import pytest
 from prinz_enricher.catalog.reading import MAX_ASKED, Reading, read_registry
 from prinz_enricher.catalog.serving_rules import Selection
 from prinz_enricher.registry import RegistryClient, RegistryError, RegistryUnreachable, RegistryUnreadable
-from prinz_enricher.registry.errors import TokenRefused
+from prinz_enricher.registry.registry_errors import TokenRefused
 from tests.support.hostile_server import Answer, HostileServer, Request, answer_json
 from tests.support.synthetic_registry import SyntheticRegistry
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.errors import CacheUnusable, Cancelled, DownloadFailed
 from prinz_enricher.provision.model_cache import Download, ModelCache, ModelSource
 from prinz_enricher.provision.progress import steps_reported_to
+from prinz_enricher.provision.provision_errors import CacheUnusable, Cancelled, DownloadFailed
 from prinz_enricher.registry import ArtifactsRefused, RegistryClient, RegistryUnreachable
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer, answer_json

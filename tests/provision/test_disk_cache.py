@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.provision.disk_cache import DiskCache
-from prinz_enricher.provision.errors import CacheUnusable, Cancelled
 from prinz_enricher.provision.file_lock import try_lock
+from prinz_enricher.provision.provision_errors import CacheUnusable, Cancelled
 from tests.provision.entries import KEY, KEYS, LARGE, filling, names, unwanted
 from tests.support.deadline import wait_until
 
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from prinz_enricher.provision.errors import CacheUnusable
+from prinz_enricher.provision.provision_errors import CacheUnusable
 from prinz_enricher.provision.disk_cache import DiskCache
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 

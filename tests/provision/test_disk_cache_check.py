@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from prinz_enricher.provision.disk_cache import DiskCache
-from prinz_enricher.provision.errors import CacheUnusable
+from prinz_enricher.provision.provision_errors import CacheUnusable
 from tests.provision.entries import KEY, LARGE, filling, names, unwanted
 
 

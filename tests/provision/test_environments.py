@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from prinz_enricher.provision.environments import Environments, worker_code
-from prinz_enricher.provision.errors import BuildFailed, Cancelled, RequirementsRefused
 from prinz_enricher.provision.progress import steps_reported_to
+from prinz_enricher.provision.provision_errors import BuildFailed, Cancelled, RequirementsRefused
 from prinz_enricher.provision.uv import Uv
 from tests.support.deadline import wait_until
 from tests.support.hostile_server import Answer, HostileServer

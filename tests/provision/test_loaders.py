@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.errors import FORECASTERS, LoaderNotAllowed
-from prinz_enricher.provision.errors import LoaderForbidden, ProvisionError
 from prinz_enricher.provision.loaders import DEFAULT_LOADERS, allows, check_loader
+from prinz_enricher.provision.provision_errors import LoaderForbidden, ProvisionError
 from tests.support.registry_writer import mlmodel_text
 
 

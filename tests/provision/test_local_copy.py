@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.model_cache import copy_local
+from prinz_enricher.provision.provision_errors import Cancelled, DownloadFailed
 
 LARGE = 1 << 30
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.provision.errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.model_cache import ModelCache, ModelSource
 from prinz_enricher.provision.progress import steps_reported_to
+from prinz_enricher.provision.provision_errors import Cancelled, DownloadFailed
 from prinz_enricher.provision.variables import fetch_variables
 from prinz_enricher.registry import RegistryClient, RegistryRefused
 from tests.support.deadline import wait_until

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from prinz_enricher.provision.child_process import ProgramResult, run_program
-from prinz_enricher.provision.errors import Cancelled
+from prinz_enricher.provision.provision_errors import Cancelled
 from tests.support.deadline import wait_until
 from tests.support.processes import mentioning
 

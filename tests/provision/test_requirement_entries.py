@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.provision.errors import RequirementsRefused
+from prinz_enricher.provision.provision_errors import RequirementsRefused
 from prinz_enricher.provision.requirements import Requirements, located, overridden
 from tests.provision.test_requirements import read
 from tests.support.tiny_wheel import write_wheel

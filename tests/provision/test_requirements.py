@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.provision.errors import RequirementsRefused
+from prinz_enricher.provision.provision_errors import RequirementsRefused
 from prinz_enricher.provision.requirements import MAX_BYTES, Requirements, overridden, read_requirements
 
 PYTHON_ENV = """

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from prinz_enricher.provision.environments import Environment, Environments
-from prinz_enricher.provision.errors import BuildFailed
+from prinz_enricher.provision.provision_errors import BuildFailed
 from prinz_enricher.provision.uv import Uv
 from tests.support.tiny_wheel import write_wheel
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from prinz_enricher.provision.errors import BuildFailed, RequirementsRefused
+from prinz_enricher.provision.provision_errors import BuildFailed, RequirementsRefused
 from prinz_enricher.provision.requirements import Requirements, with_worker_needs
 
 HERE = ".".join(map(str, sys.version_info[:2]))

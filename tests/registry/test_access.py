@@ -10,7 +10,7 @@ import pytest
 from prinz_enricher.config import ConfigError, RegistrySettings, Settings
 from prinz_enricher.registry import Access, AccessError, open_access
 from prinz_enricher.registry.auth import BasicAuth, BearerAuth
-from prinz_enricher.registry.errors import CredentialsUnavailable
+from prinz_enricher.registry.registry_errors import CredentialsUnavailable
 from prinz_enricher.registry.secret_sources import OAuth2Tokens, SecretFile
 from prinz_enricher.registry.transport import Credentials
 from tests.support.certificates import Authority

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prinz_enricher.registry.errors import RegistryError, RegistryUnreachable, RegistryUnreadable, TokenRefused
+from prinz_enricher.registry.registry_errors import RegistryError, RegistryUnreachable, RegistryUnreadable, TokenRefused
 from prinz_enricher.registry.secret_sources import PAUSE_SECONDS, GivenSecret, OAuth2Tokens, SecretFile
 from tests.support.hostile_server import Answer, HostileServer, answer_json
 from tests.support.token_server import TokenEndpoint

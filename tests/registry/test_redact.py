@@ -2,7 +2,7 @@
 
 import pytest
 
-from prinz_enricher.registry.errors import MAX_SHOWN_CHARACTERS, redact
+from prinz_enricher.registry.registry_errors import MAX_SHOWN_CHARACTERS, redact
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from prinz_enricher.catalog import Catalog
 from prinz_enricher.config import Settings
 from prinz_enricher.registry import RegistryClient, RegistryRefused, RegistryUnreachable, open_access, secret_sources
-from prinz_enricher.registry.errors import CredentialsUnavailable, TokenRefused
+from prinz_enricher.registry.registry_errors import CredentialsUnavailable, TokenRefused
 from tests.conftest import RunningRegistry
 from tests.support.basic_auth_server import BasicAuthServer
 from tests.support.certificates import Authority

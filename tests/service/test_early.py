@@ -14,8 +14,8 @@ import pytest
 from prinz_enricher.config import CacheSettings, WorkerSettings
 from prinz_enricher.provision.disk_cache import Lease
 from prinz_enricher.provision.environments import Environment, Environments
-from prinz_enricher.provision.errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
 from prinz_enricher.provision.progress import steps_reported_to
+from prinz_enricher.provision.provision_errors import BuildFailed, Cancelled, LoaderForbidden, RequirementsRefused
 from prinz_enricher.scoring.ports import LoaderRefused, LoadFailed, RegistryAway, Target
 from prinz_enricher.service.provisioner import EarlyEnvironment, Provisioner
 from prinz_enricher.service.registries import OpenRegistry, Registries

@@ -13,7 +13,7 @@ import structlog
 from prinz_enricher.catalog import CatalogState, Union
 from prinz_enricher.config import HttpSettings
 from prinz_enricher.fronts.admin.webhook import MAX_BODY_BYTES, Webhook
-from prinz_enricher.registry.errors import RegistryError
+from prinz_enricher.registry.registry_errors import RegistryError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

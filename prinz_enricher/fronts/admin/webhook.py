@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from prinz_enricher.config import MIB, HttpSettings
-from prinz_enricher.registry.errors import RegistryError
+from prinz_enricher.registry.registry_errors import RegistryError
 from prinz_enricher.registry.secret_sources import SecretFile
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import httpcore
 import httpx
 
 from prinz_enricher.registry.auth import Access, TlsFiles
-from prinz_enricher.registry.errors import AccessError
+from prinz_enricher.registry.registry_errors import AccessError
 from prinz_enricher.registry.transport import trusts_environment
 
 KEEP_SECONDS = 4.0

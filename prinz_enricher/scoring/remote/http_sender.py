@@ -22,7 +22,7 @@ from h2.exceptions import H2Error
 from prinz_enricher import __version__
 from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access, BearerAuth
-from prinz_enricher.registry.errors import RegistryError
+from prinz_enricher.registry.registry_errors import RegistryError
 from prinz_enricher.registry.secret_sources import OAuth2Tokens
 from prinz_enricher.registry.transport import tls_fault
 from prinz_enricher.scoring.remote.connection_pool import ConnectionPool, HttpConnection

@@ -8,7 +8,7 @@ import pytest
 
 from prinz_enricher.config import EndpointSettings
 from prinz_enricher.registry.auth import Access, open_access
-from prinz_enricher.registry.errors import AccessError
+from prinz_enricher.registry.registry_errors import AccessError
 from prinz_enricher.scoring.remote import connection_pool
 from prinz_enricher.scoring.remote.upstream import UpstreamFailed, UpstreamTimeout
 from tests.scoring.remote.conftest import Open, ask

@@ -1,29 +1,15 @@
 """What can go wrong between us and a registry, and what may be shown of an error that someone else wrote.
 
-RegistryError
-├── RegistryUnreachable
-├── RegistryRefused
-│   └── TokenRefused
-├── RegistryUnreadable
-├── CredentialsUnavailable
-├── MlmodelUnreadable
-└── ArtifactsRefused
-PrivateServerError
-AccessError
-
 They stay inside `registry/` and `catalog/`; callers of the service see those of `prinz_enricher.errors`. No message
 holds credentials; of what the server said it holds what `redact` lets through.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Collection
 from http import HTTPStatus
 
 MAX_SHOWN_CHARACTERS = 400
-# This bounds the time that the pattern takes.
-_MAX_SEARCHED_CHARACTERS = 1000
+_MAX_SEARCHED_CHARACTERS = 1000  # This bounds the time that the pattern takes.
 
 _NAMED_SECRET = re.compile(
     r"(?:authorization|cookie|token|passw(?:or)?d|pwd|secret|signature|\bsig|credential|(?:api|access|account)_?-?key)"
@@ -40,12 +26,9 @@ _TRANSIENT = (
 
 
 class RegistryError(Exception):
-    """The registry did not answer as it should.
+    """The registry did not answer as it should; `transient` if the same request may be answered later.
 
-    Attributes:
-        transient: Whether the same request may be answered later.
-        missing: Whether the registry says that the requested entity does not exist.
-        forbidden: Whether it says that we may not have it.
+    It says of a `missing` entity that it does not exist, of a `forbidden` one that we may not have it.
     """
 
     transient = True
@@ -58,12 +41,7 @@ class RegistryUnreachable(RegistryError):
 
 
 class RegistryRefused(RegistryError):
-    """An answer with an HTTP status that is not 200.
-
-    Attributes:
-        error_code: MLflow's own code, such as `RESOURCE_DOES_NOT_EXIST`, or empty.
-        words: The first line of MLflow's message, redacted, or empty.
-    """
+    """An answer with an HTTP status that is not 200, with MLflow's own code and redacted message, if any."""
 
     def __init__(self, message: str, status: int, error_code: str = "", words: str = "") -> None:
         # All of them, so that it can be copied.

@@ -1,15 +1,4 @@
-"""What can go wrong before a model is loaded; no message holds credentials.
-
-ProvisionError
-├── Cancelled            the caller does not wait any more
-├── CacheUnusable        a disk cache can't be used or written
-├── DownloadFailed       the model can't be downloaded
-├── RequirementsRefused  the model's requirements can't be read, or are not allowed
-├── BuildFailed          the model's Python environment can't be built
-└── LoaderForbidden      the module that would load the model is not allowed
-"""
-
-from __future__ import annotations
+"""What can go wrong before a model is loaded, each a ProvisionError; no message holds credentials."""
 
 
 class ProvisionError(Exception):
