@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,12 +19,10 @@ from rich.console import Console
 from prinz_enricher.application import Application
 from prinz_enricher.cli.describe import print_models, print_scores, print_signature
 from prinz_enricher.cli.process_setup import wait_for_signal
-from prinz_enricher.cli.service_connection import connect, print_line
+from prinz_enricher.cli.service_connection import connect, own_service, print_line
 from prinz_enricher.client import Client
-from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.registry import PrivateServer, PrivateServerError
-from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
 
 WINE_COLUMNS = (
@@ -46,23 +43,18 @@ _LOAD_SECONDS = 120.0
 
 console = Console()
 
+_CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
 
 @click.command()
 @click.option("--once", is_flag=True, help="List, describe and score each model over gRPC, then end.")
-@click.option(
-    "--folder", default=".demo", type=click.Path(file_okay=False, path_type=Path), help="Folder of the registry."
-)
+@click.option("--folder", default=".demo", type=_FOLDER, help="Folder of the registry.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the service.  [default: 50051, or a free one with --once]"
 )
-@click.option(
-    "--wine-csv",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Train on the UCI wine quality set.",
-)
-@click.option(
-    "--fraud-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Train on the BankSim set."
-)
+@click.option("--wine-csv", type=_CSV, help="Train on the UCI wine quality set.")
+@click.option("--fraud-csv", type=_CSV, help="Train on the BankSim set.")
 def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, fraud_csv: Path | None) -> None:
     """Train sample models, serve them, and show how to call them; Ctrl-C ends it all.
 
@@ -78,22 +70,23 @@ def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, frau
     try:
         with contextlib.ExitStack() as stack:
             with console.status("starting MLflow …"):
-                registry = stack.enter_context(
-                    PrivateServer(f"sqlite:///{folder.resolve() / 'mlflow.db'}", ended=ended)
-                )
+                store = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+                registry = stack.enter_context(PrivateServer(store, ended=ended))
             with console.status("training the sample models …"):
                 _train(registry.url, wine_csv, fraud_csv, ended)
             with console.status("starting the service, and a worker for each model …"):
-                port = stack.enter_context(_serving(registry.url, port, ended))
-            address = f"localhost:{port}"
-            with connect(address, None, _LOAD_SECONDS) as client:
-                if once:
-                    _show_scores(client)
-                else:
-                    _show_service(client, address, registry.url, _write_payments(folder))
-                    wait_for_signal(ended)
-                    console.print("ending …")
-    except (PrivateServerError, FrontError) as error:
+                service = own_service(registry.url, server={"port": port}, scoring={"preload": ["*"]})
+                application, port = stack.enter_context(service)
+                address = f"localhost:{port}"
+                client = stack.enter_context(connect(address, None, _LOAD_SECONDS))
+                _wait_loaded(application, client, ended)
+            if once:
+                _show_scores(client)
+            else:
+                _show_service(client, address, registry.url, folder / "payments.csv")
+                wait_for_signal(ended)
+                console.print("ending …")
+    except PrivateServerError as error:
         if ended.is_set():
             raise click.Abort from None
         raise click.ClickException(str(error)) from None
@@ -109,9 +102,8 @@ def _train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: 
         if csv is not None:
             arguments += [flag, str(csv)]
     # A session of its own: Ctrl-C is for the demo, which ends the training.
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as child:
+    out = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, text=True, start_new_session=True) as child:
         output = None
         while output is None:
             try:
@@ -122,20 +114,6 @@ def _train(registry: str, wine_csv: Path | None, fraud_csv: Path | None, ended: 
                     raise click.Abort from None
     if child.returncode:
         raise click.ClickException("\n".join(["training the sample models failed:", *output.splitlines()[-20:]]))
-
-
-@contextlib.contextmanager
-def _serving(registry: str, port: int, ended: threading.Event) -> Iterator[int]:
-    """Run the service with every model loaded; yields its port."""
-    settings = Settings.load({"registry": {"url": registry}, "server": {"port": port}, "scoring": {"preload": ["*"]}})
-    application = Application(settings)
-    port = application.start()
-    try:
-        with Client(f"localhost:{port}") as client:
-            _wait_loaded(application, client, ended)
-        yield port
-    finally:
-        application.stop()
 
 
 def _wait_loaded(application: Application, client: Client, ended: threading.Event) -> None:
@@ -168,28 +146,18 @@ def _show_scores(client: Client) -> None:
                 print_scores(f"{scores.name}, version {scores.version}: a row and its score", row, score)
 
 
-def _write_payments(folder: Path) -> Path:
-    """Write a file of rows for the fraud model, with a column that is not an input of it; return its path."""
-    path = folder / "payments.csv"
-    rows = ["payment;age;gender;category;amount", "1;4;F;es_transportation;800.0", "2;2;M;es_travel;7500.0"]
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
 def _show_service(client: Client, address: str, registry: str, payments: Path) -> None:
+    # With a column that is not an input of the model.
+    rows = ["payment;age;gender;category;amount", "1;4;F;es_transportation;800.0", "2;2;M;es_travel;7500.0"]
+    payments.write_text("\n".join(rows) + "\n")
     print_models(client.list_models())
     program = Path(sys.argv[0])
     command = os.path.relpath(program) if program.name == "prinz-enricher" else program.name
-    request = {
-        "model": {"name": FRAUD},
-        "columns": {
-            "num_rows": 1,
-            "columns": [
-                {"name": name, ("doubles" if isinstance(value, float) else "strings"): {"values": [value]}}
-                for name, value in EXAMPLES[FRAUD][0].items()
-            ],
-        },
-    }
+    columns = [
+        {"name": name, ("doubles" if isinstance(value, float) else "strings"): {"values": [value]}}
+        for name, value in EXAMPLES[FRAUD][0].items()
+    ]
+    request = {"model": {"name": FRAUD}, "columns": {"num_rows": 1, "columns": columns}}
     lines = [
         f"Serving on {address}; the registry's pages are at {registry}. In another terminal:",
         "",

@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
 
 import click
-import pyarrow as pa
 from rich.console import Console
 
-from prinz_enricher.cli.row_files import open_rows
-from prinz_enricher.cli.row_parsing import RowFileError
+from prinz_enricher.cli.row_files import RowFileError, open_rows
 from prinz_enricher.cli.service_connection import invalid_input, model_argument
 from prinz_enricher.client import ModelReference, Tls
 from prinz_enricher.errors import InvalidInput
-from prinz_enricher.loadtest.callers import LoadTestError, Mode, Target
+from prinz_enricher.loadtest.callers import LoadTestError, Mode, ServerUnderTest
 from prinz_enricher.loadtest.rendering import ProgressDisplay, html_page, print_report
 from prinz_enricher.loadtest.report import Arguments
-from prinz_enricher.loadtest.request_pool import ModelUnderTest, find_model, generated_pool, read_pool
+from prinz_enricher.loadtest.request_pool import find_model, generated_pool, read_pool
 from prinz_enricher.loadtest.run import Rate, Schedule, parse_concurrencies, parse_rates, run
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_COUNT = click.IntRange(1)
 _TARGET_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
@@ -54,23 +53,18 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="unary", help="How rows travel.")
 @click.option(
-    "--form",
-    type=click.Choice(["columns", "dense"]),
-    default="columns",
-    help="Form of the rows in the modes unary and stream.",
+    "--form", type=click.Choice(["columns", "dense"]), default="columns", help="Form of rows in unary and stream."
 )
-@click.option("--rows", default=1, type=click.IntRange(1), help="Rows of a call.")
+@click.option("--rows", default=1, type=_COUNT, help="Rows of a call.")
 @click.option(
     "--input", "source", type=_FILE, help="Rows to send: .csv, .tsv, .parquet, .json or .jsonl.  [default: generated]"
 )
 @click.option("--separator", help="Separator of a CSV file.  [default: detected]")
 @click.option("--seed", default=0, help="Random seed for generated rows and arrival times.")
 @click.option("--duration", default=10.0, type=click.FloatRange(0.05), help="Seconds of each step.")
-@click.option(
-    "--warm-up", default=2.0, type=click.FloatRange(0), help="Seconds of load before each step, not measured."
-)
+@click.option("--warm-up", default=2.0, type=click.FloatRange(0), help="Seconds of load before each measured step.")
 @click.option("--processes", default=1, type=click.IntRange(1, 256), help="Processes that generate the load.")
-@click.option("--connections", default=1, type=click.IntRange(1), help="Connections of each process to each address.")
+@click.option("--connections", default=1, type=_COUNT, help="Connections of each process to each address.")
 @click.option(
     "--check",
     type=click.Choice(["scores", "rows"]),
@@ -80,8 +74,8 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option(
     "--max-in-flight",
     default=10_000,
-    type=click.IntRange(1),
-    help="Largest number of unanswered calls of an open loop; calls beyond it count as unsent.",
+    type=_COUNT,
+    help="Most unanswered calls of an open loop; others count as unsent.",
 )
 @click.option("--json", "json_file", type=_TARGET_FILE, help="Write the report to this file as JSON.")
 @click.option("--html", "html_file", type=_TARGET_FILE, help="Write the report to this file as an HTML page.")
@@ -120,23 +114,22 @@ def loadtest(
     its correct answer, and 1 otherwise.
     """
     arguments = _arguments(rest, source, tls=tls or ca is not None)
-    target = Target(
-        tuple(arguments.addresses),
-        connections=arguments.connections,
-        tls=Tls(ca=ca.read_bytes() if ca else None) if arguments.tls else None,
-        token=token_file.read_text().strip() if token_file else None,
-        timeout=arguments.timeout,
-    )
+    tls_options = Tls(ca=ca.read_bytes() if ca else None) if arguments.tls else None
+    token = token_file.read_text().strip() if token_file else None
+    addresses = tuple(arguments.addresses)
+    server = ServerUnderTest(addresses, arguments.connections, tls_options, token, arguments.timeout)
     schedule = Schedule.of(concurrency, rate)
     try:
-        target.check()
-        found = find_model(target, ModelReference.parse(model).to_message())
-        rows = _rows(found, arguments, source, separator)
-        with (
-            ProgressDisplay(len(schedule), arguments.warm_up, arguments.duration) as display,
-            _stopped_by_signals(display) as stopped,
-        ):
-            report = run(target, found, rows, schedule, arguments, stopped, display.on_step, display.on_progress)
+        server.check()
+        found = find_model(server, ModelReference.parse(model).to_message())
+        if source is None:
+            rows = generated_pool(found.signature, arguments.rows, arguments.seed)
+        else:
+            batches = open_rows(source, found.signature.inputs, 65_536, separator).batches
+            rows = read_pool(batches, found.signature, arguments.rows)
+        display = ProgressDisplay(len(schedule), arguments.warm_up, arguments.duration)
+        with display, _stopped_by_signals(display) as stopped:
+            report = run(server, found, rows, schedule, arguments, stopped, display.on_step, display.on_progress)
     except (LoadTestError, RowFileError) as error:
         raise click.ClickException(str(error)) from None
     except InvalidInput as error:
@@ -158,16 +151,6 @@ def _arguments(given: dict[str, Any], source: Path | None, *, tls: bool) -> Argu
     form = "arrow" if mode == "arrow" else given["form"]
     fields = {**given, "form": form, "addresses": list(given["addresses"])}
     return Arguments(**fields, input=None if source is None else str(source), tls=tls)
-
-
-def _rows(
-    model: ModelUnderTest, arguments: Arguments, source: Path | None, separator: str | None
-) -> Sequence[pa.RecordBatch]:
-    """Return the rows of each call of the pool."""
-    if source is None:
-        return generated_pool(model.signature, arguments.rows, arguments.seed)
-    batches = open_rows(source, model.signature.inputs, 65_536, separator).batches
-    return read_pool(batches, model.signature, arguments.rows)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ _PR_SET_DUMPABLE: Final = 4
 _MADV_DONTNEED: Final = 4
 _M_ARENA_MAX: Final = -8
 _MOST_HEAPS: Final = 2
-
 _WAKE_SECONDS: Final = 1.0
 """How long a signal may wait that the kernel gave to another thread than the main one."""
 
@@ -29,15 +28,12 @@ _WAKE_SECONDS: Final = 1.0
 class _ImportBlocker(MetaPathFinder):
     """Raises ImportError for some libraries, as if they were not installed."""
 
-    def __init__(self) -> None:
-        self.names: set[str] = set()
+    def __init__(self, libraries: tuple[str, ...]) -> None:
+        self._libraries = libraries
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname in self.names:
+        if fullname in self._libraries:
             raise ModuleNotFoundError(f"{fullname} is blocked in this process", name=fullname)
-
-
-_BLOCKER: Final = _ImportBlocker()
 
 
 def block_imports(*libraries: str) -> None:
@@ -46,9 +42,7 @@ def block_imports(*libraries: str) -> None:
     Some libraries import others if they are installed, and do without otherwise: pyarrow imports pandas (0.3 s, 40 MB)
     when it first sees a Python list; httpx and structlog import rich (5 MB).
     """
-    _BLOCKER.names.update(libraries)
-    if _BLOCKER not in sys.meta_path:
-        sys.meta_path.insert(0, _BLOCKER)
+    sys.meta_path.insert(0, _ImportBlocker(libraries))
 
 
 def disable_ptrace() -> None:
@@ -63,10 +57,9 @@ def disable_ptrace() -> None:
 def use_batch_scheduling() -> None:
     """Use SCHED_BATCH (sched(7)), so that a woken thread does not preempt the one that woke it.
 
-    Each call wakes threads of the front, of the pool and of a worker. By default each takes the processor from the one
-    that woke it, so that calls and answers go on one by one, with two switches for each. With SCHED_BATCH what comes
-    together stays together: on one core twice the calls a second, and a lone call is as quick. Threads and processes
-    inherit it: call this before any is started.
+    By default each thread that a call wakes takes the processor from the one that woke it, with two switches for each
+    call. With SCHED_BATCH what comes together stays together: on one core twice the calls a second, and a lone call is
+    as quick. Threads and processes inherit it: call this before any is started.
     """
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

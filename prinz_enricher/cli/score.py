@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prinz_enricher.batch import batch_to_rows
-from prinz_enricher.cli.row_files import RowSink, RowSource, open_rows
-from prinz_enricher.cli.row_parsing import RowFileError
+from prinz_enricher.cli.row_files import RowFileError, RowSink, RowSource, open_rows
 from prinz_enricher.cli.service_connection import (
     FIRST_TRY,
     call_when_loaded,
@@ -65,9 +64,7 @@ def score(
     keep_inputs: bool,
     prefix: str,
     wait: float,
-    address: str,
-    registry: str | None,
-    timeout: float,
+    **connection: Any,
 ) -> None:
     """Score the rows of a file with a model: NAME, NAME/version or NAME@alias; a NAME may hold an @ of its own.
 
@@ -77,7 +74,7 @@ def score(
     An object may lack its optional properties, which is not the same as null; in Parquet they are null.
     """
     try:
-        with connect(address, registry, timeout) as client:
+        with connect(**connection) as client:
             with waiting_display(console) as show:
                 resolved, signature = call_when_loaded(lambda _: client.signature(model), wait, show)
 
@@ -89,24 +86,20 @@ def score(
                     # With all its time at once, so that it is not scored twice; the bar is on the terminal already.
                     return call_when_loaded(call, wait, lambda line: print_line(console, line))
                 with waiting_display(console) as show:
-                    return call_when_loaded(call, wait, show, min(FIRST_TRY, timeout))
+                    return call_when_loaded(call, wait, show, min(FIRST_TRY, connection["timeout"]))
 
             rows = open_rows(source, signature.inputs, batch_rows, separator)
             kept = _kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
-            started = time.monotonic()
+            started, count = time.monotonic(), 0
             with RowSink(target) as sink:
-                count = 0
                 for scored in _score_parts(score_part, signature, rows, kept, prefix):
                     sink.write(scored)
                     count += scored.num_rows
     except RowFileError as error:
         raise click.ClickException(str(error)) from None
     seconds = time.monotonic() - started
-    print_line(
-        console,
-        f"{count:,} rows scored by {resolved.name}/{resolved.version} in {seconds:.2f} s "
-        f"({count / max(seconds, 1e-9):,.0f} rows/s): {target}",
-    )
+    speed = f"{seconds:.2f} s ({count / max(seconds, 1e-9):,.0f} rows/s)"
+    print_line(console, f"{count:,} rows scored by {resolved.name}/{resolved.version} in {speed}: {target}")
 
 
 def _kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_inputs: bool) -> list[str]:
@@ -125,18 +118,10 @@ def _score_parts(
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # In JSON what an object lacks is not what is null in it. An Arrow file does not tell the two apart.
     in_arrow = rows.is_arrow or lossless_in_arrow(signature)
-    progress = Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task("", total=None, speed="")
-    started = time.monotonic()
-    count = 0
+    started, count = time.monotonic(), 0
     try:
         for batch in rows.batches:
             part: Any = batch.select(inputs)
@@ -151,12 +136,9 @@ def _score_parts(
             progress.start()
             count += batch.num_rows
             share = rows.position()
-            progress.update(
-                task,
-                completed=count,
-                total=max(count, round(count / share)) if share else None,
-                speed=f"{count / (time.monotonic() - started):,.0f} rows/s",
-            )
+            total = max(count, round(count / share)) if share else None
+            speed = f"{count / (time.monotonic() - started):,.0f} rows/s"
+            progress.update(task, completed=count, total=total, speed=speed)
             names = [*kept, *(prefix + name for name in scores.held.schema.names)]
             yield pa.RecordBatch.from_arrays([*map(batch.column, kept), *scores.held.columns], names=names)
     finally:

@@ -10,13 +10,7 @@ from pathlib import Path
 import click
 
 from prinz_enricher.application import Application
-from prinz_enricher.cli.process_setup import (
-    disable_ptrace,
-    trim_memory,
-    use_batch_scheduling,
-    use_libc_allocator,
-    wait_for_signal,
-)
+from prinz_enricher.cli import process_setup
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError
 from prinz_enricher.registry import AccessError, PrivateServerError
@@ -27,17 +21,17 @@ _SWITCH_SECONDS = 0.0002
 """How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
 5 ms are longer than a call takes, and one call waits for its turn several times."""
 
+_PORT = click.IntRange(0, 65535)
+
 
 @click.command()
 @click.option(
     "--registry", metavar="URL", help="MLflow server (http://mlflow:5000) or local store (sqlite:///mlflow.db)."
 )
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 50051]")
+@click.option("--port", type=_PORT, help="Port to listen on; 0 picks a free one.  [default: 50051]")
 @click.option(
-    "--http-port",
-    type=click.IntRange(0, 65535),
-    help="Port for metrics, probes and webhooks; 0 picks a free one.  [default: none]",
+    "--http-port", type=_PORT, help="Port for metrics, probes and webhooks; 0 picks a free one.  [default: none]"
 )
 @click.option(
     "--front",
@@ -56,31 +50,19 @@ _SWITCH_SECONDS = 0.0002
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Lowest level logged.  [default: info]",
 )
-@click.option(
-    "--log-format", type=click.Choice(["auto", "console", "json"]), help="Format of the log.  [default: auto]"
-)
-def serve(
-    registry: str | None,
-    host: str | None,
-    port: int | None,
-    http_port: int | None,
-    front: str | None,
-    preload: tuple[str, ...],
-    config: Path | None,
-    log_level: str | None,
-    log_format: str | None,
-) -> None:
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Format of logs.  [default: auto]")
+def serve(config: Path | None, **given: object) -> None:
     """Serve the models of an MLflow registry over gRPC.
 
     Settings come from a TOML file (--config), then from environment variables (PRINZ_<SECTION>__<KEY>, such as
     PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first.
     """
-    flags: dict[str, dict[str, object]] = {
-        "registry": {"url": registry},
-        "server": {"host": host, "port": port, "front": front},
-        "http": {"port": http_port},
-        "scoring": {"preload": preload or None},
-        "logging": {"level": log_level, "format": log_format},
+    flags = {
+        "registry": {"url": given["registry"]},
+        "server": {"host": given["host"], "port": given["port"], "front": given["front"]},
+        "http": {"port": given["http_port"]},
+        "scoring": {"preload": given["preload"] or None},
+        "logging": {"level": given["log_level"], "format": given["log_format"]},
     }
     try:
         settings = Settings.load(
@@ -98,9 +80,9 @@ def _run(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    use_libc_allocator()
-    use_batch_scheduling()
-    disable_ptrace()
+    process_setup.use_libc_allocator()
+    process_setup.use_batch_scheduling()
+    process_setup.disable_ptrace()
     try:
         application = Application(settings)
         application.start(ended)
@@ -108,7 +90,7 @@ def _run(settings: Settings) -> None:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None
-    trim_memory()
+    process_setup.trim_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    wait_for_signal(ended)
+    process_setup.wait_for_signal(ended)
     application.stop()

@@ -6,8 +6,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import grpc
@@ -17,18 +17,17 @@ from rich.progress import Progress, TextColumn
 from prinz_enricher.client import Client, ModelReference, ServiceError
 from prinz_enricher.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from prinz_enricher.application import Application
+
 FIRST_TRY: Final = 2.0
 """Seconds after which a call that waits for its model gets to know what is being done."""
-
 _CONNECT_SECONDS: Final = 5.0
 """Within which a running service accepts a connection; gRPC itself would try for as long as a call may take."""
-
 _GRACE: Final = 10.0
 """Seconds after MODEL_LOADING in which an answer may be late on a busy machine."""
-
 _RETRIES: Final = 3
 """Retries of a call that finds no service. Those of gRPC would let the deadline pass before MODEL_LOADING is heard."""
-
 _IS_IT_RUNNING: Final = "  Is the service running at {}? --address names another one."
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -58,11 +57,7 @@ def connection_options(function: _F) -> _F:
     function = click.option("--timeout", default=60.0, help="Seconds for a call to a loaded model.")(function)
     function = click.option("--registry", metavar="URL", help="Start a service for this registry instead.")(function)
     return click.option(
-        "--address",
-        default="localhost:50051",
-        envvar="PRINZ_ADDRESS",
-        show_envvar=True,
-        help="Address of the service.",
+        "--address", default="localhost:50051", envvar="PRINZ_ADDRESS", show_envvar=True, help="Address of the service."
     )(function)
 
 
@@ -72,7 +67,15 @@ def connect(address: str, registry: str | None, timeout: float) -> Iterator[Clie
     try:
         with contextlib.ExitStack() as stack:
             if registry is not None:
-                address = stack.enter_context(own_service(registry))
+                from prinz_enricher.telemetry import configure_logging
+
+                configure_logging("warning", "auto")
+                # No model is loaded that another service over the same registry has in use.
+                service = own_service(registry, server={"port": 0, "grace_period": 1.0}, scoring={"preload": []})
+                application, port = stack.enter_context(service)
+                if not application.ready.wait(timeout=30.0):
+                    raise click.ClickException(f"the registry at {registry} did not answer within 30 s")
+                address = f"127.0.0.1:{port}"
             _check_connection(address)
             yield stack.enter_context(Client(address, timeout=timeout, retry=False))
     except ServiceError as error:
@@ -103,28 +106,20 @@ def _check_connection(address: str) -> None:
 
 
 @contextlib.contextmanager
-def own_service(registry: str) -> Iterator[str]:
-    """Run a service for the time of a command; yields its address."""
+def own_service(url: str, **sections: Mapping[str, object]) -> Iterator[tuple[Application, int]]:
+    """Run a service of a registry, with these sections of settings, for the time of a command; yields its port, too."""
     from prinz_enricher.application import Application
     from prinz_enricher.config import Settings
     from prinz_enricher.registry import PrivateServerError
     from prinz_enricher.service.calls import FrontError
-    from prinz_enricher.telemetry import configure_logging
 
-    configure_logging("warning", "auto")
-    # No model is loaded that another service over the same registry has in use.
-    settings = Settings.load(
-        {"registry": {"url": registry}, "server": {"port": 0, "grace_period": 1.0}, "scoring": {"preload": []}}
-    )
-    application = Application(settings)
     try:
+        application = Application(Settings.load({"registry": {"url": url}, **sections}))
         port = application.start()
     except (FrontError, PrivateServerError) as error:
         raise click.ClickException(str(error)) from None
     try:
-        if not application.ready.wait(timeout=30.0):
-            raise click.ClickException(f"the registry at {registry} did not answer within 30 s")
-        yield f"127.0.0.1:{port}"
+        yield application, port
     finally:
         application.stop()
 
@@ -132,10 +127,8 @@ def own_service(registry: str) -> Iterator[str]:
 def _explain(error: ServiceError, address: str) -> str:
     lines = [str(error)]
     if error.reason == "MODEL_LOAD_FAILED":
-        lines.append(
-            "  Name another version (NAME/version, NAME@alias), or fix the cause and call again after a while. "
-            "`prinz-enricher models` shows the state of each version."
-        )
+        hint = "  Name another version (NAME/version, NAME@alias), or fix the cause and call again after a while. "
+        lines.append(hint + "`prinz-enricher models` shows the state of each version.")
     elif error.reason in ("MODEL_NOT_FOUND", "ALIAS_NOT_FOUND"):
         lines.append("  Write NAME, NAME/version or NAME@alias; for a NAME that holds an @: a@b, a@b/3, a@b@alias.")
     elif not error.reason and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -183,20 +176,14 @@ def waiting_display(console: Console) -> Iterator[Callable[[str], None]]:
 def call_when_loaded(
     call: Callable[[float | None], _R], seconds: float, show: Callable[[str], Any], timeout: float | None = None
 ) -> _R:
-    """Make a call, and repeat it for as long as the model is being loaded.
+    """Make a call, and repeat it for as long as the model is being loaded, at most `seconds` in all; `show` says why.
 
-    Args:
-        call: Makes the call within so many seconds; None means all that a call may take.
-        seconds: How long to wait in all.
-        show: Shows what is being done.
-        timeout: Of the first call: short for one that waits if its model is not loaded.
-
-    Raises:
-        ServiceError: The call failed otherwise.
-        click.ClickException: The model was not loaded in time.
+    `call` makes it within so many seconds; None means all that a call may take. `timeout` is that of the first one,
+    short for one that waits if its model is not loaded. Raises ServiceError if the call failed otherwise, and
+    ClickException if the model was not loaded in time.
     """
     end = time.monotonic() + seconds
-    shown, lost, loading_at = "", 0, -math.inf
+    shown, lost, loading_at, late = "", 0, -math.inf, grpc.StatusCode.DEADLINE_EXCEEDED
     while True:
         try:
             return call(timeout)
@@ -204,8 +191,8 @@ def call_when_loaded(
             if error.reason == "MODEL_LOADING":
                 timeout, loading_at = FIRST_TRY, time.monotonic()
                 known = error.metadata
-                line = known.get("step") or known.get("why") or "waiting until it is loaded"
-                line = printable(f"{known['model']}/{known['version']}: {line}")
+                step = known.get("step") or known.get("why") or "waiting until it is loaded"
+                line = printable(f"{known['model']}/{known['version']}: {step}")
                 pause = min(error.retry_after or 1.0, 1.0)
                 if time.monotonic() + pause > end:
                     raise click.ClickException(f"{line}. It was not loaded in time; --wait gives it more") from None
@@ -213,9 +200,7 @@ def call_when_loaded(
                     show(line)
                 shown = line
                 time.sleep(pause)
-            elif error.code is grpc.StatusCode.DEADLINE_EXCEEDED and (
-                timeout or time.monotonic() < loading_at + _GRACE
-            ):
+            elif error.code is late and (timeout or time.monotonic() < loading_at + _GRACE):
                 # A model that is loaded and slow has all the time of a call.
                 timeout = None
             elif error.code is grpc.StatusCode.UNAVAILABLE and lost < _RETRIES:

@@ -23,16 +23,13 @@ from prinz_enricher.loadtest.comparison import same_batch, same_response, same_r
 
 Mode = Literal["unary", "stream", "coalesced", "arrow"]
 """How rows travel; `docs/load-testing.md` describes each mode."""
-
 Form = Literal["columns", "dense", "arrow"]
 """The form of the rows in a message."""
 
 _SHORT: Final = 4096
 """Bytes of an expected output up to which it is searched in the answer's bytes, which saves parsing the answer."""
-
 _GRACE_SECONDS: Final = 0.5
 """How much longer than its timeout a message of a stream is waited for: the server is to say that it is late."""
-
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -49,27 +46,17 @@ class LoadTestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request and its correct answer.
-
-    Attributes:
-        request: A serialised `ScoreRequest`; in the mode `coalesced` a record batch.
-        expected: A serialised `ScoreResponse` that has only the output; in the mode `coalesced` a record batch.
-    """
+    """A serialised `ScoreRequest` and a `ScoreResponse` with the right output alone; if `coalesced`, record batches."""
 
     request: Any
     expected: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where the server listens, and what it wants of its callers.
+class ServerUnderTest:
+    """Where the server listens, and what it wants of its callers: plain text without `tls`; `timeout` is in seconds.
 
-    Attributes:
-        addresses: At least one; calls go to them in turn.
-        connections: Connections of each process to each address.
-        tls: How connections are encrypted; None for plain text.
-        token: A bearer token.
-        timeout: Seconds of one call.
+    Calls go to the addresses, at least one, in turn; each process opens so many connections to each of them.
     """
 
     addresses: tuple[str, ...]
@@ -84,51 +71,52 @@ class Target:
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     def check(self) -> None:
-        """Refuse to send a token in plain text to another machine.
-
-        Raises:
-            LoadTestError: There is a token, but no TLS, and an address is another machine's.
-        """
+        """Raise LoadTestError if a token would be sent to another machine without TLS."""
         remote = [address for address in self.addresses if not is_loopback(address)]
         if self.token is not None and self.tls is None and remote:
             raise LoadTestError(f"the token would be sent to {', '.join(remote)} unencrypted: use --tls")
 
-    def channel(self, address: str) -> grpc.Channel:
-        """Open a channel to an address, for calls before the test."""
-        channel: grpc.Channel = self._open(grpc, address)
-        return channel
-
-    def channels(self) -> list[grpc.aio.Channel]:
-        """Open all connections of a process, each with its own socket; addresses alternate."""
-        return [self._open(grpc.aio, address) for _ in range(self.connections) for address in self.addresses]
-
-    def _open(self, module: Any, address: str) -> Any:
+    def open(self, module: Any, address: str) -> Any:
+        """Open a channel of `grpc` or `grpc.aio` to an address, with its own socket."""
         if self.tls is None:
             return module.insecure_channel(address, _OPTIONS)
         return module.secure_channel(address, self.tls.credentials(), _OPTIONS)
 
 
+@dataclass(frozen=True, slots=True)
+class GeneratorJob:
+    """What stays the same for all steps: calls of `model`, a `NAME/version`, from the pool; times are in seconds.
+
+    In an open loop a process has at most `max_in_flight` calls on their way; those beyond it count as unsent. If scores
+    are not checked, the number of rows is.
+    """
+
+    server: ServerUnderTest
+    mode: Mode
+    model: str
+    pool: Sequence[Prepared]
+    check_scores: bool
+    max_in_flight: int
+    warm_up: float
+    seconds: float
+
+
 class ScoreCaller:
     """Sends each call as a `Score`, or as a message of `ScoreStream`; streams are reopened when they end."""
 
-    def __init__(self, target: Target, pool: Sequence[Prepared], *, streamed: bool, check_scores: bool) -> None:
-        self._channels = target.channels()
-        kind = _Stream if streamed else _Unary
-        self._senders = [kind(channel, target) for channel in self._channels]
-        self._requests = [
-            encode_stream_message(prepared.request, target.timeout) if streamed else prepared.request
-            for prepared in pool
-        ]
-        self._expected_bytes = [prepared.expected for prepared in pool]
-        self._expected = [pb.ScoreResponse.FromString(prepared.expected) for prepared in pool]
-        self._same = same_response if check_scores else same_row_count
+    def __init__(self, job: GeneratorJob) -> None:
+        server, kind = job.server, _Stream if job.mode == "stream" else _Unary
+        self._channels = [server.open(grpc.aio, address) for address in server.addresses * server.connections]
+        self._senders = [kind(channel, server) for channel in self._channels]
+        self._requests = [prepared.request for prepared in job.pool]
+        if job.mode == "stream":
+            self._requests = [encode_stream_message(request, server.timeout) for request in self._requests]
+        self._expected_bytes = [prepared.expected for prepared in job.pool]
+        self._expected = list(map(pb.ScoreResponse.FromString, self._expected_bytes))
+        self._same = same_response if job.check_scores else same_row_count
 
     async def send(self, number: int) -> bytes | pb.ScoreResponse:
-        """Send a call, and return its answer.
-
-        Raises:
-            ServiceError: The call failed.
-        """
+        """Send a call, and return its answer; raises ServiceError if it failed."""
         sender = self._senders[number % len(self._senders)]
         return await sender.send(self._requests[number % len(self._requests)])
 
@@ -164,9 +152,9 @@ def with_sequence(sequence: int, message: bytes) -> bytes:
 
 
 class _Unary:
-    def __init__(self, channel: grpc.aio.Channel, target: Target) -> None:
+    def __init__(self, channel: grpc.aio.Channel, server: ServerUnderTest) -> None:
         self._method: Any = channel.unary_unary(f"/{SERVICE}/Score")
-        self._timeout, self._metadata = target.timeout, target.metadata
+        self._timeout, self._metadata = server.timeout, server.metadata
 
     async def send(self, request: bytes) -> bytes:
         try:
@@ -177,12 +165,11 @@ class _Unary:
 
 
 class _Stream:
-    def __init__(self, channel: grpc.aio.Channel, target: Target) -> None:
-        self._method: Any = channel.stream_stream(
-            f"/{SERVICE}/ScoreStream", response_deserializer=pb.ScoreStreamResponse.FromString
-        )
-        self._metadata = target.metadata
-        self._patience = target.timeout + _GRACE_SECONDS
+    def __init__(self, channel: grpc.aio.Channel, server: ServerUnderTest) -> None:
+        parse = pb.ScoreStreamResponse.FromString
+        self._method: Any = channel.stream_stream(f"/{SERVICE}/ScoreStream", response_deserializer=parse)
+        self._metadata = server.metadata
+        self._patience = server.timeout + _GRACE_SECONDS
         self._sequences = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[pb.ScoreResponse]] = {}
         self._outbox: asyncio.Queue[bytes] | None = None
@@ -245,21 +232,18 @@ def _status_error(status: status_pb2.Status) -> ServiceError:
 
 
 class CoalescedCaller:
-    """Calls `AsyncClient.score`, which sends together what is called for while other calls are on their way.
+    """Calls `AsyncClient.score`, which sends together what is called for while others are on their way."""
 
-    One client for each connection; `pool` holds record batches.
-    """
-
-    def __init__(self, target: Target, model: str, pool: Sequence[Prepared], *, check_scores: bool) -> None:
+    def __init__(self, job: GeneratorJob) -> None:
+        server = job.server
         self._clients = [
-            AsyncClient(address, timeout=target.timeout, tls=target.tls, token=target.token)
-            for _ in range(target.connections)
-            for address in target.addresses
+            AsyncClient(address, timeout=server.timeout, tls=server.tls, token=server.token)
+            for address in server.addresses * server.connections
         ]
-        self._model = model
-        self._rows = [batch_to_rows(prepared.request) for prepared in pool]
-        self._expected: list[pa.RecordBatch] = [prepared.expected for prepared in pool]
-        self._check_scores = check_scores
+        self._model = job.model
+        self._rows = [batch_to_rows(prepared.request) for prepared in job.pool]
+        self._expected: list[pa.RecordBatch] = [prepared.expected for prepared in job.pool]
+        self._check_scores = job.check_scores
 
     async def send(self, number: int) -> pa.RecordBatch:
         """Send a call, and return the outputs; raises as `ScoreCaller.send`."""

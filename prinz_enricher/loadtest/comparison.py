@@ -18,10 +18,8 @@ from prinz_enricher.contract import value_pb2
 
 _DOUBLE: Final = 1e-9
 """How far apart two doubles may be, relative to the greater."""
-
 _FLOAT: Final = 1e-4
 """The same for floats, also for those that travel as doubles: in the dense form and in nested values."""
-
 _ARROW_TOLERANCES: Final = {pa.float64(): _DOUBLE, pa.float32(): _FLOAT, pa.float16(): 1e-2}
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 LATE_NANOSECONDS: Final = 1_000_000
 """A call of an open loop that is sent later than this after its planned time is late."""
-
 _BITS: Final = 7
 """Each power of two is divided into 2**7 buckets."""
 
@@ -30,11 +29,7 @@ class Histogram:
     total: int = 0
 
     def add(self, nanoseconds: int) -> None:
-        """Count a duration.
-
-        Raises:
-            ValueError: It is negative.
-        """
+        """Count a duration; raises ValueError if it is negative."""
         if nanoseconds < 0:
             raise ValueError("a duration must not be negative")
         if not self.counts or nanoseconds < self.shortest:
@@ -84,18 +79,12 @@ class Histogram:
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of the calls of a step.
+    """Counts of the calls of a step; `docs/load-testing.md` describes those that are in a report, too.
 
-    Attributes:
-        latencies: Of correct answers to calls that began in the measured time; in an open loop from the planned time.
-        lags: In an open loop, from the planned time of each call until it was sent.
-        errors: Failed calls, by reason.
-        answered: Correct answers received in the measured time; throughput is made of them.
-        late: Calls sent more than `LATE_NANOSECONDS` after their planned time.
-        unsent: Calls that were planned and never sent.
-        cut: Calls abandoned without an answer because the test was stopped.
-        seconds: The measured time.
-        processor_seconds: CPU time of the generator process in the measured time.
+    Latencies are of correct answers to calls that began in the measured time; in an open loop from the planned time.
+    Throughput is made of `answered`, the correct answers received in the measured time. Calls are `unsent` that were
+    planned, and `cut` that were abandoned without an answer because the test was stopped. `processor_seconds` is the
+    CPU time of the generator process in the measured time.
     """
 
     latencies: Histogram = field(default_factory=Histogram)

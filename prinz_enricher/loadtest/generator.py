@@ -1,7 +1,7 @@
 """The processes that generate load: the one that starts them, and what runs in each of them.
 
-They talk by pickles over a socket pair: first a `Job`, which is answered by `READY` or an error; then a `Step` and a
-seed for each step, which are answered by `Progress` now and then and by `Counters` at the end.
+They talk by pickles over a socket pair: first a `GeneratorJob`, answered by `READY` or an error; then a `Step` and a
+seed for each step, answered by `Progress` now and then and by `Counters` at the end.
 """
 
 from __future__ import annotations
@@ -15,39 +15,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Final, Literal, NamedTuple
 
 from prinz_enricher.client import ServiceError
-from prinz_enricher.loadtest.callers import Caller, CoalescedCaller, LoadTestError, Mode, Prepared, ScoreCaller, Target
+from prinz_enricher.loadtest.callers import Caller, CoalescedCaller, GeneratorJob, LoadTestError, ScoreCaller
 from prinz_enricher.loadtest.counters import Counters
 
 READY: Final = "ready"
 STOP: Final = "stop"
-
 WRONG_ANSWER: Final = "WRONG_ANSWER"
 """The reason of an answer that is not the one which the same rows had before the test."""
-
 NO_ANSWER: Final = "NO_ANSWER"
 """The reason of a call that had neither answer nor error when the time for its answer was over."""
 
 _POLL_SECONDS: Final = 0.1
 """How soon the end of the test, or an open loop's next call, is noticed."""
-
 _PROGRESS_SECONDS: Final = 0.25
-
 _EXIT_SECONDS: Final = 10.0
-
 _BURST: Final = 8
 """Calls that an open loop which is behind its schedule begins before it receives answers."""
-
 _OVERDUE_NS: Final = 50_000_000
-"""How long after the end an open loop still begins what was planned before it: timers are a little late, and the last
-call of a step would be lost."""
-
+"""How late after the end an open loop begins what was planned before it, as timers are late: it may be a last call."""
 _CUT_SECONDS: Final = 1.0
 """How long answers may take that are on their way when the test is stopped."""
 
@@ -70,31 +61,6 @@ class Step:
         return Step("closed", self.load // processes + (process < self.load % processes))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What stays the same for all steps.
-
-    Attributes:
-        target: The server.
-        mode: How rows travel.
-        model: `NAME/version`.
-        pool: The calls.
-        check_scores: Whether scores are compared, or the number of rows alone.
-        max_in_flight: Calls that an open loop of a process has on their way at most; those beyond it count as unsent.
-        warm_up: Seconds of load before the measured time.
-        seconds: The measured time of each step.
-    """
-
-    target: Target
-    mode: Mode
-    model: str
-    pool: Sequence[Prepared]
-    check_scores: bool
-    max_in_flight: int
-    warm_up: float
-    seconds: float
-
-
 class Progress(NamedTuple):
     """How far a step is: seconds of the measured time, negative in the warm-up, and calls so far."""
 
@@ -106,26 +72,21 @@ class Progress(NamedTuple):
 class GeneratorProcesses:
     """Processes that run the same steps at the same time, from `start` to `close`."""
 
-    def __init__(self, count: int, job: Job) -> None:
+    def __init__(self, count: int, job: GeneratorJob) -> None:
         self._count = count
         self._job = job
         self._processes: dict[Connection, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Start the processes, and wait until each has made a call.
-
-        Raises:
-            LoadTestError: A process could not make its first call, or ended.
-        """
+        """Start the processes; raises LoadTestError unless each of them makes a first call."""
         for _ in range(self._count):
             ours, theirs = Pipe()
             # Not by `-m`, which would make a second module of this one, whose classes pickles do not know.
-            program = f"from {__name__} import main; main({theirs.fileno()})"
+            command = [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"]
             with theirs:
                 # A session of its own: Ctrl-C is for the process that reports, which ends the others.
-                self._processes[ours] = subprocess.Popen(
-                    [sys.executable, "-c", program], pass_fds=[theirs.fileno()], start_new_session=True
-                )
+                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            self._processes[ours] = process
         for connection in self._processes:
             self._send(connection, self._job)
         for connection in self._processes:
@@ -149,15 +110,12 @@ class GeneratorProcesses:
     ) -> list[Counters]:
         """Run a step, each process its share, until it is over or `stopped` is set; return what each counted.
 
-        `on_progress` is called now and then with the progress of all processes together.
-
-        Raises:
-            LoadTestError: A process ended.
+        `on_progress` is called now and then with the progress of all processes together. Raises LoadTestError if a
+        process ended.
         """
         waiting = set()
         for place, connection in enumerate(self._processes):
-            share = step.share(place, self._count)
-            if share.load:
+            if (share := step.share(place, self._count)).load:
                 self._send(connection, (share, seed * self._count + place))
                 waiting.add(connection)
         counters: list[Counters] = []
@@ -198,8 +156,8 @@ class GeneratorProcesses:
 def arrival_times(rate: float, seconds: float, seed: int) -> Iterator[float]:
     """Yield the seconds from the start at which calls begin, in order, the same for the same arguments.
 
-    A Poisson process, as many independent callers make it. The schedules of several processes, each with its share of
-    the rate and another seed, are together one of the whole rate.
+    A Poisson process, as many independent callers make it; those of several processes with shares of a rate and other
+    seeds are together one of the whole rate.
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
     planned = chance.expovariate(rate)
@@ -215,7 +173,7 @@ class _StepRun:
     for beyond its end. Errors count from its beginning on; throughput counts the right answers that came within it.
     """
 
-    def __init__(self, caller: Caller, job: Job, step: Step, seed: int) -> None:
+    def __init__(self, caller: Caller, job: GeneratorJob, step: Step, seed: int) -> None:
         self._caller = caller
         self._job = job
         self._step = step
@@ -223,7 +181,7 @@ class _StepRun:
         self._begin = self._end = 0
         self._stopped = asyncio.Event()
         self._numbers = itertools.count()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
         self._counters = Counters()
 
@@ -231,10 +189,11 @@ class _StepRun:
         start = time.monotonic_ns()
         self._begin = start + int(self._job.warm_up * 1e9)
         self._end = self._begin + int(self._job.seconds * 1e9)
-        if self._step.loop == "closed":
-            senders = [asyncio.create_task(self._run_closed()) for _ in range(int(self._step.load))]
+        if self._step.loop == "open":
+            self._start(self._run_open(start))
         else:
-            senders = [asyncio.create_task(self._run_open(start))]
+            for _ in range(int(self._step.load)):
+                self._start(self._run_closed())
         await self._wait_until(self._begin)
         before = time.process_time()
         await self._wait_until(self._end)
@@ -242,10 +201,10 @@ class _StepRun:
         if self._stopped.is_set():
             self._end = max(self._begin, min(self._end, time.monotonic_ns()))
         self._counters.seconds = (self._end - self._begin) / 1e9
-        await self._drain(senders)
+        await self._drain()
         return self._counters
 
-    def stop(self) -> None:
+    def stop(self, _message: object) -> None:
         self._stopped.set()
 
     def progress(self) -> Progress:
@@ -256,22 +215,28 @@ class _StepRun:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), max(0, (moment - time.monotonic_ns()) / 1e9))
 
-    async def _drain(self, senders: list[asyncio.Task[None]]) -> None:
+    async def _drain(self) -> None:
         """Wait for the answers that are on their way, and abandon the others."""
         # A call ends by its own deadline; one that does not is abandoned soon after.
-        patience = _CUT_SECONDS if self._stopped.is_set() else self._job.target.timeout + 1.0
-        limit = time.monotonic() + patience
-        while (tasks := {task for task in senders if not task.done()} | self._calls) and time.monotonic() < limit:
-            # An open loop that is at its end may still begin its last calls.
-            await asyncio.wait(tasks, timeout=limit - time.monotonic())
-        for task in tasks:
+        limit = time.monotonic() + (_CUT_SECONDS if self._stopped.is_set() else self._job.server.timeout + 1.0)
+        # An open loop that is at its end may still begin its last calls.
+        while self._tasks and (patience := limit - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=patience)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in senders:
-            if not task.cancelled() and (fault := task.exception()) is not None:
-                raise fault
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._fault is not None:
             raise self._fault
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
 
     async def _run_closed(self) -> None:
         while not self._stopped.is_set() and (now := time.monotonic_ns()) < self._end:
@@ -288,20 +253,14 @@ class _StepRun:
             now = time.monotonic_ns()
             if self._stopped.is_set() and now < moment:
                 return
-            if now >= self._end + _OVERDUE_NS or len(self._calls) >= self._job.max_in_flight:
+            # One of the tasks is this loop.
+            if now >= self._end + _OVERDUE_NS or len(self._tasks) > self._job.max_in_flight:
                 self._counters.unsent += self._begin <= moment < self._end
             else:
-                task = asyncio.create_task(self._call(next(self._numbers), moment, planned=True))
-                self._calls.add(task)
-                task.add_done_callback(self._finish)
+                self._start(self._call(next(self._numbers), moment, planned=True))
             behind += 1
             if now < self._end + _OVERDUE_NS and behind % _BURST == 0:
                 await asyncio.sleep(0)
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            self._fault = fault
 
     async def _call(self, number: int, moment: int, *, planned: bool = False) -> None:
         """Make a call that begins, or was planned, at a moment, and count it."""
@@ -333,23 +292,18 @@ class _StepRun:
 
 def main(descriptor: int) -> None:
     """Run a generator process, until the process that started it closes the socket or ends."""
-
-    # `select` wakes to the microsecond; epoll, as Python has it, waits for whole milliseconds: too coarse for planned
-    # times.
-    def new_loop() -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
     with (
         Connection(descriptor) as connection,
         contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
-        asyncio.Runner(loop_factory=new_loop) as runner,
+        # `select` wakes to the microsecond; Python's epoll waits for whole milliseconds: too coarse for planned times.
+        asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner,
     ):
         runner.run(_serve(connection))
 
 
 async def _serve(connection: Connection) -> None:
-    job: Job = connection.recv()
-    caller = _new_caller(job)
+    job: GeneratorJob = connection.recv()
+    caller = CoalescedCaller(job) if job.mode == "coalesced" else ScoreCaller(job)
     try:
         await caller.send(0)
         connection.send(READY)
@@ -360,29 +314,19 @@ async def _serve(connection: Connection) -> None:
         await caller.close()
 
 
-def _new_caller(job: Job) -> Caller:
-    if job.mode == "coalesced":
-        return CoalescedCaller(job.target, job.model, job.pool, check_scores=job.check_scores)
-    return ScoreCaller(job.target, job.pool, streamed=job.mode == "stream", check_scores=job.check_scores)
-
-
-async def _run_steps(connection: Connection, job: Job, caller: Caller) -> None:
+async def _run_steps(connection: Connection, job: GeneratorJob, caller: Caller) -> None:
     message = await _receive(connection)
     while True:
         following = asyncio.create_task(_receive(connection))
         if message != STOP:
             run = _StepRun(caller, job, *message)
             # Whatever comes while a step runs is to end it.
-            following.add_done_callback(partial(_stop, run))
+            following.add_done_callback(run.stop)
             step = asyncio.create_task(run.run())
             while not (await asyncio.wait([step], timeout=_PROGRESS_SECONDS))[0]:
                 connection.send(run.progress())
             connection.send(step.result())
         message = await following
-
-
-def _stop(run: _StepRun, _: object) -> None:
-    run.stop()
 
 
 async def _receive(connection: Connection) -> Any:

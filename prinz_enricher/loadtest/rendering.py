@@ -20,17 +20,12 @@ from prinz_enricher.loadtest.report import Report, StepReport, load_text
 
 _PERCENTILES: Final = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9", "max": "max"}
 """The fields of a `Latency` that are shown, by their headings."""
-
 _BARS: Final = 8
 """Bars of a histogram for each doubling of the latency."""
 
 
 class ProgressDisplay(ProgressBar):
-    """Shows how far a test of `steps` steps is, on a terminal only.
-
-    Attributes:
-        measuring: Whether the first step has begun.
-    """
+    """Shows how far a test of `steps` steps is, on a terminal only; `measuring` is set once the first one has begun."""
 
     def __init__(self, steps: int, warm_up: float, seconds: float) -> None:
         console = Console(stderr=True)
@@ -44,12 +39,8 @@ class ProgressDisplay(ProgressBar):
     def on_step(self, number: int, step: Step) -> None:
         """Show that a step begins."""
         self.measuring = True
-        self.reset(
-            self._task,
-            description=f"{load_text(step.loop, step.load)}, {number + 1} of {self._steps}",
-            total=self._warm_up + self._seconds,
-            state="warming up",
-        )
+        title = f"{load_text(step.loop, step.load)}, {number + 1} of {self._steps}"
+        self.reset(self._task, description=title, total=self._warm_up + self._seconds, state="warming up")
 
     def on_progress(self, progress: Progress) -> None:
         """Show how far the step is."""
@@ -66,14 +57,11 @@ class ProgressDisplay(ProgressBar):
 def print_report(console: Console, report: Report, steps: int) -> None:
     """Print a line for each step that was measured, of `steps` in all; then errors and warnings."""
     arguments = report.arguments
-    console.print(
-        f"{report.model} at {', '.join(arguments.addresses)}: mode {arguments.mode}, "
-        f"{arguments.rows:,} row{'s' * (arguments.rows != 1)} a call, "
-        f"{arguments.processes} client process{'es' * (arguments.processes != 1)}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    rows, processes = arguments.rows, arguments.processes
+    title = (
+        f"{report.model} at {', '.join(arguments.addresses)}: mode {arguments.mode}, {rows:,} row{'s' * (rows != 1)}"
     )
+    console.print(Text(f"{title} a call, {processes} client process{'es' * (processes != 1)}"), soft_wrap=True)
     # Without lines, so that it is whole in 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("load", overflow="fold")
@@ -83,7 +71,8 @@ def print_report(console: Console, report: Report, steps: int) -> None:
         fields = _PERCENTILES.values()
         latencies = [number_text(getattr(step.latency, field)) if step.latency else "-" for field in fields]
         speeds = [f"{step.calls_per_second:,.0f}", f"{step.rows_per_second:,.0f}"]
-        table.add_row(*map(Text, [step.title, *speeds, *latencies, f"{step.error_count:,}", f"{step.busiest:.0%}"]))
+        counts = [f"{sum(step.errors.values()):,}", f"{step.busiest:.0%}"]
+        table.add_row(*map(Text, [step.title, *speeds, *latencies, *counts]))
     console.print(table)
     for step in report.steps:
         for reason, count in step.errors.items():
@@ -147,14 +136,9 @@ def html_page(report: Report) -> str:
     """Write a report as a page: one file, without a script, that loads nothing, readable in light and in dark."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template("report.html").render(
         report=report,
         number=number_text,
         percentiles=_PERCENTILES,
@@ -178,17 +162,15 @@ def _load_charts(steps: Sequence[StepReport]) -> Iterator[dict[str, Any]]:
             throughput["planned"] = [(step.load, step.load) for step in chosen]
         if chosen:
             charts = [
-                _line_chart("Latency over load", "ms", latencies, logarithmic=True),
-                _line_chart("Throughput over load", "calls a second", throughput, logarithmic=False),
+                _line_chart("Latency over load", "ms", latencies, log=True),
+                _line_chart("Throughput over load", "calls a second", throughput, log=False),
             ]
             x = Axis.over([step.load for step in chosen], logarithmic=True)
             yield {"heading": heading, "label": label, "x": x, "charts": charts}
 
 
-def _line_chart(
-    title: str, label: str, lines: dict[str, list[tuple[float, float]]], *, logarithmic: bool
-) -> dict[str, Any]:
-    y = Axis.over([value for points in lines.values() for _, value in points], logarithmic=logarithmic)
+def _line_chart(title: str, label: str, lines: dict[str, list[tuple[float, float]]], log: bool) -> dict[str, Any]:
+    y = Axis.over([value for points in lines.values() for _, value in points], logarithmic=log)
     return {"title": title, "label": label, "lines": lines, "y": y}
 
 

@@ -20,7 +20,6 @@ from prinz_enricher.loadtest.generator import Step
 
 _BUSY: Final = 0.85
 """The share of a core above which a generator process may be the limit."""
-
 _LATE_SHARE: Final = 0.01
 """The share of late calls above which the generator may be the limit."""
 
@@ -115,11 +114,6 @@ class StepReport(_Part):
     def title(self) -> str:
         """The load, for a person."""
         return load_text(self.loop, self.load)
-
-    @property
-    def error_count(self) -> int:
-        """Calls that failed."""
-        return sum(self.errors.values())
 
     @property
     def busiest(self) -> float:

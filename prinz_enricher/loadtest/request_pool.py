@@ -14,28 +14,20 @@ import grpc
 import numpy as np
 import pyarrow as pa
 
-from prinz_enricher.batch import (
-    Violations,
-    conform,
-    decode_columns,
-    dense_inputs,
-    encode_columns,
-    encode_dense,
-    encode_stream,
-)
-from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch import Violations, conform, decode_columns, dense_inputs, encode_columns, encode_dense
+from prinz_enricher.batch.arrow_stream import caller_batch, encode_stream
 from prinz_enricher.client.connection import SERVICE
 from prinz_enricher.client.service_error import service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.ipc.fields import is_any
-from prinz_enricher.loadtest.callers import Form, LoadTestError, Mode, Prepared, Target
+from prinz_enricher.loadtest.callers import Form, LoadTestError, Prepared, ServerUnderTest
 from prinz_enricher.loadtest.comparison import same_response
+from prinz_enricher.loadtest.report import Arguments
 from prinz_enricher.signature import Signature, from_wire, input_schema
 
 _LOADING_SECONDS: Final = 120.0
 """How long a call before the test may take: the model may have to be loaded for it."""
-
 _TENSOR_SIZE: Final = 3
 """The size of a tensor's free dimensions: the same in all rows, so that they stack."""
 
@@ -51,10 +43,8 @@ def generate_rows(signature: Signature, count: int, seed: int) -> pa.RecordBatch
     """Generate random rows, the same for the same seed, with the types of `input_schema`.
 
     Numbers are from 0 to 100, texts and lists are short, and nothing is null. A model that needs more of its inputs
-    than their types, such as one of several texts, has to be tested with rows of a file.
-
-    Raises:
-        LoadTestError: The signature declares no inputs.
+    than their types, such as one of several texts, has to be tested with rows of a file. Raises LoadTestError where the
+    signature declares no inputs.
     """
     if not signature.inputs:
         raise LoadTestError("the model has no signature to generate rows from; --input names a file of rows")
@@ -95,10 +85,8 @@ def _value(field: pa.Field, chance: random.Random, is_tensor: bool) -> object:
     if pa.types.is_struct(kind):
         return {child.name: _value(child, chance, is_tensor) for child in kind}
     if pa.types.is_map(kind):
-        return [
-            (key, _value(kind.item_field, chance, is_tensor))
-            for key in sorted(chance.sample("abcdef", chance.randint(1, 3)))
-        ]
+        keys = sorted(chance.sample("abcdef", chance.randint(1, 3)))
+        return [(key, _value(kind.item_field, chance, is_tensor)) for key in keys]
     size = _TENSOR_SIZE if is_tensor else chance.randint(1, 4)
     size = kind.list_size if pa.types.is_fixed_size_list(kind) else size
     return [_value(kind.value_field, chance, is_tensor) for _ in range(size)]
@@ -110,22 +98,15 @@ def pool_size(rows: int) -> int:
 
 
 def generated_pool(signature: Signature, rows: int, seed: int) -> list[pa.RecordBatch]:
-    """Generate the rows of a pool's calls, `rows` each.
-
-    Raises:
-        LoadTestError: The signature declares no inputs.
-    """
+    """Generate the rows of a pool's calls, `rows` each; raises LoadTestError where the signature declares no inputs."""
     return split_rows(generate_rows(signature, pool_size(rows) * rows, seed), rows)
 
 
 def read_pool(batches: Iterable[pa.RecordBatch], signature: Signature, rows: int) -> list[pa.RecordBatch]:
     """Read the rows of a pool's calls from the parts of a file, and no more of it than needed.
 
-    Columns that are no inputs are left out. A file of fewer rows than a call has is repeated.
-
-    Raises:
-        LoadTestError: The file has no rows.
-        InvalidInput: Rows do not fit the signature.
+    Columns that are no inputs are left out. A file of fewer rows than a call has is repeated. Raises LoadTestError if
+    it has no rows, and InvalidInput if they do not fit the signature.
     """
     missing = pool_size(rows) * rows
     parts: list[pa.RecordBatch] = []
@@ -155,11 +136,7 @@ def split_rows(batch: pa.RecordBatch, rows: int) -> list[pa.RecordBatch]:
 
 
 def encode_request(batch: pa.RecordBatch, model: ModelUnderTest, form: Form) -> bytes:
-    """Encode rows, which have the types of `input_schema`, as a serialised `ScoreRequest`.
-
-    Raises:
-        LoadTestError: The form can't hold the rows.
-    """
+    """Encode rows, which have the types of `input_schema`; raises LoadTestError if the form can't hold them."""
     signature = model.signature
     request = pb.ScoreRequest(model=model.reference, signature_digest=signature.digest)
     match form:
@@ -176,49 +153,42 @@ def encode_request(batch: pa.RecordBatch, model: ModelUnderTest, form: Form) -> 
     return request.SerializeToString()
 
 
-def find_model(target: Target, reference: model_pb2.ModelRef) -> ModelUnderTest:
-    """Ask every address for the version and the signature of a model.
-
-    Raises:
-        LoadTestError: An address does not answer or refuses, or they do not agree.
-    """
+def find_model(server: ServerUnderTest, reference: model_pb2.ModelRef) -> ModelUnderTest:
+    """Ask every address for the version and the signature of a model; raises LoadTestError if they fail or disagree."""
     found: dict[str, ModelUnderTest] = {}
-    for address in target.addresses:
-        with target.channel(address) as channel:
-            method: Any = channel.unary_unary(
-                f"/{SERVICE}/GetSignature", pb.GetSignatureRequest.SerializeToString, pb.GetSignatureResponse.FromString
-            )
-            response = _call(method, pb.GetSignatureRequest(model=reference), target, address)
+    for address in server.addresses:
+        with server.open(grpc, address) as channel:
+            method = channel.unary_unary(f"/{SERVICE}/GetSignature", None, pb.GetSignatureResponse.FromString)
+            request = pb.GetSignatureRequest(model=reference).SerializeToString()
+            response = _call(method, request, server, address)
         version = model_pb2.ModelRef(name=response.model.name, version=response.model.version)
         found[address] = ModelUnderTest(version, from_wire(response.signature))
     if len({(model.reference.version, model.signature.digest) for model in found.values()}) > 1:
         versions = ", ".join(f"{address}: version {model.reference.version}" for address, model in found.items())
         raise LoadTestError(f"the servers do not have the same model ({versions})")
-    return found[target.addresses[0]]
+    return found[server.addresses[0]]
 
 
 def record_baseline(
-    target: Target, model: ModelUnderTest, rows: Sequence[pa.RecordBatch], mode: Mode, form: Form, *, check_scores: bool
+    server: ServerUnderTest, model: ModelUnderTest, rows: Sequence[pa.RecordBatch], arguments: Arguments
 ) -> list[Prepared]:
     """Score each call of the pool by itself at the first address, so that its correct answer is known.
 
-    Raises:
-        LoadTestError: A call is refused; or scores are to be checked and those of the first calls are not the same when
-            they are scored again.
+    Raises LoadTestError if a call is refused, or if scores are to be checked and those of the first calls are not the
+    same when they are scored again.
     """
-    address = target.addresses[0]
+    address, check_scores = server.addresses[0], arguments.check == "scores"
     outputs = Signature(inputs=model.signature.outputs, outputs=())
     pool = []
-    with target.channel(address) as channel:
-        method: Any = channel.unary_unary(f"/{SERVICE}/Score", None, pb.ScoreResponse.FromString)
+    with server.open(grpc, address) as channel:
+        method = channel.unary_unary(f"/{SERVICE}/Score", None, pb.ScoreResponse.FromString)
         for place, batch in enumerate(rows):
-            request = encode_request(batch, model, form)
-            response = _call(method, request, target, address)
-            if place < 2 and check_scores and not same_response(response, _call(method, request, target, address)):
-                raise LoadTestError(
-                    "the model is not deterministic: the same rows had other scores the second time; use --check rows"
-                )
-            if mode == "coalesced":
+            request = encode_request(batch, model, arguments.form)
+            response = _call(method, request, server, address)
+            if place < 2 and check_scores and not same_response(response, _call(method, request, server, address)):
+                text = "the model is not deterministic: the same rows had other scores the second time"
+                raise LoadTestError(f"{text}; use --check rows")
+            if arguments.mode == "coalesced":
                 pool.append(Prepared(batch, decode_columns(response.columns, outputs)))
             else:
                 pool.append(Prepared(request, output_only(response)))
@@ -233,9 +203,9 @@ def output_only(response: pb.ScoreResponse) -> bytes:
     return response.SerializeToString(deterministic=True)
 
 
-def _call(method: Any, request: Any, target: Target, address: str) -> Any:
+def _call(method: Any, request: bytes, server: ServerUnderTest, address: str) -> Any:
     try:
-        return method(request, timeout=max(target.timeout, _LOADING_SECONDS), metadata=target.metadata)
+        return method(request, timeout=max(server.timeout, _LOADING_SECONDS), metadata=server.metadata)
     except grpc.RpcError as error:
         failure = service_error(error)
         reason = failure.reason or failure.code.name

@@ -11,13 +11,12 @@ from typing import Final
 
 import pyarrow as pa
 
-from prinz_enricher.loadtest.callers import Target
-from prinz_enricher.loadtest.generator import GeneratorProcesses, Job, Progress, Step
+from prinz_enricher.loadtest.callers import GeneratorJob, ServerUnderTest
+from prinz_enricher.loadtest.generator import GeneratorProcesses, Progress, Step
 from prinz_enricher.loadtest.report import Arguments, Report, StepReport, installed_versions, this_machine
 from prinz_enricher.loadtest.request_pool import ModelUnderTest, record_baseline
 
 DEFAULT_CONCURRENCIES: Final = (1, 16, 64)
-
 SEARCH_CONCURRENCY: Final = 64
 """The closed loop that finds the maximum where rates are shares of it and no closed loop is asked for."""
 
@@ -64,11 +63,7 @@ class Schedule:
 
 
 def parse_concurrencies(text: str) -> tuple[int, ...]:
-    """Parse `1,16,64`.
-
-    Raises:
-        ValueError: A part is not a whole number above 0.
-    """
+    """Parse `1,16,64`; raises ValueError where a part is not a whole number above 0."""
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not part.isdecimal() or int(part) == 0:
@@ -77,11 +72,7 @@ def parse_concurrencies(text: str) -> tuple[int, ...]:
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:
-    """Parse `1000,2500.5,70%`.
-
-    Raises:
-        ValueError: A part is not a number above 0, with or without a percent sign.
-    """
+    """Parse `1000,2500.5,70%`; raises ValueError where a part is not a number above 0, with or without a %."""
     return tuple(_parse_rate(part.strip()) for part in text.split(","))
 
 
@@ -96,7 +87,7 @@ def _parse_rate(part: str) -> Rate:
 
 
 def run(
-    target: Target,
+    server: ServerUnderTest,
     model: ModelUnderTest,
     rows: Sequence[pa.RecordBatch],
     schedule: Schedule,
@@ -105,37 +96,17 @@ def run(
     on_step: Callable[[int, Step], None],
     on_progress: Callable[[Progress], None],
 ) -> Report:
-    """Run a load test, until it is over or `stopped` is set.
+    """Run a load test with the rows of each call of its pool, until it is over or `stopped` is set.
 
-    Args:
-        target: The server.
-        model: The model.
-        rows: The rows of each call of the pool.
-        schedule: The steps.
-        arguments: All else that was asked for.
-        stopped: Ends the test early.
-        on_step: Called when a step begins, with its number from 0.
-        on_progress: Called now and then while a step runs.
-
-    Returns:
-        The report. Steps that were not measured are left out: those after the test was stopped, and rates that are a
-        share of a maximum where no closed loop had an answer.
-
-    Raises:
-        LoadTestError: Calls of the pool are refused, or a generator process ended.
+    `on_step` is called when a step begins, with its number from 0, and `on_progress` now and then while it runs. The
+    report lacks steps that were not measured: those after the test was stopped, and rates that are a share of a maximum
+    where no closed loop had an answer. Raises LoadTestError if calls are refused, or if a generator process ended.
     """
     started, machine, check_scores = datetime.now(UTC), this_machine(), arguments.check == "scores"
-    pool = record_baseline(target, model, rows, arguments.mode, arguments.form, check_scores=check_scores)
-    job = Job(
-        target,
-        arguments.mode,
-        f"{model.reference.name}/{model.reference.version}",
-        pool,
-        check_scores,
-        max_in_flight=max(1, arguments.max_in_flight // arguments.processes),
-        warm_up=arguments.warm_up,
-        seconds=arguments.duration,
-    )
+    pool = record_baseline(server, model, rows, arguments)
+    name = f"{model.reference.name}/{model.reference.version}"
+    limit = max(1, arguments.max_in_flight // arguments.processes)
+    job = GeneratorJob(server, arguments.mode, name, pool, check_scores, limit, arguments.warm_up, arguments.duration)
     reports: list[StepReport] = []
     with contextlib.closing(GeneratorProcesses(arguments.processes, job)) as processes:
         processes.start()
@@ -152,7 +123,7 @@ def run(
     return Report(
         started=started,
         interrupted=stopped.is_set(),
-        model=job.model,
+        model=name,
         signature_digest=model.signature.digest,
         arguments=arguments,
         machine=machine,

@@ -1,5 +1,3 @@
 """Logs and metrics."""
 
-from prinz_enricher.telemetry.logs import configure_logging
-
-__all__ = ["configure_logging"]
+from prinz_enricher.telemetry.logs import configure_logging as configure_logging

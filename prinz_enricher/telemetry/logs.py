@@ -9,11 +9,9 @@ import structlog
 
 
 def configure_logging(level: str, style: str) -> None:
-    """Send the logs of this process, those of libraries too, to standard error.
+    """Send the logs of this process from a level on (debug, info, warning or error), those of libraries too, to stderr.
 
-    Args:
-        level: The lowest level that is logged: debug, info, warning or error.
-        style: `json`, `console`, or `auto`, which is console on a terminal and JSON elsewhere.
+    The style is `json`, `console`, or `auto`, which is console on a terminal and JSON elsewhere.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -23,26 +21,22 @@ def configure_logging(level: str, style: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Where Rich is installed, structlog's own choice would show local variables, and so passwords.
-    console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+    plain = structlog.dev.plain_traceback
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if as_json else console
     # A traceback belongs into the line of its event, where a machine reads it.
     closing: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if as_json else []
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *closing, renderer],
-        )
-    )
+    formatter = structlog.stdlib.ProcessorFormatter
+    after = [formatter.remove_processors_meta, *closing, renderer]
+    handler.setFormatter(formatter(foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()], processors=after))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # httpx logs every request at INFO; the registry is read every few seconds.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, formatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,

@@ -49,11 +49,10 @@ class _ServiceCollector(Collector):
         self._deliveries = deliveries
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: no names are needed before the first scrape."""
+        # No names are needed before the first scrape.
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Return all metrics but those of the process."""
         info = InfoMetricFamily("prinz_enricher", "The service that runs")
         info.add_metric([], {"version": __version__})
         yield info
@@ -64,15 +63,13 @@ class _ServiceCollector(Collector):
                 if (value := value_of(state)) is not None:
                     gauge.add_metric([registry], float(value))
             yield gauge
-        refreshes = CounterMetricFamily(
-            "prinz_enricher_catalog_refreshes", "Refreshes of the catalog", labels=["registry"]
-        )
+        name, what = "prinz_enricher_catalog_refreshes", "Refreshes of the catalog"
+        refreshes = CounterMetricFamily(name, what, labels=["registry"])
         for registry, state in states.items():
             refreshes.add_metric([registry], state.refreshes)
         yield refreshes
-        deliveries = CounterMetricFamily(
-            "prinz_enricher_webhook_deliveries", "Deliveries of webhooks by their outcome", labels=["outcome"]
-        )
+        name, what = "prinz_enricher_webhook_deliveries", "Deliveries of webhooks by their outcome"
+        deliveries = CounterMetricFamily(name, what, labels=["outcome"])
         for outcome, count in self._deliveries().items():
             deliveries.add_metric([outcome], count)
         yield deliveries

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prinz_enricher.batch import batch_from_rows, batch_to_rows
-from prinz_enricher.cli.row_files import open_rows
-from prinz_enricher.cli.row_parsing import RowFileError
+from prinz_enricher.cli.row_files import RowFileError, open_rows
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Scalar, ScalarKind, Tensor, Type
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from prinz_enricher.cli.row_files import RowSink
-from prinz_enricher.cli.row_parsing import RowFileError
+from prinz_enricher.cli.row_files import RowFileError, RowSink
 
 
 @pytest.mark.parametrize("later", [[0.5], ["a"], [None], [[1]]])

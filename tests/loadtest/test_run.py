@@ -11,7 +11,7 @@ import pytest
 from prinz_enricher.client import Tls
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.loadtest.callers import LoadTestError, Target
+from prinz_enricher.loadtest.callers import LoadTestError, ServerUnderTest
 from prinz_enricher.loadtest.generator import Progress, Step
 from prinz_enricher.loadtest.report import Arguments, Report
 from prinz_enricher.loadtest.request_pool import find_model, generated_pool, pool_size
@@ -64,7 +64,7 @@ def load(
         "timeout": 10.0, "max_in_flight": 1000, "check": "scores",
     }  # fmt: skip
     arguments = Arguments(**{**asked, **changed})
-    target = Target(
+    target = ServerUnderTest(
         tuple(arguments.addresses), connections=arguments.connections, token=token, timeout=arguments.timeout
     )
     model = find_model(target, model_pb2.ModelRef(name="double"))
@@ -249,7 +249,7 @@ def test_a_mode_that_the_server_lacks_is_told(server: ScoringServer) -> None:
 
 def test_a_token_is_not_sent_in_the_clear() -> None:
     """A token goes to another machine over TLS only."""
-    far = Target(("example.org:1",), token="secret")  # noqa: S106 - of a test
+    far = ServerUnderTest(("example.org:1",), token="secret")  # noqa: S106 - of a test
 
     with pytest.raises(LoadTestError, match="--tls"):
         far.check()
