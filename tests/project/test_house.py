@@ -1,5 +1,6 @@
 """The house: what may import what, how long a module is, what is public."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -92,3 +93,29 @@ sys.exit(f"imported: {{found}}" if found else 0)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert result.returncode == 0, result.stderr
+
+
+def test_no_name_twice() -> None:
+    """No two modules, and no two public classes, have one name: whoever reads one must not think of the other."""
+    modules: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for path in (ROOT / "prinz_enricher").rglob("*.py"):
+        where = str(path.relative_to(ROOT))
+        if "_pb2" in path.name:
+            continue
+        if not path.name.startswith("__"):
+            modules.setdefault(path.stem, []).append(where)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(where)
+
+    assert {name: where for name, where in modules.items() if len(where) > 1} == {}
+    assert {name: where for name, where in classes.items() if len(where) > 1} == {}
+
+
+def test_the_house_is_small() -> None:
+    """The product has at most 30,000 lines in 215 modules: what is to be added goes where something can be left out."""
+    modules = [path for path in (ROOT / "prinz_enricher").rglob("*.py") if "_pb2" not in path.name]
+
+    assert len(modules) <= 215
+    assert sum(len(path.read_text().splitlines()) for path in modules) <= 30_000
