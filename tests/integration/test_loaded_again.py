@@ -75,7 +75,7 @@ def stored(cache: Path) -> set[str]:
 
 @pytest.mark.timeout(200)
 def test_what_was_in_use_is_available_again(server: MlflowServer, tmp_path: Path) -> None:
-    """After a SIGKILL, by several processes, after a SIGTERM, without the registry; not where the setting says so."""
+    """After a SIGKILL, after a SIGTERM, without the registry; not where the setting says so."""
     with serving(server.url, tmp_path) as (running, client):
         wait_until(lambda: len(states(client)) == 3)
         for name in ("a", "b"):
@@ -83,7 +83,7 @@ def test_what_was_in_use_is_available_again(server: MlflowServer, tmp_path: Path
         wait_until(lambda: stored(tmp_path) == {"a", "b"})
         running.process.kill()
     wanted = {"a": AVAILABLE, "b": AVAILABLE, "c": DISCOVERED}
-    with serving(server.url, tmp_path, {"PRINZ_SERVER__PROCESSES": "2"}) as (running, client):
+    with serving(server.url, tmp_path) as (running, client):
         wait_until(lambda: states(client) == wanted, LONG)
         assert running.end() == 0
     assert stored(tmp_path) == {"a", "b"}
