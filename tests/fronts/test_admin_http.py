@@ -368,3 +368,15 @@ def closed(connection: socket.socket, trickle: bytes = b"") -> bool:
         return False
     except OSError:
         return True
+
+
+def test_a_server_whose_loop_has_ended_is_closed() -> None:
+    """The loop may see that it is to end before it is woken for that; nothing is written to a closed descriptor."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = http_server.HttpServer(lambda _environ, _start: [], listener, max_body_bytes=1)
+    server._stopping.set()
+    server._thread.join()
+
+    server.close()
+
+    assert listener.fileno() == -1

@@ -84,6 +84,9 @@ class HttpServer:
         self._stopping.set()
         self._server.pull_trigger()
         self._thread.join()
+        # Not by the thread, which may end before it is woken: the byte would go to whoever has the descriptor then.
+        self._dispatcher.shutdown(timeout=1)
+        wasyncore.close_all(self._map)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -92,8 +95,6 @@ class HttpServer:
             except Exception:  # the only thread that takes connections must outlive what nobody foresaw
                 log.exception("admin http server failed")
                 self._stopping.wait(_SWEEP_SECONDS)
-        self._dispatcher.shutdown(timeout=1)
-        wasyncore.close_all(self._map)
 
 
 class _Task(WSGITask):
