@@ -70,12 +70,16 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A target's state, why it has it, whether jobs share model calls, and whether a model server scores it."""
+    """A target's state, why it has it, whether jobs share model calls, and whether a model server scores it.
+
+    A target that is DISCOVERED `was_loaded` if it was unloaded while it was AVAILABLE.
+    """
 
     state: WorkerState
     message: str = ""
     batching: bool = False
     remote: bool = False
+    was_loaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class AliasRouter:
 
     The policy is TensorFlow Serving's "availability preserving": the new version is loaded first, and takes over once
     it is available. Where it can't be loaded, the former one stays; the state of the new one says why. A former version
-    that is not loaded, or that the registry does not offer any more, is replaced at once.
+    that was never loaded, or that the registry does not offer any more, is replaced at once.
     """
 
     pool: WorkerPool
@@ -202,15 +202,12 @@ class AliasRouter:
             return wanted
         if serving is not None and serving.version != wanted.version:
             former = model.by_number.get(serving.version)
-            state = self._state(former) if former is not None else None
-            if former is not None and state is not None:
+            status = self._status(former) if former is not None else None
+            if former is not None and status is not None:
                 new = self._state_or_load(wanted)
-                if new is not WorkerState.AVAILABLE:
-                    stays = (
-                        new is WorkerState.FAILED
-                        if state is WorkerState.DISCOVERED
-                        else state is not WorkerState.FAILED
-                    )
+                unloaded = status.state is WorkerState.DISCOVERED
+                if new is not WorkerState.AVAILABLE and not (unloaded and not status.was_loaded):
+                    stays = new is WorkerState.FAILED if unloaded else status.state is not WorkerState.FAILED
                     # It is remembered in either case: a new one that turns out not to load gives way to it again.
                     return former if stays else wanted
             log.info("an alias is served by another version", model=model.name, alias=alias, version=wanted.version)
@@ -227,9 +224,9 @@ class AliasRouter:
             else:
                 self.choose(snapshot.models[name], alias, wanted)
 
-    def _state(self, version: CatalogVersion) -> WorkerState | None:
+    def _status(self, version: CatalogVersion) -> Status | None:
         target = self.target_of(version)
-        return None if target is None else self.pool.status(target).state
+        return None if target is None else self.pool.status(target)
 
     def _state_or_load(self, version: CatalogVersion) -> WorkerState:
         """Return the state of a version; one that is not loaded begins to load beside the one that serves."""

@@ -163,3 +163,13 @@ def test_a_former_version_that_restarts_stays_before_one_that_can_not_be_loaded(
     until(lambda: world.state(FIRST, "1") is WorkerState.DISCOVERED)
     until(lambda: world.choose(SECOND) == "1")
     assert world.choose(SECOND) == "1"
+
+
+def test_a_former_version_that_was_never_loaded_does_not_come_back(world: World) -> None:
+    """There is nothing to preserve, also where the new version fails before it is asked for again."""
+    world.broken.add("2")
+    world.may_load["2"].set()
+    assert world.choose(FIRST) == "1"
+    world.handover.follow(SECOND)
+    until(lambda: world.state(SECOND, "2") is WorkerState.FAILED)
+    assert world.choose(SECOND) == "2"

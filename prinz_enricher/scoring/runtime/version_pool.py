@@ -31,6 +31,8 @@ _MAX_ATTEMPTS = 16
 _NO_BUDGET = 1 << 62
 
 _DISCOVERED = Status(WorkerState.DISCOVERED)
+_UNLOADED = Status(WorkerState.DISCOVERED, was_loaded=True)
+_MAX_UNLOADED = 4096
 """One for all: lists ask for the state of hundreds of versions that are not in use."""
 
 
@@ -59,6 +61,7 @@ class VersionPool:
         self._lock = threading.Lock()
         self._versions: dict[Key, ModelVersionRuntime] = {}
         self._leaving: list[ModelVersionRuntime] = []
+        self._unloaded: dict[Key, None] = {}
         self._logged: dict[Key, str] = {}
         self._kept: dict[Key, Target] = {}
         self._over_budget = self._watching = self._closed = False
@@ -140,7 +143,9 @@ class VersionPool:
             if version is None and self._leaving:
                 leaving = (one for one in self._leaving if one.workers and one.target.key == key)
                 version = next(leaving, None)
-        return version.status() if version is not None else _DISCOVERED
+        if version is not None:
+            return version.status()
+        return _UNLOADED if key in self._unloaded else _DISCOVERED
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""
@@ -240,6 +245,10 @@ class VersionPool:
     def _unload(self, key: Key) -> ModelVersionRuntime:
         version = self._versions.pop(key)
         self._leaving.append(version)
+        if version.status().state is WorkerState.AVAILABLE:
+            self._unloaded[key] = None
+            if len(self._unloaded) > _MAX_UNLOADED:
+                del self._unloaded[next(iter(self._unloaded))]
         version.leave()
         return version
 
