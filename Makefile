@@ -62,7 +62,7 @@ format: $(READY) ## Format the code, and mend what the linter can mend
 proto: $(READY) ## Generate prinz_enricher/contract from proto/
 	$(BIN)/python scripts/generate_contract.py
 
-docs: $(READY) ## Generate docs/settings.md from the settings, and the tables of docs/answers.md
+docs: $(READY) ## Generate docs/settings.md from the settings, and the table of docs/answers.md
 	$(BIN)/python scripts/settings_page.py
 	$(BIN)/python -W ignore -m tests.worker.answer_matrix
 

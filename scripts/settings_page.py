@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,18 +12,21 @@ from prinz_enricher.config import ENVIRONMENT_PREFIX, AccessKeys, EndpointSettin
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
+ACCESS = "Authentication and certificates"
+"""The section of the keys that several other sections have too."""
+
 HEAD = f"""\
 # Settings
 
-Each setting has a default, and is set by, each over the one before:
+Sources, later ones override earlier ones:
 
-1. a TOML file, named by `prinz-enricher serve --config FILE`;
-2. an environment variable, `{ENVIRONMENT_PREFIX}<SECTION>__<KEY>`, such as `{ENVIRONMENT_PREFIX}SERVER__PORT=50051`; a
-   list is separated by commas, or is JSON;
-3. a flag of `prinz-enricher serve`, where there is one (`prinz-enricher serve --help`).
+1. defaults;
+2. a TOML file: `prinz-enricher serve --config FILE`;
+3. environment variables: `{ENVIRONMENT_PREFIX}<SECTION>__<KEY>`, such as `{ENVIRONMENT_PREFIX}SERVER__PORT=50051` or
+   `{ENVIRONMENT_PREFIX}REGISTRIES__<NAME>__URL=…`; lists are JSON or separated by commas;
+4. flags: `prinz-enricher serve --help`. Secrets have none, since anyone on the machine can read flags.
 
-An unknown key is refused. Secrets are settings of the file or the environment, never flags, which anyone on the machine
-can read. Such a file, with what most people set:
+Unknown keys are refused. A typical file:
 
 ```toml
 [registry]
@@ -40,13 +44,18 @@ preload = ["wine", "fraud-*"]
 def page() -> str:
     """Return the text of the page."""
     known: dict[str, type[Section]] = {**sections(), "endpoints.NAME": EndpointSettings}
-    return HEAD + "".join(_section(name, kind) for name, kind in known.items())
+    parts = [_section(f"[{name}]", kind) for name, kind in known.items()]
+    return HEAD + "".join(parts) + _section(ACCESS, AccessKeys)
 
 
-def _section(name: str, kind: type[Section]) -> str:
-    rows = [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n", "| key | default | what it is |", "|---|---|---|"]
-    # The keys of access, which several sections have, come last.
-    for key, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in AccessKeys.model_fields):
+def _section(heading: str, kind: type[Section]) -> str:
+    about = re.sub(r"docs/(\w+\.md)", r"[\1](\1)", (kind.__doc__ or "").strip())
+    fields = kind.model_fields
+    if kind is not AccessKeys and issubclass(kind, AccessKeys):
+        about += f" Also has the keys of [{ACCESS.lower()}](#{ACCESS.lower().replace(' ', '-')})."
+        fields = {key: field for key, field in fields.items() if key not in AccessKeys.model_fields}
+    rows = [f"\n## {heading}\n", f"{about}\n", "| key | default | meaning |", "|---|---|---|"]
+    for key, field in fields.items():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()

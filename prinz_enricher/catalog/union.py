@@ -28,7 +28,7 @@ class Member:
 class Union(Publisher):
     """What all registries offer, answered from memory, once every registry is known or had a refresh.
 
-    A registry that was never read hides only its own models, which its prefix tells. Where two models have the same
+    A registry that was never read hides only its own models, which have its prefix. Where two models have the same
     name in spite of prefixes, that of the first member is served, and the other is a fault.
     """
 
@@ -104,7 +104,7 @@ class Union(Publisher):
         with self._merging:
             known = [(member, member.catalog.current) for member in self.members]
             snapshots = [(member, snapshot) for member, snapshot in known if snapshot is not None]
-            # A list without the models of a registry that is only slow would tell callers that those are gone.
+            # A list without the models of a registry that is only slow would say to callers that those are gone.
             if snapshots and all(member.catalog.refreshed or snapshot is not None for member, snapshot in known):
                 old, new = self.current, self._merged(snapshots)
                 if self.publish(new) is not old:

@@ -116,7 +116,7 @@ def _score_parts(
     score_part: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
-    # In JSON what an object lacks is not what is null in it. An Arrow file does not tell the two apart.
+    # In JSON what an object lacks is not what is null in it. An Arrow file does not distinguish the two.
     in_arrow = rows.is_arrow or lossless_in_arrow(signature)
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
@@ -125,7 +125,7 @@ def _score_parts(
     try:
         for batch in rows.batches:
             part: Any = batch.select(inputs)
-            # No rows at all have nothing that Arrow could not tell.
+            # No rows at all have nothing that Arrow could not express.
             if batch.num_rows and not in_arrow:
                 part = batch_to_rows(part)
             elif not (signature.inputs or rows.is_arrow):

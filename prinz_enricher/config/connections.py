@@ -44,62 +44,62 @@ _Convention = Annotated[str, AfterValidator(_check_convention)]
 
 
 class AccessKeys(Section):
-    """How the service authenticates, whose certificates are trusted, and which one is shown."""
+    """Keys of each registry and endpoint; see docs/registry.md."""
 
     auth: Literal["auto", "none", "basic", "token", "oauth2", "databricks"] = "auto"
-    """how requests are authenticated; auto is what the other keys say"""
+    """`none`, `basic`, `token`, `oauth2` or `databricks`; auto chooses by the other keys"""
     username: str = ""
     """user of basic authentication"""
     password: SecretStr = SecretStr("")
     """its password"""
     password_file: str = ""
-    """file with the password, read again when it changes"""
+    """file of the password, read again when it changes"""
     token: SecretStr = SecretStr("")
     """bearer token"""
     token_file: str = ""
-    """file with the bearer token, read again when it changes"""
+    """file of the bearer token, read again when it changes"""
     oauth2_token_url: str = ""
-    """token endpoint of OAuth 2.0 (client credentials)"""
+    """token endpoint (OAuth 2.0 client credentials)"""
     oauth2_client_id: str = ""
-    """client id there"""
+    """client id"""
     oauth2_client_secret: SecretStr = SecretStr("")
-    """client secret there"""
+    """client secret"""
     oauth2_client_secret_file: str = ""
-    """file with the client secret, read again when it changes"""
+    """file of the client secret, read again when it changes"""
     oauth2_scope: str = ""
-    """scope asked for; with databricks, all-apis where it is empty"""
+    """requested scope; with databricks all-apis by default"""
     oauth2_audience: str = ""
-    """audience asked for, where the token endpoint wants one"""
+    """requested audience"""
     ca_file: str = ""
-    """PEM file of the only authorities that are trusted for https"""
+    """PEM file of the only trusted CAs"""
     client_certificate: str = ""
-    """PEM file of the certificate that is shown to the server"""
+    """PEM file of the client certificate"""
     client_key: str = ""
-    """PEM file of its key, without a password, where it is not in the same file"""
+    """PEM file of its key, without a password, unless in the same file"""
 
 
 class RegistrySettings(AccessKeys):
-    """Which MLflow registry is served, and how it is reached."""
+    """The MLflow registry; `[registries.NAME]` for more of them. See docs/registry.md."""
 
     url: str = Field("", repr=False)  # It may hold a password.
-    """an MLflow server (http://mlflow:5000), or a local store (sqlite:///mlflow.db)"""
+    """MLflow server (http://mlflow:5000) or local store (sqlite:///mlflow.db)"""
     prefix: str | None = Field(None, max_length=200)
-    """put before the name of each of its models; none by default, and `NAME.` in `[registries.NAME]`"""
+    """prefix of model names; by default none, `NAME.` in `[registries.NAME]`"""
     kind: Literal["mlflow", "unity"] = "mlflow"
-    """unity for the Unity Catalog of the Databricks workspace at the url"""
+    """`mlflow`, or `unity` for the Unity Catalog of the Databricks workspace at the url"""
     refresh_interval: float = Field(10.0, gt=0, le=3600)
-    """seconds between two reads of the registry"""
+    """seconds between reads of the registry"""
     timeout: float = Field(10.0, gt=0, le=600)
-    """seconds that one request to the registry may take"""
+    """seconds per request to the registry"""
     signature_ttl: float = Field(300.0, gt=0, le=86400)
-    """seconds within which each signature is checked again; with up to 64 versions, at each refresh"""
+    """seconds until a signature is checked again; with up to 64 versions at each refresh"""
     snapshot_folder: str | None = None
-    """folder for the last good list of models, served when the registry is down at the start, and for what is in use
-    (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`, and `""` is none"""
+    """folder of the last good list of models, served if the registry is down at the start, and of the versions in use
+    (`scoring.preload`); by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher/catalog`; `""` disables it"""
     include: tuple[_Rule, ...] = Field(("*",), min_length=1)
-    """models to serve: name patterns such as `fraud-*`, or `tag:<key>=<pattern>`"""
+    """models to serve: name patterns (`fraud-*`) or `tag:<key>=<pattern>`"""
     exclude: tuple[_Rule, ...] = ()
-    """models not to serve, by the same rules; they are as if they did not exist"""
+    """models to hide, by the same rules"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -114,40 +114,40 @@ class RegistrySettings(AccessKeys):
 
 
 class EndpointSettings(AccessKeys):
-    """Model servers elsewhere that score models in place of workers; see docs/remote.md."""
+    """Model servers that score in place of workers; see docs/remote.md."""
 
     urls: tuple[str, ...] = ()
-    """base URLs of its servers, such as `https://models.example.com`; all must answer alike"""
+    """base URLs of equivalent servers, such as `https://models.example.com`"""
     # Not `mlflow`, whose path names no model: whatever is served there would score for all.
     convention: tuple[_Convention, ...] = Field(("prinz", "databricks"), min_length=1)
-    """where below a base URL a model is scored, tried in order: `prinz`, `databricks`, `mlflow`, or a URL template such
-    as `{base}/team/{name}/{version}/invocations`; see docs/remote.md"""
+    """paths below a base URL, tried in order: `prinz`, `databricks`, `mlflow`, or a template such as
+    `{base}/team/{name}/{version}/invocations`"""
     models: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """models that are scored here, by name; * stands for any text. A model's tag can say so, too"""
+    """models scored here, by name (`*` wildcard); the tag `prinz.route` adds others"""
     endpoint_names: dict[str, str] = Field({})
-    """model's name = name of its Databricks serving endpoint; by default the model's name"""
+    """Databricks serving endpoint of each model name; by default of the same name"""
     http2: bool = False
-    """whether HTTP/2 is offered to servers with https"""
+    """offer HTTP/2 over https"""
     timeout: float = Field(10.0, gt=0, le=600)
-    """seconds that one try of a request may take"""
+    """seconds per attempt"""
     max_concurrent: int = Field(8, ge=1, le=1024)
-    """requests at once, to all its servers together"""
+    """maximum concurrent requests to all servers together"""
     max_rows: int = Field(8192, ge=1)
-    """rows of one request at most"""
+    """maximum rows per request"""
     max_bytes: int = Field(16 * MIB, ge=1024)
-    """bytes of one request at most"""
+    """maximum bytes per request"""
     max_answer_bytes: int = Field(64 * MIB, ge=1024)
-    """bytes of one answer at most"""
+    """maximum bytes per answer"""
     max_retries: int = Field(3, ge=0, le=10)
-    """how often a call is tried again where that may help"""
+    """maximum retries per call"""
     retry_share: float = Field(0.2, ge=0, le=1)
-    """retries for each call, over all calls, so that a server that fails is spared"""
+    """maximum retries per call, on average over all calls"""
     breaker_failures: int = Field(5, ge=1, le=1000)
-    """failures in a row after which a base URL is left out for a while"""
+    """failures in a row after which a base URL is left out"""
     breaker_pause: float = Field(5.0, gt=0, le=60)
-    """seconds until it is tried again; doubled while it goes on failing, up to 60"""
+    """seconds until it is tested again; doubled up to 60 while it fails"""
     headers: dict[str, SecretStr] = Field({})
-    """headers that each request has besides the usual ones"""
+    """additional request headers"""
 
     @property
     def url(self) -> str:

@@ -76,7 +76,7 @@ def segment(field: str, text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:
-        raise NoPath(f"the {field} is no text") from None
+        raise NoPath(f"the {field} is not text") from None
 
 
 def template_fault(template: str) -> str:
@@ -88,7 +88,7 @@ def template_fault(template: str) -> str:
     literals = "".join(literal for literal, _ in parts)
     if not _LITERAL.fullmatch(literals):
         return "it has a character that no path of a URL has; percent-encode it"
-    # Each field is at least one character, which is no dot alone.
+    # Each field is at least one character, which is not a dot alone.
     sample = "".join(literal + ("x" if name else "") for literal, name in parts)
     if not sample.startswith("/") or "//" in sample or leads_elsewhere(sample):
         return 'it must begin with "{base}/", and have neither empty pieces nor "." or ".." as one'

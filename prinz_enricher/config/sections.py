@@ -43,36 +43,36 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """Where and how the service listens."""
+    """The gRPC server; see docs/fronts.md."""
 
     host: str = Field("127.0.0.1", min_length=1)
     """address to listen on; 0.0.0.0 for all"""
     port: int = Field(50051, ge=0, le=65535)
-    """port to listen on; 0 picks a free one"""
+    """port; 0 picks a free one"""
     max_message_bytes: int = Field(128 * MIB, ge=1024, le=2**31 - 1)
-    """bytes of a request at most, and of its Arrow stream decompressed"""
+    """maximum bytes of a request, also of its Arrow stream decompressed"""
     max_calls: int = Field(10_000, ge=1)
-    """calls in flight at most; more are refused as OVERLOADED"""
+    """maximum calls in flight; more are OVERLOADED"""
     max_inflight_bytes: int | None = Field(None, ge=1 << 20)
-    """bytes of the requests in flight at most; more are refused as OVERLOADED; by default a quarter of the memory of
-    the machine or the container"""
+    """maximum bytes of the requests in flight; more are OVERLOADED; by default a quarter of the
+    memory of machine or container"""
     front: Literal["auto", "native", "grpcio"] = "auto"
-    """what speaks gRPC: native is faster, auto uses it where pygrpc-native is installed"""
+    """`native`, `grpcio`, or auto: native where available"""
     grace_period: float = Field(30.0, ge=0, le=3600)
-    """seconds that calls get to end at SIGTERM"""
+    """seconds for calls to end at SIGTERM"""
 
 
 class HttpSettings(Section):
-    """The admin HTTP server: metrics, probes, and MLflow's webhooks; see docs/operations.md."""
+    """The admin HTTP server: metrics, probes, MLflow's webhooks; see docs/operations.md."""
 
     host: str = Field("127.0.0.1", min_length=1)
     """address to listen on; 0.0.0.0 for all"""
     port: int | None = Field(None, ge=0, le=65535)
-    """port to listen on; 0 picks a free one; unset disables the HTTP server"""
+    """port; 0 picks a free one; unset disables the server"""
     webhook_secret: SecretStr = SecretStr("")
-    """secret that MLflow signs its webhooks with"""
+    """secret of MLflow's webhooks"""
     webhook_secret_file: str = ""
-    """file with such secrets, one a line, read again when it changes; any of them will do"""
+    """file of accepted secrets, one per line, read again when it changes"""
 
     @property
     def has_webhook(self) -> bool:
@@ -87,50 +87,49 @@ class HttpSettings(Section):
 
 
 class LoggingSettings(Section):
-    """What the service logs."""
+    """Logs, written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """the least level that is logged"""
+    """lowest level logged: `debug`, `info`, `warning` or `error`"""
     format: Literal["auto", "console", "json"] = "auto"
-    """console for people, json for machines; auto is console on a terminal"""
+    """`console`, `json`, or auto: console on a terminal, else json"""
 
 
 class ScoringSettings(Section):
-    """How models are loaded and scored."""
+    """Loading and scoring; see docs/batching.md."""
 
     default_version: tuple[_Choice, ...] = Field(("alias:champion", "latest"), min_length=1)
-    """which version is meant where a call names none, tried in turn: `alias:NAME`, `stage:NAME` (the newest READY one
-    in that stage), or `latest` (the newest READY one that is not Archived)"""
+    """version of calls that name none, the first that exists: `alias:NAME`, `stage:NAME` (newest READY in that
+    stage), `latest` (newest READY that is not Archived)"""
     preload: Literal["used"] | tuple[str, ...] = "used"
-    """what is loaded at the start without a call: `used`, the versions that were in use when the service ended; or a
-    list of models that are also kept loaded, by name; * stands for any text"""
+    """loaded at the start: `used`, the versions in use when the service ended; or a list of models by name (`*`
+    wildcard), which stay loaded"""
     spare_workers: int = Field(1, ge=0, le=1)
-    """processes that import MLflow, and the libraries of the catalog's models, before one is called: workers are forked
-    from it, so that a first call takes a second; 0 for none, as everywhere but on Linux"""
+    """processes with MLflow and the models' libraries imported, from which workers are forked: 0 or 1; Linux
+    only"""
     max_workers: int = Field(16, ge=1, le=1024)
-    """worker processes at most; the least recently used idle version makes room"""
+    """maximum worker processes; beyond it the least recently used idle version is unloaded"""
     replicas: int = Field(1, ge=1, le=64)
-    """worker processes of each version; its tag `prinz.replicas` says otherwise"""
+    """worker processes per version; its tag `prinz.replicas` overrides it"""
     max_batch_rows: int = Field(1_000_000, ge=1)
-    """rows of a request at most"""
+    """maximum rows per request"""
     max_queue_rows: int = Field(2_000_000, ge=1)
-    """rows waiting for one version at most"""
+    """maximum waiting rows per version"""
     allow_observed_outputs: bool = False
-    """whether the tag prinz.outputs = observed has the outputs served that a model was observed to return"""
+    """let the tag `prinz.outputs = observed` replace declared outputs by observed ones"""
     batching: Literal["auto", "exact", "off"] = "auto"
-    """whether rows of several callers share model calls: `auto`, where each was shown to get its own answer up to
-    rounding; `exact`, where no bit of it changes; or `off`"""
+    """whether calls share model calls: `auto`, if answers stay the same up to rounding; `exact`, if to the
+    bit; `off`"""
     max_shared_rows: int = Field(1024, ge=1)
-    """rows of several callers in one model call at most"""
+    """maximum rows of a shared model call"""
     max_delay: float = Field(0.0, ge=0, le=1)
     """seconds that a call may wait for others while its worker is idle"""
     max_wait: float = Field(5.0, gt=0, le=3600)
-    """seconds that a call may be expected to wait for its turn; longer is refused as OVERLOADED, as is what can't be
-    answered within its deadline"""
+    """maximum expected wait in seconds; a call that would wait longer, or beyond its deadline, is OVERLOADED"""
     idle_unload: float = Field(900.0, ge=0)
-    """seconds without a call after which a version is unloaded; 0 for never"""
+    """seconds without a call until a version is unloaded; 0: never"""
     load_timeout: float = Field(900.0, gt=0)
-    """seconds that loading a version may take, with the download and the environment"""
+    """seconds to load a version, with download and environment"""
 
     @field_validator("preload", mode="before")
     @classmethod
@@ -141,53 +140,51 @@ class ScoringSettings(Section):
 
 
 class WorkerSettings(Section):
-    """What worker processes run in, and what they may do; see docs/workers.md."""
+    """Environments and limits of worker processes; see docs/workers.md."""
 
     environment: Literal["auto", "isolated", "current"] = "auto"
-    """the Python environment of a model: `isolated`, one of its own, built from its requirements; `current`, that of
-    the service; or `auto`, that of the service where it meets the requirements"""
+    """Python environment of a model: `isolated`, built from its requirements; `current`, the service's; `auto`, the
+    service's if it meets the requirements, else isolated"""
     allow_environment_tag: bool = False
-    """whether the tag `prinz.environment` of a version, or of its model, goes before `environment`: with `current` a
-    model may run on other packages than it asks for, and whoever sets tags decides that"""
+    """let the tag `prinz.environment` of a version or its model override `environment`"""
     allowed_loaders: tuple[_Loaders, ...] = DEFAULT_LOADERS
-    """what may load a model, by its `loader_module`; * stands for any text, and a pattern with ! before it refuses what
-    the others allow. By default MLflow's flavours of models that take rows"""
+    """allowed `loader_module`s (`*` wildcard, `!` excludes); by default MLflow's flavours of models that take rows"""
     memory_limit: int | None = Field(None, ge=64 << 20)
-    """bytes of memory that a worker may hold; by default as many as all of them"""
+    """maximum memory in bytes per worker; by default `memory_budget`"""
     memory_budget: int | None = Field(None, ge=64 << 20)
-    """bytes of memory that all workers may hold together; by default 80 % of what the machine, or the container, has"""
+    """maximum memory in bytes of all workers; by default 80 % of machine or container"""
     file_limit: int | None = Field(1 << 30, ge=0)
-    """bytes that a file written by a worker may have"""
+    """maximum bytes per file that a worker writes"""
     open_files: int | None = Field(1024, ge=64)
-    """files and sockets that a worker may have open"""
+    """maximum open files and sockets per worker"""
     network: tuple[str, ...] = ()
-    """models whose workers may use the network, by name; * stands for any text"""
+    """models whose workers may use the network, by name (`*` wildcard)"""
     pass_variables: tuple[str, ...] = ()
-    """environment variables that workers get besides the usual ones, such as `ACME_*`"""
+    """additional environment variables of workers, such as `ACME_*`"""
     overrides: tuple[str, ...] = ()
-    """requirements in place of a model's own of that name, such as `mlflow==3.17.2`"""
+    """requirements that replace a model's own, such as `mlflow==3.17.2`"""
     index_url: SecretStr = SecretStr("")  # It may hold a password.
-    """package index that environments are built from"""
+    """package index for environments"""
     offline: bool = False
-    """whether environments are built from uv's cache alone"""
+    """build environments from uv's cache only"""
     python_downloads: bool = False
-    """whether uv may download a Python that is not on the machine"""
+    """let uv download missing Pythons"""
     source_builds: bool = False
-    """whether packages without a wheel may be built, which runs their code in the service's name"""
+    """build packages without a wheel, which runs their code as the service's user"""
     build_timeout: float = Field(600.0, gt=0)
-    """seconds that building an environment may take"""
+    """seconds to build an environment"""
 
 
 class CacheSettings(Section):
-    """Where models and their environments are kept on disk, and how much of them."""
+    """Models and environments on disk."""
 
     folder: str | None = None
     """by default `${XDG_CACHE_HOME:-~/.cache}/prinz-enricher`"""
     max_model_bytes: int = Field(10 << 30, ge=1)
-    """bytes that one model may have"""
+    """maximum bytes per model"""
     max_models_bytes: int = Field(20 << 30, ge=1)
-    """bytes of all models that no worker uses"""
+    """maximum bytes of all unused models"""
     max_environments_bytes: int = Field(20 << 30, ge=1)
-    """bytes of all environments that no worker uses"""
+    """maximum bytes of all unused environments"""
     fetch_timeout: float = Field(600.0, gt=0)
-    """seconds that downloading a model may take"""
+    """seconds to download a model"""

@@ -43,7 +43,7 @@ def is_nested(kind: pa.DataType) -> bool:
 
 
 def tensor_type(field: pa.Field) -> TensorType | None:
-    """Return the tensor type of a field; None where it is no tensor."""
+    """Return the tensor type of a field; None where it is not a tensor."""
     written = (field.metadata or {}).get(TYPE_KEY, b"").decode()
     if not written.startswith("tensor:"):
         return None

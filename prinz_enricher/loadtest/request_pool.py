@@ -93,7 +93,7 @@ def _value(field: pa.Field, chance: random.Random, is_tensor: bool) -> object:
 
 
 def pool_size(rows: int) -> int:
-    """Return the number of different calls of `rows` rows: enough to tell answers apart, at most 65,536 rows or two."""
+    """Return the number of different calls of `rows` rows, which distinguish answers: at most 65,536 rows or two."""
     return max(2, min(128, 65_536 // rows))
 
 
@@ -105,7 +105,7 @@ def generated_pool(signature: Signature, rows: int, seed: int) -> list[pa.Record
 def read_pool(batches: Iterable[pa.RecordBatch], signature: Signature, rows: int) -> list[pa.RecordBatch]:
     """Read the rows of a pool's calls from the parts of a file, and no more of it than needed.
 
-    Columns that are no inputs are left out. A file of fewer rows than a call has is repeated. Raises LoadTestError if
+    Columns that are not inputs are left out. A file of fewer rows than a call has is repeated. Raises LoadTestError if
     it has no rows, and InvalidInput if they do not fit the signature.
     """
     missing = pool_size(rows) * rows

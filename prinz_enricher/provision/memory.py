@@ -32,6 +32,6 @@ def _container_bytes() -> int | None:
         try:
             return int(path.read_text())
         except (OSError, ValueError):
-            # "max" is no limit.
+            # "max" means no limit.
             continue
     return None

@@ -187,7 +187,7 @@ def _read_path(result: ProgramResult) -> str:
 def copy_local(uri: str, target: Path, max_bytes: int, watch: Watch) -> bool:
     """Copy a model's folder on this machine, given as a path or by the scheme `file`; see `Download`.
 
-    Not where it is no model, can't be read, or holds anything but files and folders: MLflow's client is to judge that.
+    Left to MLflow's client: what is not a model, can't be read, or holds anything but files and folders.
     Raises DownloadFailed where it is too large.
     """
     source = _local_path(uri)

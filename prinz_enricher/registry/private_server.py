@@ -193,7 +193,7 @@ def _environment(current: Mapping[str, str]) -> dict[str, str]:
     }
     if kept.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in kept:
         # The server imports MLflow in two processes. Compiling it anew each time takes ten seconds; so the bytecode
-        # is kept, though not where we were told to write none.
+        # is kept, though not where none may be written.
         cache = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         kept["PYTHONPYCACHEPREFIX"] = str(cache / "prinz-enricher" / "bytecode")
     return kept

@@ -98,7 +98,7 @@ def redact(text: str, secrets: Collection[str] = ()) -> str:
     """Return what may be shown of a foreign message: its first line, printable, of at most `MAX_SHOWN_CHARACTERS`.
 
     The secrets are left out, and so is a word with an address, a query, or a user and password, and all that follows
-    the name of a secret and `=` or `:`, since nobody can tell where the secret ends.
+    the name of a secret and `=` or `:`, since nobody knows where the secret ends.
     """
     for secret in secrets:
         text = text.replace(secret, "…")

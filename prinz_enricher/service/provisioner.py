@@ -94,7 +94,7 @@ class Provisioner:
                     source, lambda: registry.folder(target), variables, download=download, cancelled=cancelled
                 )
             )
-            # What was downloaded decides, whatever the registry told of it before.
+            # What was downloaded decides, whatever the registry said before.
             check_loader(model.path, self._allowed)
             fetched = time.monotonic()
             early.wait()
@@ -130,7 +130,7 @@ class EarlyEnvironment(ExitStack):
         self._thread = threading.Thread(target=lambda: None)
 
     def begin(self, folder: Path) -> None:
-        """Begin, with the files that tell a model's loader and needs; raises ProvisionError for a forbidden loader."""
+        """Begin, with the files that name loader and requirements; raises ProvisionError for a forbidden loader."""
         check_loader(folder, self._allowed)
         with suppress(OSError):
             # The folder gets another name when the download ends, with the wheels that may be being installed.
@@ -159,7 +159,7 @@ class EarlyEnvironment(ExitStack):
             )
         except BuildFailed as error:
             self._failed = error
-        except Exception as error:  # noqa: BLE001 - it is tried again, and told then
+        except Exception as error:  # noqa: BLE001 - it is tried again, and reported then
             _log.debug("an environment was not made early", why=str(error))
         else:
             self.callback(environment.close)

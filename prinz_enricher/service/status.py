@@ -45,7 +45,7 @@ def to_status(error: EnricherError) -> status_pb2.Status:
 
 
 def internal_failure(log: Any, event: str, error: Exception, **known: object) -> status_pb2.Status:
-    """Log an exception that nobody expected, as `event` with what is `known`; return what a caller is told of it.
+    """Log an exception that nobody expected, as `event` with what is `known`; return the status for the caller.
 
     The correlation id in both leads from the answer to the log.
     """

@@ -170,7 +170,7 @@ class InputBuilder:
             self._index = pd.RangeIndex(len(names)) if self._unnamed else pd.Index([self._names[one] for one in names])
             alike: dict[object, tuple[pa.Field, list[int]]] = {}
             for place, field in enumerate(self._fields[name] for name in names):
-                # The type alone does not tell what nested values hold.
+                # The type alone does not show what nested values hold.
                 key = place if is_nested(field.type) else (field.type, is_any(field))
                 alike.setdefault(key, (field, []))[1].append(place)
             self._alike = list(alike.values())

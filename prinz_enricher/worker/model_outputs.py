@@ -198,7 +198,7 @@ _LIBRARIES: list[tuple[str, Any]] = [
     ("__dataclass_fields__", dataclasses.asdict),
     ("__array__", lambda value: _array(np.asarray(value))),
 ]
-"""What tells a kind of object, and how it becomes a table, an array, or a dict by name."""
+"""How a kind of object is recognised, and how it becomes a table, an array, or a dict by name."""
 
 
 def output_column(values: Any, field: pa.Field) -> pa.Array:

@@ -105,7 +105,7 @@ def _drip(server: ModelServer) -> Answer:
 
 
 _LIES: dict[str, tuple[Callable[[ModelServer], Answer], str]] = {
-    "a web page": (lambda _: lambda _: Reply(PAGE, headers=HTML), "HTTP 200, text/html, .* no JSON"),
+    "a web page": (lambda _: lambda _: Reply(PAGE, headers=HTML), "HTTP 200, text/html, .* not JSON"),
     "a long answer": (lambda _: lambda _: Reply(b" " * (100 << 20)), "longer than 67108864 bytes"),
     "drips": (_drip, "gave no whole answer within"),
     "a compressed answer": (
@@ -117,7 +117,7 @@ _LIES: dict[str, tuple[Callable[[ModelServer], Answer], str]] = {
         lambda _: lambda _: Reply(b'{"predictions": [1.0, 1.0', declared_length=100, close=True),
         "ended before the whole answer",
     ),
-    "cut JSON": (lambda _: lambda _: Reply(b'{"predictions": [1.0, 1.0'), "The answer is no JSON"),
+    "cut JSON": (lambda _: lambda _: Reply(b'{"predictions": [1.0, 1.0'), "The answer is not JSON"),
     "a refusal in HTML": (lambda _: lambda _: Reply(PAGE, 404, HTML), "HTTP 404, text/html"),
     "an error of the server": (lambda _: lambda _: Reply(PAGE, 500, HTML), "HTTP 500, text/html"),
 }

@@ -59,38 +59,38 @@ def last(values: Values) -> list[Any]:
 
 FORMS: dict[str, Callable[[Values], Any]] = {
     "pandas DataFrame": pd.DataFrame,
-    "its rows in another order, index kept": shuffled,
-    "its columns in another order": lambda values: pd.DataFrame(values)[list(values)[::-1]],
-    "its dtypes nullable": lambda values: pd.DataFrame(values).convert_dtypes(),
+    "DataFrame, rows reordered, index kept": shuffled,
+    "DataFrame, columns reordered": lambda values: pd.DataFrame(values)[list(values)[::-1]],
+    "DataFrame, nullable dtypes": lambda values: pd.DataFrame(values).convert_dtypes(),
     "pandas Series": lambda values: pd.Series(last(values)),
-    "Series, another order, index kept": lambda values: pd.Series(last(values)).iloc[::-1],
+    "Series, rows reordered, index kept": lambda values: pd.Series(last(values)).iloc[::-1],
     "pandas Index": lambda values: pd.Index(last(values)),
-    "ndarray of one dimension": lambda values: np.array(last(values)),
-    "ndarray of rows": lambda values: np.array(rows_of(values)),
+    "ndarray, one dimension": lambda values: np.array(last(values)),
+    "ndarray, two dimensions": lambda values: np.array(rows_of(values)),
     "scipy sparse matrix": lambda values: sparse.csr_matrix(np.array(rows_of(values))),
     "Polars DataFrame": pl.DataFrame,
     "Polars Series": lambda values: pl.Series(last(values)),
-    "Arrow table, other column order": lambda values: pa.table(dict(list(values.items())[::-1])),
+    "Arrow table, columns reordered": lambda values: pa.table(dict(list(values.items())[::-1])),
     "list of scalars": last,
-    "list of lists, one for each row": lambda values: [list(row) for row in rows_of(values)],
-    "list of tuples, one for each row": rows_of,
-    "list of arrays, one for each row": lambda values: [np.array(row) for row in rows_of(values)],
+    "list of lists, by row": lambda values: [list(row) for row in rows_of(values)],
+    "list of tuples, by row": rows_of,
+    "list of arrays, by row": lambda values: [np.array(row) for row in rows_of(values)],
     "list of dicts": lambda values: pd.DataFrame(values).to_dict("records"),
-    "tuple of arrays, one for each output": lambda values: tuple(map(np.array, values.values())),
-    "list of lists, one for each output": lambda values: list(values.values()),
+    "tuple of arrays, by output": lambda values: tuple(map(np.array, values.values())),
+    "list of lists, by output": lambda values: list(values.values()),
     "dict of scalars": lambda values: {name: column[0] for name, column in values.items()},
     "dict of lists": dict,
     "dict of arrays": lambda values: {name: np.array(column) for name, column in values.items()},
-    "dict of dicts, as of to_dict()": lambda values: pd.DataFrame(values).to_dict(),
+    "dict of dicts (`to_dict()`)": lambda values: pd.DataFrame(values).to_dict(),
     "generator": lambda values: (row for row in rows_of(values)),
 }
 NAMED = {
     "pandas DataFrame",
-    "its rows in another order, index kept",
-    "its columns in another order",
-    "its dtypes nullable",
+    "DataFrame, rows reordered, index kept",
+    "DataFrame, columns reordered",
+    "DataFrame, nullable dtypes",
     "Polars DataFrame",
-    "Arrow table, other column order",
+    "Arrow table, columns reordered",
     "list of dicts",
     "dict of scalars",
     "dict of lists",
@@ -98,16 +98,16 @@ NAMED = {
 }
 ALONE = {
     "pandas Series",
-    "Series, another order, index kept",
+    "Series, rows reordered, index kept",
     "pandas Index",
-    "ndarray of one dimension",
+    "ndarray, one dimension",
     "Polars Series",
     "list of scalars",
 }
 """Forms that hold the last output alone."""
 
 
-RIGHT, ROW_BY_ROW = "right", "right, row by row"
+RIGHT, ROW_BY_ROW = "right", "row by row"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def meant(form: str, names: list[str], count: int, *, declared: bool) -> list[An
     records = [dict(zip(values, row, strict=True)) for row in rows_of(values)]
     if declared or form in NAMED:
         return records
-    if form == "dict of dicts, as of to_dict()":
+    if form == "dict of dicts (`to_dict()`)":
         # What it is of one row, to MLflow too.
         return [{name: {"0": value} for name, value in row.items()} for row in records]
     return last(values) if form in ALONE else [list(row) for row in rows_of(values)]
@@ -217,19 +217,31 @@ def read_of(batch: pa.RecordBatch) -> list[Any]:
     return list(batch.to_pylist())
 
 
-def table(served: Callable[[str, str], dict[int, Cell]]) -> str:
-    """Write one of the tables of the page."""
+def table() -> str:
+    """Write the table of the page: a column for each place and outputs, with what comes of one, two and three rows."""
+    places = {"worker": in_worker, "server": behind_server}
     reasons: list[str] = []
-    head = [f"{outputs}: {rows}" for outputs in OUTPUTS for rows in ROWS]
+    head = [f"{place}: {outputs}" for place in places for outputs in OUTPUTS]
     lines = [f"| the model returns | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
     for form in FORMS:
-        cells = [_text(cell, reasons) for outputs in OUTPUTS for cell in served(outputs, form).values()]
+        cells = [_text(served(outputs, form), reasons) for served in places.values() for outputs in OUTPUTS]
         lines.append(f"| {form} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *notes])
 
 
-def _text(cell: Cell, reasons: list[str]) -> str:
+def _text(cells: dict[int, Cell], reasons: list[str]) -> str:
+    """Return what comes of one form: once where it is the same for any number of rows."""
+    texts = {rows: _outcome(cell, reasons) for rows, cell in cells.items()}
+    if len(set(texts.values())) == 1:
+        return texts[ROWS[0]]
+    return ", ".join(
+        f"{'/'.join(str(rows) for rows in texts if texts[rows] == text)}: {text}"
+        for text in dict.fromkeys(texts.values())
+    )
+
+
+def _outcome(cell: Cell, reasons: list[str]) -> str:
     if not cell.why:
         return cell.text
     if cell.why not in reasons:
@@ -240,8 +252,7 @@ def _text(cell: Cell, reasons: list[str]) -> str:
 def page(text: str) -> str:
     """Give the page with the table as it is now."""
     before, after = text.index(START) + len(START), text.index(END)
-    here, there = table(in_worker), table(behind_server)
-    return f"{text[:before]}\n\n### In a worker\n\n{here}\n\n### Behind a model server\n\n{there}\n\n{text[after:]}"
+    return f"{text[:before]}\n\n{table()}\n\n{text[after:]}"
 
 
 if __name__ == "__main__":

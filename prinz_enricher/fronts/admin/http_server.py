@@ -58,7 +58,7 @@ class HttpServer:
             max_request_body_size=max_body_bytes + 1,
             inbuf_overflow=_BODY_BYTES_IN_MEMORY,
             ident="",
-            # A client that goes away is no event.
+            # A client that disconnects is not worth a line.
             log_socket_errors=False,
         )
         # A request that waits for a thread is not worth a line.

@@ -211,6 +211,6 @@ def _proxy(scheme: str, host: str) -> httpcore.Proxy | None:
         # Its URL may hold a password.
         raise AccessError(f"the proxy that the environment names for {scheme} can't be read") from None
     if proxy.url.scheme != "http":
-        raise AccessError(f"the proxy that the environment names for {scheme} is none of http://")
+        raise AccessError(f"the proxy that the environment names for {scheme} is not one of http://")
     address = httpcore.URL(scheme=b"http", host=proxy.url.raw_host, port=proxy.url.port or 80, target=b"/")
     return httpcore.Proxy(address, auth=proxy.raw_auth)

@@ -161,7 +161,7 @@ class EndpointClient:
         """Find the path at which a model is scored: the first one where something answers as a model server does.
 
         A refusal of the body will do. For arguments and errors see `post`; `UpstreamFailed` is also raised where there
-        is no model server at any of the paths.
+        is not a model server at any of the paths.
         """
         seen = []
         for path in paths:
@@ -174,7 +174,7 @@ class EndpointClient:
             except UpstreamFailed as failure:
                 if not failure.foreign:
                     raise
-                seen.append(f"{path}: HTTP {failure.status}, which is none of a model server")
+                seen.append(f"{path}: HTTP {failure.status}, which is not from a model server")
             else:
                 return path
         raise UpstreamFailed(f"no model server at any of the paths ({'; '.join(seen)})", foreign=True)

@@ -203,7 +203,7 @@ async def _read(response: httpcore.Response, url: str, max_bytes: int) -> bytes:
         raise _foreign(f"{seen}: it is compressed, though that was not asked for", status)
     if status == HTTPStatus.OK:
         if not json:
-            raise _foreign(f"{seen}: it is no JSON, so that it comes from something else than a model server", status)
+            raise _foreign(f"{seen}: it is not JSON, so it does not come from a model server", status)
         if not length.isdecimal() or int(length) <= max_bytes:
             content, whole = await _content(response, max_bytes)
             if whole:

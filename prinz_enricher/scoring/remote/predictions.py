@@ -1,12 +1,12 @@
 """What a model server answers, as a record batch of the declared outputs; and what its errors mean.
 
 MLflow writes whatever a model returned as JSON: an array as nested lists, a DataFrame as a list of records, a Series as
-one of records with a single key, all else as it is. So JSON does not tell a Series from a DataFrame of one column, nor
-a DataFrame from a list of dicts, nor an array of rows from a list of arrays. `prinz_enricher.worker.answers` decides
-what belongs to which row and output, as in a worker; of what JSON does not tell, it takes what fits the outputs.
+one of records with a single key, all else as it is. So JSON does not distinguish a Series from a DataFrame of one
+column, nor a DataFrame from a list of dicts, nor an array of rows from a list of arrays. `worker.answers` decides what
+belongs to which row and output, as in a worker; where JSON is ambiguous, it takes what fits the outputs.
 
 Each value is kept unchanged, or the answer refused, as by a worker (`prinz_enricher.worker.outputs`), as far as JSON
-tells what the model returned: it has no binary, which is base64 text, and no instants, which are ISO-8601 text.
+says what the model returned: it has no binary, which is base64 text, and no instants, which are ISO-8601 text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def decode(
 
     Raises:
         OutputMismatch: The predictions are something else than was declared; the message holds no data.
-        NotPredictions: The content is no JSON, or has no predictions.
+        NotPredictions: The content is not JSON, or has no predictions.
     """
     reader = answers or answer_reader(signature)
     try:
@@ -77,7 +77,7 @@ def _predictions(content: bytes) -> object:
     try:
         answer = json.loads(content.decode(), object_pairs_hook=_unique, parse_float=_finite)
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise NotPredictions("The answer is no JSON.") from exc
+        raise NotPredictions("The answer is not JSON.") from exc
     except RecursionError as exc:
         raise OutputDiffers("the answer is nested too deep to be read") from exc
     except ValueError as exc:

@@ -38,7 +38,7 @@ PARQUET_VALUES: Final = 800
 INPUTS_VALUES: Final = 2_000
 """Up to so many values, over all columns, the server reads JSON by columns faster than by rows."""
 
-# A name that MLflow may know as a number: the signature does not tell the two apart.
+# A name that MLflow may know as a number: the signature does not distinguish the two.
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 

@@ -236,7 +236,7 @@ def _key(request: pb.ScoreRequest) -> object:
         return None
     model = request.model
     selector = model.WhichOneof("selector")
-    # The text of the selector tells an alias from a version of the same name.
+    # The text of the selector distinguishes an alias from a version of the same name.
     return (form, model.name, selector, model.version, model.alias, request.signature_digest, *request.outputs)
 
 

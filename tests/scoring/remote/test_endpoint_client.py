@@ -67,8 +67,8 @@ def test_a_model_that_raises_mlflow_s_own_exceptions(model_server: ModelServer, 
     ("reply", "said"),
     [
         (Reply(b"", 302, {"Location": "http://169.254.169.254/hunter2"}), "HTTP 302.* a redirect"),
-        (Reply(b"<html>hunter2</html>", headers=HTML), "text/html.* no JSON"),
-        (Reply(b"{}", headers={}), "no JSON"),
+        (Reply(b"<html>hunter2</html>", headers=HTML), "text/html.* not JSON"),
+        (Reply(b"{}", headers={}), "not JSON"),
         (Reply(gzip.compress(b"{}"), headers=JSON | {"Content-Encoding": "gzip"}), "compressed"),
         (Reply(b"x" * 100_000_000), "100000000 bytes: it is longer than 1000000 bytes"),
         (Reply(b"hunter2", 500, HTML), "HTTP 500"),
@@ -348,7 +348,7 @@ def test_probe_keeps_the_first_path_of_a_model_server(model_server: ModelServer,
     deadline = time.monotonic() + 20
     assert client.probe(list(replies), b"{}", "application/json", deadline=deadline) == "/f"
     assert client.probe(["/a", "/g"], b"{}", "application/json", deadline=deadline) == "/g"
-    with pytest.raises(UpstreamFailed, match="/a: HTTP 404; /c: HTTP 200, which is none of a model server"):
+    with pytest.raises(UpstreamFailed, match="/a: HTTP 404; /c: HTTP 200, which is not from a model server"):
         client.probe(["/a", "/c"], b"{}", "application/json", deadline=deadline)
 
 
