@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint format proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,9 +55,16 @@ lint: $(READY) ## Format, lint, types, the direction of imports, the contract
 	$(BIN)/python scripts/settings_page.py --check
 	$(BIN)/python scripts/check_compose.py
 
+audit: $(READY) ## Look for known vulnerabilities and for licences that are not allowed (ARGS=--help)
+	$(BIN)/python scripts/audit.py $(ARGS)
+
 format: $(READY) ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheel: $(READY) ## Build the wheel into dist/, with its bill of materials
+	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python scripts/sbom.py dist
 
 proto: $(READY) ## Generate prinz_enricher/contract from proto/
 	$(BIN)/python scripts/generate_contract.py

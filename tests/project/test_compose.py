@@ -74,6 +74,23 @@ def test_each_service_is_guarded(service: str) -> None:
     assert "privileged" not in SERVICES[service]
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_service_reaches_the_host(service: str) -> None:
+    """No service shares a namespace or a device of the host, has Docker's socket, or asks for root."""
+    one = SERVICES[service]
+    shared = {"cgroup", "device_cgroup_rules", "devices", "ipc", "network_mode", "pid", "userns_mode", "uts"}
+
+    assert not one.keys() & shared
+    assert not any("docker.sock" in volume for volume in one.get("volumes", []))
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", one.get("user", "1:1"))
+
+
+@pytest.mark.parametrize("service", ["aws-mlflow", "prinz-enricher", "proxy"])
+def test_roots_are_read_only(service: str) -> None:
+    """The service, the proxy and the bucket's server write to volumes and to memory alone."""
+    assert SERVICES[service]["read_only"] is True
+
+
 def test_images_are_pinned() -> None:
     """Images have the version that .env says, and what is built stands on a version of Python."""
     images = [one["image"] for one in SERVICES.values() if "image" in one]
@@ -120,6 +137,12 @@ def test_images_do_not_run_as_root() -> None:
     for target in ("enricher", "mlflow"):
         users = re.findall(r"^USER (.*)$", stages()[target], flags=re.MULTILINE)
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1]), target
+
+
+def test_images_do_not_own_their_code() -> None:
+    """What an image runs belongs to root, so that its user can't change it."""
+    assert "--chown" not in DOCKERFILE
+    assert not re.search(r"\bch(own|mod)\b", DOCKERFILE)
 
 
 def test_service_can_write_its_cache() -> None:
