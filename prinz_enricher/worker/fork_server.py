@@ -45,6 +45,7 @@ _HARMLESS = {"polars-ooc-clea"}
 # A descriptor above those that a process begins with.
 _HIGH = 100
 _LONGEST_REQUEST = 8 << 20
+_END_SECONDS = 10.0
 
 
 class _Server:
@@ -101,6 +102,10 @@ class _Server:
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
+        # For the kernel it ends a little later, and until then `_is_forkable` would count it.
+        task, end = Path(f"/proc/self/task/{thread.native_id}"), time.monotonic() + _END_SECONDS
+        while task.exists() and time.monotonic() < end:
+            time.sleep(0.0001)
 
     def _fork(self) -> bool:
         """Fork a process that forks the requested one, and ends; return whether there was a request."""
