@@ -66,6 +66,7 @@ COPY --from=enricher-build /opt/prinz-enricher /opt/prinz-enricher
 COPY <<TOML /etc/prinz-enricher/prinz.toml
 [server]
 host = "0.0.0.0"
+insecure = true  # Without certificates: others can read what is sent.
 
 [http]
 host = "0.0.0.0"

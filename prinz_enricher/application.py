@@ -14,12 +14,16 @@ import structlog
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
 from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
-from prinz_enricher.fronts.grpc import SERVICE, open_front
+from prinz_enricher.fronts.admin.http_tls import HttpTls
+from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
 from prinz_enricher.registry import open_access
 from prinz_enricher.scoring.launch.process_pool import ProcessPool
 from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL, RoutingPool
+from prinz_enricher.security.access import AccessRules
+from prinz_enricher.security.authenticator import Authenticator
+from prinz_enricher.security.certificates import CertificateFiles
 from prinz_enricher.service.calls import Front
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
@@ -34,7 +38,7 @@ log = structlog.stdlib.get_logger(__name__)
 class Application:
     """The service by its settings, with at least one registry; a front or a pool replaces that of the settings.
 
-    Raises FrontError, AccessError or ProvisionError where the settings can't be used here.
+    Raises FrontError, AccessError, SecurityError or ProvisionError where the settings can't be used here.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
@@ -44,7 +48,13 @@ class Application:
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
         self._admin: AdminHttpServer | None = None
-        self._front = front or open_front(settings.server)
+        tls, mutual = settings.server.tls, bool(settings.server.tls.client_ca)
+        self._certificates = CertificateFiles(tls) if tls.enabled else None
+        self._authenticator = Authenticator(settings.auth, client_certificates=mutual)
+        self._callers = Callers(self._authenticator, tokens=settings.auth.enabled, certificates=mutual)
+        self._rules = AccessRules(settings.access)
+        asked = self._callers if self._authenticator.enabled else None
+        self._front = front or open_front(settings.server, FrontSecurity(asked, self._certificates, self._rules))
         self._pool = pool or _open_pool(settings, self._registries, self._health_changed.set)
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""
@@ -55,6 +65,8 @@ class Application:
         Raises what opening the registries does, and FrontError or AdminHttpError where an address can't be listened on.
         """
         self._registries.open(ended)
+        if self._certificates is not None:
+            self._certificates.start()
         self._catalog = self._registries.catalog
         with ExitStack() as undo:
             undo.callback(self._registries.close)
@@ -64,11 +76,14 @@ class Application:
             self._service = EnricherService(self._catalog, self._pool, self._targets, limits)
             files = self._registries.used_files if scoring.preload == "used" else {}
             self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
-            port = self._front.start(self._service.handle, self._service.open_source)
+            port = self._front.start(self._service.handle, self._service.open_source, self._service.call_log)
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
             if self._settings.http.port is not None:
-                self._admin = AdminHttpServer(self._settings.http, self._catalog, lambda: self._draining)
+                asked = self._authenticator if self._authenticator.enabled else None
+                certificates = self._certificates
+                tls = None if certificates is None else HttpTls(self._settings.server.tls, certificates)
+                self._admin = AdminHttpServer(self._settings.http, self._catalog, lambda: self._draining, asked, tls)
                 self._admin.start()
             undo.pop_all()
         # Before the first call, which would hear NOT_FOUND.
@@ -94,6 +109,10 @@ class Application:
         self._pool.close(grace=5.0)
         if self._admin is not None:
             self._admin.stop()
+        self._callers.close()
+        self._authenticator.close()
+        if self._certificates is not None:
+            self._certificates.stop()
         self._registries.close()
         log.info("stopped")
 

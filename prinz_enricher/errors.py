@@ -21,6 +21,11 @@ EnricherError
 │   ├── RegistryUnavailable         REGISTRY_UNAVAILABLE
 │   ├── UpstreamUnavailable         UPSTREAM_UNAVAILABLE
 │   └── ShuttingDown                SHUTTING_DOWN
+├── UnauthenticatedError        UNAUTHENTICATED
+│   ├── TokenMissing                TOKEN_MISSING
+│   └── TokenInvalid                TOKEN_INVALID
+├── ModelForbidden              PERMISSION_DENIED    MODEL_FORBIDDEN
+├── QuotaExceeded               RESOURCE_EXHAUSTED   QUOTA_EXCEEDED
 ├── Overloaded                  RESOURCE_EXHAUSTED   OVERLOADED
 ├── MessageTooLarge             RESOURCE_EXHAUSTED   MESSAGE_TOO_LARGE
 ├── DeadlineExceeded            DEADLINE_EXCEEDED    DEADLINE_EXCEEDED
@@ -33,6 +38,7 @@ An error owns its gRPC code, its reason and its details; `service/status.py` alo
 says in one sentence what happened and what the caller can do, and never holds the caller's data or a traceback.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -51,12 +57,14 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +268,47 @@ class UpstreamUnavailable(UnavailableError, reason="UPSTREAM_UNAVAILABLE"):
 class ShuttingDown(UnavailableError, reason="SHUTTING_DOWN"):
     """The service accepts no new calls."""
 
+    def __init__(self, text: str = "The service is shutting down; try another instance.") -> None:
+        super().__init__(text, retry_after=1.0)
+
+
+class UnauthenticatedError(EnricherError, code=Code.UNAUTHENTICATED):
+    """It is not known who calls; a retry with the same credentials is refused too."""
+
+
+class TokenMissing(UnauthenticatedError, reason="TOKEN_MISSING"):
+    """The call has neither a token nor a client certificate."""
+
     def __init__(self) -> None:
-        super().__init__("The service is shutting down; try another instance.", retry_after=1.0)
+        super().__init__('The call has no token; send it as metadata "authorization: Bearer <token>".')
+
+
+class TokenInvalid(UnauthenticatedError, reason="TOKEN_INVALID"):
+    """The call's token, or its client certificate, is not accepted; `why` holds nothing of it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The call's credentials are not accepted: {why}.", {"why": why})
+
+
+class ModelForbidden(EnricherError, code=Code.PERMISSION_DENIED, reason="MODEL_FORBIDDEN"):
+    """The caller may list the model, but not do this with it."""
+
+    def __init__(self, name: str, method: str) -> None:
+        text = f'The caller may list model "{name}", but has no right to {method} it; ask the operator for one.'
+        super().__init__(text, {"model": name, "method": method}, resource=("model", name))
+
+
+class QuotaExceeded(EnricherError, code=Code.RESOURCE_EXHAUSTED, reason="QUOTA_EXCEEDED"):
+    """The caller uses more than one caller may; `quota` names the setting, such as `rows_per_second`."""
+
+    def __init__(self, principal: str, quota: str, limit: int, retry_after: float) -> None:
+        # In whole milliseconds, as `grpc-retry-pushback-ms` has it; never too early.
+        retry_after = math.ceil(retry_after * 1000) / 1000
+        limited = f"{limit} {quota.replace('_', ' ')}"
+        text = f'The caller "{principal}" is over its quota of {limited}; try again in {retry_after} s.'
+        super().__init__(text, {"principal": principal, "quota": quota, "limit": str(limit)}, retry_after=retry_after)
+        self.principal = principal
+        self.quota = quota
 
 
 class Overloaded(EnricherError, code=Code.RESOURCE_EXHAUSTED, reason="OVERLOADED"):

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from prinz_enricher.config import ENVIRONMENT_PREFIX, AccessKeys, EndpointSettings, Section, sections
+from prinz_enricher.config import (
+    ENVIRONMENT_PREFIX,
+    AccessKeys,
+    AccessRule,
+    EndpointSettings,
+    Section,
+    section_of,
+    sections,
+)
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
@@ -22,8 +30,9 @@ Sources, later ones override earlier ones:
 
 1. defaults;
 2. a TOML file: `prinz-enricher serve --config FILE`;
-3. environment variables: `{ENVIRONMENT_PREFIX}<SECTION>__<KEY>`, such as `{ENVIRONMENT_PREFIX}SERVER__PORT=50051` or
-   `{ENVIRONMENT_PREFIX}REGISTRIES__<NAME>__URL=…`; lists are JSON or separated by commas;
+3. environment variables: `{ENVIRONMENT_PREFIX}<SECTION>__<KEY>`, such as `{ENVIRONMENT_PREFIX}SERVER__TLS__KEY=tls.key`
+   or `{ENVIRONMENT_PREFIX}REGISTRIES__<NAME>__URL=…`; lists are JSON or separated by commas;
+   `{ENVIRONMENT_PREFIX}ACCESS` is a JSON list;
 4. flags: `prinz-enricher serve --help`. Secrets have none, since anyone on the machine can read flags.
 
 Unknown keys are refused. A typical file:
@@ -35,6 +44,10 @@ url = "http://mlflow:5000"
 [server]
 host = "0.0.0.0"
 
+[server.tls]
+certificate = "tls.crt"
+key = "tls.key"
+
 [scoring]
 preload = ["wine", "fraud-*"]
 ```
@@ -43,7 +56,7 @@ preload = ["wine", "fraud-*"]
 
 def page() -> str:
     """Return the text of the page."""
-    known: dict[str, type[Section]] = {**sections(), "endpoints.NAME": EndpointSettings}
+    known: dict[str, type[Section]] = {**sections(), "[access]": AccessRule, "endpoints.NAME": EndpointSettings}
     parts = [_section(f"[{name}]", kind) for name, kind in known.items()]
     return HEAD + "".join(parts) + _section(ACCESS, AccessKeys)
 
@@ -55,14 +68,19 @@ def _section(heading: str, kind: type[Section]) -> str:
         about += f" Also has the keys of [{ACCESS.lower()}](#{ACCESS.lower().replace(' ', '-')})."
         fields = {key: field for key, field in fields.items() if key not in AccessKeys.model_fields}
     rows = [f"\n## {heading}\n", f"{about}\n", "| key | default | meaning |", "|---|---|---|"]
+    tables = {key: inner for key in fields if (inner := section_of(kind, key)) is not None}
     for key, field in fields.items():
+        if key in tables:
+            continue
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
-        shown = repr(default).replace("'", '"')
+        shown = "required" if field.is_required() else f"`{default!r}`".replace("'", '"')
         description = " ".join((field.description or "").split())
-        rows.append(f"| `{key}` | `{shown}` | {description} |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| `{key}` | {shown} | {description} |")
+    return (
+        "\n".join(rows) + "\n" + "".join(_section(f"[{heading[1:-1]}.{key}]", inner) for key, inner in tables.items())
+    )
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "models": ("describe", "List the models of a service."),
     "signature": ("describe", "Show the inputs, outputs and parameters of a model."),
     "score": ("score", "Score the rows of a file."),
+    "token": ("token", "Make a token for a caller."),
     "loadtest": ("loadtest", "Measure the throughput and latency of a server."),
 }
 """The module and the summary of each subcommand."""

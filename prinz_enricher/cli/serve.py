@@ -14,6 +14,7 @@ from prinz_enricher.cli import process_setup
 from prinz_enricher.config import ConfigError, Settings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError
 from prinz_enricher.registry import AccessError, PrivateServerError
+from prinz_enricher.security.watched_files import SecurityError
 from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
 
@@ -30,6 +31,10 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
 @click.option("--port", type=_PORT, help="Port to listen on; 0 picks a free one.  [default: 50051]")
+@click.option("--insecure", is_flag=True, default=None, help="Allow addresses other than loopback without TLS.")
+@click.option("--tls-certificate", metavar="FILE", help="PEM file of the servers' certificate chain.")
+@click.option("--tls-key", metavar="FILE", help="PEM file of its key.")
+@click.option("--tls-client-ca", metavar="FILE", help="PEM file of the authorities of client certificates (mTLS).")
 @click.option(
     "--http-port", type=_PORT, help="Port for metrics, probes and webhooks; 0 picks a free one.  [default: none]"
 )
@@ -57,9 +62,11 @@ def serve(config: Path | None, **given: object) -> None:
     Settings come from a TOML file (--config), then from environment variables (PRINZ_<SECTION>__<KEY>, such as
     PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first.
     """
+    tls = {key: value for key in ("certificate", "key", "client_ca") if (value := given[f"tls_{key}"]) is not None}
+    server = {key: given[key] for key in ("host", "port", "front", "insecure")}
     flags = {
         "registry": {"url": given["registry"]},
-        "server": {"host": given["host"], "port": given["port"], "front": given["front"]},
+        "server": server | ({"tls": tls} if tls else {}),
         "http": {"port": given["http_port"]},
         "scoring": {"preload": given["preload"] or None},
         "logging": {"level": given["log_level"], "format": given["log_format"]},
@@ -86,7 +93,7 @@ def _run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (AccessError, AdminHttpError, FrontError, PrivateServerError) as error:
+    except (AccessError, AdminHttpError, FrontError, PrivateServerError, SecurityError) as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None

@@ -1,5 +1,6 @@
 """The sections of the settings that stand alone: where the service listens, what it logs, how it scores."""
 
+import ipaddress
 import re
 from typing import Annotated, Literal, Self
 
@@ -42,6 +43,39 @@ class Section(BaseModel):
     )
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reachable from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class TlsSettings(Section):
+    """Certificates of the gRPC and HTTP servers, read again when they change; without them, no TLS."""
+
+    certificate: str = ""
+    """PEM file of the certificate, followed by its intermediate certificates"""
+    key: str = ""
+    """PEM file of its key, without a password"""
+    client_ca: str = ""
+    """PEM file of the authorities of client certificates; if set, these are required (mTLS)"""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the servers use TLS."""
+        return bool(self.certificate)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            there, missing = ("certificate", "key") if self.certificate else ("key", "certificate")
+            raise ValueError(f"{missing}: required with {there}")
+        if self.client_ca and not self.certificate:
+            raise ValueError("client_ca: needs TLS; set certificate and key")
+        return self
+
+
 class ServerSettings(Section):
     """The gRPC server; see docs/fronts.md."""
 
@@ -49,8 +83,16 @@ class ServerSettings(Section):
     """address to listen on; 0.0.0.0 for all"""
     port: int = Field(50051, ge=0, le=65535)
     """port; 0 picks a free one"""
+    insecure: bool = False
+    """allow addresses other than loopback without TLS, also for HTTP; tokens can be read on their way"""
+    tls: TlsSettings = TlsSettings()
+    max_connection_age: float = Field(3600.0, ge=0)
+    """maximum seconds of a connection; its calls still end; 0 for no limit"""
     max_message_bytes: int = Field(128 * MIB, ge=1024, le=2**31 - 1)
     """maximum bytes of a request, also of its Arrow stream decompressed"""
+    max_decoded_bytes: int | None = Field(None, ge=1 << 20)
+    """maximum bytes of a request's columns in memory, computed before they are read; by default eight times
+    `max_message_bytes`"""
     max_calls: int = Field(10_000, ge=1)
     """maximum calls in flight; more are OVERLOADED"""
     max_inflight_bytes: int | None = Field(None, ge=1 << 20)
@@ -60,6 +102,12 @@ class ServerSettings(Section):
     """`native`, `grpcio`, or auto: native where available"""
     grace_period: float = Field(30.0, ge=0, le=3600)
     """seconds for calls to end at SIGTERM"""
+
+    @model_validator(mode="after")
+    def _front_has_tls(self) -> Self:
+        if self.front == "native" and self.tls.enabled:
+            raise ValueError('front: "native" has no TLS; use "grpcio", or "auto"')
+        return self
 
 
 class HttpSettings(Section):

@@ -7,10 +7,36 @@ to an event loop, and a front that receives batches loses nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from google.rpc import status_pb2
+
+from prinz_enricher.security.principal import Principal
+
+
+class CallRecord(Protocol):
+    """What is noted of one call: by the service what it scores, by the front how it ends."""
+
+    model: str
+    version: str
+    rows: int
+
+    def end(self, status: status_pb2.Status | None) -> None:
+        """Note the end: an answer (None), or an error; code 1 (CANCELLED) alone where the caller has gone.
+
+        Called once, from any thread; never blocks for long and never raises.
+        """
+
+
+class CallLog(Protocol):
+    """Notes calls for the audit, and counts those of a caller that are in flight."""
+
+    def begin(self, method: str, principal: Principal | None, peer: str) -> CallRecord | status_pb2.Status:
+        """Note that a call has come in, or return why it is refused, which is noted then. From any thread."""
+
+    def refuse(self, method: str, principal: Principal | None, peer: str, status: status_pb2.Status) -> None:
+        """Note a call that the front has refused, such as one of a caller who is not known. From any thread."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,12 +51,18 @@ class Call:
         request: The request message, serialised.
         arrived: When it came in, by `time.monotonic()`.
         deadline: When its answer is of no more use, by `time.monotonic()`; None for no limit.
+        principal: Who calls; None where nobody is asked.
+        peer: The address that the call comes from, as gRPC writes it, such as `ipv4:10.0.0.7:40312`; empty if unknown.
+        audit: Takes what is noted of the call; None where nothing is.
     """
 
     method: str
     request: bytes
     arrived: float
     deadline: float | None
+    principal: Principal | None = field(default=None, kw_only=True)
+    peer: str = field(default="", kw_only=True)
+    audit: CallRecord | None = field(default=None, kw_only=True)
 
     def respond(self, message: bytes) -> None:
         """Answer with a serialised response message."""
@@ -59,18 +91,19 @@ class Source(Protocol):
         """Note that nothing is pulled any more."""
 
 
-SourceOpener = Callable[[str, bytes, Callable[[], None]], Source | status_pb2.Status]
+SourceOpener = Callable[[str, bytes, Callable[[], None], Principal | None], Source | status_pb2.Status]
 """Opens the stream of a method for a request, or refuses it. Gets a function too, which it calls, from any thread, each
-time that there is something to pull again."""
+time that there is something to pull again; and the principal, as a call has it."""
 
 
 class Front(Protocol):
     """Receives calls."""
 
-    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+    def start(self, handler: CallHandler, open_source: SourceOpener, log: CallLog | None = None) -> int:
         """Listen, hand every unary call to the handler, and serve every server stream from its source.
 
-        Returns the port; raises FrontError where the address can't be listened on.
+        Calls and streams are noted in the log, if there is one. Returns the port; raises FrontError where the address
+        can't be listened on.
         """
 
     def set_health(self, services: dict[str, bool]) -> None:

@@ -20,7 +20,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, NotImplementedYet, Overloaded
 from prinz_enricher.scoring.ports import WorkerPool
-from prinz_enricher.service.calls import Call, Source
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.calls import Call, CallLog, Source
 from prinz_enricher.service.model_messages import ModelMessages, WatchSource, model_message
 from prinz_enricher.service.score.call import score_alone
 from prinz_enricher.service.score.messages import Limits, parse_score_request
@@ -48,6 +49,8 @@ class EnricherService:
         self._pool = pool
         self._targets = targets
         self._limits = limits
+        self.call_log: CallLog | None = None
+        """Where calls are noted, if they are."""
         self._grouper = RequestGrouper(pool, targets, limits.shared)
         self._messages = ModelMessages(targets, pool)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
@@ -80,7 +83,9 @@ class EnricherService:
             # No thread can be started, or the service ends.
             call.fail(to_status(Overloaded(f"no thread can take the call ({error})")))
 
-    def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
+    def open_source(
+        self, method: str, request: bytes, wake: Callable[[], None], principal: Principal | None
+    ) -> Source | status_pb2.Status:
         """Open the stream of a watch; other methods are refused."""
         try:
             if method != "WatchModels":

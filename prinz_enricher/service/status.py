@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from prinz_enricher.errors import DOMAIN, EnricherError, InternalError
+from prinz_enricher.errors import DOMAIN, EnricherError, InternalError, QuotaExceeded
 
 MAX_STATUS_BYTES = 4_500
 """How large a status may be. It travels base64-encoded in a trailer, beside its message once more, and gRPC's clients
@@ -28,6 +28,10 @@ def to_status(error: EnricherError) -> status_pb2.Status:
     if error.resource is not None:
         kind, name = error.resource
         details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=shorten(name)))
+    if isinstance(error, QuotaExceeded):
+        subject = f"principal:{shorten(error.principal)}"
+        quota = error_details_pb2.QuotaFailure.Violation(subject=subject, description=error.quota)
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
     if error.retry_after is not None:
         delay = duration_pb2.Duration(nanos=0)
         delay.FromNanoseconds(int(error.retry_after * 1e9))

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from prinz_enricher.config import ServerSettings
+from prinz_enricher.config import ServerSettings, TlsSettings
 from prinz_enricher.fronts import grpc as choice
 from prinz_enricher.service.calls import FrontError
 
 
-def chosen(kind: Any) -> tuple[str, str]:
+def chosen(kind: Any, host: str = "::1", **keys: Any) -> tuple[str, str]:
     """Choose a front; return its class and the reason that the log gives."""
     with capture_logs() as logs:
-        front = choice.open_front(ServerSettings(front=kind, host="::1", port=0, max_message_bytes=1024, max_calls=1))
+        settings = ServerSettings(front=kind, host=host, port=0, max_message_bytes=1024, max_calls=1, **keys)
+        front = choice.open_front(settings)
     front.drain(0.0)
     return type(front).__name__, logs[0]["why"]
 
@@ -25,6 +26,18 @@ def test_the_native_front_is_taken_where_it_is_installed() -> None:
     assert chosen("auto") == ("NativeFront", "it is installed")
     assert chosen("native") == ("NativeFront", "by the settings")
     assert chosen("grpcio") == ("GrpcioFront", "by the settings")
+
+
+def test_where_others_can_reach_it() -> None:
+    """Auto means grpcio with TLS, and on an address that is not loopback; native is taken there if it is asked for."""
+    tls = TlsSettings(certificate="tls.crt", key="tls.key")
+    assert chosen("auto", tls=tls) == ("GrpcioFront", "the native front has no TLS")
+    why = "the native front is not safe from hostile callers, and others can reach this address"
+    for host in ("0.0.0.0", "::", "192.0.2.1", "prinz.example.com"):  # noqa: S104 - nothing listens
+        assert chosen("auto", host) == ("GrpcioFront", why)
+    assert chosen("native", "192.0.2.1") == ("NativeFront", "by the settings")
+    for host in ("127.0.0.1", "localhost", "127.0.0.2"):
+        assert chosen("auto", host)[0] == "NativeFront"
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

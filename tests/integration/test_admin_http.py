@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prinz_enricher.application import Application
 from prinz_enricher.client import Client
 from prinz_enricher.config import Settings
-from prinz_enricher.service.calls import CallHandler, SourceOpener
+from prinz_enricher.service.calls import CallHandler, CallLog, SourceOpener
 from tests.conftest import RunningRegistry
 from tests.support.deadline import wait_until
 from tests.support.mlflow_server import MlflowServer
@@ -99,7 +99,7 @@ class AskedFront:
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
 
-    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+    def start(self, handler: CallHandler, open_source: SourceOpener, log: CallLog | None = None) -> int:
         """Listen nowhere."""
         return 0
 

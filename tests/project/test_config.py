@@ -13,13 +13,13 @@ from prinz_enricher.provision.loaders import allows
 def test_each_source_wins_over_the_one_before(tmp_path: Path) -> None:
     """Flags win over the environment, the environment over the file, the file over the defaults."""
     file = tmp_path / "prinz.toml"
-    file.write_text('[server]\nport = 1\nhost = "a"\n[registry]\nurl = "http://file"\ntimeout = 3\n')
+    file.write_text('[server]\nport = 1\nhost = "localhost"\n[registry]\nurl = "http://file"\ntimeout = 3\n')
     environment = {"PRINZ_SERVER__PORT": "2", "PRINZ_REGISTRY__URL": "http://environment"}
 
     settings = Settings.load({"server": {"port": 3}}, file, environment)
 
     assert settings.server.port == 3
-    assert settings.server.host == "a"
+    assert settings.server.host == "localhost"
     assert settings.registry.url == "http://environment"
     assert settings.registry.timeout == 3.0
     assert settings.registry.refresh_interval == 10.0

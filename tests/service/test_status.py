@@ -24,6 +24,10 @@ EVERY = [
     errors.RegistryUnavailable("http://mlflow", "it is down"),
     errors.UpstreamUnavailable("http://models", "it is down"),
     errors.ShuttingDown(),
+    errors.TokenMissing(),
+    errors.TokenInvalid("it has expired"),
+    errors.ModelForbidden("wine", "score"),
+    errors.QuotaExceeded("scenarios", "rows_per_second", 100, 0.5),
     errors.Overloaded("the queue is full"),
     errors.MessageTooLarge("answer", 3, 2),
     errors.DeadlineExceeded("queue"),
@@ -39,6 +43,8 @@ DETAIL = {
     "FAILED_PRECONDITION": error_details_pb2.ResourceInfo,
     "INVALID_ARGUMENT": error_details_pb2.BadRequest,
     "UNAVAILABLE": error_details_pb2.RetryInfo,
+    "PERMISSION_DENIED": error_details_pb2.ResourceInfo,
+    "QUOTA_EXCEEDED": error_details_pb2.QuotaFailure,
     "OVERLOADED": error_details_pb2.RetryInfo,
 }
 
@@ -52,6 +58,7 @@ def test_the_list_is_complete() -> None:
         "_OneField",
         "FailedPreconditionError",
         "UnavailableError",
+        "UnauthenticatedError",
     }
     kinds = {
         name
@@ -74,6 +81,19 @@ def test_details_of_the_contract(error: errors.EnricherError) -> None:
     assert all(value in status.message for key, value in info.metadata.items() if key in {"model", "version", "rows"})
     if wanted := DETAIL.get(error.code.name) or DETAIL.get(error.reason):
         assert any(detail.Is(wanted.DESCRIPTOR) for detail in status.details)
+
+
+def test_quota_names_the_caller_and_the_time() -> None:
+    """A caller over its quota is told which quota, whose, and when to try again."""
+    status = to_status(errors.QuotaExceeded("scenarios", "rows_per_second", 100, 0.5))
+
+    failure, retry = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
+    assert status.details[1].Unpack(failure)
+    assert status.details[2].Unpack(retry)
+    assert [(found.subject, found.description) for found in failure.violations] == [
+        ("principal:scenarios", "rows_per_second")
+    ]
+    assert retry.retry_delay.ToMilliseconds() == 500
 
 
 def test_status_fits_into_trailers() -> None:

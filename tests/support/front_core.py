@@ -18,9 +18,10 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.batch.wire import fields_of, prefix, read_varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.fronts.grpc import SERVICE, FrontLimits, GrpcioFront
+from prinz_enricher.fronts.grpc import SERVICE, FrontLimits, FrontSecurity, GrpcioFront
 from prinz_enricher.fronts.grpc.native_front import NativeFront
-from prinz_enricher.service.calls import Call, Front, Source
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.calls import Call, CallLog, Front, Source
 from prinz_enricher.service.status import to_status
 
 LIMIT = 64 * 1024
@@ -28,6 +29,7 @@ WAIT = 30.0
 MAX_CALLS = 20
 MAX_INFLIGHT = 2 * LIMIT
 PATIENCE = 1.0
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 FRONTS: dict[str, Any] = {"grpcio": GrpcioFront, "native": NativeFront}
 
 
@@ -60,6 +62,7 @@ class Core:
     kept: list[Call] = field(default_factory=list)
     came: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     sources: list[Numbers] = field(default_factory=list)
+    principals: list[Principal | None] = field(default_factory=list)
     handled: int = 0
 
     def handle(self, calls: Sequence[Call]) -> None:
@@ -80,10 +83,13 @@ class Core:
             else:
                 call.respond(call.method.encode() + b":" + call.request)
 
-    def open_source(self, method: str, request: bytes, wake: Callable[[], None]) -> Source | status_pb2.Status:
+    def open_source(
+        self, method: str, request: bytes, wake: Callable[[], None], principal: Principal | None
+    ) -> Source | status_pb2.Status:
         """Open a stream, or refuse it."""
         if request == b"refuse":
             return to_status(ModelNotFound(method))
+        self.principals.append(principal)
         source = Numbers(wake)
         self.sources.append(source)
         self.came.release()
@@ -169,20 +175,21 @@ def reason(answer: bytes | status_pb2.Status) -> str:
 
 
 @contextmanager
-def running_front(kind: str, **limits: int) -> Iterator[Running]:
-    """Run a front of a kind, with these limits in place of the usual ones."""
-    front, core = make_front(kind, **limits), Core()
-    port = front.start(core.handle, core.open_source)
-    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+def running_front(
+    kind: str, security: FrontSecurity | None = None, log: CallLog | None = None, **limits: Any
+) -> Iterator[Running]:
+    """Run a front of a kind, with these limits in place of the usual ones; the channel has no TLS."""
+    front, core = make_front(kind, security=security, **limits), Core()
+    port = front.start(core.handle, core.open_source, log)
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         yield Running(front, core, port, channel)
         front.drain(0.1)
 
 
-def make_front(kind: str, port: int = 0, **limits: int) -> Front:
+def make_front(kind: str, port: int = 0, security: FrontSecurity | None = None, **limits: Any) -> Front:
     """Make a front of a kind, which does not listen yet, with these limits in place of the usual ones."""
-    usual = FrontLimits(LIMIT, MAX_CALLS, MAX_INFLIGHT, PATIENCE)
-    front: Front = FRONTS[kind](f"127.0.0.1:{port}", replace(usual, **limits))
+    usual: Any = FrontLimits(LIMIT, MAX_CALLS, MAX_INFLIGHT, PATIENCE)
+    front: Front = FRONTS[kind](f"127.0.0.1:{port}", replace(usual, **limits), security or FrontSecurity())
     return front
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import structlog
 
 from prinz_enricher.catalog import CatalogState, Union
 from prinz_enricher.config import HttpSettings
+from prinz_enricher.errors import UnauthenticatedError
+from prinz_enricher.fronts.admin.http_tls import CERTIFICATE, HttpTls
 from prinz_enricher.fronts.admin.webhook import MAX_BODY_BYTES, Webhook
 from prinz_enricher.registry.registry_errors import RegistryError
 
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from prinz_enricher.fronts.admin.http_server import HttpServer
+    from prinz_enricher.security.authenticator import Authenticator
     from prinz_enricher.telemetry.metrics import Metrics
 
 _NO_WEBHOOK_BODY_BYTES = 4096
+_MAX_VERIFICATIONS = 2
+"""Threads that may verify tokens, of the four there are."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,11 +39,22 @@ class AdminHttpError(Exception):
 class AdminHttpServer:
     """Serves `/metrics`, `/healthz`, `/readyz`, and, where there is a secret for it, `/webhook`.
 
-    `settings.port` must be set; `draining` returns whether the service is about to end.
+    `settings.port` must be set; `draining` returns whether the service is about to end. With an authenticator, metrics
+    are for callers that are known; probes are for all, and webhooks have signatures.
     """
 
-    def __init__(self, settings: HttpSettings, catalog: Union, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings,
+        catalog: Union,
+        draining: Callable[[], bool],
+        authenticator: Authenticator | None = None,
+        tls: HttpTls | None = None,
+    ) -> None:
         self._settings = settings
+        self._authenticator = authenticator
+        self._verifying = threading.Semaphore(_MAX_VERIFICATIONS)
+        self._tls = tls
         self._catalog = catalog
         self._draining = draining
         self._webhook = Webhook(settings, catalog.request_refresh) if settings.has_webhook else None
@@ -56,8 +73,10 @@ class AdminHttpServer:
         listener = _listen(self._settings.host, self._settings.port or 0)
         port: int = listener.getsockname()[1]
         max_body_bytes = MAX_BODY_BYTES if self._webhook is not None else _NO_WEBHOOK_BODY_BYTES
-        self._server = HttpServer(self._answer, listener, max_body_bytes=max_body_bytes)
-        log.info("admin http server started", host=self._settings.host, port=port, webhook=self._webhook is not None)
+        tls = None if self._tls is None else self._tls.context
+        self._server = HttpServer(self._answer, listener, max_body_bytes=max_body_bytes, tls=tls)
+        known = {"host": self._settings.host, "port": port, "tls": tls is not None}
+        log.info("admin http server started", **known, webhook=self._webhook is not None)
         return port
 
     def stop(self) -> None:
@@ -70,7 +89,11 @@ class AdminHttpServer:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         reading = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
         headers: list[tuple[str, str]] = []
-        if path in reading and method in {"GET", "HEAD"}:
+        if path == "/metrics" and (refusal := self._refusal(environ)) is not None:
+            status, why = refusal
+            status, content, content_type = _json(status, {"error": why})
+            headers += [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
+        elif path in reading and method in {"GET", "HEAD"}:
             status, content, content_type = reading[path](environ)
         elif path == "/webhook" and self._webhook is not None and method == "POST":
             status, content, content_type = self._webhook.receive(environ), b"", ""
@@ -86,6 +109,22 @@ class AdminHttpServer:
         headers.append(("Cache-Control", "no-store"))
         start_response(f"{status.value} {status.phrase}", headers)
         return [content] if content and method != "HEAD" else []
+
+    def _refusal(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, str] | None:
+        """Return why a caller is not accepted."""
+        if self._authenticator is None:
+            return None
+        credentials = environ.get("HTTP_AUTHORIZATION"), environ.get(CERTIFICATE)
+        verdict = self._authenticator.known(*credentials)
+        if verdict is None:
+            # It may take seconds. Probes must find a thread even so.
+            if not self._verifying.acquire(blocking=False):
+                return HTTPStatus.SERVICE_UNAVAILABLE, "Too many tokens are being verified; try again."
+            try:
+                verdict = self._authenticator.verify(*credentials)
+            finally:
+                self._verifying.release()
+        return (HTTPStatus.UNAUTHORIZED, verdict.message) if isinstance(verdict, UnauthenticatedError) else None
 
     def _metrics_page(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, bytes, str]:
         if self._metrics is None:

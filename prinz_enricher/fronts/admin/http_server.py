@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,8 +22,12 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
+from prinz_enricher.fronts.admin.http_tls import CERTIFICATE, client_certificate
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+
+    from prinz_enricher.security.principal import ClientCertificate
 
 CONNECTION_SECONDS = 10
 """Seconds that a connection may be open."""
@@ -40,9 +47,20 @@ _SWEEP_SECONDS = 1
 
 
 class HttpServer:
-    """Serves a WSGI application in threads of its own, until it is closed, and `listener`, a bound socket, with it."""
+    """Serves a WSGI application in threads of its own, until it is closed, and `listener`, a bound socket, with it.
 
-    def __init__(self, application: WSGIApplication, listener: socket.socket, *, max_body_bytes: int) -> None:
+    `tls` returns the context of a new connection, for HTTPS; the application finds its ClientCertificate in the
+    environment, as `CERTIFICATE`.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        listener: socket.socket,
+        *,
+        max_body_bytes: int,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         adjustments = Adjustments(
             sockets=[listener],
             threads=_THREADS,
@@ -67,7 +85,7 @@ class HttpServer:
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
         self._dispatcher.set_thread_count(_THREADS)
-        self._server = _Server(
+        self._server = (_Server if tls is None else _tls_server(tls))(
             application,
             self._map,
             _sock=listener,
@@ -100,13 +118,87 @@ class HttpServer:
 class _Task(WSGITask):
     """Answers a request, after which the connection is closed."""
 
+    channel: _Channel
+
     def build_response_header(self) -> bytes:
         self.set_close_on_finish()
         return super().build_response_header()
 
+    def get_environment(self) -> dict[str, Any]:
+        return super().get_environment() | {CERTIFICATE: self.channel.certificate}
+
 
 class _Channel(HTTPChannel):
     task_class = _Task
+    certificate: ClientCertificate | None = None
+
+
+class _TlsChannel(_Channel):
+    """A connection whose handshake goes on in the loop, whenever the client has sent some more of it."""
+
+    socket: Any
+    _handshaking = True
+    _writes = False
+    """Whether the handshake waits until it can write."""
+
+    def __init__(self, *args: Any, **keys: Any) -> None:
+        # Two threads must not use a connection at once.
+        self._lock = threading.Lock()
+        super().__init__(*args, **keys)
+
+    def readable(self) -> bool:
+        return not self._writes if self._handshaking else super().readable()
+
+    def writable(self) -> bool:
+        return (self._writes and self._handshaking) or super().writable()
+
+    def handle_read(self) -> None:
+        if self._handshaking and not self._shake_hands():
+            return
+        while self.connected and super().readable():
+            try:
+                with self._lock:
+                    data = self.socket.recv(self.adj.recv_bytes)
+                    # Of what is decrypted already, poll() does not know.
+                    more = self.socket.pending() > 0
+            except ssl.SSLWantReadError:
+                return
+            except OSError:
+                data, more = b"", False
+            if not data:
+                self.handle_close()
+                return
+            self.last_activity = time.time()
+            self.received(data)
+            if not more:
+                return
+
+    def handle_write(self) -> None:
+        if not self._handshaking or self._shake_hands():
+            super().handle_write()
+
+    def send(self, data: bytes, do_close: bool = True) -> int:  # noqa: FBT002 - as waitress has it
+        try:
+            with self._lock:
+                return super().send(data, do_close)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def _shake_hands(self) -> bool:
+        """Go on with the handshake; returns whether it is done. What fails, by whatever is sent, is closed."""
+        self._writes = False
+        try:
+            self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            self._writes = True
+            return False
+        except OSError:
+            self.handle_close()
+            return False
+        self._handshaking, self.certificate = False, client_certificate(self.socket)
+        return True
 
 
 class _Server(TcpWSGIServer):
@@ -125,3 +217,17 @@ class _Server(TcpWSGIServer):
         for channel in list(self.active_channels.values()):
             if now - channel.creation_time > CONNECTION_SECONDS:
                 channel.handle_close()
+
+
+def _tls_server(tls: Callable[[], ssl.SSLContext]) -> type[_Server]:
+    class TlsServer(_Server):
+        channel_class = _TlsChannel
+
+        def accept(self) -> Any:
+            accepted = super().accept()
+            if accepted is None:
+                return None
+            connection, address = accepted
+            return tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+    return TlsServer

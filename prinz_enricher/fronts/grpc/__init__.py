@@ -9,13 +9,14 @@ from pathlib import Path
 
 import structlog
 
-from prinz_enricher.config import ServerSettings
+from prinz_enricher.config import ServerSettings, is_loopback
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, FrontLimits
+from prinz_enricher.fronts.grpc.callers import Callers, FrontSecurity
 from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
 from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.calls import Front, FrontError
 
-__all__ = ["SERVICE", "FrontLimits", "GrpcioFront", "open_front"]
+__all__ = ["SERVICE", "Callers", "FrontLimits", "FrontSecurity", "GrpcioFront", "open_front"]
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 """Where Linux says whether it grants memory that is not there yet, proc_sys_vm(5)."""
@@ -23,8 +24,8 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 log = structlog.stdlib.get_logger(__name__)
 
 
-def open_front(settings: ServerSettings) -> Front:
-    """Return the front of the settings; `auto` is the native one where it is installed and the system is fit for it.
+def open_front(settings: ServerSettings, security: FrontSecurity | None = None) -> Front:
+    """Return the front of the settings; `auto` is the native one where it is installed and fit for what is asked.
 
     It does not listen yet. Raises FrontError where the native front is required and not installed.
     """
@@ -32,10 +33,12 @@ def open_front(settings: ServerSettings) -> Front:
     installed = importlib.util.find_spec("pygrpc_native") is not None
     if kind == "native" and not installed:
         raise FrontError("the native front needs the package pygrpc-native, which is not installed")
-    against = "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(installed)
+    against = (
+        "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(settings, installed)
+    )
     if against:
         log.info("front chosen", front="grpcio", why=against)
-        make: Callable[[str, FrontLimits], Front] = GrpcioFront
+        make: Callable[[str, FrontLimits, FrontSecurity], Front] = GrpcioFront
     else:
         from prinz_enricher.fronts.grpc.native_front import NativeFront
 
@@ -43,13 +46,20 @@ def open_front(settings: ServerSettings) -> Front:
         log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
     inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
     address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-    return make(address, FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes))
+    age = settings.max_connection_age
+    limits = FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes, connection_seconds=age)
+    return make(address, limits, security or FrontSecurity())
 
 
-def _why_not_native(installed: bool) -> str:
+def _why_not_native(settings: ServerSettings, installed: bool) -> str:
     """Return why `auto` does not choose the native front; empty where it does."""
     if not installed:
         return "pygrpc-native is not installed"
+    if settings.tls.enabled:
+        return "the native front has no TLS"
+    if not is_loopback(settings.host):
+        # It decompresses without a limit: a few small messages end the process.
+        return "the native front is not safe from hostile callers, and others can reach this address"
     # It allocates a message as soon as its length is announced, up to 4 GiB, and ends the process where it can't.
     if OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="ascii").strip() == "2":
         return "this system grants no memory in advance (vm.overcommit_memory is 2)"

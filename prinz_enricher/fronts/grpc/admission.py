@@ -25,12 +25,14 @@ class FrontLimits:
         calls: Unary calls and messages of streams in flight, and streams.
         inflight_bytes: Bytes of the requests of unary calls in flight.
         patience: Seconds that a message of a stream may wait for its caller to read.
+        connection_seconds: Age of a connection at which new calls are sent to another; 0 for no limit.
     """
 
     message_bytes: int
     calls: int
     inflight_bytes: int = UNLIMITED
     patience: float = 60.0
+    connection_seconds: float = 0.0
 
 
 class Admission:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -13,17 +14,26 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
-from prinz_enricher.errors import InternalError, MessageTooLarge, Overloaded, ShuttingDown
+from prinz_enricher.errors import Code, InternalError, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
+from prinz_enricher.fronts.grpc.callers import (
+    FrontSecurity,
+    Verdict,
+    certificate_of,
+    gone,
+    note_begin,
+)
+from prinz_enricher.fronts.grpc.grpcio_security import CALLER, ModelHealth, TokenCheck, server_credentials
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
-from prinz_enricher.service.calls import Call, CallHandler, FrontError, Source, SourceOpener
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
 
 SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
@@ -41,9 +51,11 @@ _Answer: TypeAlias = bytes | status_pb2.Status
 class GrpcioFront:
     """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front."""
 
-    def __init__(self, address: str, limits: FrontLimits) -> None:
+    def __init__(self, address: str, limits: FrontLimits, security: FrontSecurity = FrontSecurity()) -> None:  # noqa: B008
         self._address = address
         self._limits = limits
+        self._security = security
+        self._log: CallLog | None = None
         self._admission = Admission(limits)
         self._answers: deque[tuple[asyncio.Future[_Answer], _Answer]] = deque()
         self._scheduled = False
@@ -53,10 +65,11 @@ class GrpcioFront:
         self._idle = asyncio.Event()
         self._thread = threading.Thread(target=self._run_loop, name="grpcio-front", daemon=True)
 
-    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+    def start(self, handler: CallHandler, open_source: SourceOpener, log: CallLog | None = None) -> int:
         """Listen, and hand every call to the handler; returns the port."""
         self._handler = handler
         self._open_source = open_source
+        self._log = log
         self._loop = asyncio.new_event_loop()
         self._thread.start()
         try:
@@ -99,7 +112,9 @@ class GrpcioFront:
 
     async def _start(self) -> int:
         self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
+        callers = self._security.callers
         self._server = grpc.aio.server(
+            interceptors=[] if callers is None else [TokenCheck(callers, self._refuse_call)],
             options=[
                 ("grpc.max_receive_message_length", self._limits.message_bytes),
                 # Answers are measured here, for an error that says what is wrong.
@@ -110,15 +125,26 @@ class GrpcioFront:
                 # message; `max_calls` is the limit.
                 ("grpc.server.max_pending_requests", 2**31 - 1),
                 ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
-            ]
+                # Calls may end then, however long they take: there is no limit by default (`max_connection_age_grace`).
+                *(
+                    [("grpc.max_connection_age_ms", int(age * 1000))]
+                    if (age := self._limits.connection_seconds)
+                    else []
+                ),
+            ],
         )
-        self._health = HealthServicer()
+        self._health = (
+            ModelHealth(callers, self._security.rules) if self._security.rules.restricted else HealthServicer()
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(SERVICE.full_name, self._method_handlers())]
         )
         add_reflection(self._server, [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
-        port = self._server.add_insecure_port(self._address)
+        if self._security.certificates is None:
+            port = self._server.add_insecure_port(self._address)
+        else:
+            port = self._server.add_secure_port(self._address, server_credentials(self._security.certificates))
         await self._server.start()
         return port
 
@@ -168,24 +194,53 @@ class GrpcioFront:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             arrived = time.monotonic()
             remaining: float | None = context.time_remaining()
+            caller = self._caller(context)
+            if isinstance(caller, status_pb2.Status):
+                return await self._refuse_call(context, method, caller)
             answer: asyncio.Future[_Answer] = self._loop.create_future()
             refusal = self._admission.enter(answer, len(request))
             if refusal is not None:
-                return await _abort(context, refusal)
+                return await self._refuse_call(context, method, refusal, caller)
             deadline = None if remaining is None else arrived + remaining
+            peer = "" if self._log is None else context.peer()
+            call = _UnaryCall(method, request, arrived, deadline, self, answer, principal=caller, peer=peer)
+            result: _Answer | None = None
             try:
-                self._batcher.add(_UnaryCall(method, request, arrived, deadline, self, answer))
-                result = await answer
+                result = note_begin(self._log, call)
+                if result is None:
+                    self._batcher.add(call)
+                    result = await answer
+                if isinstance(result, bytes) and len(result) > limit:
+                    result = to_status(MessageTooLarge("answer", len(result), limit))
             finally:
                 # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
                 answer.cancel()
                 self._admission.leave(answer)
                 self._note_idle()
-            if isinstance(result, bytes) and len(result) > limit:
-                result = to_status(MessageTooLarge("answer", len(result), limit))
+                if call.audit is not None:
+                    call.audit.end(None if isinstance(result, bytes) else result or gone(deadline))
             return result if isinstance(result, bytes) else await _abort(context, result)
 
         return serve
+
+    def _caller(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Verdict | None:
+        """Return who calls; None where nobody is asked."""
+        callers = self._security.callers
+        if callers is None:
+            return None
+        # Whom no token has named, the certificate of the connection does: at once, and so without None.
+        return CALLER.get(None) or callers.known(None, certificate_of(context.auth_context()))
+
+    async def _refuse_call(
+        self,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        method: str,
+        status: status_pb2.Status,
+        principal: Principal | None = None,
+    ) -> bytes:
+        if self._log is not None:
+            self._log.refuse(method, principal, context.peer(), status)
+        return await _abort(context, status)
 
     def answer(self, answer: asyncio.Future[_Answer], result: _Answer) -> None:
         """Answer a unary call, from any thread; answers enter the loop together."""
@@ -207,24 +262,24 @@ class GrpcioFront:
 
     def _server_stream(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]:
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            await self._admit_stream(context)
-            woken = asyncio.Event()
+            caller, record = await self._admit_stream(method, context)
+            woken, end = asyncio.Event(), None
 
             def wake() -> None:
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(woken.set)
 
-            source = self._open_source(method, request, wake)
-            if isinstance(source, status_pb2.Status):
-                await _abort(context, source)
-                return
+            source = self._open_source(method, request, wake, caller)
             self._streams.add(woken)
             try:
-                end = await self._feed(source, woken, context)
+                end = source if isinstance(source, status_pb2.Status) else await self._feed(source, woken, context)
             finally:
                 # Before the status is sent, which waits for a caller that does not read.
                 self._streams.discard(woken)
-                source.close()
+                if not isinstance(source, status_pb2.Status):
+                    source.close()
+                if record is not None:
+                    record.end(end or gone(None))
             await _abort(context, end)
 
         return serve
@@ -233,7 +288,22 @@ class GrpcioFront:
         self, source: Source, woken: asyncio.Event, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> status_pb2.Status:
         """Send the messages of a source as fast as the caller reads; returns the final status."""
+        age = self._limits.connection_seconds
+        until = self._loop.time() + age if age else math.inf
+        timer = self._loop.call_later(age, woken.set) if age else None
+        try:
+            return await self._feed_until(until, source, woken, context)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _feed_until(
+        self, until: float, source: Source, woken: asyncio.Event, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> status_pb2.Status:
         while not self._admission.draining:
+            if self._loop.time() >= until:
+                # Else it would hold its connection for ever, with the certificates and the token of its begin.
+                return to_status(ShuttingDown("The stream has reached the maximum age of a connection; open it again."))
             woken.clear()
             item = source.pull()
             if item is None:
@@ -248,22 +318,40 @@ class GrpcioFront:
         return to_status(ShuttingDown())
 
     async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        await self._admit_stream(context)
-        stream = ScoreStream(context, self._admission, self._batcher, self._limits)
+        caller, record = await self._admit_stream("ScoreStream", context)
+        stream = ScoreStream(context, self._admission, self._batcher, self._limits, caller, self._log)
         self._score_streams.add(stream)
+        end: status_pb2.Status | None = gone(None)
         try:
             end = await stream.serve()
         finally:
             self._score_streams.discard(stream)
             self._note_idle()
+            if record is not None:
+                record.end(end)
         if end is not None:
             await _abort(context, end)
 
-    async def _admit_stream(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        if self._admission.draining:
-            await _abort(context, to_status(ShuttingDown()))
-        if len(self._streams) + len(self._score_streams) >= self._limits.calls:
-            await _abort(context, to_status(Overloaded(f"{self._limits.calls} streams are open")))
+    async def _admit_stream(
+        self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> tuple[Principal | None, CallRecord | None]:
+        """Return who opens a stream, and what notes it; refuses one that is not admitted."""
+        caller = self._caller(context)
+        if isinstance(caller, status_pb2.Status):
+            await self._refuse_call(context, method, caller)
+        elif self._admission.draining:
+            await self._refuse_call(context, method, to_status(ShuttingDown()), caller)
+        elif len(self._streams) + len(self._score_streams) >= self._limits.calls:
+            status = to_status(Overloaded(f"{self._limits.calls} streams are open"))
+            await self._refuse_call(context, method, status, caller)
+        elif self._log is None:
+            return caller, None
+        else:
+            record = self._log.begin(method, caller, context.peer())
+            if not isinstance(record, status_pb2.Status):
+                return caller, record
+            await _abort(context, record)
+        raise InternalError("abort")  # unreachable: abort always raises
 
     def _note_idle(self) -> None:
         if not (self._admission.in_flight or self._score_streams):
@@ -285,10 +373,17 @@ class _UnaryCall(Call):
         return self.answer.cancelled()
 
 
+_RETRY_INFO = error_details_pb2.RetryInfo.DESCRIPTOR.full_name
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> bytes:
-    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(_CODES[status.code], status.message, trailing_metadata=metadata)
+    metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
+    if status.code == Code.RESOURCE_EXHAUSTED:
+        for detail in status.details:
+            if detail.type_url.endswith(_RETRY_INFO):
+                # gRPC's own retries obey it (gRFC A6).
+                delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
+                metadata.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
+    await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(metadata))
     raise InternalError("abort")  # unreachable: abort always raises

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,29 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission, FrontLimits
+from prinz_enricher.fronts.grpc.callers import (
+    Callers,
+    FrontSecurity,
+    Verdict,
+    authorization_of,
+    gone,
+    note_begin,
+)
 from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
-from prinz_enricher.service.calls import Call, CallHandler, FrontError, SourceOpener
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.calls import Call, CallHandler, CallLog, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from pygrpc_native._native import DetailedEvent
 
 log = structlog.stdlib.get_logger(__name__)
 
 METHODS = tuple(method.name for method in SERVICE.methods if not (method.client_streaming or method.server_streaming))
+
+_OK = status_pb2.Status()
 
 MAX_EVENTS = 256
 """Calls that are received at once."""
@@ -42,19 +56,24 @@ MAX_STREAMS = 2**31 - 1
 class NativeFront:
     """Serves gRPC by `pygrpc_native.NativeGrpcFront` at `host:port`."""
 
-    def __init__(self, address: str, limits: FrontLimits) -> None:
+    def __init__(self, address: str, limits: FrontLimits, security: FrontSecurity = FrontSecurity()) -> None:  # noqa: B008
         self._address = address
         self._limits = limits
+        self._security = security
         self._max_message_bytes = limits.message_bytes
         self._admission = Admission(limits)
         self.is_open = self._admission.is_open
         """Whether the call of a number is unanswered and its caller has not gone."""
         self._idle = threading.Event()
+        self._noted: dict[int, _NativeCall] = {}
+        # Calls whose tokens were verified are handed over by other threads.
+        self._handing_over = threading.Lock()
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
 
-    def start(self, handler: CallHandler, open_source: SourceOpener) -> int:
+    def start(self, handler: CallHandler, open_source: SourceOpener, log: CallLog | None = None) -> int:
         """Listen, and hand every call to the handler; returns the port."""
         self._handler = handler
+        self._log = log
         try:
             self._native = NativeGrpcFront(
                 self._address,
@@ -68,9 +87,10 @@ class NativeFront:
         # For this user alone: whoever can reach the socket can call the service.
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
-        self._fallback = GrpcioFront(f"unix:{socket}", replace(self._limits, inflight_bytes=UNLIMITED))
+        limits = replace(self._limits, inflight_bytes=UNLIMITED, connection_seconds=0.0)
+        self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security)
         try:
-            self._fallback.start(handler, open_source)
+            self._fallback.start(handler, open_source, log)
         except FrontError:
             self._native.close()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -113,48 +133,109 @@ class NativeFront:
 
     def _hand_over(self, events: Sequence[DetailedEvent]) -> None:
         arrived = time.monotonic()
+        callers = self._security.callers
         calls: list[Call] = []
+        # Most calls that come together are of few callers.
+        known: dict[str | None, Principal] = {}
         for kind, number, method, request, _, details in events:
             if kind != EVENT_CALL:
                 # The caller has gone, or its deadline has passed.
                 self._end(number)
-            elif request is not None and details is not None and self._admit(number, request):
-                remaining = details[2]
+            elif request is not None and details is not None:
+                metadata, peer, remaining = details
                 deadline = None if remaining is None else arrived + remaining
-                calls.append(_NativeCall(METHODS[method], request, arrived, deadline, self, number))
+                call = _NativeCall(METHODS[method], request, arrived, deadline, self, number, peer=peer)
+                if callers is not None:
+                    authorization = authorization_of(metadata)
+                    principal = known.get(authorization) or self._authenticate(callers, call, authorization)
+                    if principal is None:
+                        # The call is another thread's by now.
+                        continue
+                    call.principal = known[authorization] = principal
+                if self._admit(call):
+                    calls.append(call)
         if calls:
-            self._handler(calls)
+            with self._handing_over:
+                self._handler(calls)
 
-    def _admit(self, number: int, request: bytes) -> bool:
+    def _authenticate(self, callers: Callers, call: _NativeCall, authorization: str | None) -> Principal | None:
+        """Return who calls; None where the call was refused, or goes on when its token is verified."""
+        verdict = callers.known(authorization)
+        if isinstance(verdict, Principal):
+            return verdict
+        if verdict is not None:
+            self._refuse(call, verdict)
+        elif self._enter(call):
+            callers.verify(authorization).add_done_callback(partial(self._verified, call))
+        return None
+
+    def _verified(self, call: _NativeCall, verified: Future[Verdict]) -> None:
+        """Go on with a call whose token was verified; by another thread."""
+        verdict = verified.result()
+        if not isinstance(verdict, Principal):
+            if self._end(call.number):
+                self._refuse(call, verdict)
+            return
+        call.principal = verdict
+        try:
+            if not call.cancelled() and self._begin(call):
+                with self._handing_over:
+                    self._handler([call])
+        except Exception as error:  # noqa: BLE001 - nobody else would answer the call
+            call.fail(internal_failure(log, "calls failed", error, calls=1))
+
+    def _admit(self, call: _NativeCall) -> bool:
         """Count a call as open; returns False after answering one that is refused."""
-        if len(request) > self._max_message_bytes and not self._admission.draining:
-            refusal = to_status(MessageTooLarge("request", len(request), self._max_message_bytes))
+        return self._enter(call) and self._begin(call)
+
+    def _enter(self, call: _NativeCall) -> bool:
+        size = len(call.request)
+        if size > self._max_message_bytes and not self._admission.draining:
+            refusal = to_status(MessageTooLarge("request", size, self._max_message_bytes))
         else:
-            refusal = self._admission.enter(number, len(request))
+            refusal = self._admission.enter(call.number, size)
         if refusal is not None:
-            self._send_failure(number, refusal)
+            self._refuse(call, refusal)
         return refusal is None
+
+    def _begin(self, call: _NativeCall) -> bool:
+        """Note a call that is open, where calls are noted; returns False after answering one that is refused."""
+        refusal = note_begin(self._log, call)
+        if refusal is not None:
+            call.fail(refusal)
+        elif call.audit is not None:
+            self._noted[call.number] = call
+        return refusal is None
+
+    def _refuse(self, call: _NativeCall, status: status_pb2.Status) -> None:
+        """Answer a call that is not open."""
+        if self._log is not None:
+            self._log.refuse(call.method, call.principal, call.peer, status)
+        self._send_failure(call.number, status)
 
     def respond(self, number: int, message: bytes) -> None:
         """Answer a call, if it is open."""
         if len(message) > self._max_message_bytes:
             self.fail(number, to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
-        elif self._end(number):
+        elif self._end(number, _OK):
             self._native.respond(number, message)
 
     def fail(self, number: int, status: status_pb2.Status) -> None:
         """Answer a call with an error, if it is open."""
-        if self._end(number):
+        if self._end(number, status):
             self._send_failure(number, status)
 
-    def _end(self, number: int) -> bool:
-        """Count a call as ended; returns whether it was open."""
+    def _end(self, number: int, status: status_pb2.Status | None = None) -> bool:
+        """Count a call as ended, with this status, or because its caller has gone; returns whether it was open."""
         was_open = self._admission.leave(number)
+        if was_open and self._noted and (call := self._noted.pop(number, None)) is not None and call.audit is not None:
+            call.audit.end(gone(call.deadline) if status is None else status if status.code else None)
         if self._admission.draining and not self._admission.in_flight:
             self._idle.set()
         return was_open
 
     def _send_failure(self, number: int, status: status_pb2.Status) -> None:
+        # pygrpc-native lets nobody send `grpc-retry-pushback-ms`; RetryInfo says the same.
         details = [("grpc-status-details-bin", status.SerializeToString())]
         with contextlib.suppress(RuntimeError):
             self._native.fail(number, status.code, status.message, details)

@@ -27,7 +27,9 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.service.calls import Call
+from prinz_enricher.fronts.grpc.callers import gone, note_begin
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.calls import Call, CallLog
 from prinz_enricher.service.status import to_status
 
 MAX_MESSAGES = 1024
@@ -57,12 +59,17 @@ class ScoreStream:
         admission: Admission,
         batcher: CallBatcher,
         limits: FrontLimits,
+        principal: Principal | None = None,
+        log: CallLog | None = None,
     ) -> None:
         self.max_message_bytes = limits.message_bytes
         self._context = context
         self._admission = admission
         self._batcher = batcher
         self._patience = limits.patience
+        self._principal = principal
+        self._log = log
+        self._peer = "" if log is None else context.peer()
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
         self._unsent = 0
@@ -99,6 +106,8 @@ class ScoreStream:
                 left, self._open = self._open, set()
             for message in left:
                 self._admission.leave(message)
+                if message.audit is not None:
+                    message.audit.end(gone(message.deadline))
         return to_status(ShuttingDown()) if reading.cancelled() else self._end
 
     def refuse(self) -> None:
@@ -140,12 +149,18 @@ class ScoreStream:
         sequence, request, timeout, fault = read_message(data)
         if timeout is not None:
             deadline = arrived + timeout if deadline is None else min(deadline, arrived + timeout)
-        message = _Message("Score", request, arrived, deadline, self, sequence, len(data))
+        message = _Message(
+            "Score", request, arrived, deadline, self, sequence, len(data), principal=self._principal, peer=self._peer
+        )
         self._unsent += 1
         with self._lock:
             self._open.add(message)
             self._held += message.size
         refusal = self._admission.enter(message) if fault is None else to_status(fault)
+        if refusal is None:
+            refusal = note_begin(self._log, message)
+        elif self._log is not None:
+            self._log.refuse("Score", self._principal, self._peer, refusal)
         if refusal is None:
             self._batcher.add(message)
         else:
@@ -198,8 +213,8 @@ class ScoreStream:
         """Return whether a message has no answer yet."""
         return message in self._open
 
-    def answer(self, message: _Message, answer: bytes) -> None:
-        """Send an answer, from any thread; the first to a message counts."""
+    def answer(self, message: _Message, answer: bytes, error: status_pb2.Status | None = None) -> None:
+        """Send an answer, from any thread, in which an error may be; the first to a message counts."""
         with self._lock:
             if message not in self._open:
                 return
@@ -208,6 +223,8 @@ class ScoreStream:
             self._held += len(answer) - message.size
             asleep, self._asleep = self._asleep, False
         self._admission.leave(message)
+        if message.audit is not None:
+            message.audit.end(error)
         if asleep:
             if threading.get_ident() == self._thread:
                 self._wake()
@@ -238,7 +255,7 @@ class _Message(Call):
             self.stream.answer(self, answer)
 
     def fail(self, status: status_pb2.Status) -> None:
-        self.stream.answer(self, write_status(self.sequence, status))
+        self.stream.answer(self, write_status(self.sequence, status), status)
 
     def cancelled(self) -> bool:
         return not self.stream.is_open(self)
