@@ -24,6 +24,8 @@ from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.certificates import CertificateFiles
+from prinz_enricher.security.quota import Quotas
+from prinz_enricher.service.accounting import Accounting
 from prinz_enricher.service.calls import Front
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
@@ -31,6 +33,7 @@ from prinz_enricher.service.provisioner import Provisioner
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
+from prinz_enricher.telemetry.audit import AuditLog
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,6 +51,7 @@ class Application:
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
         self._admin: AdminHttpServer | None = None
+        self._audit: AuditLog | None = None
         tls, mutual = settings.server.tls, bool(settings.server.tls.client_ca)
         self._certificates = CertificateFiles(tls) if tls.enabled else None
         self._authenticator = Authenticator(settings.auth, client_certificates=mutual)
@@ -62,7 +66,8 @@ class Application:
     def start(self, ended: threading.Event | None = None) -> int:
         """Listen, and begin to read the registry; returns the port. `ended` ends the wait for a local store's server.
 
-        Raises what opening the registries does, and FrontError or AdminHttpError where an address can't be listened on.
+        Raises what opening the registries does, FrontError or AdminHttpError where an address can't be listened on, and
+        AuditError where the audit log can't be opened.
         """
         self._registries.open(ended)
         if self._certificates is not None:
@@ -71,12 +76,17 @@ class Application:
         with ExitStack() as undo:
             undo.callback(self._registries.close)
             scoring = self._settings.scoring
-            self._targets = Targets(self._catalog, self._pool, self._settings)
+            self._targets = Targets(self._catalog, self._pool, self._settings, self._rules)
             limits = Limits(scoring.max_batch_rows, self._settings.server.max_message_bytes, scoring.max_shared_rows)
-            self._service = EnricherService(self._catalog, self._pool, self._targets, limits)
+            quotas = Quotas(self._settings.quota)
+            if self._settings.audit.output:
+                self._audit = AuditLog(self._settings.audit)
+                undo.callback(self._audit.close)
+            self._service = EnricherService(self._catalog, self._pool, self._targets, limits, quotas)
             files = self._registries.used_files if scoring.preload == "used" else {}
             self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
-            port = self._front.start(self._service.handle, self._service.open_source, self._service.call_log)
+            accounting = Accounting(quotas, self._audit) if quotas.enabled or self._audit is not None else None
+            port = self._front.start(self._service.handle, self._service.open_source, accounting)
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
             if self._settings.http.port is not None:
@@ -105,6 +115,8 @@ class Application:
         self._health_thread.join()
         self._front.drain(grace)
         self._service.close()
+        if self._audit is not None:
+            self._audit.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
         if self._admin is not None:

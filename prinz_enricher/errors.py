@@ -20,6 +20,7 @@ EnricherError
 │   ├── ModelLoading                MODEL_LOADING
 │   ├── RegistryUnavailable         REGISTRY_UNAVAILABLE
 │   ├── UpstreamUnavailable         UPSTREAM_UNAVAILABLE
+│   ├── AuditUnavailable            AUDIT_UNAVAILABLE
 │   └── ShuttingDown                SHUTTING_DOWN
 ├── UnauthenticatedError        UNAUTHENTICATED
 │   ├── TokenMissing                TOKEN_MISSING
@@ -263,6 +264,14 @@ class UpstreamUnavailable(UnavailableError, reason="UPSTREAM_UNAVAILABLE"):
     def __init__(self, upstream: str, why: str, retry_after: float = 1.0) -> None:
         text = f"The model server {upstream} did not answer as it should: {why}"
         super().__init__(text, {"upstream": upstream, "why": why}, retry_after=retry_after)
+
+
+class AuditUnavailable(UnavailableError, reason="AUDIT_UNAVAILABLE"):
+    """The audit log can't be written, and no call may go without a line in it (`audit.required`)."""
+
+    def __init__(self) -> None:
+        text = "The service's audit log can't be written now, and it answers no call without; try again."
+        super().__init__(text, retry_after=1.0)
 
 
 class ShuttingDown(UnavailableError, reason="SHUTTING_DOWN"):

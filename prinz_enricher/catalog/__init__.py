@@ -4,6 +4,7 @@ from prinz_enricher.catalog.catalog import Catalog as Catalog
 from prinz_enricher.catalog.catalog import CatalogState as CatalogState
 from prinz_enricher.catalog.publisher import ChangeKind as ChangeKind
 from prinz_enricher.catalog.publisher import ChangeSet as ChangeSet
+from prinz_enricher.catalog.publisher import Watch as Watch
 from prinz_enricher.catalog.queries import default_version as default_version
 from prinz_enricher.catalog.queries import paginate as paginate
 from prinz_enricher.catalog.queries import parse_filter as parse_filter

@@ -154,9 +154,13 @@ class RecentSnapshots:
             kept.popleft()
         self._kept = tuple(kept)
 
+    def all(self) -> tuple[Snapshot, ...]:
+        """Return those that are kept, the latest last."""
+        return tuple([one for _, one in self._kept])
+
     def find(self, revision: str) -> Snapshot | None:
         """Return the snapshot of a revision; None where it is not kept."""
-        return next((one for _, one in self._kept if one.revision == revision), None)
+        return next((one for one in self.all() if one.revision == revision), None)
 
 
 Subscriber = Callable[[Snapshot | None, Snapshot], None]
@@ -167,13 +171,13 @@ Listener = Callable[[ChangeSet], None]
 class Watch:
     """The start of a watch; what comes after it goes to its listener, without a gap or a duplicate.
 
-    It has all that there is, or, where it was resumed, what changed since the token, oldest first; and the revision of
-    the catalog after that, where `token` resumes. The listener is not called after `end` has returned.
+    It has all that there is, or, where it was resumed, what changed since the token, oldest first; and the catalog
+    after that, where `token` resumes. The listener is not called after `end` has returned.
     """
 
     snapshot: Snapshot | None
     missed: tuple[ChangeSet, ...]
-    revision: str
+    current: Snapshot
     token: str
     end: Callable[[], None]
 
@@ -204,6 +208,10 @@ class Publisher:
     def find(self, revision: str) -> Snapshot | None:
         """Return the snapshot of a revision of the last minute; None where it is not known any more."""
         return self._recent.find(revision)
+
+    def recent(self) -> tuple[Snapshot, ...]:
+        """Return the snapshots of the last minute, the current one last."""
+        return self._recent.all()
 
     def publish(self, new: Snapshot) -> Snapshot:
         """Make a snapshot current and notify who watches, unless its revision is current; return the current one."""
@@ -245,9 +253,8 @@ class Publisher:
             if missed is None:
                 raise ResyncRequired
             self._listeners[identity] = listener
-            start = None if position else self._current
-            here = self._history.position
-            return Watch(start, missed, here.revision, here.token(), end)
+            current = self.snapshot()
+            return Watch(None if position else current, missed, current, self._history.position.token(), end)
 
     def _unavailable(self) -> RegistryUnavailable:
         return RegistryUnavailable("", "nothing was published yet")

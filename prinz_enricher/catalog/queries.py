@@ -114,21 +114,22 @@ def paginate(
     filter_text: str = "",
     view: str = "",
     *,
+    caller: str = "",
     find: Callable[[str], Snapshot | None] = lambda _: None,
 ) -> Page:
     """Return one page of the models; all pages are of the snapshot that is current at the first one.
 
     A page has `page_size` models at most: 100 if that is 0, and never more than 1000. `find` returns an earlier
     snapshot by its revision, or None where it is not known any more. Raises InvalidRequest if the page size is
-    negative, InvalidFilter if the filter can't be read, and InvalidPageToken if the token is not of this process, of a
-    request with another filter or view, or of a snapshot that is not known any more.
+    negative, InvalidFilter if the filter can't be read, and InvalidPageToken if the token is not of this process, of
+    another caller, of a request with another filter or view, or of a snapshot that is not known any more.
     """
     if page_size < 0:
         raise InvalidRequest("page_size", "must not be negative")
     limit = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     passes = parse_filter(filter_text)
     # With their lengths, so that no text can run over into the other.
-    parts = (filter_text.encode("utf-8", "surrogatepass"), view.encode())
+    parts = [part.encode("utf-8", "surrogatepass") for part in (filter_text, view, caller)]
     request = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
     start = 0
     if page_token:

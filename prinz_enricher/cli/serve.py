@@ -17,6 +17,7 @@ from prinz_enricher.registry import AccessError, PrivateServerError
 from prinz_enricher.security.watched_files import SecurityError
 from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
+from prinz_enricher.telemetry.audit import AuditError
 
 _SWITCH_SECONDS = 0.0002
 """How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
@@ -93,7 +94,7 @@ def _run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (AccessError, AdminHttpError, FrontError, PrivateServerError, SecurityError) as error:
+    except (AccessError, AdminHttpError, AuditError, FrontError, PrivateServerError, SecurityError) as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None

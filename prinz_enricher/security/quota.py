@@ -86,6 +86,25 @@ class Quotas:
             use.full_at = now + debt + seconds
         return None
 
+    def charge_each(self, principal: Principal | None, calls: int) -> tuple[int, QuotaExceeded | None]:
+        """Take a row for each of several calls, as `charge` would one after the other.
+
+        Returns how many of them pass, and why the others do not.
+        """
+        if self._rate is None:
+            return calls, None
+        name = _name(principal)
+        with self._lock:
+            now = self._clock()
+            use = self._use(name)
+            debt = max(use.full_at - now, 0.0)
+            passed = min(calls, max(int((1.0 - debt + _ROUNDING) * self._rate), 0))
+            use.full_at = now + debt + passed / self._rate
+            if passed == calls:
+                return calls, None
+            wait = debt + (passed + 1) / self._rate - 1.0
+            return passed, self._refuse(name, "rows_per_second", self._rate, wait, calls - passed)
+
     def _use(self, name: str) -> _Use:
         use = self._used.get(name)
         if use is None:
@@ -97,9 +116,9 @@ class Quotas:
             use = self._used[name] = _Use()
         return use
 
-    def _refuse(self, name: str, quota: str, limit: int, seconds: float) -> QuotaExceeded:
+    def _refuse(self, name: str, quota: str, limit: int, seconds: float, calls: int = 1) -> QuotaExceeded:
         key = name if name in self._rejections or len(self._rejections) < _MAX_COUNTED else "…"
-        self._rejections[key] = self._rejections.get(key, 0) + 1
+        self._rejections[key] = self._rejections.get(key, 0) + calls
         return QuotaExceeded(name, quota, limit, seconds)
 
 

@@ -15,13 +15,17 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from prinz_enricher.batch.wire import Views
-from prinz_enricher.catalog import CatalogModel, Union, paginate
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, Union, paginate
+from prinz_enricher.config import QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, NotImplementedYet, Overloaded
 from prinz_enricher.scoring.ports import WorkerPool
+from prinz_enricher.security.access import Method
 from prinz_enricher.security.principal import Principal
-from prinz_enricher.service.calls import Call, CallLog, Source
+from prinz_enricher.security.quota import Quotas
+from prinz_enricher.service.calls import Call, Source
+from prinz_enricher.service.catalog_view import CatalogView
 from prinz_enricher.service.model_messages import ModelMessages, WatchSource, model_message
 from prinz_enricher.service.score.call import score_alone
 from prinz_enricher.service.score.messages import Limits, parse_score_request
@@ -42,16 +46,17 @@ _M = TypeVar("_M", bound=Message)
 
 
 class EnricherService:
-    """Answers calls from the catalog and the worker pool."""
+    """Answers calls from the catalog and the worker pool, as far as access rules and quotas allow."""
 
-    def __init__(self, catalog: Union, pool: WorkerPool, targets: Targets, limits: Limits) -> None:
+    def __init__(
+        self, catalog: Union, pool: WorkerPool, targets: Targets, limits: Limits, quotas: Quotas | None = None
+    ) -> None:
         self._catalog = catalog
         self._pool = pool
         self._targets = targets
         self._limits = limits
-        self.call_log: CallLog | None = None
-        """Where calls are noted, if they are."""
-        self._grouper = RequestGrouper(pool, targets, limits.shared)
+        self._quotas = quotas or Quotas(QuotaSettings())
+        self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared)
         self._messages = ModelMessages(targets, pool)
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
@@ -90,7 +95,7 @@ class EnricherService:
         try:
             if method != "WatchModels":
                 raise NotImplementedYet(method)  # noqa: TRY301 - answered as any other error
-            return self._watch(parse(pb.WatchModelsRequest, request), wake)
+            return self._watch(parse(pb.WatchModelsRequest, request), wake, principal)
         except EnricherError as error:
             return to_status(error)
         except Exception as error:  # noqa: BLE001 - a fault of this service
@@ -130,31 +135,50 @@ class EnricherService:
 
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
-        snapshot = self._catalog.snapshot()
+        seen = CatalogView(self._catalog, self._targets.rules, call.principal, "list")
+        snapshot = seen.snapshot()
         full = is_full(request.view)
         view = "full" if full else "basic"
-        page = paginate(snapshot, request.page_size, request.page_token, request.filter, view, find=self._catalog.find)
+        page = paginate(
+            snapshot,
+            request.page_size,
+            request.page_token,
+            request.filter,
+            view,
+            caller=seen.caller,
+            find=seen.find,
+        )
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
         response = pb.ListModelsResponse(
             next_page_token=page.next_token, catalog_revision=page.snapshot.revision, catalog_age=age
         )
-        models = [self._messages.get(model, full=full) for model in page.models]
+        models = [
+            self._messages.get(model, full=full and self._may_describe(call.principal, model)) for model in page.models
+        ]
         # Concatenated messages are one message with the fields of all.
         call.respond(b"".join([*models, response.SerializeToString()]))
 
-    def _watch(self, request: pb.WatchModelsRequest, wake: Callable[[], None]) -> WatchSource:
+    def _watch(
+        self, request: pb.WatchModelsRequest, wake: Callable[[], None], principal: Principal | None
+    ) -> WatchSource:
         full = is_full(request.view)
 
         def to_message(model: CatalogModel) -> model_pb2.Model:
             statuses = map(self._targets.status_of, model.versions)
-            return model_message(model, self._targets.default_version(model), statuses, full=full)
+            has_signatures = full and self._may_describe(principal, model)
+            return model_message(model, self._targets.default_version(model), statuses, full=has_signatures)
 
-        return WatchSource(self._catalog, request.resume_token, to_message, wake)
+        view = CatalogView(self._catalog, self._targets.rules, principal, "watch")
+        return WatchSource(view, request.resume_token, to_message, wake)
+
+    def _may_describe(self, principal: Principal | None, model: CatalogModel) -> bool:
+        """Return whether the caller may see the signatures of a model that it may list."""
+        return self._targets.rules.may(principal, "describe", model.name)
 
     def _get_signature(self, call: Call) -> None:
         request = parse(pb.GetSignatureRequest, call.request)
-        version = self._targets.resolve(request.model)
+        version = self._resolve(call, request.model, "describe")
         response = pb.GetSignatureResponse(
             model=model_pb2.ModelRef(name=version.name, version=version.version),
             signature=to_wire(self._targets.signature(version)),
@@ -168,8 +192,17 @@ class EnricherService:
         self._score(call, parse(pb.ScoreRequest, call.request) if request is None else request)
 
     def _score(self, call: Call, request: pb.ScoreRequest, views: Views | None = None) -> None:
-        target = self._targets.of(self._targets.resolve(request.model))
-        score_alone(call, request, target, self._pool, self._limits, views)
+        target = self._targets.of(self._resolve(call, request.model, "score"))
+        score_alone(call, request, target, self._pool, self._limits, self._quotas, views)
+
+    def _resolve(self, call: Call, model: model_pb2.ModelRef, method: Method) -> CatalogVersion:
+        """Return the version that a call means, and note it for the audit."""
+        if call.audit is None:
+            return self._targets.resolve(model, call.principal, method)
+        call.audit.model = model.name
+        version = self._targets.resolve(model, call.principal, method)
+        call.audit.version = version.version
+        return version
 
 
 def is_full(view: int) -> bool:

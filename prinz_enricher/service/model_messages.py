@@ -10,11 +10,12 @@ from threading import Lock
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, ChangeSet, Union
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, ChangeSet
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import Overloaded
 from prinz_enricher.scoring.ports import Status, Target, WorkerPool
+from prinz_enricher.service.catalog_view import CatalogView
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire
@@ -126,7 +127,7 @@ class ModelMessages:
 
 
 class WatchSource:
-    """The events of one watch, pulled as fast as its caller reads.
+    """The events of one watch of what its caller may see, pulled as fast as it reads.
 
     A slow caller costs next to nothing: at most `MAX_BEHIND` references to changes that all watches share.
 
@@ -136,7 +137,7 @@ class WatchSource:
 
     def __init__(
         self,
-        catalog: Union,
+        view: CatalogView,
         token: str,
         to_message: Callable[[CatalogModel], model_pb2.Model],
         wake: Callable[[], None],
@@ -145,7 +146,8 @@ class WatchSource:
         self._wake = wake
         self._waiting: deque[ChangeSet] = deque()
         self._is_behind = False
-        self._watch = catalog.watch(token, self._receive)
+        self._view = view
+        self._watch = view.watch(token, self._receive)
         self._token = token
         self._events = self._all_events()
 
@@ -175,8 +177,8 @@ class WatchSource:
                 yield pb.WatchModelsResponse(added=self._to_message(model))
         for change_set in self._watch.missed:
             yield from self._events_of(change_set)
-        self._token = self._watch.token
-        yield self._bookmark(self._watch.revision)
+        self._token = self._view.resume_token(self._watch.token)
+        yield self._bookmark(self._watch.current.revision)
         while True:
             # Removed once it was sent: until then it counts as what the caller is behind.
             if self._waiting:
@@ -187,7 +189,7 @@ class WatchSource:
 
     def _events_of(self, change_set: ChangeSet) -> Iterator[pb.WatchModelsResponse]:
         """Yield the changes of one revision; only the last of them moves the token."""
-        after = change_set.position.token()
+        after = self._view.resume_token(change_set.position.token())
         for number, change in enumerate(change_set.changes, start=1):
             token = after if number == len(change_set.changes) else self._token
             if change.kind is ChangeKind.REMOVED or change.model is None:

@@ -21,10 +21,12 @@ from prinz_enricher.catalog import (
 )
 from prinz_enricher.config import Settings
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.errors import EnricherError, InvalidRequest, LoaderNotAllowed, ModelLoadFailed
+from prinz_enricher.errors import EnricherError, InvalidRequest, LoaderNotAllowed, ModelLoadFailed, ModelNotFound
 from prinz_enricher.provision.loaders import allows
 from prinz_enricher.scoring.ports import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
+from prinz_enricher.security.access import AccessRules, Method
+from prinz_enricher.security.principal import Principal
 from prinz_enricher.signature import Origin, Signature
 
 log = structlog.stdlib.get_logger(__name__)
@@ -38,7 +40,9 @@ _REMOTE = "remote:"
 class Targets:
     """Finds the version of a reference, and makes targets of versions; remembers them, since every call needs one."""
 
-    def __init__(self, catalog: Union, pool: WorkerPool, settings: Settings) -> None:
+    def __init__(self, catalog: Union, pool: WorkerPool, settings: Settings, rules: AccessRules | None = None) -> None:
+        self.rules = rules or AccessRules(settings.access)
+        """Who may do what with which model."""
         self._catalog = catalog
         self._pool = pool
         self._policy = tuple(settings.scoring.default_version)
@@ -51,10 +55,13 @@ class Targets:
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
         self._known: dict[int, tuple[CatalogVersion, Target]] = {}
 
-    def resolve(self, model: model_pb2.ModelRef) -> CatalogVersion:
-        """Return the version that a reference means now; raises EnricherError."""
+    def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> CatalogVersion:
+        """Return the version that a reference means now; raises EnricherError, also where the caller has no right."""
         if not model.name:
             raise InvalidRequest("model.name", "is required")
+        if not (self.rules.may(principal, method, model.name) or self.rules.may(principal, "list", model.name)):
+            # Before anything shows whether there is one, such as a registry that is not read yet.
+            raise ModelNotFound(model.name)
         selector = model.WhichOneof("selector")
         if selector and not getattr(model, selector):
             raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
@@ -63,6 +70,8 @@ class Targets:
         snapshot = self._catalog.snapshot()
         if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
             raise why
+        if model.name in snapshot.models:
+            self.rules.check(principal, method, model.name)
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         return meant if version is not None else self._aliases.choose(snapshot.models[model.name], alias, meant)
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from prinz_enricher.config import QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import BatchTooLarge, InvalidInput, Overloaded
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
+from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.score.call import score_alone
 from prinz_enricher.service.score.messages import Limits
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
@@ -24,7 +26,7 @@ def submit(pool: VersionPool, seconds: float, *, rows: int = 1) -> None:
     request.columns.columns.add(name="no such input").doubles.values.append(1.0)
     now = time.monotonic()
     call = CallbackCall("Score", b"", now, now + seconds, lambda _: None, lambda _: None)
-    score_alone(call, request, target_of(), pool, Limits(rows=10, bytes=1 << 20))
+    score_alone(call, request, target_of(), pool, Limits(rows=10, bytes=1 << 20), Quotas(QuotaSettings()))
 
 
 def test_rows_are_not_read_where_they_would_be_refused() -> None:

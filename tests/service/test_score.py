@@ -9,10 +9,12 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from prinz_enricher.batch import encode_columns, encode_stream
+from prinz_enricher.config import QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.scoring.ports import Target
+from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.score.call import score_alone
 from prinz_enricher.service.score.messages import MAX_INDEPENDENT_ROWS, Limits
 from prinz_enricher.signature import (
@@ -43,7 +45,7 @@ def test_an_answer_that_the_wire_can_not_tell_is_the_model_s_fault() -> None:
     request = pb.ScoreRequest(columns=value_pb2.ColumnBatch(num_rows=1, columns=[column]))
     pool = InlinePool(lambda _: lambda *_: scores)
 
-    score_alone(call, request, target, pool, Limits(10, 1_000))
+    score_alone(call, request, target, pool, Limits(10, 1_000), Quotas(QuotaSettings()))
     # Closing waits for the jobs that were taken.
     pool.close(10.0)
 
@@ -70,7 +72,7 @@ def test_too_many_rows_that_are_calls_of_their_own() -> None:
 
     def ask() -> None:
         call = CallbackCall("Score", b"", time.monotonic(), None, answers.append, answers.append)
-        score_alone(call, request, target, pool, Limits(10_000, 1_000_000))
+        score_alone(call, request, target, pool, Limits(10_000, 1_000_000), Quotas(QuotaSettings()))
 
     ask()
     request.independent_rows = True
@@ -108,10 +110,10 @@ def test_a_null_parameter_is_refused_in_every_form(form: str, kind: ScalarKind) 
         call = CallbackCall("Score", b"", time.monotonic(), None, answers.append, answers.append)
         target = Target("wine", "3", "http://mlflow", signature)
         if default is None:
-            score_alone(call, request, target, pool, Limits(10, 1_000))
+            score_alone(call, request, target, pool, Limits(10, 1_000), Quotas(QuotaSettings()))
         else:
             with pytest.raises(InvalidInput) as refused:
-                score_alone(call, request, target, pool, Limits(10, 1_000))
+                score_alone(call, request, target, pool, Limits(10, 1_000), Quotas(QuotaSettings()))
             assert [one.field for one in refused.value.violations] == ['params["k"]']
     pool.close(10.0)
     assert seen == [{"k": None}]

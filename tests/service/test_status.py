@@ -23,6 +23,7 @@ EVERY = [
     errors.ModelLoading("wine", "3", 1.5),
     errors.RegistryUnavailable("http://mlflow", "it is down"),
     errors.UpstreamUnavailable("http://models", "it is down"),
+    errors.AuditUnavailable(),
     errors.ShuttingDown(),
     errors.TokenMissing(),
     errors.TokenInvalid("it has expired"),

@@ -10,6 +10,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import ResyncRequired
 from prinz_enricher.registry import RegistryClient
+from prinz_enricher.security.access import AccessRules
+from prinz_enricher.service.catalog_view import CatalogView
 from prinz_enricher.service.model_messages import MAX_BEHIND, WatchSource
 from tests.support.hostile_server import HostileServer
 from tests.support.synthetic_registry import SyntheticRegistry
@@ -27,7 +29,8 @@ class Watched:
 
     def watch(self, token: str = "") -> WatchSource:
         """Begin a watch."""
-        return WatchSource(self.union, token, self._message, self._wake)
+        view = CatalogView(self.union, AccessRules(()), None, "watch")
+        return WatchSource(view, token, self._message, self._wake)
 
     def change(self, *names: str) -> None:
         """Give models a new description, and look."""

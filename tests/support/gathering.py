@@ -13,10 +13,14 @@ import numpy as np
 import pyarrow as pa
 from google.rpc import error_details_pb2, status_pb2
 
+from prinz_enricher.config import AccessRule, QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
 from prinz_enricher.scoring.ports import Job, ScoreResult, Status, Target, WorkerState
+from prinz_enricher.security.access import AccessRules, Method
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.messages import Limits
@@ -141,20 +145,30 @@ class Service(EnricherService):
         models: By name, the target that is served now.
     """
 
-    def __init__(self, pool: HandPool, *targets: Target, shared: int = 1024) -> None:
+    def __init__(
+        self,
+        pool: HandPool,
+        *targets: Target,
+        shared: int = 1024,
+        rules: Sequence[AccessRule] = (),
+        quotas: Quotas | None = None,
+    ) -> None:
         self.models = {target.name: target for target in targets}
         self._pool = pool
         self._limits = Limits(10_000, 1 << 20)
         fake: Any = self
         self._targets = fake
-        self._grouper = RequestGrouper(pool, fake, shared)
+        self._quotas = quotas or Quotas(QuotaSettings())
+        self.rules = AccessRules(rules)
+        self._grouper = RequestGrouper(pool, fake, self._quotas, shared)
 
-    def resolve(self, model: model_pb2.ModelRef) -> Any:
+    def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> Any:
         """Return what is served under a name."""
         if not model.name:
             raise InvalidRequest("model.name", "is required")
         if model.name not in self.models:
             raise ModelNotFound(model.name)
+        self.rules.check(principal, method, model.name)
         return self.models[model.name]
 
     def of(self, version: Any) -> Target:

@@ -33,6 +33,7 @@ from prinz_enricher.errors import (
     Violation,
 )
 from prinz_enricher.scoring.ports import Job, ScoreResult, Target, WorkerPool
+from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.messages import (
     MAX_INDEPENDENT_ROWS,
@@ -139,11 +140,18 @@ def fail_all(calls: Sequence[Call], status: status_pb2.Status) -> None:
 
 
 def score_alone(
-    call: Call, request: pb.ScoreRequest, target: Target, pool: WorkerPool, limits: Limits, views: Views | None = None
+    call: Call,
+    request: pb.ScoreRequest,
+    target: Target,
+    pool: WorkerPool,
+    limits: Limits,
+    quotas: Quotas,
+    views: Views | None = None,
 ) -> None:
     """Check a request, and submit its rows to the pool; `views` are the values that its message lacks.
 
-    Raises EnricherError where the request is invalid; all violations of its input are in one error.
+    Raises EnricherError where the request is invalid, with all violations of its input, or over the caller's quota:
+    that is charged before rows are read if their number is declared, as reading them is work too.
     """
     signature, form = target.signature, request.WhichOneof("input") or ""
     if len(request.request_id) > MAX_REQUEST_ID:
@@ -156,6 +164,8 @@ def score_alone(
         refusal = pool.refusal(target, rows_declared, call.deadline)
         if refusal is not None:
             raise refusal
+        if form != "arrow_stream":
+            _charge(call, rows_declared, quotas)
     violations: list[Violation] = []
     omitted = 0
 
@@ -175,6 +185,8 @@ def score_alone(
         raise InvalidInput(violations, omitted=omitted)
     if request.independent_rows and rows.num_rows > MAX_INDEPENDENT_ROWS:
         raise BatchTooLarge(rows.num_rows, MAX_INDEPENDENT_ROWS)
+    if form == "arrow_stream":
+        _charge(call, rows.num_rows, quotas)
     if call.deadline is not None and time.monotonic() >= call.deadline:
         raise DeadlineExceeded("queue")
     # These live until the call is answered; the values of its request need not.
@@ -182,6 +194,15 @@ def score_alone(
     job = Job(target, rows, params, call.deadline, answers.done, call.cancelled)
     for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
         pool.submit(part)
+
+
+def _charge(call: Call, rows: int, quotas: Quotas) -> None:
+    """Note the rows of a call, and take them from its caller's quota; raises QuotaExceeded."""
+    if call.audit is not None:
+        call.audit.rows = rows
+    refusal = quotas.charge(call.principal, rows)
+    if refusal is not None:
+        raise refusal
 
 
 _Rows = npt.NDArray[np.int64]

@@ -20,6 +20,8 @@ from prinz_enricher.batch.layout import Layout, input_layout
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
 from prinz_enricher.scoring.ports import Job, Target, WorkerPool
+from prinz_enricher.security.principal import Principal
+from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.score.call import MAX_REQUEST_ID, Answers, ScoreSpec, fail_all
 from prinz_enricher.service.score.template import Template, Templates, learn_template
@@ -94,11 +96,13 @@ _Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
 
 
 class RequestGrouper:
-    """Groups calls, and submits groups of up to `max_rows` calls, and `MAX_CALLS`."""
+    """Groups calls, of any callers, and submits groups of up to `max_rows` calls, and `MAX_CALLS`."""
 
-    def __init__(self, pool: WorkerPool, targets: Targets, max_rows: int = MAX_CALLS) -> None:
+    def __init__(self, pool: WorkerPool, targets: Targets, quotas: Quotas, max_rows: int = MAX_CALLS) -> None:
         self._pool = pool
         self._targets = targets
+        self._rules = targets.rules
+        self._quotas = quotas
         self._max_calls = min(max_rows, MAX_CALLS)
         self._templates = Templates()
 
@@ -169,8 +173,15 @@ class RequestGrouper:
 
     def _submit(self, some: RequestGroup, ungrouped: _Ungrouped) -> None:
         """Submit a group, those with about the same deadline together."""
+        if self._rules.restricted:
+            some = self._allowed(some, ungrouped)
+            if not some.calls:
+                return
         try:
-            target = self._targets.of(self._targets.resolve(some.request.model))
+            # All of them may, as the first one.
+            version = self._targets.resolve(some.request.model, some.calls[0].principal, "score")
+            _note(some.calls, version.name, version.version)
+            target = self._targets.of(version)
             template = some.template
             spec = None if template is None else template.spec
             if spec is None or spec.target is not target:
@@ -182,6 +193,7 @@ class RequestGrouper:
             _leave(some, ungrouped)
             return
         except EnricherError as error:
+            _note(some.calls, some.request.model.name, error.metadata.get("version", ""))
             fail_all(some.calls, to_status(error))
             return
         layout = input_layout(target.signature)
@@ -196,6 +208,15 @@ class RequestGrouper:
         for places, deadline in _by_deadline(some.calls, self._max_calls):
             self._send(spec, layout, some.at(places), deadline, ungrouped)
 
+    def _allowed(self, some: RequestGroup, ungrouped: _Ungrouped) -> RequestGroup:
+        """Return the group of those whose callers may score the model; the others hear why not by themselves."""
+        name = some.request.model.name
+        refused = {one for one in {call.principal for call in some.calls} if not self._rules.may(one, "score", name)}
+        if not refused:
+            return some
+        _leave(some.at([place for place, call in enumerate(some.calls) if call.principal in refused]), ungrouped)
+        return some.at([place for place, call in enumerate(some.calls) if call.principal not in refused])
+
     def _send(
         self, spec: ScoreSpec, layout: Layout, some: RequestGroup, deadline: float | None, ungrouped: _Ungrouped
     ) -> None:
@@ -205,22 +226,50 @@ class RequestGrouper:
         if refusal is not None:
             fail_all(some.calls, to_status(refusal))
             return
-        if some.template is not None:
-            batch = layout.batch_of_doubles(some.values)
-        else:
+        read: list[Sequence[object]] = []
+        if some.template is None:
             rows = [_values(message, layout) for message in some.messages]
             if any(row is None for row in rows):
                 places = [place for place, row in enumerate(rows) if row is not None]
                 _leave(some.at([place for place, row in enumerate(rows) if row is None]), ungrouped)
                 some = some.at(places)
-            read = [row for row in rows if row is not None]
+            read += [row for row in rows if row is not None]
             if not read:
                 return
             template = learn_template(some.calls[0].request, some.messages[0], layout)
             if template is not None:
                 self._templates.add(template)
-            batch = layout.batch_of_rows(read)
+        if self._quotas.enabled:
+            places = self._charge(some.calls)
+            if not places:
+                return
+            some, read = some.at(places), [read[place] for place in places if read]
+        batch = layout.batch_of_rows(read) if some.template is None else layout.batch_of_doubles(some.values)
         self._pool.submit(_job_of(spec, some.calls, some.ids, batch, deadline))
+
+    def _charge(self, calls: Sequence[Call]) -> list[int]:
+        """Take the calls' rows from the quotas of their callers; returns the places of those that pass."""
+        places: list[int] = []
+        of_principal: dict[Principal | None, list[int]] = {}
+        for place, call in enumerate(calls):
+            of_principal.setdefault(call.principal, []).append(place)
+        for principal, own in of_principal.items():
+            passed, refusal = self._quotas.charge_each(principal, len(own))
+            places += own[:passed]
+            if refusal is not None:
+                fail_all([calls[place] for place in own[passed:]], to_status(refusal))
+        # As they are in the group.
+        return sorted(places)
+
+
+def _note(calls: Sequence[Call], model: str, version: str) -> None:
+    """Note for the audit what calls score."""
+    if calls[0].audit is None:
+        # And so has none of them.
+        return
+    for call in calls:
+        if (record := call.audit) is not None:
+            record.model, record.version, record.rows = model, version, 1
 
 
 def _key(request: pb.ScoreRequest) -> object:
