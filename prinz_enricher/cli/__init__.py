@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -49,7 +50,11 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; an error ends it with one sentence and exit code 1."""
-    block_imports("pandas", *(("rich", "pygments") if sys.argv[1:2] == ["serve"] else ()))
+    is_service = sys.argv[1:2] == ["serve"]
+    block_imports("pandas", *(("rich", "pygments") if is_service else ()))
+    if not is_service:
+        # What a person is to know of a connection is in the error of the call.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -36,9 +36,9 @@ _UNLIMITED_WIDTH: Final = 10_000
     help='Which models, such as \'name LIKE "wine%" AND tags.team = "a"\'.',
 )
 @connection_options
-def models(filter_: str, address: str, registry: str | None, timeout: float) -> None:
+def models(filter_: str, **connection: Any) -> None:
     """List the models of a service, with every version."""
-    with connect(address, registry, timeout) as client:
+    with connect(**connection) as client:
         print_models(client.list_models(filter_))
 
 
@@ -46,12 +46,12 @@ def models(filter_: str, address: str, registry: str | None, timeout: float) -> 
 @model_argument
 @wait_option
 @connection_options
-def signature(model: str, wait: float, address: str, registry: str | None, timeout: float) -> None:
+def signature(model: str, wait: float, **connection: Any) -> None:
     """Show the inputs, outputs and parameters of a model: NAME, NAME/version or NAME@alias.
 
     A model whose name holds an @ is written as it is, or with an alias after it: a@b, a@b/3, a@b@champion.
     """
-    with connect(address, registry, timeout) as client:
+    with connect(**connection) as client:
         with waiting_display(Console(stderr=True)) as show:
             resolved, found = call_when_loaded(lambda _: client.signature(model), wait, show)
         print_signature(resolved.name, resolved.version or "", found)

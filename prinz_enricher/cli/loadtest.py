@@ -14,8 +14,8 @@ import click
 from rich.console import Console
 
 from prinz_enricher.cli.row_files import RowFileError, open_rows
-from prinz_enricher.cli.service_connection import invalid_input, model_argument
-from prinz_enricher.client import ModelReference, Tls
+from prinz_enricher.cli.service_connection import hints, invalid_input, model_argument, security_options
+from prinz_enricher.client import ModelReference, ServiceError, Tls
 from prinz_enricher.errors import InvalidInput
 from prinz_enricher.loadtest.callers import LoadTestError, Mode, ServerUnderTest
 from prinz_enricher.loadtest.rendering import ProgressDisplay, html_page, print_report
@@ -89,9 +89,7 @@ def _parse_loads(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Address of the server. Repeatable: calls alternate between addresses.",
 )
 @click.option("--timeout", default=30.0, type=click.FloatRange(0.001), help="Seconds of a call.")
-@click.option("--tls", is_flag=True, help="Use TLS.")
-@click.option("--ca", type=_FILE, help="Certificates (PEM) to verify the server with; implies --tls.")
-@click.option("--token-file", type=_FILE, help="File with the bearer token to send.")
+@security_options
 @click.pass_context
 def loadtest(
     ctx: click.Context,
@@ -103,9 +101,9 @@ def loadtest(
     html_file: Path | None,
     source: Path | None,
     separator: str | None,
-    tls: bool,
-    ca: Path | None,
-    token_file: Path | None,
+    tls: Tls | None,
+    token: Path | None,
+    insecure: bool,
     **rest: Any,
 ) -> None:
     """Measure the throughput and latency of a server with calls of a model: NAME, NAME/version or NAME@alias.
@@ -113,11 +111,9 @@ def loadtest(
     Each answer is compared with the scores that the same rows had before the test. The exit code is 0 if every call had
     its correct answer, and 1 otherwise.
     """
-    arguments = _arguments(rest, source, tls=tls or ca is not None)
-    tls_options = Tls(ca=ca.read_bytes() if ca else None) if arguments.tls else None
-    token = token_file.read_text().strip() if token_file else None
+    arguments = _arguments(rest, source, tls=tls is not None)
     addresses = tuple(arguments.addresses)
-    server = ServerUnderTest(addresses, arguments.connections, tls_options, token, arguments.timeout)
+    server = ServerUnderTest(addresses, arguments.connections, tls, token, arguments.timeout, insecure)
     schedule = Schedule.of(concurrency, rate)
     try:
         server.check()
@@ -131,7 +127,9 @@ def loadtest(
         with display, _stopped_by_signals(display) as stopped:
             report = run(server, found, rows, schedule, arguments, stopped, display.on_step, display.on_progress)
     except (LoadTestError, RowFileError) as error:
-        raise click.ClickException(str(error)) from None
+        cause = error.__cause__
+        what_to_do = hints(cause, ", ".join(addresses)) if isinstance(cause, ServiceError) else ()
+        raise click.ClickException("\n".join([str(error), *what_to_do])) from None
     except InvalidInput as error:
         raise invalid_input(error) from None
     print_report(Console(), report, len(schedule))

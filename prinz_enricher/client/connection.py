@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 
-from prinz_enricher.client.service_error import ServiceError, client_closed, service_error, timed_out
+from prinz_enricher.client.service_error import (
+    GRPC_MESSAGE,
+    Encryption,
+    ServiceError,
+    client_closed,
+    service_error,
+    timed_out,
+)
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 
@@ -70,6 +78,9 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 )
 
 
+_EXAMINED: Final = 4
+"""How many addresses of a name are examined."""
+
 Pem: TypeAlias = str | Path | bytes
 """PEM: the path of a file, or its contents as bytes."""
 
@@ -111,12 +122,36 @@ class Tls:
             raise ValueError("a client's certificate and its key go together: give both, or neither")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the credentials of a channel; raises OSError where a file can't be read."""
-        return grpc.ssl_channel_credentials(_contents(self.ca), _contents(self.key), _contents(self.certificate))
+        """Return the credentials of a channel; raises OSError for an unreadable file, and ValueError for no PEM."""
+        ca, certificate = _read_pem(self.ca, "CERTIFICATE"), _read_pem(self.certificate, "CERTIFICATE")
+        key = _read_pem(self.key, "PRIVATE KEY")
+        if key is not None and b"ENCRYPTED" in key:
+            raise ValueError("the private key of the client has a password: remove it, as `openssl pkey` does")
+        return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
-def _contents(pem: Pem | None) -> bytes | None:
-    return pem if pem is None or isinstance(pem, bytes) else Path(pem).read_bytes()
+def _read_pem(source: Pem | None, label: str) -> bytes | None:
+    """Read PEM, and check that it is; gRPC would say no more than that it can't use it."""
+    if source is None:
+        return None
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not re.search(rf"-----BEGIN [A-Z0-9 ]*{label}-----".encode(), content):
+        where = "the text" if isinstance(source, bytes) else source
+        raise ValueError(f"{where} has no {label.lower()}: it needs one in PEM, from -----BEGIN {label}----- on")
+    return content
+
+
+def open_channel(library: Any, target: str, tls: Tls | None, options: Sequence[tuple[str, Any]] = ()) -> Any:
+    """Open a channel of `grpc` or `grpc.aio`; raises what `Tls.credentials` raises."""
+    if tls is None:
+        return library.insecure_channel(target, options)
+    name = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
+    return library.secure_channel(target, tls.credentials(), (*options, *name))
+
+
+def encryption(tls: Tls | None) -> Encryption:
+    """Return how a client with these settings connects."""
+    return "plaintext" if tls is None else "TLS" if tls.certificate is None else "mutual TLS"
 
 
 class BearerToken:
@@ -150,7 +185,10 @@ class BearerToken:
             seen = os.stat(path)  # noqa: PTH116 - on the way of every message, and a third of the price
             mark = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
             if mark != self._mark:
-                self._header, self._mark = _header(path.read_text()), mark
+                token = path.read_text()
+                # A file that is being written is empty for a moment.
+                if token or not self._header:
+                    self._header, self._mark = _header(token), mark
             return self._header
 
 
@@ -165,7 +203,7 @@ def _header(token: str) -> Metadata:
 
 
 class Connection:
-    """The parts of a channel: gRPC's target and options, credentials for TLS, and the metadata of calls.
+    """The parts of a channel: gRPC's target and options, TLS, and the metadata of calls.
 
     Its arguments and errors are those of `Client`.
     """
@@ -185,7 +223,7 @@ class Connection:
         far = [one for one in addresses if not is_loopback(one)]
         if far and token is not None and tls is None and not allow_insecure_token:
             raise ValueError(
-                f"the token would go to {', '.join(far)} unencrypted: give tls=Tls(), or allow_insecure_token=True"
+                f"the token would be sent to {', '.join(far)} unencrypted: use TLS, or allow an insecure token"
             )
         self.target = addresses[0] if len(addresses) == 1 else _target_of(addresses)
         self.options = [*_OPTIONS, ("grpc.enable_retries", int(retry))]
@@ -196,9 +234,7 @@ class Connection:
                 )
             # Without it the literals themselves would be the authority.
             self.options.append(("grpc.default_authority", addresses[0]))
-        if tls is not None and tls.server_name:
-            self.options.append(("grpc.ssl_target_name_override", tls.server_name))
-        self.credentials = tls.credentials() if tls else None
+        self.tls = tls
         self.bearer = BearerToken(token)
 
 
@@ -256,11 +292,8 @@ class _Methods:
     _library: Any
 
     def __init__(self, connection: Connection) -> None:
-        target, options, credentials = connection.target, connection.options, connection.credentials
-        if credentials is None:
-            self._channel = self._library.insecure_channel(target, options)
-        else:
-            self._channel = self._library.secure_channel(target, credentials, options)
+        self._channel = open_channel(self._library, connection.target, connection.tls, connection.options)
+        self._encryption = encryption(connection.tls)
         self.stub: Any = enricher_service_pb2_grpc.EnricherServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
         # Requests are already serialised.
         self._score: Any = self._channel.unary_unary(
@@ -286,7 +319,7 @@ class Channel(_Methods):
         try:
             return method(request, timeout=seconds_until(deadline), metadata=metadata)
         except grpc.RpcError as error:
-            raise service_error(error) from error
+            raise service_error(error, self._encryption) from error
         except ValueError as error:
             # gRPC raises it for a closed channel, but not for that alone.
             if not self._closed:
@@ -301,15 +334,38 @@ class Channel(_Methods):
         """Score a serialised request without waiting; returns gRPC's future, for `result_of`."""
         return self.call(self._score.future, request, deadline)
 
-    @staticmethod
-    def result_of(future: Any) -> pb.ScoreResponse:
+    def result_of(self, future: Any) -> pb.ScoreResponse:
         """Return the response of a call that is done."""
         try:
             return future.result()  # type: ignore[no-any-return]  # grpc has no types
         except grpc.FutureCancelledError as error:
             raise client_closed() from error
         except grpc.RpcError as error:
-            raise service_error(error) from error
+            raise service_error(error, self._encryption) from error
+
+
+def examine(error: ServiceError, address: str, tls: Tls | None) -> ServiceError:
+    """Return a better error of a connection that failed, where one address of a name says more than another.
+
+    gRPC has the words of one address alone: for `localhost` often of [::1], where nobody listens. The first ones are
+    asked alone, each for a second and without a token.
+    """
+    host, _, port = address.rpartition(":")
+    if error.code is not grpc.StatusCode.UNAVAILABLE or error.reason or error.metadata or not port.isdecimal():
+        return error
+    with contextlib.suppress(OSError, UnicodeError):
+        for *_, place in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[:_EXAMINED]:
+            alone = f"[{place[0]}]:{port}" if ":" in str(place[0]) else f"{place[0]}:{port}"
+            named = tls and replace(tls, server_name=tls.server_name or host)
+            channel = Channel(Connection(alone, named, None, allow_insecure_token=False, retry=False))
+            try:
+                channel.call(channel.stub.ListModels, pb.ListModelsRequest(page_size=1), time.monotonic() + 1.0)
+            except ServiceError as found:
+                if GRPC_MESSAGE in found.metadata:
+                    return found
+            finally:
+                channel.close()
+    return error
 
 
 class AsyncChannel(_Methods):
@@ -327,7 +383,7 @@ class AsyncChannel(_Methods):
         try:
             return await method(request, timeout=seconds_until(deadline), metadata=self._bearer.metadata())
         except grpc.RpcError as error:
-            raise service_error(error) from error
+            raise service_error(error, self._encryption) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
@@ -346,7 +402,7 @@ def seconds_until(deadline: float) -> float:
     return min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
 
 
-@contextmanager
+@contextlib.contextmanager
 def acquired(lock: threading.Lock | threading.Semaphore, deadline: float) -> Iterator[None]:
     """Hold a lock; raises `timed_out` where it is not free in time."""
     if not lock.acquire(timeout=seconds_until(deadline)):
@@ -357,7 +413,7 @@ def acquired(lock: threading.Lock | threading.Semaphore, deadline: float) -> Ite
         lock.release()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def async_acquired(lock: asyncio.Lock | asyncio.Semaphore, deadline: float) -> AsyncIterator[None]:
     """Hold a lock of tasks; raises `timed_out` where it is not free in time."""
     try:

@@ -16,8 +16,16 @@ from google.rpc import error_details_pb2, status_pb2
 
 from prinz_enricher.batch import batch_to_rows
 from prinz_enricher.client import AsyncClient, ServiceError, Tls
-from prinz_enricher.client.connection import MAX_MESSAGE_BYTES, SERVICE, is_loopback
-from prinz_enricher.client.service_error import service_error
+from prinz_enricher.client.connection import (
+    MAX_MESSAGE_BYTES,
+    SERVICE,
+    BearerToken,
+    Connection,
+    TokenSource,
+    encryption,
+    open_channel,
+)
+from prinz_enricher.client.service_error import Encryption, service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.loadtest.comparison import same_batch, same_response, same_row_count
 
@@ -41,7 +49,7 @@ _OPTIONS: Final = (
 
 
 class LoadTestError(Exception):
-    """A load test can't be run; the message says why, and what can be done."""
+    """A load test can't be run; the message says why, and its cause is the ServiceError of a call that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +70,27 @@ class ServerUnderTest:
     addresses: tuple[str, ...]
     connections: int = 1
     tls: Tls | None = None
-    token: str | None = field(default=None, repr=False)
+    token: TokenSource | None = field(default=None, repr=False)
     timeout: float = 30.0
+    allow_insecure_token: bool = False
 
     @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of each call."""
-        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+    def encryption(self) -> Encryption:
+        """How it is connected to."""
+        return encryption(self.tls)
 
     def check(self) -> None:
-        """Raise LoadTestError if a token would be sent to another machine without TLS."""
-        remote = [address for address in self.addresses if not is_loopback(address)]
-        if self.token is not None and self.tls is None and remote:
-            raise LoadTestError(f"the token would be sent to {', '.join(remote)} unencrypted: use --tls")
+        """Raise LoadTestError if a token would be sent to another machine without TLS, or TLS can't use a file."""
+        try:
+            for address in self.addresses:
+                Connection(address, self.tls, self.token, allow_insecure_token=self.allow_insecure_token, retry=False)
+            _ = self.tls and self.tls.credentials()
+        except (OSError, ValueError) as error:
+            raise LoadTestError(str(error)) from None
 
-    def open(self, module: Any, address: str) -> Any:
+    def open(self, library: Any, address: str) -> Any:
         """Open a channel of `grpc` or `grpc.aio` to an address, with its own socket."""
-        if self.tls is None:
-            return module.insecure_channel(address, _OPTIONS)
-        return module.secure_channel(address, self.tls.credentials(), _OPTIONS)
+        return open_channel(library, address, self.tls, _OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +164,13 @@ def with_sequence(sequence: int, message: bytes) -> bytes:
 class _Unary:
     def __init__(self, channel: grpc.aio.Channel, server: ServerUnderTest) -> None:
         self._method: Any = channel.unary_unary(f"/{SERVICE}/Score")
-        self._timeout, self._metadata = server.timeout, server.metadata
+        self._timeout, self._token, self._encryption = server.timeout, BearerToken(server.token), server.encryption
 
     async def send(self, request: bytes) -> bytes:
         try:
-            answer: bytes = await self._method(request, timeout=self._timeout, metadata=self._metadata)
+            answer: bytes = await self._method(request, timeout=self._timeout, metadata=self._token.metadata())
         except grpc.RpcError as error:
-            raise service_error(error) from None
+            raise service_error(error, self._encryption) from None
         return answer
 
 
@@ -168,7 +178,7 @@ class _Stream:
     def __init__(self, channel: grpc.aio.Channel, server: ServerUnderTest) -> None:
         parse = pb.ScoreStreamResponse.FromString
         self._method: Any = channel.stream_stream(f"/{SERVICE}/ScoreStream", response_deserializer=parse)
-        self._metadata = server.metadata
+        self._token, self._encryption = BearerToken(server.token), server.encryption
         self._patience = server.timeout + _GRACE_SECONDS
         self._sequences = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[pb.ScoreResponse]] = {}
@@ -195,10 +205,12 @@ class _Stream:
         """Open the stream, send it what is in the outbox, and receive its answers until it ends."""
         failure = ServiceError(grpc.StatusCode.UNKNOWN, "the server ended the stream", reason="STREAM_ENDED")
         try:
-            async for message in self._method(_messages(outbox), metadata=self._metadata):
+            async for message in self._method(_messages(outbox), metadata=self._token.metadata()):
                 self._receive(message)
         except grpc.RpcError as error:
-            failure = service_error(error)
+            failure = service_error(error, self._encryption)
+        except ServiceError as error:
+            failure = error
         except DecodeError:
             text = "the server sent an invalid ScoreStreamResponse"
             failure = ServiceError(grpc.StatusCode.UNKNOWN, text, reason="NO_MESSAGE")
@@ -237,7 +249,13 @@ class CoalescedCaller:
     def __init__(self, job: GeneratorJob) -> None:
         server = job.server
         self._clients = [
-            AsyncClient(address, timeout=server.timeout, tls=server.tls, token=server.token)
+            AsyncClient(
+                address,
+                timeout=server.timeout,
+                tls=server.tls,
+                token=server.token,
+                allow_insecure_token=server.allow_insecure_token,
+            )
             for address in server.addresses * server.connections
         ]
         self._model = job.model

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from prinz_enricher.batch import Violations, conform, decode_columns, dense_inputs, encode_columns, encode_dense
 from prinz_enricher.batch.arrow_stream import caller_batch, encode_stream
-from prinz_enricher.client.connection import SERVICE
-from prinz_enricher.client.service_error import service_error
+from prinz_enricher.client.connection import SERVICE, BearerToken, examine
+from prinz_enricher.client.service_error import ServiceError, service_error
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.ipc.fields import is_any
@@ -205,13 +205,13 @@ def output_only(response: pb.ScoreResponse) -> bytes:
 
 def _call(method: Any, request: bytes, server: ServerUnderTest, address: str) -> Any:
     try:
-        return method(request, timeout=max(server.timeout, _LOADING_SECONDS), metadata=server.metadata)
+        metadata = BearerToken(server.token).metadata()
+        return method(request, timeout=max(server.timeout, _LOADING_SECONDS), metadata=metadata)
     except grpc.RpcError as error:
-        failure = service_error(error)
-        reason = failure.reason or failure.code.name
-        hint = ""
-        if reason in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
-            hint = f"\n  Is the service running at {address}? --address names another one."
-        elif reason in {"MODEL_ERROR", "OUTPUT_MISMATCH"}:
-            hint = "\n  Rows generated from the signature may not suit the model: --input names a file of rows."
-        raise LoadTestError(f"{address}: {failure}{hint}") from None
+        failure = examine(service_error(error, server.encryption), address, server.tls)
+    except ServiceError as error:
+        failure = error
+    hint = ""
+    if failure.reason in {"MODEL_ERROR", "OUTPUT_MISMATCH"}:
+        hint = "\n  Rows generated from the signature may not suit the model: --input names a file of rows."
+    raise LoadTestError(f"{address}: {failure}{hint}") from failure

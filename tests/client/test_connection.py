@@ -48,8 +48,7 @@ def test_several_hosts_with_tls_need_one_name() -> None:
     with pytest.raises(ValueError, match="server_name"):
         made(["127.0.0.1:1", "127.0.0.2:1"], Tls())
     assert dict(made(["127.0.0.1:1", "127.0.0.1:2"], Tls()).options)["grpc.default_authority"] == "127.0.0.1:1"
-    named = dict(made(["127.0.0.1:1", "127.0.0.2:1"], Tls(server_name="prinz")).options)
-    assert named["grpc.ssl_target_name_override"] == "prinz"
+    assert made(["127.0.0.1:1", "127.0.0.2:1"], Tls(server_name="prinz")).target == "ipv4:127.0.0.1:1,127.0.0.2:1"
 
 
 def test_only_what_is_unavailable_is_retried() -> None:

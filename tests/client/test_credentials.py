@@ -56,6 +56,8 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert bearer.metadata() == bearer.metadata() == (("authorization", "Bearer one"),)
     path.write_text("second\n")
     assert bearer.metadata() == (("authorization", "Bearer second"),)
+    path.write_text("")
+    assert bearer.metadata() == (("authorization", "Bearer second"),)
     (tmp_path / "new").write_text("thirds\n")
     (tmp_path / "new").replace(path)
     assert bearer.metadata() == (("authorization", "Bearer thirds"),)

@@ -21,7 +21,7 @@ import numpy as np
 
 from prinz_enricher.batch.primitive_arrays import decimal_double
 from prinz_enricher.registry import PrivateServer, orphan_watchdog
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, self_signed
 from tests.support.own_service import register
 from tests.support.touchy import register_touchy
 
@@ -70,6 +70,17 @@ def decimals() -> Iterator[str]:
                 yield f"{decimal:E} {'refused' if taken is None else struct.pack('>d', taken).hex()}"
 
 
+def write_certificates(folder: Path) -> None:
+    """Write certificates of servers and clients: good ones, expired ones, ones of no authority or of another one."""
+    authority = Authority(folder)
+    for name in ("server", "client"):
+        authority.sign(name)
+        authority.sign(f"{name}-expired", expired=True)
+        self_signed(folder, f"{name}-unsigned")
+    authority.sign("server-elsewhere", addresses=["192.0.2.1"])
+    Authority(folder, "other").sign("client-other")
+
+
 def main() -> int:
     """Run `mvn verify` with a registry beside it; give its exit code."""
     maven = shutil.which("mvn")
@@ -78,9 +89,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="prinz-nussknacker-") as name:
         folder = Path(name)
         (folder / "decimals").write_text("\n".join(decimals()), encoding="ascii")
-        authority = Authority(folder)
-        authority.sign("server")
-        authority.sign("client")
+        write_certificates(folder)
         with PrivateServer(f"sqlite:///{folder / 'mlflow.db'}", log_file=folder / "mlflow.log") as registry:
             variables = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PRINZ_"))}
             training = [sys.executable, "-m", "samples.train", "--registry", registry.url]

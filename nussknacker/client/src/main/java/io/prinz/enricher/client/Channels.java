@@ -1,36 +1,36 @@
 package io.prinz.enricher.client;
 
-import io.grpc.CallOptions;
+import io.grpc.CallCredentials;
 import io.grpc.Channel;
 import io.grpc.ChannelCredentials;
-import io.grpc.ClientCall;
-import io.grpc.ClientInterceptor;
 import io.grpc.ConnectivityState;
-import io.grpc.ForwardingClientCall;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
-import io.grpc.Metadata;
-import io.grpc.MethodDescriptor;
 import io.grpc.TlsChannelCredentials;
+import java.io.File;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Locale;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** The channels of a connection: one for each address, each over all machines that its name stands for. */
 final class Channels {
   private static final int MOST_BYTES = 256 << 20;
-  private static final Metadata.Key<String> AUTHORIZATION =
-      Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
   private final List<ManagedChannel> channels = new ArrayList<>();
-  private final List<Channel> called = new ArrayList<>();
   private final AtomicInteger turn = new AtomicInteger();
+  private final Connection connection;
+  private final Token token;
 
   /**
    * Makes the channels; none connects before it is called.
@@ -39,7 +39,8 @@ final class Channels {
    */
   Channels(Connection connection, Executor executor) {
     ChannelCredentials credentials = credentials(connection);
-    Token token = new Token(connection.token(), connection.tokenFile());
+    token = connection.token();
+    this.connection = connection;
     for (String address : connection.addresses()) {
       String target = address.startsWith("dns:") ? address : "dns:///" + address;
       ManagedChannelBuilder<?> builder =
@@ -54,9 +55,7 @@ final class Channels {
       if (!connection.serverName().isEmpty()) {
         builder.overrideAuthority(connection.serverName());
       }
-      ManagedChannel channel = builder.build();
-      channels.add(channel);
-      called.add(token.isNone() ? channel : io.grpc.ClientInterceptors.intercept(channel, new Bearer(token)));
+      channels.add(builder.build());
     }
   }
 
@@ -67,15 +66,38 @@ final class Channels {
     TlsChannelCredentials.Builder tls = TlsChannelCredentials.newBuilder();
     try {
       if (connection.ca() != null) {
-        tls.trustManager(connection.ca().toFile());
+        tls.trustManager(pem(connection.ca(), "CERTIFICATE"));
       }
       if (connection.certificate() != null) {
-        tls.keyManager(connection.certificate().toFile(), connection.key().toFile());
+        tls.keyManager(pem(connection.certificate(), "CERTIFICATE"), pem(connection.key(), "PRIVATE KEY"));
       }
     } catch (IOException unreadable) {
       throw new UncheckedIOException("a file for TLS can't be read: " + unreadable.getMessage(), unreadable);
     }
     return tls.build();
+  }
+
+  /** Checks that a file is PEM, of which Netty would say no more than that it can't use it. */
+  private static File pem(Path file, String label) throws IOException {
+    Matcher found = Pattern.compile("-----BEGIN ([A-Z0-9 ]*)" + label + "-----").matcher(Files.readString(file));
+    if (!found.find()) {
+      String wanted = label.toLowerCase(Locale.ROOT);
+      throw new IllegalArgumentException(
+          file + " has no " + wanted + ": it needs one in PEM, from -----BEGIN " + label + "----- on");
+    }
+    if (found.group(1).startsWith("ENCRYPTED")) {
+      throw new IllegalArgumentException("the private key in " + file + " has a password: remove it, as openssl pkey does");
+    }
+    return file.toFile();
+  }
+
+  Connection connection() {
+    return connection;
+  }
+
+  /** The token of each call; null for none. */
+  CallCredentials token() {
+    return token;
   }
 
   /** How many addresses there are. */
@@ -89,10 +111,10 @@ final class Channels {
     for (int step = 0; step < channels.size(); step++) {
       int place = (first + step) % channels.size();
       if (channels.get(place).getState(false) != ConnectivityState.TRANSIENT_FAILURE) {
-        return called.get(place);
+        return channels.get(place);
       }
     }
-    return called.get(first);
+    return channels.get(first);
   }
 
   /** Has those that failed to connect try again now, rather than in a minute or two. */
@@ -118,25 +140,5 @@ final class Channels {
       }
     }
     return true;
-  }
-
-  /** Shows the token with each call. */
-  private static final class Bearer implements ClientInterceptor {
-    private final Token token;
-
-    Bearer(Token token) {
-      this.token = token;
-    }
-
-    @Override
-    public <Q, R> ClientCall<Q, R> interceptCall(MethodDescriptor<Q, R> method, CallOptions options, Channel next) {
-      return new ForwardingClientCall.SimpleForwardingClientCall<Q, R>(next.newCall(method, options)) {
-        @Override
-        public void start(Listener<R> listener, Metadata headers) {
-          headers.put(AUTHORIZATION, "Bearer " + token.value());
-          super.start(listener, headers);
-        }
-      };
-    }
   }
 }

@@ -3,8 +3,10 @@ package io.prinz.enricher.client;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Objects;
+import java.util.function.Supplier;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 
 /** Where a service is, and how it is reached. Two that are equal share their channels. */
 public final class Connection {
@@ -17,6 +19,7 @@ public final class Connection {
   private final Path key;
   private final String serverName;
   private final String token;
+  private final Supplier<String> tokenSupplier;
   private final Path tokenFile;
 
   private Connection(Builder builder) {
@@ -27,6 +30,7 @@ public final class Connection {
     key = builder.key;
     serverName = builder.serverName;
     token = builder.token;
+    tokenSupplier = builder.tokenSupplier;
     tokenFile = builder.tokenFile;
   }
 
@@ -64,16 +68,19 @@ public final class Connection {
     return serverName;
   }
 
-  String token() {
-    return token;
-  }
-
-  Path tokenFile() {
-    return tokenFile;
+  /** The token of each call; null for none. */
+  Token token() {
+    if (tokenFile != null) {
+      return new Token(tokenFile);
+    }
+    if (tokenSupplier != null) {
+      return new Token(tokenSupplier);
+    }
+    return token.isEmpty() ? null : new Token(() -> token);
   }
 
   private List<Object> parts() {
-    Object[] parts = {addresses, tls, ca, certificate, key, serverName, token, tokenFile};
+    Object[] parts = {addresses, tls, ca, certificate, key, serverName, token, tokenSupplier, tokenFile};
     return java.util.Arrays.asList(parts);
   }
 
@@ -101,6 +108,7 @@ public final class Connection {
     private Path key;
     private String serverName = "";
     private String token = "";
+    private Supplier<String> tokenSupplier;
     private Path tokenFile;
     private boolean insecureToken;
 
@@ -137,13 +145,19 @@ public final class Connection {
       return this;
     }
 
-    /** Gives the token that shows who calls. */
+    /** The bearer token of each call; empty for none. */
     public Builder token(String value) {
       this.token = Objects.requireNonNull(value);
       return this;
     }
 
-    /** Names the file that holds the token; it is read again whenever it was written to. */
+    /** What supplies the token of each call; it is called in the caller's thread, and must be quick. */
+    public Builder token(Supplier<String> supplier) {
+      this.tokenSupplier = Objects.requireNonNull(supplier);
+      return this;
+    }
+
+    /** The file of the token, which is read again every second. */
     public Builder tokenFile(Path file) {
       this.tokenFile = Objects.requireNonNull(file);
       return this;
@@ -158,28 +172,28 @@ public final class Connection {
     /**
      * Checks it all.
      *
-     * @throws IllegalArgumentException there is no address, one is not HOST:PORT, both a token and its file are given, TLS
-     *     is described and not asked for, or the token would go over the network for all to read
+     * @throws IllegalArgumentException there is no address, one is not HOST:PORT, several tokens are given, TLS is described
+     *     and not asked for, or the token would go over the network for all to read
      */
     public Connection build() {
       if (addresses.isEmpty()) {
         throw new IllegalArgumentException("an address is needed, such as localhost:50051");
       }
-      if (!token.isEmpty() && tokenFile != null) {
-        throw new IllegalArgumentException("a token and a file of it are given: give one of them");
+      long tokens = Stream.of(token.isEmpty() ? null : token, tokenSupplier, tokenFile).filter(Objects::nonNull).count();
+      if (tokens > 1) {
+        throw new IllegalArgumentException("a token is given in several ways, as itself, by a supplier or as a file: give one");
       }
       if (!tls && (certificate != null || !serverName.isEmpty())) {
         throw new IllegalArgumentException("a certificate or a server's name is given, but not TLS");
       }
-      boolean shown = !token.isEmpty() || tokenFile != null;
       for (String address : addresses) {
         Matcher found = HOST_PORT.matcher(address);
         if (!found.matches()) {
           throw new IllegalArgumentException(address + " is no address, such as localhost:50051");
         }
-        if (shown && !tls && !insecureToken && !isLoopback(found.group(1))) {
+        if (tokens > 0 && !tls && !insecureToken && !isLoopback(found.group(1))) {
           throw new IllegalArgumentException(
-              "the token would go to " + address + " unencrypted: use TLS, or allow an insecure token");
+              "the token would be sent to " + address + " unencrypted: use TLS, or allow an insecure token");
         }
       }
       return new Connection(this);

@@ -20,9 +20,18 @@ final class Errors {
 
   private Errors() {}
 
-  /** Reads a failed call with the details that came with it. */
-  static EnricherException of(Throwable failure) {
+  /**
+   * Reads a failed call with the details that came with it.
+   *
+   * @param unreached the connection, where none could be made for the call; else null
+   */
+  static EnricherException of(Throwable failure, Connection unreached) {
     Status status = Status.fromThrowable(failure);
+    boolean away = status.getCode() == Status.Code.UNAVAILABLE || status.getCode() == Status.Code.INTERNAL;
+    String fault = away && unreached != null ? ConnectionFaults.of(status, unreached) : null;
+    if (fault != null) {
+      return new EnricherException(status.getCode().name(), "", fault);
+    }
     String reason = "";
     List<Violation> violations = new ArrayList<>();
     Duration retryAfter = null;

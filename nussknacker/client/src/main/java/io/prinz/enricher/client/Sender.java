@@ -58,6 +58,7 @@ final class Sender {
     Reached reached = new Reached();
     CallOptions options =
         CallOptions.DEFAULT
+            .withCallCredentials(channels.token())
             .withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS)
             .withStreamTracerFactory(reached);
     ClientCalls.asyncUnaryCall(
@@ -73,7 +74,7 @@ final class Sender {
 
           @Override
           public void onError(Throwable failure) {
-            EnricherException error = Errors.of(failure);
+            EnricherException error = Errors.of(failure, reached.service ? null : channels.connection());
             if (!again(method, request, deadline, outcome, earlier, error)) {
               // That the time was up while there was no connection again says less than why there was none.
               boolean away = before != null && !reached.service && Errors.isTooLate(error);
