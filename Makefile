@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -108,6 +108,9 @@ bench-wide: $(READY) ## What rows of 500 columns of several types cost beside ro
 
 bench-peers: $(READY) ## Ours beside MLflow, MLServer, KServe, BentoML, LitServe and Ray Serve (ARGS=--quick, --help)
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-security: $(READY) ## What TLS, tokens and access rules cost, by turns (ARGS=--help)
+	$(BIN)/python -m benchmarks.security $(ARGS)
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

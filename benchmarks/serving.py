@@ -40,12 +40,13 @@ class Service:
 
 
 @contextmanager
-def service(registry: str, cache: Path, **variables: str) -> Iterator[Service]:
+def service(registry: str, cache: Path, *flags: str, **variables: str) -> Iterator[Service]:
     """Run a service until the end of the block.
 
     Args:
         registry: The registry's URL.
         cache: Its cache; uv's own stays where it is, since that is not what is measured.
+        flags: More of the command line.
         variables: More environment variables.
     """
     log = Path(tempfile.mkstemp(prefix="prinz-bench-", suffix=".log")[1])
@@ -53,7 +54,7 @@ def service(registry: str, cache: Path, **variables: str) -> Iterator[Service]:
     uv_cache = os.environ.get("UV_CACHE_DIR", str(Path("~/.cache/uv").expanduser()))
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "UV_CACHE_DIR": uv_cache, **variables}
     with log.open("w") as output:
-        process = subprocess.Popen([*command, "--log-format", "json"], stderr=output, env=environment)
+        process = subprocess.Popen([*command, "--log-format", "json", *flags], stderr=output, env=environment)
     try:
         while not _events(log, "serving"):
             if process.poll() is not None:

@@ -131,13 +131,14 @@ def over_grpc(options: argparse.Namespace, content: bytes) -> str:
 
 def coalesced(options: argparse.Namespace, content: bytes) -> str:
     """Call by our own client, which puts calls together that come while others are on their way."""
-    from prinz_enricher.client import AsyncClient, ServiceError
+    from prinz_enricher.client import AsyncClient, ServiceError, Tls
 
     row = json.loads(content)
 
     async def run() -> str:
         count = Count(options)
-        async with AsyncClient(options.address, timeout=options.timeout, coalesce=True) as client:
+        tls = Tls(ca=options.ca) if options.ca else None
+        async with AsyncClient(options.address, timeout=options.timeout, coalesce=True, tls=tls) as client:
 
             async def caller() -> None:
                 going = True
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--expect-double", type=float)
     parser.add_argument("--expect-text", default="")
+    parser.add_argument("--ca", type=Path, help="certificates to verify the server with, by our client")
     options = parser.parse_args()
     make = {"http": over_http, "grpc": over_grpc, "coalesced": coalesced}[options.kind]
     print(make(options, options.payload.read_bytes()))

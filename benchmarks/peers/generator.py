@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,11 +154,21 @@ class Generator:
             runs.append(parse_run(told, "wrk", rows))
         return median(runs)
 
-    def coalesced(self, address: str, model: str, row: dict[str, object], callers: int, number: float) -> Figure:
+    def coalesced(
+        self,
+        address: str,
+        model: str,
+        row: Mapping[str, object],
+        callers: int,
+        number: float,
+        more: Sequence[str] = (),
+    ) -> Figure:
         """Make a load of single-row calls of our own client in one process, which puts them together."""
         flags = ["--address", address, "--method", model, "--callers", str(callers), "--expect-double", repr(number)]
         payload = self._file(json.dumps(row).encode())
-        return self._measure([*_python("coalesced"), *flags, "--payload", str(payload)], "our client, measured too", 1)
+        return self._measure(
+            [*_python("coalesced"), *flags, *more, "--payload", str(payload)], "our client, measured too", 1
+        )
 
     def _measure(self, command: Sequence[str], name: str, rows: int) -> Figure:
         times = ["--seconds", str(self.seconds), "--warm", str(self.warm)]

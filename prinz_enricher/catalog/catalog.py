@@ -103,6 +103,7 @@ class Catalog(Publisher):
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join(timeout)
+        self._files.close()
 
     def __enter__(self) -> Self:
         self.start()

@@ -7,19 +7,19 @@ checked again within a time to live, in one conditional request; those checked l
 import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import structlog
 
+from prinz_enricher.catalog.mlmodel_parser import MlmodelParser
 from prinz_enricher.catalog.snapshot import NOT_READ, Files, ModelFile, VersionKey
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.registry_client import RegistryClient
 from prinz_enricher.registry.registry_errors import RegistryError, RegistryRefused, RegistryUnreachable
-from prinz_enricher.signature.mlflow_json import read_signature, with_outputs
-from prinz_enricher.signature.types import Origin, SignatureError
+from prinz_enricher.signature.mlflow_json import with_outputs
 
 MAX_UNREACHABLE = 8  # After how many requests in a row without an answer the others wait for the next refresh.
 # Files that are checked again each time, at least: a registry of no more is checked whole each time.
@@ -60,6 +60,7 @@ class ModelFiles:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
+        self._parser = MlmodelParser()
         self._threads = threads
         self._time_to_live = time_to_live
         self._clock = clock
@@ -72,6 +73,10 @@ class ModelFiles:
         # The file of a version, and the same with the outputs that were observed.
         self._observed: dict[VersionKey, tuple[ModelFile, ModelFile]] = {}
         self._news = False
+
+    def close(self) -> None:
+        """End the process that reads large files, until there is another one to read."""
+        self._parser.close()
 
     def adopt(self, versions: Iterable[ModelVersion], files: Files) -> Files:
         """Start from what was known before this process began, to be checked again in turn; return as `read` does."""
@@ -200,10 +205,10 @@ class ModelFiles:
         """Read a file, or check it; what is worse than what we know of it is believed the second time."""
         place = known.place or self._client.mlmodel_place(known.version)
         read = self._client.mlmodel_at(place, known.read)
-        same = replace(known, place=place, read=replace(read, entries=None), doubted=False, failing=False)
-        if read.entries is None:
+        same = replace(known, place=place, read=replace(read, content=None), doubted=False, failing=False)
+        if read.content is None:
             return same
-        file = self._share(_read_file(read.entries))
+        file = self._share(self._parser.parse(read.content))
         if _worse(file, known.file) and not known.doubted:
             # It may be half written.
             return _doubt(known, file.fault)
@@ -233,20 +238,6 @@ class ModelFiles:
 
 def _key(version: ModelVersion) -> VersionKey:
     return version.name, version.version
-
-
-def _read_file(entries: Mapping[str, object]) -> ModelFile:
-    listed = entries.get("flavors")
-    flavors = tuple(sorted(str(flavor) for flavor in listed)) if isinstance(listed, Mapping) else ()
-    python = listed.get("python_function") if isinstance(listed, Mapping) else None
-    named = python.get("loader_module") if isinstance(python, Mapping) else None
-    loader = named if isinstance(named, str) else ""
-    try:
-        signature = read_signature(entries)
-    except SignatureError as error:
-        return ModelFile(None, flavors, f"has a signature that can't be read: {error}", loader=loader)
-    fault = "has no signature" if signature.origin is Origin.MISSING else ""
-    return ModelFile(signature, flavors, fault, loader=loader)
 
 
 def _worse(new: ModelFile, old: ModelFile) -> bool:

@@ -49,7 +49,7 @@ def _check_number(version: ModelVersion) -> ModelVersion:
     return version
 
 
-class _StoredFile(NamedTuple):
+class StoredFile(NamedTuple):
     """A `ModelFile`, with its signature as on the wire."""
 
     signature: bytes | None
@@ -64,20 +64,20 @@ class _Content(BaseModel):
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     models: list[RegisteredModel]
-    files: list[_StoredFile]
+    files: list[StoredFile]
     versions: list[tuple[Annotated[ModelVersion, AfterValidator(_check_number)], NonNegativeInt | None]]
 
 
 def encode(reading: Reading, files: Files) -> bytes:
     """Return what is known, no pending files, as JSON; without files that can't be written exactly."""
     positions: dict[bytes, int | None] = {}
-    stored: list[_StoredFile] = []
+    stored: list[StoredFile] = []
     versions: list[tuple[ModelVersion, int | None]] = []
     for key, version in reading.versions.items():
         position = None
         if (file := files.get(key)) is not None:
             if file.fingerprint not in positions:
-                written = _write_file(file)
+                written = write_file(file)
                 positions[file.fingerprint] = None if written is None else len(stored)
                 stored += [] if written is None else [written]
             position = positions[file.fingerprint]
@@ -90,7 +90,7 @@ def decode(content: bytes) -> tuple[Reading, Files]:
     """Return what `encode` got, but for files whose signature is read otherwise; raises StoreError if invalid."""
     try:
         stored = _Content.model_validate_json(content)
-        known = [_read_file(one) for one in stored.files]
+        known = [read_file(one) for one in stored.files]
         files = {
             (version.name, version.version): file
             for version, position in stored.versions
@@ -102,7 +102,8 @@ def decode(content: bytes) -> tuple[Reading, Files]:
     return Reading({model.name: model for model in stored.models}, versions), files
 
 
-def _write_file(file: ModelFile) -> _StoredFile | None:
+def write_file(file: ModelFile) -> StoredFile | None:
+    """Return a file as it is stored; None where that would not be exact."""
     message = None
     try:
         # An MLmodel file may hold a lone surrogate, which UTF-8 can't.
@@ -114,10 +115,11 @@ def _write_file(file: ModelFile) -> _StoredFile | None:
     except ValueError:
         return None
     content = None if message is None else message.SerializeToString(deterministic=True)
-    return _StoredFile(content, file.flavors, file.fault, file.loader)
+    return StoredFile(content, file.flavors, file.fault, file.loader)
 
 
-def _read_file(stored: _StoredFile) -> ModelFile | None:
+def read_file(stored: StoredFile) -> ModelFile | None:
+    """Return what `write_file` got; None where this version reads its signature otherwise."""
     signature = None
     if stored.signature is not None:
         message = signature_pb2.Signature.FromString(stored.signature)

@@ -31,7 +31,7 @@ from typing import IO, Any, NoReturn
 from prinz_enricher.worker.startup import die_with_parent
 
 IDLE_SECONDS = 30
-MAX_MLMODEL_BYTES = 10 * 1024 * 1024  # The front has the same limit.
+MAX_MLMODEL_BYTES = 4 * 1024 * 1024  # The front has the same limit.
 _MEASURE_SECONDS = 0.2
 _MAX_REASON = 10_000
 _MAX_LINE = 1 << 20

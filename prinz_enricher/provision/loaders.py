@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prinz_enricher.provision.provision_errors import LoaderForbidden, ProvisionError
-from prinz_enricher.registry.mlmodel import MAX_BYTES, read_mlmodel
+from prinz_enricher.registry.mlmodel_yaml import MAX_BYTES, read_mlmodel
 from prinz_enricher.registry.registry_errors import MlmodelUnreadable
 
 DEFAULT_LOADERS = (

@@ -25,7 +25,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from prinz_enricher.provision.provision_errors import BuildFailed, RequirementsRefused
-from prinz_enricher.registry.mlmodel import read_mlmodel
+from prinz_enricher.registry.mlmodel_yaml import read_mlmodel
 from prinz_enricher.registry.registry_errors import MlmodelUnreadable
 
 # Of each file, and of the METADATA of a wheel.
@@ -261,7 +261,7 @@ class _Reader:
         try:
             return read_mlmodel(self._read(self.folder / name))
         except MlmodelUnreadable as exc:
-            why = "is not a YAML mapping, is nested too deep, or has merge keys"
+            why = "is not a YAML mapping, or is beyond the bounds of an MLmodel file"
             raise RequirementsRefused(f"the model's {name} {why}") from exc
 
     def add_file(self, name: str, *, constraints: bool, beside: Path | None = None) -> None:

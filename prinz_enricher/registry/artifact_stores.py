@@ -4,16 +4,11 @@ That is done by a process that has the stores' clients and credentials.
 """
 
 import base64
-import json
-import select
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from prinz_enricher.registry.line_process import LineProcess
 from prinz_enricher.registry.registry_errors import (
     MlmodelUnreadable,
     RegistryError,
@@ -23,8 +18,6 @@ from prinz_enricher.registry.registry_errors import (
 
 # Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted.
 SCHEMES = frozenset({"s3", "gs", "abfss", "wasbs"})
-_PAUSE_SECONDS = 5.0
-_MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class StoreReader:
@@ -35,11 +28,8 @@ class StoreReader:
     """
 
     def __init__(self, environment: Callable[[], Mapping[str, str]], *, timeout: float = 20.0) -> None:
-        self._environment = environment
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._paused_until = 0.0
+        module = ("prinz_enricher.provision.fetch", "mlmodels")
+        self._process = LineProcess(module, environment, what="the store of its files", timeout=timeout)
 
     @staticmethod
     def reads(uri: str) -> bool:
@@ -55,8 +45,7 @@ class StoreReader:
         Raises RegistryUnreachable if the store gives no answer, RegistryRefused if it has no such file (404) or refuses
         it (403), and MlmodelUnreadable if this service can't read it.
         """
-        with self._lock:
-            answer = self._ask(uri)
+        answer = self._process.ask({"uri": uri})
         content = answer.get("content")
         if isinstance(content, str):
             return base64.b64decode(content)
@@ -64,54 +53,7 @@ class StoreReader:
 
     def close(self) -> None:
         """Stop the process."""
-        with self._lock:
-            self._stop()
-
-    def _ask(self, uri: str) -> Mapping[str, object]:
-        if time.monotonic() < self._paused_until:
-            raise RegistryUnreachable("the store of its files gave no answer just now")
-        question = json.dumps({"uri": uri}).encode() + b"\n"
-        # A process that was idle ends by itself; then another one is asked.
-        for _ in range(2):
-            process = self._start()
-            if process.stdin is None or process.stdout is None:
-                break
-            try:
-                process.stdin.write(question)
-                process.stdin.flush()
-            except OSError:
-                self._stop()
-                continue
-            if not select.select([process.stdout], [], [], self._timeout)[0]:
-                self._stop()
-                # Those who waited for their turn meanwhile do not each wait as long again.
-                self._paused_until = time.monotonic() + _PAUSE_SECONDS
-                raise RegistryUnreachable(f"no answer of the store of its files within {self._timeout:g} s")
-            if line := process.stdout.readline(_MAX_ANSWER_BYTES):
-                answer = json.loads(line)
-                return answer if isinstance(answer, dict) else {}
-            self._stop()
-        raise RegistryUnreachable("the process that reads the store of its files ends at once")
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self._stop()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "prinz_enricher.provision.fetch", "mlmodels"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=dict(self._environment()),
-                start_new_session=True,
-            )
-        return self._process
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            # Closes the pipes, too, and reaps it.
-            process.communicate()
+        self._process.close()
 
 
 def _error(uri: str, answer: Mapping[str, object]) -> RegistryError:

@@ -1,4 +1,4 @@
-"""Finds MLmodel files by what the registry says of a version's files, and parses them.
+"""Finds MLmodel files by what the registry says of a version's files.
 
     mlflow-artifacts:/<path>       a path of our server
     runs:/<run>/<path>             the model that the run logged by this name, else a folder of the run's artifacts
@@ -12,24 +12,13 @@ MLflow's own client finds the same. A registry is not trusted: no other host is 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
-
-import yaml
 
 from prinz_enricher.registry.registry_errors import MlmodelUnreadable, redact
 from prinz_enricher.registry.transport import QueryParams, Transport, Validator
 
-if TYPE_CHECKING:
-    _Loader = yaml.SafeLoader
-else:
-    # Ten times faster, if PyYAML was built with it.
-    _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 MLMODEL = "MLmodel"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"  # Where a server that proxies artifacts has them.
-MAX_BYTES = 10 * 1024 * 1024  # Those that MLflow writes have a few kilobytes.
-MAX_DEPTH = 100
 MAX_REFERENCES = 10  # Versions that are followed, each with `models:/<name>/<version>` as its source.
 MAX_URI_BYTES = 64 * 1024
 _API = "/api/2.0/mlflow"
@@ -53,50 +42,14 @@ class MlmodelPlace:
 
 @dataclass(frozen=True, slots=True)
 class MlmodelFile:
-    """An MLmodel file at one moment: a hash of its bytes, and its top-level entries, None if it did not change.
+    """An MLmodel file at one moment: its bytes, None if it did not change, and a hash of them.
 
     The validator asks the server whether it has changed since; None if the server gave none.
     """
 
-    entries: Mapping[str, object] | None
+    content: bytes | None
     digest: bytes
     validator: Validator | None
-
-
-def read_mlmodel(content: bytes) -> Mapping[str, object]:
-    """Parse an MLmodel file, a mapping; raises MlmodelUnreadable if it is invalid, too large or too deep."""
-    if len(content) > MAX_BYTES:
-        raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes")
-    try:
-        text = content.decode("utf-8")
-        _check_events(text)
-        parsed = yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a safe loader
-    except MlmodelUnreadable:
-        raise
-    # PyYAML's constructors let other errors through, such as ValueError for a date that does not exist.
-    except Exception as error:
-        raise MlmodelUnreadable("its MLmodel file can't be read as YAML") from error
-    if not isinstance(parsed, dict):
-        raise MlmodelUnreadable("its MLmodel file is not a mapping")
-    return {str(key): value for key, value in parsed.items()}
-
-
-def _check_events(text: str) -> None:
-    """Refuse what would cost more than its length.
-
-    libyaml's loader recurses on the C stack, and ends the process if a file is nested deep enough; a merge key (`<<`)
-    copies what it merges, which doubles with every level. The events are read without either.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise MlmodelUnreadable(f"its MLmodel file is nested deeper than {MAX_DEPTH} levels")
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            depth -= 1
-        elif isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-            raise MlmodelUnreadable("its MLmodel file has merge keys, which MLflow never writes")
 
 
 class MlmodelFinder:

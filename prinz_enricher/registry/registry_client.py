@@ -19,7 +19,8 @@ from prinz_enricher.registry.entities import (
     read_model_version,
     read_registered_model,
 )
-from prinz_enricher.registry.mlmodel import MAX_BYTES, MlmodelFile, MlmodelFinder, MlmodelPlace, read_mlmodel
+from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelFinder, MlmodelPlace
+from prinz_enricher.registry.mlmodel_yaml import MAX_BYTES, TOO_LARGE, read_mlmodel
 from prinz_enricher.registry.registry_errors import (
     AccessError,
     MlmodelUnreadable,
@@ -135,7 +136,7 @@ class RegistryClient:
 
     def mlmodel(self, version: ModelVersion) -> Mapping[str, object]:
         """Read the MLmodel file of a version, and no other of its files; return its top-level entries."""
-        return self.mlmodel_at(self.mlmodel_place(version)).entries or {}
+        return read_mlmodel(self.mlmodel_at(self.mlmodel_place(version)).content or b"")
 
     def mlmodel_place(self, version: ModelVersion) -> MlmodelPlace:
         """Ask where the MLmodel file of a version is; that does not change in the life of a version."""
@@ -169,11 +170,11 @@ class RegistryClient:
         return place is not None
 
     def mlmodel_at(self, place: MlmodelPlace, known: MlmodelFile | None = None) -> MlmodelFile:
-        """Read an MLmodel file in one request; one that did not change is not parsed, and not sent if possible."""
+        """Read an MLmodel file in one request; one that did not change is not sent if possible."""
         try:
             content, validator = self._content(place, known.validator if known else None)
         except RegistryUnreadable as error:
-            raise MlmodelUnreadable(f"its MLmodel file is larger than {MAX_BYTES} bytes") from error
+            raise MlmodelUnreadable(TOO_LARGE) from error
         except RegistryRefused as error:
             if error.missing and place.otherwise is not None:
                 return self.mlmodel_at(place.otherwise, known)
@@ -184,7 +185,7 @@ class RegistryClient:
         digest = hashlib.sha256(content).digest()
         if known and known.digest == digest:
             return MlmodelFile(None, digest, validator)
-        return MlmodelFile(read_mlmodel(content), digest, validator)
+        return MlmodelFile(content, digest, validator)
 
     def _content(self, place: MlmodelPlace, validator: Validator | None) -> tuple[bytes | None, Validator | None]:
         """Get an MLmodel file from the server, or from its store if the server does not hand it out."""

@@ -1,4 +1,4 @@
-"""JSON Web Tokens (RFC 7519): what one says, and whether it may be accepted but for its signature."""
+"""JSON Web Tokens (RFC 7519): what one says, and whether it may be accepted, apart from its signature."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ class WebToken(NamedTuple):
     Attributes:
         kid: The id of the key that it claims to be signed with.
         algorithm: The algorithm likewise, such as `RS256`.
-        signed: What is signed.
-        signature: The signature.
         name: The name of its principal.
         groups: The principal's groups.
         until: When it is no longer accepted, in seconds since 1970.
@@ -34,8 +32,6 @@ class WebToken(NamedTuple):
 
     kid: str
     algorithm: str
-    signed: bytes
-    signature: bytes
     name: str
     groups: tuple[str, ...]
     until: float
@@ -65,8 +61,7 @@ def read_web_token(token: str, settings: JwtSettings, algorithms: frozenset[str]
     groups = [groups] if isinstance(groups, str) else groups
     if not isinstance(groups, list) or not all(map(is_name, groups)):
         raise TokenInvalid(f'the token\'s claim "{settings.groups_claim}" is not a list of names')
-    signed = token[: found.end(2)].encode()
-    return WebToken(kid, algorithm, signed, _decode(found[3]), name, tuple(groups), until)
+    return WebToken(kid, algorithm, name, tuple(groups), until)
 
 
 def _check_claims(claims: dict[str, Any], settings: JwtSettings, now: float) -> float:

@@ -10,6 +10,8 @@ from prinz_enricher.security.json_web_token import WebToken, read_web_token
 from prinz_enricher.security.jwks import ALGORITHMS, KeyFile, KeyUrl
 from prinz_enricher.security.principal import Principal, Principals, remember
 
+_JWS = jwt.PyJWS()
+
 _UNKNOWN_KEY = "the token is signed with an unknown key (kid)"
 _NO_KEYS = "the keys of the token's issuer could not be fetched yet; try again later"
 _BAD_SIGNATURE = "the token's signature is wrong"
@@ -51,7 +53,9 @@ class JwtVerifier:
         key = self._keys.find(found.kid, found.algorithm)
         if key is None:
             return self._unknown_key()
-        if not key.Algorithm.verify(found.signed, key.key, found.signature):
+        try:
+            _JWS.decode(token, key, algorithms=[found.algorithm])
+        except jwt.PyJWTError:
             remember(self._bad, digest, key)
             return TokenInvalid(_BAD_SIGNATURE)
         principal = self._principals.get(found.name, found.groups)

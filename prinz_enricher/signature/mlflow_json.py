@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -32,9 +33,13 @@ from prinz_enricher.signature.types import (
 )
 from prinz_enricher.signature.value import MAX_DEPTH
 
-# Of the inputs, the outputs or the parameters.
-_MAX_CHARACTERS: Final = 8_000_000
-_MAX_FIELDS: Final = 100_000
+# Of the inputs, the outputs or the parameters; with each column comes an object or two, and up to ten values.
+MAX_FIELDS: Final = 10_000
+MAX_JSON_OBJECTS: Final = 2 * MAX_FIELDS
+MAX_JSON_VALUES: Final = 10 * MAX_FIELDS
+_TEXTS: Final = re.compile(r'(?s:"(?:[^"\\]|\\.?)*+(?:"|\Z))')
+
+_FEWER: Final = "log the model with fewer columns, or with an array in place of many"
 
 _MAX_TENSOR_SIZE: Final = 2**31 - 1
 
@@ -89,17 +94,23 @@ def _entries(written: Mapping[str, object], section: str) -> list[dict[str, obje
         return []
     if not isinstance(text, str):
         raise SignatureError(f"The {section} of the signature are not JSON text.")
-    if len(text) > _MAX_CHARACTERS:
-        raise SignatureError(f"The {section} of the signature are longer than {_MAX_CHARACTERS} characters.")
+    # Where it may be too much, it is counted without what is in texts.
+    if _is_too_much(text) and _is_too_much(_TEXTS.sub("", text)):
+        most = f"more than {MAX_JSON_OBJECTS} objects or {MAX_JSON_VALUES} values in their JSON"
+        raise SignatureError(f"The {section} of the signature have {most}; {_FEWER}.")
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise SignatureError(f"The {section} of the signature are not readable as JSON.") from exc
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise SignatureError(f"The {section} of the signature are not a list of JSON objects.")
-    if len(entries) > _MAX_FIELDS:
-        raise SignatureError(f"The signature has more than {_MAX_FIELDS} {section}.")
+    if len(entries) > MAX_FIELDS:
+        raise SignatureError(f"The signature has more than {MAX_FIELDS} {section}; {_FEWER}.")
     return entries
+
+
+def _is_too_much(text: str) -> bool:
+    return text.count("{") > MAX_JSON_OBJECTS or sum(map(text.count, ",[{")) > MAX_JSON_VALUES
 
 
 def _fields(entries: list[dict[str, object]], section: str) -> tuple[Field, ...]:
@@ -153,9 +164,11 @@ def _name(name: object) -> str:
 
 
 def _refuse_duplicates(names: list[str], what: str) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise SignatureError(f'The signature has two {what} called "{twice}".')
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SignatureError(f'The signature has two {what} called "{name}".')
+        seen.add(name)
 
 
 def _type(entry: Mapping[str, object], where: str, depth: int) -> Type:

@@ -94,9 +94,10 @@ def test_what_a_store_refuses(s3: str) -> None:
         assert refusal.value.missing
         client.put_object(Bucket=BUCKET, Key="one/MLmodel", Body=b"flavors: {}")
         assert reader.read(f"s3://{BUCKET}/one") == b"flavors: {}"
-        assert reader._process is not None
-        reader._process.kill()
-        reader._process.wait()
+        process = reader._process._process
+        assert process is not None
+        process.kill()
+        process.wait()
         assert reader.read(f"s3://{BUCKET}/one/") == b"flavors: {}"
         client.put_object(Bucket=BUCKET, Key="large/MLmodel", Body=b"x" * (10 * 1024 * 1024 + 10))
         with pytest.raises(MlmodelUnreadable):

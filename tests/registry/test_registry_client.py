@@ -91,8 +91,8 @@ def test_missing_mlmodel_is_told_apart(client: RegistryClient, scratch_registry:
 
 @pytest.mark.parametrize(
     "content",
-    ["[1, 2", "- a list", "just text", "", "a: " + "[" * 200_000, "a: &x {b: 1}\nc:\n  <<: *x\n", "d: 2024-99-99"],
-    ids=["broken", "list", "text", "empty", "deep", "merge", "date"],
+    ["[1, 2", "- a list", "just text", "", "a: " + "[" * 200_000, "a: &x {b: 1}\nc:\n  <<: *x\n", "a: !!int 1"],
+    ids=["broken", "list", "text", "empty", "deep", "merge", "tag"],
 )
 def test_unreadable_mlmodel_is_refused(client: RegistryClient, scratch_registry: RegistryWriter, content: str) -> None:
     """A file that is not what MLflow writes is refused, even one made to end the process."""
@@ -104,9 +104,9 @@ def test_unreadable_mlmodel_is_refused(client: RegistryClient, scratch_registry:
 
 
 def test_too_large_mlmodel_is_refused(client: RegistryClient, scratch_registry: RegistryWriter) -> None:
-    """A file of more than ten megabytes is not read to its end."""
+    """A file of more than four megabytes is not read to its end."""
     scratch_registry.create_model("large")
-    content = mlmodel_text() + "#" * (11 * 1024 * 1024)
+    content = mlmodel_text() + "#" * (5 * 1024 * 1024)
     version = find_version(client, "large", scratch_registry.create_version("large", content))
     with pytest.raises(MlmodelUnreadable, match="larger"):
         client.mlmodel(version)

@@ -83,14 +83,14 @@ def test_both_tell_whether_a_file_changed(scratch_registry: RegistryWriter, host
         with RegistryClient(url) as client:
             place = client.mlmodel_place(client.model_version("etag", "1"))
             first = client.mlmodel_at(place)
-            assert first.entries is not None
+            assert first.content is not None
             assert first.validator is not None
             assert first.validator[0] == "If-None-Match"
-            assert client.mlmodel_at(place, first).entries is None
+            assert client.mlmodel_at(place, first).content is None
             write()
             second = client.mlmodel_at(place, first)
-            assert second.entries is not None
-            assert second.entries != first.entries
+            assert second.content is not None
+            assert second.content != first.content
     scratch_registry.delete_model("etag")
 
 
@@ -102,7 +102,7 @@ def test_conditional_request(hostile_server: HostileServer) -> None:
         place = client.mlmodel_place(client.model_version("etag", "1"))
         first = client.mlmodel_at(place)
         again = client.mlmodel_at(place, client.mlmodel_at(place, first))
-        assert again.entries is None
+        assert again.content is None
         assert (again.digest, again.validator) == (first.digest, first.validator)
         assert registry.unchanged == {"etag/1": 2}
 

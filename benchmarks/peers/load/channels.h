@@ -4,6 +4,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,26 @@
 
 #include "options.h"
 
+inline std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) usage("the file can't be read: " + path);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 class Channels {
  public:
   explicit Channels(const Options& options) {
+    if (!options.tokens.empty()) {
+      std::istringstream lines(read_file(options.tokens));
+      for (std::string line; std::getline(lines, line);) tokens_.push_back("Bearer " + line);
+    }
     for (int each = 0; each < options.connections; ++each) {
       grpc::ChannelArguments arguments;
       arguments.SetMaxReceiveMessageSize(-1);
       arguments.SetMaxSendMessageSize(-1);
       // Else all channels to one address share a connection.
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-      auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+      auto channel = grpc::CreateCustomChannel(options.address, credentials(options), arguments);
       channels_.push_back(channel);
       stubs_.push_back(std::make_unique<grpc::GenericStub>(channel));
     }
@@ -39,13 +50,23 @@ class Channels {
 
   grpc::GenericStub& operator[](std::size_t caller) { return *stubs_[caller % stubs_.size()]; }
 
+  // Adds the next token to a call, if there are tokens.
+  void authorize(grpc::ClientContext& context) {
+    if (!tokens_.empty()) context.AddMetadata("authorization", tokens_[next_token_++ % tokens_.size()]);
+  }
+
  private:
+  static std::shared_ptr<grpc::ChannelCredentials> credentials(const Options& options) {
+    if (options.ca.empty()) return grpc::InsecureChannelCredentials();
+    grpc::SslCredentialsOptions tls;
+    tls.pem_root_certs = read_file(options.ca);
+    return grpc::SslCredentials(tls);
+  }
+
+  std::vector<std::string> tokens_;
+  std::size_t next_token_ = 0;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
 };
 
-inline grpc::Slice read_payload(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) usage("the payload can't be read: " + path);
-  return grpc::Slice(std::string(std::istreambuf_iterator<char>(file), {}));
-}
+inline grpc::Slice read_payload(const std::string& path) { return grpc::Slice(read_file(path)); }

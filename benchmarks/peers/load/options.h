@@ -10,6 +10,8 @@ struct Options {
   std::string address;
   std::string method;
   std::string payload;       // File with the bytes of the request message.
+  std::string ca;            // PEM file of the authorities of the server's certificate; without it the server has no TLS.
+  std::string tokens;        // File with a bearer token a line; calls send them in turn.
   int callers = 1;           // Closed loop: calls in flight. Streams: how many of them.
   int connections = 1;       // Shared by the callers in turn.
   double seconds = 3.0;      // Measured, after those of `warm`.
@@ -40,7 +42,8 @@ inline std::string from_hex(const std::string& text) {
             << "generate --address HOST:PORT --method /package.Service/Method --payload FILE [--callers N]\n"
                "  [--connections N] [--seconds S] [--warm S] [--timeout S] [--rate CALLS_A_SECOND] [--seed N]\n"
                "  [--stream [--window N] [--sequence-field N] [--error-field N]]\n"
-               "  [--expect-double VALUE] [--tolerance RELATIVE] [--expect-hex BYTES]\n";
+               "  [--expect-double VALUE] [--tolerance RELATIVE] [--expect-hex BYTES]\n"
+               "  [--ca FILE] [--tokens FILE]\n";
   std::exit(2);
 }
 
@@ -57,6 +60,8 @@ inline Options parse(int argc, char** argv) {
     if (name == "--address") options.address = value;
     else if (name == "--method") options.method = value;
     else if (name == "--payload") options.payload = value;
+    else if (name == "--ca") options.ca = value;
+    else if (name == "--tokens") options.tokens = value;
     else if (name == "--callers") options.callers = std::stoi(value);
     else if (name == "--connections") options.connections = std::stoi(value);
     else if (name == "--seconds") options.seconds = std::stod(value);

@@ -1,0 +1,180 @@
+"""What TLS, tokens and access rules cost: `make bench-security` (ARGS=--help).
+
+One wine model, a service for each set of settings, all of them running at once; each is called in turn, in every round.
+A ratio is that of calls a second within one round; the median of the rounds is printed, with the least and the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks.peers.generator import Expectation, Generator
+from benchmarks.peers.machine import describe_machine
+from benchmarks.serving import service
+from prinz_enricher.cli.demo import EXAMPLES
+from prinz_enricher.client import Client, Tls
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.registry import PrivateServer
+from tests.support.certificates import Authority
+
+MODEL = "MLF-ElasticnetWineModel-1"
+ROW = {name: float(str(value)) for name, value in EXAMPLES[MODEL][0].items()}
+METHOD = "/prinz.enricher.v1.EnricherService/Score"
+ROOT = Path(__file__).parent.parent
+PRINCIPALS = 1_000
+RULES = 10_000
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the services that are compared.
+
+    Attributes:
+        front: What speaks gRPC.
+        tokens: Whether calls need a token, of as many principals as there are.
+        rules: Whether there are access rules.
+        tls: Whether it has TLS.
+        baseline: The side without what is measured.
+        coalesced: Whether our client calls, which sends the rows of its callers together.
+    """
+
+    front: str
+    tokens: bool = False
+    rules: bool = False
+    tls: bool = False
+    baseline: str = ""
+    coalesced: bool = False
+
+
+SIDES = {
+    "native": Side("native"),
+    "native, tokens": Side("native", tokens=True, baseline="native"),
+    "native, tokens and rules": Side("native", tokens=True, rules=True, baseline="native, tokens"),
+    "grpcio": Side("grpcio"),
+    "grpcio, tokens": Side("grpcio", tokens=True, baseline="grpcio"),
+    "grpcio, tokens and rules": Side("grpcio", tokens=True, rules=True, baseline="grpcio, tokens"),
+    "grpcio, TLS": Side("grpcio", tls=True, baseline="grpcio"),
+    "rows of our client, grpcio": Side("grpcio", coalesced=True),
+    "rows of our client, grpcio, TLS": Side("grpcio", tls=True, coalesced=True, baseline="rows of our client, grpcio"),
+}
+
+
+def settings(side: Side, folder: Path, tokens: list[str], authority: Authority) -> str:
+    """Return the settings of a side, in TOML."""
+    lines = ["[scoring]", f'preload = ["{MODEL}"]', "[server]", f'front = "{side.front}"']
+    if side.tls:
+        pair = authority.server()
+        lines += ["[server.tls]", f'certificate = "{pair.certificate}"', f'key = "{pair.key}"']
+    if side.tokens:
+        file = folder / "tokens.toml"
+        entries = enumerate(sha256(token.encode()).hexdigest() for token in tokens)
+        file.write_text("".join(f'[[token]]\nname = "caller-{number}"\nsha256 = "{one}"\n' for number, one in entries))
+        lines += ["[auth]", f'tokens_file = "{file}"']
+    for number in range(RULES if side.rules else 0):
+        models = "MLF-*" if number >= RULES - PRINCIPALS else f"team-{number}-*"
+        lines += ["[[access]]", f'principals = ["caller-{number % PRINCIPALS}"]', f'models = ["{models}"]']
+        lines += ['methods = ["describe", "score"]']
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and print a line for each side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
+    parser.add_argument("--callers", type=int, default=64)
+    parser.add_argument("--only", default="", help="sides whose name holds this text, and their baselines")
+    options = parser.parse_args()
+    chosen = {name for name, side in SIDES.items() if options.only in name}
+    chosen |= {SIDES[name].baseline for name in chosen} - {""}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        registry = stack.enter_context(PrivateServer(f"sqlite:///{folder}/mlflow.db"))
+        command = [sys.executable, "-m", "samples.train", "--registry", registry.url]
+        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+        tokens = [os.urandom(16).hex() for _ in range(PRINCIPALS)]
+        token_file = folder / "tokens"
+        token_file.write_text("\n".join(tokens) + "\n")
+        authority = Authority(folder)
+        generator = Generator(os.sched_getaffinity(0), options.seconds, 1.0, 1, folder)
+        runs: dict[str, Callable[[], float]] = {}
+        for name in (name for name in SIDES if name in chosen):
+            side = SIDES[name]
+            home = folder / str(len(runs))
+            home.mkdir()
+            config = home / "prinz.toml"
+            config.write_text(settings(side, home, tokens, authority))
+            address = stack.enter_context(service(registry.url, home, "--config", str(config))).address
+            with Client(
+                address, timeout=60, tls=Tls(ca=authority.file) if side.tls else None, token=tokens[0]
+            ) as client:
+                expected = client.score(MODEL, ROW).batch.column(0)[0].as_py()
+            runs[name] = run_of(side, address, generator, expected, options.callers, authority, token_file)
+        rates: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(options.rounds):
+            for name, run in runs.items():
+                rates[name].append(run())
+    machine = describe_machine()
+    about = f"{machine['cores']} cores, commit {machine['commit']}, load {machine['load_average']}"
+    print(f"{machine['processor']}, {about}; {PRINCIPALS:,} principals, {RULES:,} rules")
+    print(f"{options.callers} callers, {options.rounds} rounds of {options.seconds:g} s")
+    for name, found in rates.items():
+        line = f"{name:34} {statistics.median(found):9,.0f}/s"
+        if baseline := SIDES[name].baseline:
+            ratios = [mine / other for mine, other in zip(found, rates[baseline], strict=True)]
+            line += f"  {statistics.median(ratios):.3f} of {baseline} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line)
+
+
+def run_of(
+    side: Side,
+    address: str,
+    generator: Generator,
+    expected: float,
+    callers: int,
+    authority: Authority,
+    token_file: Path,
+) -> Callable[[], float]:
+    """Return what measures a side: calls a second, each with the right answer."""
+    more = ["--ca", str(authority.file)] if side.tls else []
+    request = pb.ScoreRequest()
+    request.model.name = MODEL
+    request.columns.num_rows = 1
+    for name, value in ROW.items():
+        request.columns.columns.add(name=name).doubles.values.append(value)
+    content = request.SerializeToString()
+
+    def run() -> float:
+        if side.coalesced:
+            figure = generator.coalesced(address, MODEL, ROW, callers, expected, more)
+        else:
+            tokens = ["--tokens", str(token_file)] if side.tokens else []
+            figure = generator.grpc(
+                address,
+                METHOD,
+                content,
+                1,
+                callers=callers,
+                expected=Expectation(number=expected),
+                more=[*more, *tokens],
+            )
+        if not figure.sound:
+            raise SystemExit(f"{side}: {json.dumps(figure.to_json())}")
+        return figure.calls_per_second
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

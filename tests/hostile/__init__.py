@@ -1,0 +1,1 @@
+"""Callers who mean harm, and what others see of them."""
