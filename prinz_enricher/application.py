@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
-from prinz_enricher.config import Settings
+from prinz_enricher.config import Settings, TlsSettings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
@@ -23,7 +24,6 @@ from prinz_enricher.scoring.ports import WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.authenticator import Authenticator
-from prinz_enricher.security.certificates import CertificateFiles
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.accounting import Accounting
 from prinz_enricher.service.calls import Front
@@ -34,6 +34,9 @@ from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.telemetry.audit import AuditLog
+
+if TYPE_CHECKING:
+    from prinz_enricher.security.certificates import CertificateFiles
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -53,10 +56,11 @@ class Application:
         self._admin: AdminHttpServer | None = None
         self._audit: AuditLog | None = None
         tls, mutual = settings.server.tls, bool(settings.server.tls.client_ca)
-        self._certificates = CertificateFiles(tls) if tls.enabled else None
+        self._certificates = _open_certificates(tls)
         self._authenticator = Authenticator(settings.auth, client_certificates=mutual)
         self._callers = Callers(self._authenticator, tokens=settings.auth.enabled, certificates=mutual)
         self._rules = AccessRules(settings.access)
+        self._quotas = Quotas(settings.quota)
         asked = self._callers if self._authenticator.enabled else None
         self._front = front or open_front(settings.server, FrontSecurity(asked, self._certificates, self._rules))
         self._pool = pool or _open_pool(settings, self._registries, self._health_changed.set)
@@ -69,23 +73,26 @@ class Application:
         Raises what opening the registries does, FrontError or AdminHttpError where an address can't be listened on, and
         AuditError where the audit log can't be opened.
         """
-        self._registries.open(ended)
-        if self._certificates is not None:
-            self._certificates.start()
-        self._catalog = self._registries.catalog
         with ExitStack() as undo:
+            undo.callback(self._close_security)
+            self._registries.open(ended)
+            self._catalog = self._registries.catalog
+            if self._certificates is not None:
+                self._certificates.start()
             undo.callback(self._registries.close)
             scoring = self._settings.scoring
             self._targets = Targets(self._catalog, self._pool, self._settings, self._rules)
-            limits = Limits(scoring.max_batch_rows, self._settings.server.max_message_bytes, scoring.max_shared_rows)
-            quotas = Quotas(self._settings.quota)
+            server = self._settings.server
+            decoded = server.max_decoded_bytes or 8 * server.max_message_bytes
+            limits = Limits(scoring.max_batch_rows, server.max_message_bytes, scoring.max_shared_rows, decoded)
             if self._settings.audit.output:
                 self._audit = AuditLog(self._settings.audit)
                 undo.callback(self._audit.close)
-            self._service = EnricherService(self._catalog, self._pool, self._targets, limits, quotas)
+            self._service = EnricherService(self._catalog, self._pool, self._targets, limits, self._quotas)
             files = self._registries.used_files if scoring.preload == "used" else {}
             self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
-            accounting = Accounting(quotas, self._audit) if quotas.enabled or self._audit is not None else None
+            accounts = self._quotas.enabled or self._audit is not None
+            accounting = Accounting(self._quotas, self._audit) if accounts else None
             port = self._front.start(self._service.handle, self._service.open_source, accounting)
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
@@ -93,7 +100,9 @@ class Application:
                 asked = self._authenticator if self._authenticator.enabled else None
                 certificates = self._certificates
                 tls = None if certificates is None else HttpTls(self._settings.server.tls, certificates)
-                self._admin = AdminHttpServer(self._settings.http, self._catalog, lambda: self._draining, asked, tls)
+                self._admin = AdminHttpServer(
+                    self._settings.http, self._catalog, lambda: self._draining, asked, tls, self._security
+                )
                 self._admin.start()
             undo.pop_all()
         # Before the first call, which would hear NOT_FOUND.
@@ -121,12 +130,27 @@ class Application:
         self._pool.close(grace=5.0)
         if self._admin is not None:
             self._admin.stop()
+        self._close_security()
+        self._registries.close()
+        log.info("stopped")
+
+    def _close_security(self) -> None:
         self._callers.close()
         self._authenticator.close()
         if self._certificates is not None:
             self._certificates.stop()
-        self._registries.close()
-        log.info("stopped")
+
+    def _security(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of who may call."""
+        found: dict[str, dict[str, float]] = {
+            "auth_failures": {**self._authenticator.failures()},
+            "quota_rejections": {**self._quotas.rejections()},
+            "reload_failures": {**self._authenticator.reload_failures()},
+        }
+        if (files := self._certificates) is not None:
+            found["reload_failures"]["certificate"] = files.failures
+            found["tls_certificate_expiry_seconds"] = {"server": files.current.not_after - time.time()}
+        return found
 
     def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
         """Unload versions that are gone, load those to preload, and request an update of health."""
@@ -187,6 +211,15 @@ class Application:
                 healthy = default is not None and self._targets.status_of(default).state is not WorkerState.FAILED
                 services[f"model/{model.name}"] = serving and healthy
         return services
+
+
+def _open_certificates(settings: TlsSettings) -> CertificateFiles | None:
+    if not settings.enabled:
+        return None
+    # A service without TLS does not import what that needs.
+    from prinz_enricher.security.certificates import CertificateFiles
+
+    return CertificateFiles(settings)
 
 
 def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[], object]) -> WorkerPool:

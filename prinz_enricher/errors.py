@@ -10,7 +10,8 @@ EnricherError
 │   ├── InvalidPageToken            INVALID_PAGE_TOKEN
 │   ├── InvalidFilter               INVALID_FILTER
 │   ├── InvalidRequest              INVALID_REQUEST
-│   └── BatchTooLarge               BATCH_TOO_LARGE
+│   ├── BatchTooLarge               BATCH_TOO_LARGE
+│   └── DecodedTooLarge             DECODED_TOO_LARGE
 ├── FailedPreconditionError     FAILED_PRECONDITION
 │   ├── SignatureChanged            SIGNATURE_CHANGED
 │   ├── ModelLoadFailed             MODEL_LOAD_FAILED
@@ -196,6 +197,15 @@ class BatchTooLarge(InvalidArgumentError, reason="BATCH_TOO_LARGE"):
         text = f"The batch has {rows} rows, more than the limit of {limit}; send it in parts."
         violation = Violation("input", f"has more than {limit} rows")
         super().__init__(text, {"rows": str(rows), "limit": str(limit)}, violations=[violation])
+
+
+class DecodedTooLarge(InvalidArgumentError, reason="DECODED_TOO_LARGE"):
+    """The request takes more memory than it may, once it is decompressed and its dictionaries are laid out."""
+
+    def __init__(self, limit: int) -> None:
+        text = f"The request takes more than {limit} bytes once it is decoded; send it in parts."
+        violation = Violation("input", f"takes more than {limit} bytes once it is decoded")
+        super().__init__(text, {"limit": str(limit)}, violations=[violation])
 
 
 class FailedPreconditionError(_OfVersion, code=Code.FAILED_PRECONDITION):

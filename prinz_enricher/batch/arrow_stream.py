@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.coerce_arrays import coerce
-from prinz_enricher.batch.layout import Layout, any_fields, input_layout, record_batch
+from prinz_enricher.batch.layout import MAX_COLUMNS, TOO_MANY_COLUMNS, Layout, any_fields, input_layout, record_batch
 from prinz_enricher.batch.primitive_arrays import amplifies
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.violation import Violations, column_path, refusal
 from prinz_enricher.batch.wire import Part
 from prinz_enricher.errors import BatchTooLarge
@@ -28,6 +29,9 @@ MAX_STREAM_BYTES: Final = 1 << 31
 LARGE_STREAM: Final = 256 * 1024
 # How many rows times columns there may be that take no memory: columns of nulls, or of empty records, alone.
 MAX_FREE_CELLS: Final = 1 << 20
+_ARRAY: Final = 64
+"""Bytes that an array counts as, beside its values: what it costs to read even an empty one."""
+
 _KNOWN: Final = frozenset(
     type.id
     for type in (
@@ -50,6 +54,7 @@ def decode_stream(
     signature: Signature,
     max_rows: int | None = None,
     max_bytes: int = MAX_STREAM_BYTES,
+    bounds: ReadBounds | None = None,
 ) -> pa.RecordBatch:
     """Check an Arrow stream and bring its columns to the types of a signature's inputs, as `decode_columns` does.
 
@@ -57,11 +62,13 @@ def decode_stream(
     in a column of any type is JSON.
 
     Raises BatchTooLarge where there are more rows than `max_rows`, and InvalidInput where the bytes are no sound stream
-    or its buffers have more than `max_bytes` once decompressed, or with every violation of the columns.
+    or its buffers have more than `max_bytes` once decompressed, or with every violation of the columns; and as `bounds`
+    do, which count what the stream becomes beyond its own bytes.
     """
+    violations = Violations(bounds)
     buffer = data if isinstance(data, pa.Buffer) else pa.py_buffer(data)
     try:
-        _inspect(buffer, max_rows, max_bytes)
+        _inspect(buffer, max_rows, max_bytes, violations.bounds)
         layout = input_layout(signature) if signature.inputs else None
         table = None if layout is None or len(buffer) < LARGE_STREAM else _read_views(buffer, layout)
         if table is None:
@@ -72,17 +79,18 @@ def decode_stream(
         raise refusal("arrow_stream", "is not a sound Arrow IPC stream") from exc
     if amplifies(table.num_rows * table.num_columns, table.get_total_buffer_size(), MAX_FREE_CELLS):
         raise refusal("arrow_stream", "has more values than its bytes can hold")
-    violations = Violations()
+    if len(names) > max(MAX_COLUMNS, len(layout.fields) if layout else 0):
+        raise refusal("arrow_stream", TOO_MANY_COLUMNS)
     batch = _conform(table, layout or Layout(any_fields(names)), violations)
     violations.raise_any()
     return batch
 
 
-def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
-    """Check what the messages announce, before anything is decompressed or allocated."""
+def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int, bounds: ReadBounds) -> None:
+    """Check what the messages announce, and count it, before anything is decompressed or allocated."""
     source = pa.BufferReader(buffer)
     messages = pa.ipc.MessageReader.open_stream(source)
-    rows = size = 0
+    rows = size = values = 0
     first = True
     while True:
         end = source.tell()
@@ -98,16 +106,21 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
             first = False
             continue
         body = memoryview(message.body) if message.body is not None else memoryview(b"")
-        batch_rows, batch_bytes = _batch_size(memoryview(message.metadata), body, message.type == "dictionary")
+        batch_rows, batch_bytes, batch_values = _batch_size(
+            memoryview(message.metadata), body, message.type == "dictionary"
+        )
         if batch_rows < 0:
             # Arrow checks it only where there are columns to compare it with.
             raise refusal("arrow_stream", "is not a sound Arrow IPC stream")
         rows += batch_rows if message.type == "record batch" else 0
         size += batch_bytes
+        values += batch_values
         if max_rows is not None and rows > max_rows:
             raise BatchTooLarge(rows, max_rows)
         if size > max_bytes or 8 * rows > max_bytes:
             raise refusal("arrow_stream", f"is larger than {max_bytes} bytes once decompressed")
+    # A value is a byte at the least, also one that takes none here.
+    bounds.take(max(0, size - len(buffer)) + values)
     if first:
         raise refusal("arrow_stream", "is empty")
     if source.tell() != len(buffer):
@@ -122,7 +135,7 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int) -> None:
 # before it uses them.
 
 _MESSAGE_HEADER, _SCHEMA_ENDIANNESS, _DICTIONARY_DATA = 2, 0, 1
-_BATCH_LENGTH, _BATCH_BUFFERS, _BATCH_COMPRESSION = 0, 2, 3
+_BATCH_LENGTH, _BATCH_NODES, _BATCH_BUFFERS, _BATCH_COMPRESSION = 0, 1, 2, 3
 
 
 def _is_big_endian(metadata: memoryview) -> bool:
@@ -131,30 +144,40 @@ def _is_big_endian(metadata: memoryview) -> bool:
     return field is not None and _number("<h", metadata, field) != 0
 
 
-def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> tuple[int, int]:
-    """Return the length of a record batch or dictionary, and the bytes of its buffers once decompressed."""
+def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> tuple[int, int, int]:
+    """Return the length of a record batch or dictionary, the bytes of its buffers once decompressed, and its values.
+
+    Values are those of all arrays, at any depth of nesting, and each array is some more.
+    """
     batch = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
     if batch is not None and is_dictionary:
         batch = _table(metadata, batch, _DICTIONARY_DATA)
     if batch is None:
-        return 0, 0
+        return 0, 0, 0
     length = _field(metadata, batch, _BATCH_LENGTH)
     rows = 0 if length is None else _number("<q", metadata, length)
     compressed = _field(metadata, batch, _BATCH_COMPRESSION) is not None
-    start = _table(metadata, batch, _BATCH_BUFFERS)
-    if start is None:
-        return rows, 0
-    count, total = _number("<I", metadata, start), 0
-    if count > len(metadata):
-        raise IndexError
-    for index in range(count):
-        offset, size = struct.unpack_from("<qq", metadata, start + 4 + 16 * index)
+    values = sum(max(length, 0) + _ARRAY for length, _ in _pairs(metadata, batch, _BATCH_NODES))
+    total = 0
+    for offset, size in _pairs(metadata, batch, _BATCH_BUFFERS):
         if compressed and size >= 8:
             # A compressed buffer begins with its length; -1 says that it is not compressed after all.
             plain = _number("<q", body, offset)
-            size = size - 8 if plain == -1 else max(plain, 0)
+            size = size - 8 if plain == -1 else max(plain, 0)  # noqa: PLW2901
         total += size
-    return rows, total
+    return rows, total, values
+
+
+def _pairs(data: memoryview, table: int, slot: int) -> list[tuple[int, int]]:
+    """Return the structs of two long numbers that a table's field holds."""
+    start = _table(data, table, slot)
+    if start is None:
+        return []
+    count = _number("<I", data, start)
+    if count > len(data):
+        raise IndexError
+    numbers = struct.unpack_from(f"<{2 * count}q", data, start + 4)
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _table(data: memoryview, table: int, slot: int) -> int | None:
@@ -191,7 +214,7 @@ def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:
     kinds = zip(layout.schema, layout.kinds, strict=True)
     wanted = {one.name: one.type for one, kind in kinds if kind is not None and pa.types.is_primitive(one.type)}
     views = [place for place, field in enumerate(schema) if wanted.get(field.name) == field.type]
-    others = [place for place in range(len(schema)) if place not in views]
+    others = sorted(set(range(len(schema))).difference(views))
     if not views:
         return None
     batches, _ = _read_batches(buffer, views, aligned=False)
@@ -250,17 +273,19 @@ def conform(batch: pa.RecordBatch | pa.Table, fields: Sequence[Field], violation
 
 
 def _conform(table: pa.RecordBatch | pa.Table, layout: Layout, violations: Violations) -> pa.RecordBatch:
-    names = table.schema.names
-    for name in dict.fromkeys(names):
+    names: dict[str, list[int]] = {}
+    for place, name in enumerate(table.schema.names):
+        names.setdefault(name, []).append(place)
+    for name, places in names.items():
         if name not in layout.by_name:
             violations.add(column_path(name), violation.UNKNOWN_COLUMN)
-        elif names.count(name) > 1:
+        elif len(places) > 1:
             violations.add(column_path(name), violation.DUPLICATE)
     arrays, present, types = [], [], layout.schema.types
     for place, field in enumerate(layout.fields):
         if field.name in names:
             present.append(place)
-            array = table.column(names.index(field.name))
+            array = table.column(names[field.name][0])
             exact = layout.kinds[place] is not None and array.type == types[place]
             if not exact or array.null_count or isinstance(array, pa.ChunkedArray):
                 array = coerce(array, field.type, field.required, column_path(field.name), violations)

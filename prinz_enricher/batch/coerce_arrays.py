@@ -17,9 +17,8 @@ nearest, and only overflow is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -28,18 +27,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prinz_enricher.batch import violation
-from prinz_enricher.batch.coerce_values import NotJson, ValueCoercer, from_json
+from prinz_enricher.batch.json_texts import check_json, json_texts
 from prinz_enricher.batch.primitive_arrays import (
     MAX_BYTES,
     Mask,
     amplifies,
     coerce_instant,
     coerce_number,
+    list_lengths,
+    list_offsets,
+    map_entries,
     null_mask,
     plain_array,
+    spread,
     validity,
 )
-from prinz_enricher.batch.python_values import NotOnWire, python_values
+from prinz_enricher.batch.python_values import NotOnWire
 from prinz_enricher.batch.violation import FieldPath, Violations
 from prinz_enricher.ipc.fields import is_optional
 from prinz_enricher.signature import AnyValue, Field, ListOf, MapOf, Record, Scalar, Tensor, Type, arrow_type
@@ -128,48 +131,24 @@ def _any(array: pa.Array, path: FieldPath) -> pa.Array:
     if pa.types.is_string(array.type):
         return _any_text(array, path)
     try:
-        values = python_values(array)
+        return json_texts(array, path)
     except NotOnWire as exc:
         path.refuse(str(exc))
         return None
-    coercers = (ValueCoercer(path.at(index), path.violations) for index in range(len(values)))
-    written = [coercer.coerce(value, AnyValue(), False) for coercer, value in zip(coercers, values, strict=True)]
-    return pa.array(written, pa.utf8())
 
 
 def _any_text(array: pa.Array, path: FieldPath) -> pa.Array:
     """Text holds JSON already, by the table of types; all else is written as JSON."""
-    nulls = np.zeros(len(array), np.bool_)
-    for index, text in enumerate(array.to_pylist()):
-        try:
-            # A null that is written as JSON is a null.
-            nulls[index] = text is None or from_json(text) is None
-        except NotJson as exc:
-            path.refuse_at(index, str(exc))
+    # A null that is written as JSON is a null.
+    nulls = check_json(array, path)
     return array if nulls.sum() == array.null_count else pc.if_else(pa.array(~nulls), array, pa.scalar(None, pa.utf8()))
-
-
-def _lengths(array: pa.Array, nulls: Mask | None) -> _Offsets:
-    """Return the length of each list or map, 0 for a null one."""
-    if pa.types.is_fixed_size_list(array.type):
-        lengths = np.full(len(array), array.type.list_size, np.int64)
-    else:
-        offsets: _Offsets = np.asarray(array.offsets).astype(np.int64)
-        lengths = np.diff(offsets)
-    return lengths if nulls is None else np.where(nulls, 0, lengths)
-
-
-def _offsets(lengths: _Offsets) -> _Offsets:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def _list(
     array: pa.Array, target: pa.DataType, size: int, required: bool, coerce_items: _Coerce, path: FieldPath
 ) -> pa.Array:
     nulls = _refuse_nulls(array, required, path)
-    lengths = _lengths(array, nulls)
+    lengths = list_lengths(array, nulls)
     if size >= 0:
         wrong = lengths != size
         if nulls is not None:
@@ -182,7 +161,7 @@ def _list(
     if len(values) > MAX_BYTES or amplifies(len(values), array.get_total_buffer_size()):
         path.refuse(violation.TOO_LARGE)
         return None
-    offsets = _offsets(lengths)
+    offsets = list_offsets(lengths)
     coerced = coerce_items(values, path=path.elements(offsets))
     if coerced is None:
         return None
@@ -206,28 +185,23 @@ def _is_exact(array: pa.Array, target: pa.DataType) -> bool:
 
 def _map(array: pa.Array, target: pa.DataType, values: Type, required: bool, path: FieldPath) -> pa.Array:
     nulls = _refuse_nulls(array, required, path)
-    starts = np.asarray(array.offsets).astype(np.int64)
-    lengths = _lengths(array, nulls)
-    offsets = _offsets(lengths)
-    if int(starts[-1] - starts[0]) == int(offsets[-1]):
-        keys = array.keys.slice(starts[0], offsets[-1])
-        held = array.items.slice(starts[0], offsets[-1])
-    else:
-        picked = pa.array(np.repeat(starts[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1]))
-        keys, held = array.keys.take(picked), array.items.take(picked)
+    offsets, keys, held = map_entries(array, nulls)
     plain = plain_array(keys, path)
     if plain is None:
         return None
     if not pa.types.is_string(plain.type):
         path.refuse("has keys that are not text")
         return None
-    texts = plain.to_pylist()
-    for row, (start, end) in enumerate(pairwise(offsets.tolist())):
-        of_row = texts[start:end]
-        if None in of_row:
-            path.refuse_at(row, violation.NULL_KEY)
-        elif len(set(of_row)) < len(of_row):
-            path.refuse_at(row, violation.DUPLICATE_KEY)
+    rows = np.repeat(np.arange(len(array)), np.diff(offsets))
+    unnamed, twice = np.zeros((2, len(array)), np.bool_)
+    # Of the entries of a map with the same key all but one.
+    _, first = np.unique(
+        rows * (len(plain) + 1) + np.asarray(plain.dictionary_encode("encode").indices), return_index=True
+    )
+    twice[np.delete(rows, first)] = True
+    if plain.null_count:
+        unnamed[rows[null_mask(plain)]] = True
+    path.refuse_where(twice | unnamed, lambda row: violation.NULL_KEY if unnamed[row] else violation.DUPLICATE_KEY)
     coerced = _coerce(held, values, True, path.elements(offsets, plain))
     if coerced is None:
         return None
@@ -237,28 +211,33 @@ def _map(array: pa.Array, target: pa.DataType, values: Type, required: bool, pat
 
 def _record(array: pa.Array, type: Record, required: bool, path: FieldPath) -> pa.Array:
     nulls = _refuse_nulls(array, required, path)
-    given = [field.name for field in array.type]
+    given: dict[str, list[int]] = {}
+    for place, one in enumerate(array.type):
+        given.setdefault(one.name, []).append(place)
     known = {field.name for field in type.fields}
-    for name in dict.fromkeys(given):
+    for name, places in given.items():
         if name not in known:
             path.property(name).refuse(violation.UNKNOWN_PROPERTY)
-        elif given.count(name) > 1:
+        elif len(places) > 1:
             path.property(name).refuse(violation.DUPLICATE)
     held = list(arrow_type(type))
     pairs = zip(type.fields, held, strict=True)
-    children = [_property(array, field, one, given, nulls, path.property(field.name)) for field, one in pairs]
+    children = [
+        _property(array, field, one, given.get(field.name, ()), nulls, path.property(field.name))
+        for field, one in pairs
+    ]
     if any(child is None for child in children):
         return None
     return pa.StructArray.from_arrays(children, fields=held, mask=None if nulls is None else pa.array(nulls))
 
 
 def _property(
-    array: pa.Array, field: Field, held: pa.Field, given: list[str], nulls: Mask | None, path: FieldPath
+    array: pa.Array, field: Field, held: pa.Field, places: Sequence[int], nulls: Mask | None, path: FieldPath
 ) -> pa.Array:
-    if given.count(field.name) == 1:
-        child = plain_array(array.field(given.index(field.name)), path)
+    if len(places) == 1:
+        child = plain_array(array.field(places[0]), path)
     elif field.required:
-        if field.name not in given:
+        if not places:
             path.refuse(violation.MISSING_PROPERTY)
         return None
     else:
@@ -268,7 +247,7 @@ def _property(
     if field.required:
         return _coerce_present(child, field, nulls, path)
     absent = _either(nulls, child)
-    if field.name in given and is_optional(array.type.field(given.index(field.name))):
+    if places and is_optional(array.type.field(places[0])):
         # As batches hold it: what a record has as null is distinct from what it lacks.
         child = child.flatten()[0]
     coerced = _coerce_present(child, field, _either(absent, child), path)
@@ -291,9 +270,7 @@ def _coerce_present(array: pa.Array, field: Field, nulls: Mask | None, path: Fie
     coerced = _coerce(array.take(pa.array(present)), field.type, field.required, path.picked(present))
     if coerced is None:
         return None
-    back = np.full(len(array), -1, np.int64)
-    back[present] = np.arange(len(present))
-    return coerced.take(pa.array(back, mask=nulls))
+    return spread(coerced, present, len(array))
 
 
 def _tensor(array: pa.Array, target: pa.DataType, shape: tuple[int, ...], name: str, path: FieldPath) -> pa.Array:

@@ -30,8 +30,8 @@ write_json: Final = json.JSONEncoder(
 ).encode
 """Writes a checked value as Python does: 1 and 1.0 stay apart, NaN and Infinity are kept; a decimal as its double."""
 
-# One step of a path: that to a property or map entry, as it is written, or an element's index.
-_Step = str | int
+# One step of a path: to a property, as it is written; an element's index; or the key of an entry, alone in a tuple.
+_Step = str | int | tuple[object]
 _WIRE_TYPES: Final = frozenset({bool, int, float, str, bytes, Micros, list, dict})
 
 _WHOLE: Final = {dtype: np.iinfo(dtype) for dtype in INTEGER_DTYPES}
@@ -63,7 +63,7 @@ def coerce_values(values: Iterable[object], type: Type, required: bool, path: st
     """Return the Python values of a column, or those of `from_value`, as `arrow_type(type)`; None if one is refused."""
     before = len(violations)
     coerce = ValueCoercer(path, violations).coerce
-    held = [coerce(value, type, required, row) for row, value in enumerate(values)]
+    held = [coerce(value, type, required, row) for row, value in enumerate(violations.bounds.watched(values))]
     if len(violations) > before:
         return None
     try:
@@ -96,8 +96,8 @@ class ValueCoercer:
         return self._coerce(value, type, required)
 
     def _refuse(self, description: str, *steps: _Step) -> None:
-        written = (step if isinstance(step, str) else f"[{step}]" for step in (*self._path, *steps))
-        self._violations.add(self._base + "".join(written), description)
+        every = (*self._path, *steps)
+        self._violations.add(lambda: self._base + "".join(map(_written, every)), description)
 
     def _coerce_part(self, value: object, type: Type, required: bool, step: _Step) -> object:
         self._path.append(step)
@@ -133,7 +133,7 @@ class ValueCoercer:
                 return [self._coerce_part(one, items, True, index) for index, one in enumerate(value)]
             case MapOf(values), dict():
                 return [
-                    (key, self._coerce_part(one, values, True, f"[{quoted(key)}]"))
+                    (key, self._coerce_part(one, values, True, (key,)))
                     for key, one in sorted(value.items())
                     if self._is_key(key)
                 ]
@@ -196,7 +196,7 @@ class ValueCoercer:
         if isinstance(value, list):
             parts: list[tuple[_Step, object]] = list(enumerate(value))
         elif all(isinstance(key, str) and is_unicode(key) for key in value):
-            parts = [(f"[{quoted(key)}]", one) for key, one in value.items()]
+            parts = [((key,), one) for key, one in value.items()]
         else:
             self._refuse(violation.KEY_NOT_UNICODE)
             return False
@@ -207,6 +207,12 @@ class ValueCoercer:
             fits &= self._check_json(one, depth + 1)
             self._path.pop()
         return fits
+
+
+def _written(step: _Step) -> str:
+    if isinstance(step, str):
+        return step
+    return f"[{quoted(str(step[0]))}]" if isinstance(step, tuple) else f"[{step}]"
 
 
 def _json_violation(value: object) -> str | None:
@@ -234,18 +240,18 @@ def is_unicode(text: str) -> bool:
         return False
 
 
-def from_json(text: str) -> object:
+def from_json(text: str, levels: int = MAX_DEPTH) -> object:
     """Parse one JSON value as Python writes it, with NaN, Infinity and -Infinity allowed.
 
     Raises NotJson where it is not JSON, is nested too deep, has a key twice or a number that a double overflows on.
     """
     try:
-        value: object = json.loads(text, object_pairs_hook=_unique, parse_float=_finite)
+        value: object = _parse_json(text)
     except NotJson:
         raise
     except (ValueError, RecursionError) as exc:
         raise NotJson(violation.NOT_JSON) from exc
-    if not _is_shallow(value, MAX_DEPTH):
+    if not _is_shallow(value, levels):
         raise NotJson(TOO_DEEP)
     # Only an escape in the text can make half of a surrogate pair.
     if "\\u" in text and not is_unicode(write_json(value)):
@@ -265,6 +271,10 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise NotJson(violation.NOT_JSON)
     return value
+
+
+_parse_json: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite).decode
+"""`json.loads` would make a decoder for each text."""
 
 
 def _is_shallow(value: object, levels: int) -> bool:

@@ -11,10 +11,21 @@ import pyarrow as pa
 
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.coerce_arrays import coerce
-from prinz_enricher.batch.coerce_values import NotJson, coerce_values, write_json
-from prinz_enricher.batch.layout import FIXED_KINDS, TEXT_KINDS, Layout, any_fields, input_layout, record_batch
+from prinz_enricher.batch.coerce_values import NotJson, coerce_values
+from prinz_enricher.batch.json_texts import json_texts
+from prinz_enricher.batch.layout import (
+    FIXED_KINDS,
+    MAX_COLUMNS,
+    TEXT_KINDS,
+    TOO_MANY_COLUMNS,
+    Layout,
+    any_fields,
+    input_layout,
+    record_batch,
+)
 from prinz_enricher.batch.primitive_arrays import coerce_instant, filled, null_mask, numbers
 from prinz_enricher.batch.python_values import NotOnWire, python_values
+from prinz_enricher.batch.read_bounds import NESTED, ReadBounds
 from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
 from prinz_enricher.batch.wire import COLUMNS, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
@@ -35,12 +46,17 @@ _WIRE_KINDS: Final[dict[int, str]] = {
     **{type.id: "binaries" for type in (pa.binary(), pa.large_binary(), pa.binary(1))},
     pa.float16().id: "floats",
 }
+# Bytes that a column counts as beside its values: what it costs to read even an empty one.
+_COLUMN: Final = 64
 _BLANKS: Final[dict[str, object]] = {"strings": "", "binaries": b""}
 _MAX_INT64: Final = np.iinfo(np.int64).max
 
 
 def decode_columns(
-    message: value_pb2.ColumnBatch, signature: Signature, views: Mapping[int, memoryview] | None = None
+    message: value_pb2.ColumnBatch,
+    signature: Signature,
+    views: Mapping[int, memoryview] | None = None,
+    bounds: ReadBounds | None = None,
 ) -> pa.RecordBatch:
     """Check the columns of a request, in any order, and bring them to the types of a signature's inputs.
 
@@ -49,7 +65,8 @@ def decode_columns(
 
     The batch has the columns in the signature's order and with exactly the types of `input_schema`, without optional
     ones that were left out; it has `message.num_rows` rows also where it has no columns. Viewed values of just the
-    wanted type are not copied, so they may lie at any byte. Raises InvalidInput with every violation.
+    wanted type are not copied, so they may lie at any byte. Raises InvalidInput with every violation, and as `bounds`
+    do.
     """
     layout = input_layout(signature)
     rows = message.num_rows
@@ -57,7 +74,10 @@ def decode_columns(
         return batch
     if rows < 0:
         raise refusal("num_rows", "is negative")
-    violations = Violations()
+    if len(message.columns) > max(MAX_COLUMNS, len(layout.fields)):
+        raise refusal("columns", TOO_MANY_COLUMNS)
+    violations = Violations(bounds)
+    violations.bounds.take(_COLUMN * len(message.columns))
     columns: dict[str, tuple[value_pb2.Column, memoryview | None]] = {}
     for place, column in enumerate(message.columns):
         if column.name in columns:
@@ -125,7 +145,8 @@ def _decode_column(
         violations.add(path, f"has a validity of {len(validity)} bytes; wanted {(rows + 7) // 8}")
         return None
     if kind == "nested":
-        held = [_read_nested(value) for value in values]
+        violations.bounds.take(NESTED * column.ByteSize())
+        held = [_read_nested(value) for value in violations.bounds.watched(values)]
         if validity:
             nulls = _null_mask(validity, rows).tolist()
             held = [None if null else value for value, null in zip(held, nulls, strict=True)]
@@ -169,7 +190,7 @@ def _null_mask(validity: bytes, rows: int) -> npt.NDArray[np.bool_]:
 def _any_array(array: pa.Array, kind: str, path: str, violations: Violations) -> pa.Array:
     """Write the values of a column as JSON. Text is a string here, not JSON as in an Arrow column."""
     if kind == "strings":
-        return pa.array([None if text is None else write_json(text) for text in array.to_pylist()], pa.utf8())
+        return json_texts(array, FieldPath(path, violations))
     if kind not in {"binaries", "timestamps"}:
         return coerce(array, AnyValue(), False, path, violations)
     violations.add(path, violation.BINARY_IN_ANY if kind == "binaries" else violation.INSTANT_IN_ANY)

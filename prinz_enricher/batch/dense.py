@@ -12,6 +12,7 @@ import pyarrow as pa
 from prinz_enricher.batch import violation
 from prinz_enricher.batch.layout import input_layout, record_batch
 from prinz_enricher.batch.primitive_arrays import DTYPES, EXACT_BITS, coerce_number, filled, number_array
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.violation import FieldPath, Violations, column_path, refusal
 from prinz_enricher.batch.wire import DENSE_VALUES, MANY_ROWS, Part, prefix
 from prinz_enricher.contract import value_pb2
@@ -35,11 +36,17 @@ def _is_dense(schema: pa.Schema) -> bool:
     return len(schema) > 0 and all(type.id in _DENSE for type in schema.types)
 
 
-def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memoryview | None = None) -> pa.RecordBatch:
+def decode_dense(
+    message: value_pb2.DenseBatch,
+    signature: Signature,
+    view: memoryview | None = None,
+    bounds: ReadBounds | None = None,
+) -> pa.RecordBatch:
     """Check the dense form of a request and bring it to exactly the types of `input_schema`.
 
     It has `num_rows` rows of one float64 for each input, row-major: in the message, or in the view of `view_dense`.
-    Raises InvalidInput with every violation; also where the signature has inputs that are not numbers.
+    Raises InvalidInput with every violation; also where the signature has inputs that are not numbers, and as
+    `bounds` do.
     """
     if not dense_inputs(signature):
         raise refusal("dense", "needs a signature of numbers and booleans only")
@@ -53,13 +60,14 @@ def decode_dense(message: value_pb2.DenseBatch, signature: Signature, view: memo
         raise refusal("dense.values", f"has {len(values)} bytes; wanted {8 * rows * width}")
     if rows == 1 and layout.one_row is not None and layout.all_doubles:
         return layout.one_row.of_doubles(values)
+    violations = Violations(bounds)
+    violations.bounds.take(len(values))
     matrix = np.frombuffer(values, "<f8").reshape(rows, width)
     # Turned block by block, which a processor's cache holds; each column is a view of the whole.
     columns = np.empty((width, rows))
     block = max(_BLOCK_ROWS, _BLOCK // (8 * width))
     for start in range(0, rows, block):
         columns[:, start : start + block] = matrix[start : start + block].T
-    violations = Violations()
     inputs = zip(columns, layout.fields, layout.schema.types, strict=True)
     arrays = [_decode(values, field, type, violations) for values, field, type in inputs]
     violations.raise_any()

@@ -43,6 +43,10 @@ _MAX_METADATA_BYTES: Final = 2 << 20
 
 _NONE_YET: Final = object()
 
+MAX_COLUMNS: Final = 10_000
+"""Columns of a request, unless its model declares more."""
+TOO_MANY_COLUMNS: Final = f"has more than {MAX_COLUMNS} columns"
+
 
 class Layout:
     """The columns of some fields, in the signature's order; `by_name` has the place of each."""

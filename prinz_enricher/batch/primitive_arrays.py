@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prinz_enricher.batch import violation
+from prinz_enricher.batch.read_bounds import CHUNK
 from prinz_enricher.batch.violation import FieldPath
 from prinz_enricher.signature import Micros
 from prinz_enricher.signature.arrow import INTEGER_DTYPES
 
 # How large a column may become where its encoding is expanded: the limit of Arrow's offsets.
 MAX_BYTES: Final = 2**31 - 1
+# From which bound of its size on the text of a dictionary is counted exactly.
+_EXACT_SIZE: Final = 1 << 20
+_TEXTS: Final = frozenset(type.id for type in (pa.utf8(), pa.large_utf8(), pa.binary(), pa.large_binary()))
+_OFFSET: Final = 4
 # How many values there may be that take no memory in Arrow, nulls and empty records, but would in another form.
 MAX_FREE_VALUES: Final = 1 << 12
 # Up to which power of two a floating point type holds every whole number.
@@ -43,6 +49,7 @@ NANOSECONDS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64: Final = np.iinfo(np.int64)
 
+_T = TypeVar("_T")
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[Any]
 
@@ -101,9 +108,11 @@ def plain_array(array: pa.Array, path: FieldPath) -> pa.Array | None:
     types = pa.types
     array = sound(array)
     if types.is_dictionary(array.type):
-        if _expands(array.dictionary, array.indices):
+        size = _laid_out(array.dictionary, array.indices)
+        if size > MAX_BYTES:
             path.refuse("is too large when its dictionary is expanded")
             return None
+        path.violations.bounds.take(size)
         array = array.dictionary_decode()
     type = array.type
     if isinstance(type, pa.BaseExtensionType) or types.is_union(type) or types.is_run_end_encoded(type):
@@ -116,20 +125,19 @@ def plain_array(array: pa.Array, path: FieldPath) -> pa.Array | None:
     return array
 
 
-def _expands(dictionary: pa.Array, indices: pa.Array) -> bool:
+def _laid_out(dictionary: pa.Array, indices: pa.Array) -> int:
+    """Return how many bytes the values of a dictionary have once they are laid out, or a bound that is no smaller."""
+    if pa.types.is_primitive(dictionary.type):
+        return len(indices) * int(dictionary.type.bit_width) // 8
     # Unlike `nbytes` this looks at no offsets.
-    largest = dictionary.get_total_buffer_size()
-    if len(dictionary) == 0 or largest == 0:
-        return False
-    has_lengths = pa.types.is_string(dictionary.type) or pa.types.is_binary(dictionary.type)
-    if has_lengths:
-        largest = int(pc.max(pc.binary_length(dictionary)).as_py() or 0)
-    # A bound by the largest entry first: most dictionaries are small.
-    if largest * len(indices) <= MAX_BYTES:
-        return False
-    if not has_lengths:
-        return True
-    return int(pc.sum(pc.binary_length(dictionary).cast(pa.int64()).take(indices)).as_py() or 0) > MAX_BYTES
+    largest = int(dictionary.get_total_buffer_size())
+    if dictionary.type.id in _TEXTS and len(dictionary):
+        lengths = pc.binary_length(dictionary)
+        largest = int(pc.max(lengths).as_py() or 0)
+        # A bound by the largest entry first: most dictionaries are small.
+        if largest * len(indices) > _EXACT_SIZE:
+            return int(pc.sum(lengths.cast(pa.int64()).take(indices)).as_py() or 0) + _OFFSET * len(indices)
+    return (largest + _OFFSET) * len(indices)
 
 
 def _cast(array: pa.Array, target: pa.DataType, path: FieldPath) -> pa.Array | None:
@@ -138,11 +146,79 @@ def _cast(array: pa.Array, target: pa.DataType, path: FieldPath) -> pa.Array | N
         # The length of each value is the first four of the sixteen bytes of its view.
         views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)[array.offset : array.offset + len(array), 0]
         size = int(views.sum(dtype=np.int64))
+    path.violations.bounds.take(size)
     with contextlib.suppress(pa.ArrowInvalid):
         if size <= MAX_BYTES:
             return array.cast(target)
     path.refuse(violation.TOO_LARGE)
     return None
+
+
+# Parts of arrays
+
+
+def listed(array: pa.Array) -> Iterator[Any]:
+    """Yield the values of an array as Python's, a few at a time: pyarrow lets no other thread run meanwhile."""
+    for start in range(0, len(array), CHUNK):
+        yield from array.slice(start, CHUNK).to_pylist()
+
+
+def read_texts(array: pa.Array, path: FieldPath, read: Callable[[str], _T | None]) -> tuple[list[_T | None], pa.Array]:
+    """Read each different text of an array once, however often it is there.
+
+    Returns what was read, None for a null, and which of it each value of the array is. A text of which `read` raises a
+    ValueError is refused wherever it is, with the error's own text.
+    """
+    texts = array.dictionary_encode("encode")
+    values: list[_T | None] = []
+    faults: dict[int, str] = {}
+    for index, text in enumerate(path.violations.bounds.watched(listed(texts.dictionary))):
+        try:
+            values.append(None if text is None else read(text))
+        except ValueError as exc:
+            values.append(None)
+            faults[index] = str(exc)
+    if faults:
+        which = np.asarray(texts.indices)
+        wrong = np.zeros(len(values), np.bool_)
+        wrong[list(faults)] = True
+        path.refuse_where(wrong[which], lambda index: faults[int(which[index])])
+    return values, texts.indices
+
+
+def list_lengths(array: pa.Array, nulls: Mask | None) -> npt.NDArray[np.int64]:
+    """Return the length of each list or map, 0 for a null one."""
+    if pa.types.is_fixed_size_list(array.type):
+        lengths = np.full(len(array), array.type.list_size, np.int64)
+    else:
+        offsets: npt.NDArray[np.int64] = np.asarray(array.offsets).astype(np.int64)
+        lengths = offsets[1:] - offsets[:-1]
+    return lengths if nulls is None else np.where(nulls, 0, lengths)
+
+
+def list_offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each list begins, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def map_entries(array: pa.Array, nulls: Mask | None) -> tuple[npt.NDArray[np.int64], pa.Array, pa.Array]:
+    """Return where the entries of each map begin, and the keys and values of them all, without those of null maps."""
+    starts = np.asarray(array.offsets).astype(np.int64)
+    lengths = list_lengths(array, nulls)
+    offsets = list_offsets(lengths)
+    if int(starts[-1] - starts[0]) == int(offsets[-1]):
+        return offsets, array.keys.slice(starts[0], offsets[-1]), array.items.slice(starts[0], offsets[-1])
+    picked = pa.array(np.repeat(starts[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1]))
+    return offsets, array.keys.take(picked), array.items.take(picked)
+
+
+def spread(array: pa.Array, places: npt.NDArray[np.intp], length: int) -> pa.Array:
+    """Return an array of some length with the values at their places, and null elsewhere."""
+    back = np.full(length, -1, np.int64)
+    back[places] = np.arange(len(places))
+    return array.take(pa.array(back, mask=back < 0))
 
 
 # Numbers
@@ -237,7 +313,7 @@ def decimal_double(value: Decimal, dtype: np.dtype[Any]) -> float | None:
 def _from_decimal(array: pa.Array, target: pa.DataType, name: str, path: FieldPath) -> pa.Array:
     # One by one: Arrow's own cast of decimals to floating point is not always the nearest number.
     dtype = DTYPES[target]
-    values = array.to_pylist()
+    values = path.violations.bounds.watched(listed(array))
     if pa.types.is_floating(target):
         doubles = [math.nan if value is None else decimal_double(value, dtype) for value in values]
         path.refuse_where(np.array([double is None for double in doubles], np.bool_), violation.INEXACT_DECIMAL)
@@ -319,14 +395,8 @@ def _parse(array: pa.Array, path: FieldPath) -> pa.Array:
             # Python's calendar begins with the year 1, Arrow's with 0.
             if not pc.any(pc.less(micros, pa.scalar(datetime(1, 1, 1), pa.timestamp("us")))).as_py():
                 return micros
-    parsed: list[int | None] = []
-    for index, text in enumerate(array.to_pylist()):
-        try:
-            parsed.append(None if text is None else parse_instant(text))
-        except NotAnInstant as exc:
-            path.refuse_at(index, str(exc))
-            parsed.append(None)
-    return pa.array(parsed, pa.timestamp("us"))
+    instants, which = read_texts(array, path, parse_instant)
+    return pa.array(instants, pa.timestamp("us")).take(which)
 
 
 def _rescale(counts: pa.Array, unit: str, target: pa.DataType, path: FieldPath) -> pa.Array:

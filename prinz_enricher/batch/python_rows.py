@@ -14,7 +14,8 @@ from prinz_enricher.batch.coerce_arrays import coerce
 from prinz_enricher.batch.coerce_values import BadValue, ValueCoercer, coerce_values, from_json, plain_tree, value_name
 from prinz_enricher.batch.layout import Layout, any_fields, record_batch
 from prinz_enricher.batch.python_values import python_values
-from prinz_enricher.batch.violation import Violations, column_path, quoted
+from prinz_enricher.batch.read_bounds import NESTED, ReadBounds
+from prinz_enricher.batch.violation import Violations, column_path, quoted, refusal
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.ipc.fields import VALUE
 from prinz_enricher.signature import (
@@ -35,6 +36,9 @@ from prinz_enricher.signature import (
 from prinz_enricher.signature.value import TooDeep, to_python
 
 PythonRows = Sequence[Mapping[str, object]] | Mapping[str, Any]
+
+MAX_PARAMS: Final = 1_000
+"""Parameters of a request, unless its model declares more."""
 
 _FLOAT_LIMIT: Final = 3.4028235677973366e38
 """The least double that overflows as float32 when rounded to the nearest."""
@@ -103,18 +107,23 @@ def batch_to_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def decode_params(params: Mapping[str, value_pb2.Value], signature: Signature) -> dict[str, object]:
+def decode_params(
+    params: Mapping[str, value_pb2.Value], signature: Signature, bounds: ReadBounds | None = None
+) -> dict[str, object]:
     """Check the parameters of a call; those that are left out have their default.
 
     Each is a bool, int, float, str, `datetime` without a zone, a list of those, or a dict for an object; None where
     that is the default. One of type `float` is not rounded to float32; only its range is checked.
 
     Raises InvalidInput with every violation, such as that of `params["temperature"]`. A null is one, unless it is the
-    default or its type is `any`.
+    default or its type is `any`. Raises as `bounds` do, too.
     """
-    violations = Violations()
+    if len(params) > max(MAX_PARAMS, len(signature.params)):
+        raise refusal("params", f"has more than {MAX_PARAMS} entries")
+    violations = Violations(bounds)
     given: dict[str, object] = {}
     for name in params:
+        violations.bounds.take(NESTED * params[name].ByteSize())
         try:
             given[name] = from_value(params[name])
         except TooDeep as exc:

@@ -24,7 +24,7 @@ _PLAIN_TYPES: Final = (
     *(pa.utf8(), pa.large_utf8(), pa.binary(), pa.large_binary(), pa.binary(1)),
 )
 # The types whose values are the wire's as pyarrow reads them.
-_PLAIN: Final = frozenset(type.id for type in _PLAIN_TYPES)
+PLAIN_TYPES: Final = frozenset(type.id for type in _PLAIN_TYPES)
 
 
 class NotOnWire(ValueError):
@@ -54,7 +54,7 @@ def python_values(array: pa.Array, field: pa.Field | None = None) -> list[object
         return _maps(array, declared)
     if types.is_string(type) and field is not None and is_any(field):
         return [None if text is None else from_json(text) for text in array.to_pylist()]
-    if type.id in _PLAIN:
+    if type.id in PLAIN_TYPES:
         values: list[object] = array.to_pylist()
         return values
     raise NotOnWire(violation.OTHER_TYPE)

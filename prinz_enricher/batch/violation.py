@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, Tensor, Type
 
@@ -106,21 +108,28 @@ def refusal(field: str, description: str) -> InvalidInput:
 
 
 class Violations:
-    """The violations found so far: the first `MAX_VIOLATIONS` are reported, the others counted as omitted."""
+    """The violations found so far: the first `MAX_VIOLATIONS` are reported, the others counted as omitted.
 
-    __slots__ = ("omitted", "reported")
+    The bounds are those of reading whatever they are found in.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("bounds", "omitted", "reported")
+
+    def __init__(self, bounds: ReadBounds | None = None) -> None:
+        self.bounds = bounds or ReadBounds()
         self.reported: list[Violation] = []
         self.omitted = 0
 
     def __len__(self) -> int:
         return len(self.reported) + self.omitted
 
-    def add(self, field: str, description: str) -> None:
-        """Add what is wrong with a field such as `columns["alcohol"][17]`, described without the caller's value."""
+    def add(self, field: str | Callable[[], str], description: str) -> None:
+        """Add what is wrong with a field such as `columns["alcohol"][17]`, described without the caller's value.
+
+        A function writes the field only where it is reported.
+        """
         if len(self.reported) < MAX_VIOLATIONS:
-            self.reported.append(Violation(field, description))
+            self.reported.append(Violation(field if isinstance(field, str) else field(), description))
         else:
             self.omitted += 1
 
@@ -146,14 +155,14 @@ class FieldPath:
 
     def refuse_at(self, index: int, description: str) -> None:
         """Refuse one value."""
-        self.violations.add(self.at(index), description)
+        self.violations.add(partial(self.at, index), description)
 
-    def refuse_where(self, wrong: npt.NDArray[np.bool_], description: str) -> None:
+    def refuse_where(self, wrong: npt.NDArray[np.bool_], description: str | Callable[[int], str]) -> None:
         """Refuse each value that is marked in a mask of shape (length of the array,)."""
         indexes = np.flatnonzero(wrong)
         room = MAX_VIOLATIONS - len(self.violations.reported)
         for index in indexes[:room].tolist():
-            self.refuse_at(index, description)
+            self.refuse_at(index, description if isinstance(description, str) else description(index))
         self.violations.omitted += max(len(indexes) - room, 0)
 
     def elements(self, offsets: npt.NDArray[np.int64], keys: pa.Array | Sequence[str] | None = None) -> FieldPath:
@@ -169,6 +178,11 @@ class FieldPath:
     def property(self, name: str) -> FieldPath:
         """Return the path of a property of records."""
         step = property_step(name)
+        return FieldPath(self.whole + step, self.violations, lambda index: self.at(index) + step)
+
+    def entry(self, name: str) -> FieldPath:
+        """Return the path of an entry of records that are held as JSON."""
+        step = f"[{quoted(name)}]"
         return FieldPath(self.whole + step, self.violations, lambda index: self.at(index) + step)
 
     def picked(self, indexes: npt.NDArray[np.intp]) -> FieldPath:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import structlog
 
@@ -18,7 +19,12 @@ from prinz_enricher.catalog.snapshot import NOT_READ, Files, ModelFile, VersionK
 from prinz_enricher.registry.entities import READY, ModelVersion
 from prinz_enricher.registry.mlmodel import MlmodelFile, MlmodelPlace
 from prinz_enricher.registry.registry_client import RegistryClient
-from prinz_enricher.registry.registry_errors import RegistryError, RegistryRefused, RegistryUnreachable
+from prinz_enricher.registry.registry_errors import (
+    MlmodelUnreadable,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreachable,
+)
 from prinz_enricher.signature.mlflow_json import with_outputs
 
 MAX_UNREACHABLE = 8  # After how many requests in a row without an answer the others wait for the next refresh.
@@ -26,6 +32,7 @@ MAX_UNREACHABLE = 8  # After how many requests in a row without an answer the ot
 CHECKED_EACH_TIME = 64
 # How much faster than the time to live demands the files are checked, so that a slow refresh does not break it.
 _HASTE = 1.25
+MAX_BYTES = 128 * 1024 * 1024  # Of all files with another content; in memory they take two or three times as much.
 _MIN_PAUSE = 1.0  # Seconds between two requests for a file that calls wait for, and that can't be read.
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +77,10 @@ class ModelFiles:
         self._urgent: set[VersionKey] = set()
         # What is the same in many versions is stored once.
         self._shared: weakref.WeakValueDictionary[bytes, ModelFile] = weakref.WeakValueDictionary()
+        # Of the files that were parsed, by their fingerprints.
+        self._sizes: dict[bytes, int] = {}
+        self._bytes = 0
+        self._counting = Lock()
         # The file of a version, and the same with the outputs that were observed.
         self._observed: dict[VersionKey, tuple[ModelFile, ModelFile]] = {}
         self._news = False
@@ -129,6 +140,8 @@ class ModelFiles:
                 if known is None or known.version.source != version.source:
                     known = _Known(version, NOT_READ)
                 self._known[_key(version)] = known
+        self._sizes = {one: size for one, size in self._sizes.items() if one in self._shared}
+        self._bytes = sum(self._sizes.values())
         began = self._clock()
         unread = [key for key, known in self._known.items() if known.file.pending]
         unread.sort(key=lambda key: key not in first)
@@ -208,7 +221,18 @@ class ModelFiles:
         same = replace(known, place=place, read=replace(read, content=None), doubted=False, failing=False)
         if read.content is None:
             return same
-        file = self._share(self._parser.parse(read.content))
+        try:
+            file = self._parser.parse(read.content)
+            if not self._has_room(file, len(read.content)):
+                why = f"a registry has {MAX_BYTES} bytes of MLmodel files at most; exclude models, or delete versions"
+                file = ModelFile(None, file.flavors, f"has a signature that is not kept: {why}", loader=file.loader)
+                same = replace(same, read=None)
+            file = self._share(file)
+        except MlmodelUnreadable as error:
+            # Until it changes it is not parsed again.
+            file = self._share(ModelFile(None, fault=_fault(error)))
+            if known.file.fault != file.fault:
+                _warn(known, file.fault)
         if _worse(file, known.file) and not known.doubted:
             # It may be half written.
             return _doubt(known, file.fault)
@@ -230,6 +254,14 @@ class ModelFiles:
             _warn(known, file.fault)
         # Its place may have changed too, so that is forgotten.
         return _Known(known.version, self._share(file))
+
+    def _has_room(self, file: ModelFile, size: int) -> bool:
+        """Return whether a file of so many bytes can be kept, and count it; what many versions share counts once."""
+        with self._counting:
+            if file.fingerprint not in self._sizes and self._bytes + size <= MAX_BYTES:
+                self._sizes[file.fingerprint] = size
+                self._bytes += size
+            return file.fingerprint in self._sizes
 
     def _share(self, file: ModelFile) -> ModelFile:
         """Return the one object for this content."""

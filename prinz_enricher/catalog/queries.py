@@ -8,7 +8,6 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from prinz_enricher.catalog.serving_rules import ALIAS_PREFIX, DEFAULT_POLICY, LATEST, STAGE_PREFIX, VERSION_PREFIX
@@ -116,10 +115,12 @@ def paginate(
     *,
     caller: str = "",
     find: Callable[[str], Snapshot | None] = lambda _: None,
+    fits: Callable[[CatalogModel], bool] = lambda _: True,
 ) -> Page:
     """Return one page of the models; all pages are of the snapshot that is current at the first one.
 
-    A page has `page_size` models at most: 100 if that is 0, and never more than 1000. `find` returns an earlier
+    A page has `page_size` models at most: 100 if that is 0, and never more than 1000. It ends before a model that does
+    not fit, unless that is its first; `fits` is called for one after the other. `find` returns an earlier
     snapshot by its revision, or None where it is not known any more. Raises InvalidRequest if the page size is
     negative, InvalidFilter if the filter can't be read, and InvalidPageToken if the token is not of this process, of
     another caller, of a request with another filter or view, or of a snapshot that is not known any more.
@@ -139,11 +140,14 @@ def paginate(
             raise InvalidPageToken("is of a list that changed too long ago; restart the listing without it")
         snapshot = began
         start = bisect_right(snapshot.names, last)
-    found = (model for name in snapshot.names[start:] if passes(model := snapshot.models[name]))
-    page = list(islice(found, limit + 1))
-    if len(page) <= limit:
+    page: list[CatalogModel] = []
+    for name in snapshot.names[start:]:
+        if passes(model := snapshot.models[name]):
+            if len(page) == limit or not (fits(model) or not page):
+                break
+            page.append(model)
+    else:
         return Page(page, "", snapshot)
-    del page[limit:]
     # A revision has no line break in it, a name may.
     place = f"{snapshot.revision}{_SEPARATOR}{page[-1].name}".encode()
     token = base64.urlsafe_b64encode(_checksum(place, request) + place).rstrip(b"=").decode()

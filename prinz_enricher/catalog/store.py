@@ -32,6 +32,7 @@ MAX_BYTES = 256 * 1024 * 1024
 MAX_USED_BYTES = 1024 * 1024
 # Between two writes at least, so that a registry that changes all the time does not keep the disk busy.
 SAVE_SECONDS = 10.0
+_SAVE_PAUSE = 20.0  # And so many times as long as a write takes, which is time of this process.
 FORMAT = 2
 _HEAD = '{"kind":"prinz-enricher catalog","format":'
 _TEMPORARY_SECONDS = 3600.0
@@ -178,7 +179,7 @@ class SnapshotStore:
         self._clock = clock
         self._wall_clock = wall_clock
         self._saved_revision = ""
-        self._saved_at = float("-inf")
+        self._due = float("-inf")
 
     def load(self) -> Stored | None:
         """Return what is stored; None where there is nothing that can be used."""
@@ -192,14 +193,15 @@ class SnapshotStore:
 
     def outdated(self, revision: str, *, at_once: bool = False) -> bool:
         """Return whether it is time to save a revision; `at_once`: even soon after the last time."""
-        return revision != self._saved_revision and (at_once or self._clock() - self._saved_at >= SAVE_SECONDS)
+        return revision != self._saved_revision and (at_once or self._clock() >= self._due)
 
     def save(self, revision: str, reading: Reading, files: Files) -> None:
         """Write what is known now; see `encode`."""
-        self._saved_at = self._clock()
+        began = self._clock()
         is_written = self._file.write(_seal(encode(reading, files)), MAX_BYTES, self._wall_clock())
         # Otherwise what is there may be gone; the next change writes it anew.
         self._saved_revision = revision if is_written else ""
+        self._due = began + max(SAVE_SECONDS, (self._clock() - began) * _SAVE_PAUSE)
 
     def touch(self, revision: str) -> None:
         """Note that the registry was read now, where its revision is the one that was saved."""

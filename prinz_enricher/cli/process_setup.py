@@ -9,8 +9,10 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -23,6 +25,8 @@ _M_ARENA_MAX: Final = -8
 _MOST_HEAPS: Final = 2
 _WAKE_SECONDS: Final = 1.0
 """How long a signal may wait that the kernel gave to another thread than the main one."""
+_TRIM_SECONDS: Final = 5.0
+_TRIM_BYTES: Final = 64 * 1024 * 1024
 
 
 class _ImportBlocker(MetaPathFinder):
@@ -79,6 +83,15 @@ def use_libc_allocator() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _MOST_HEAPS)
 
 
+def raise_file_limit() -> int:
+    """Allow this process as many open files as it may ask for, each connection being one; returns the number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
+
+
 def trim_memory() -> None:
     """Release the memory that only the start needed, and keep the collector off what stays; call this after imports.
 
@@ -102,10 +115,26 @@ def trim_memory() -> None:
 
 
 def wait_for_signal(ended: threading.Event) -> None:
-    """Wait, in the main thread, for an event that the handler of a signal sets.
+    """Wait, in the main thread, for an event that the handler of a signal sets; meanwhile, release memory after bursts.
 
     The kernel may give a signal to any thread, but Python runs its handler in the main one, once that wakes
     (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers): it must wake now and then.
     """
+    least, trim_at = _resident_bytes(), time.monotonic() + _TRIM_SECONDS
     while not ended.wait(timeout=_WAKE_SECONDS):
-        continue
+        if time.monotonic() >= trim_at:
+            least = min(least, _resident_bytes())
+            if _resident_bytes() > least + _TRIM_BYTES:
+                # The C library keeps what a burst of large calls has freed.
+                with contextlib.suppress(OSError, AttributeError):
+                    ctypes.CDLL(None).malloc_trim(0)
+                least = _resident_bytes()
+            trim_at = time.monotonic() + _TRIM_SECONDS
+
+
+def _resident_bytes() -> int:
+    try:
+        # proc_pid_statm(5): in pages
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0

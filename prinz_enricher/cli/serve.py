@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import click
+import structlog
 
 from prinz_enricher.application import Application
 from prinz_enricher.cli import process_setup
@@ -22,6 +23,10 @@ from prinz_enricher.telemetry.audit import AuditError
 _SWITCH_SECONDS = 0.0002
 """How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
 5 ms are longer than a call takes, and one call waits for its turn several times."""
+
+_FEW_FILES = 4096
+
+log = structlog.stdlib.get_logger(__name__)
 
 _PORT = click.IntRange(0, 65535)
 
@@ -88,6 +93,9 @@ def _run(settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    files = process_setup.raise_file_limit()
+    if files < _FEW_FILES:
+        log.warning("few files may be open, and each connection is one (ulimit -n)", files=files)
     process_setup.use_libc_allocator()
     process_setup.use_batch_scheduling()
     process_setup.disable_ptrace()

@@ -92,6 +92,7 @@ _SECURITY: Final = (
     click.option(
         "--server-name",
         default="",
+        show_default=False,
         metavar="NAME",
         envvar="PRINZ_SERVER_NAME",
         show_envvar=True,
@@ -257,8 +258,8 @@ def printable(text: str) -> str:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is, without what would control the terminal."""
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -351,10 +351,11 @@ def examine(error: ServiceError, address: str, tls: Tls | None) -> ServiceError:
     asked alone, each for a second and without a token.
     """
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     if error.code is not grpc.StatusCode.UNAVAILABLE or error.reason or error.metadata or not port.isdecimal():
         return error
     with contextlib.suppress(OSError, UnicodeError):
-        for *_, place in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[:_EXAMINED]:
+        for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:_EXAMINED]:
             alone = f"[{place[0]}]:{port}" if ":" in str(place[0]) else f"{place[0]}:{port}"
             named = tls and replace(tls, server_name=tls.server_name or host)
             channel = Channel(Connection(alone, named, None, allow_insecure_token=False, retry=False))

@@ -15,7 +15,9 @@ from prinz_enricher.errors import InvalidInput, Violation
 DETAILS = "grpc-status-details-bin"
 """The trailer that holds a serialised google.rpc.Status."""
 
-_ONE_ROWS: Final = frozenset({"INVALID_INPUT", "BATCH_TOO_LARGE", "MODEL_ERROR", "OUTPUT_MISMATCH"})
+_ONE_ROWS: Final = frozenset(
+    {"INVALID_INPUT", "BATCH_TOO_LARGE", "DECODED_TOO_LARGE", "MODEL_ERROR", "OUTPUT_MISMATCH"}
+)
 """Reasons for refusing several rows that may be the fault of one of them."""
 
 GRPC_MESSAGE: Final = "grpc_message"
@@ -33,7 +35,10 @@ _CONNECTION_FAULTS: Final = (
         "Hostname Verification",
         "the server's certificate has other names than the address: use a name that it has, as address or server name",
     ),
-    ("security handshaker", "TLS can't use the files of the client: the key must be that of the certificate"),
+    (
+        "security handshaker",
+        "TLS can't use the files of the client: they must be undamaged PEM, and the key that of the certificate",
+    ),
     ("selected ALPN|http1.x server", "the server at this address does not use HTTP/2: connect to the port of its gRPC"),
 )
 """Regular expressions of gRPC's words, the first that is found counts; and what is wrong."""

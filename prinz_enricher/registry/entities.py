@@ -8,6 +8,11 @@ from prinz_enricher.registry.registry_errors import RegistryUnreadable
 
 T = TypeVar("T")
 READY = "READY"
+# MLflow allows names of 256 characters, a Unity Catalog three parts of 255, and tags values of 100,000.
+MAX_NAME_CHARACTERS = 1024
+MAX_TEXT_CHARACTERS = 128 * 1024
+MAX_ENTITIES = 200_000  # In a listing.
+MAX_FAULTS = 1000
 ARCHIVED = "Archived"  # The stage of a version that is out of use.
 
 
@@ -67,19 +72,29 @@ class EntityError(RegistryUnreadable):
 def read_listing(
     pages: Iterable[Iterable[object]], read: Callable[[object], T], key: Callable[[T], object]
 ) -> Listing[T]:
-    """Read entities one by one, so that an invalid one hides no others; of two with one key the later wins."""
+    """Read entities one by one, so that an invalid one hides no others; of two with one key the later wins.
+
+    Raises RegistryUnreadable if there are more than `MAX_ENTITIES`; of faults no more than `MAX_FAULTS` are listed.
+    """
     items: dict[object, T] = {}
     faults: list[str] = []
-    count = 0
+    count = more = 0
     for page in pages:
         count += 1
         for entry in page:
             try:
                 item = read(entry)
             except EntityError as error:
-                faults.append(str(error))
+                if len(faults) < MAX_FAULTS:
+                    faults.append(str(error))
+                else:
+                    more += 1
             else:
                 items[key(item)] = item
+            if len(items) + more > MAX_ENTITIES:
+                raise RegistryUnreadable(f"the registry lists more than {MAX_ENTITIES} models, or versions")
+    if more:
+        faults.append(f"{more} more entities of the registry can't be read.")
     return Listing(tuple(items.values()), tuple(faults), count)
 
 
@@ -132,14 +147,18 @@ class _Fields:
         self.what = what
 
     def name(self) -> str:
-        if name := self.text("name"):
-            return name
-        raise EntityError("An entity of the registry has no name.")
+        if not (name := self.text("name")):
+            raise EntityError("An entity of the registry has no name.")
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise EntityError(f'The name "{name:.80}…" has more than {MAX_NAME_CHARACTERS} characters.')
+        return name
 
     def text(self, key: str) -> str:
         value = self.get(key)
         if value is None:
             return ""
+        if isinstance(value, str) and len(value) > MAX_TEXT_CHARACTERS:
+            raise EntityError(f"{self.what} has more than {MAX_TEXT_CHARACTERS} characters in its {key}.")
         # JSON may hold lone surrogates, which can't be written as UTF-8.
         if isinstance(value, str) and (value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)):
             return value

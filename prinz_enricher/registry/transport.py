@@ -16,14 +16,22 @@ from prinz_enricher import __version__
 from prinz_enricher.registry.registry_errors import RegistryRefused, RegistryUnreachable, RegistryUnreadable, redact
 
 MAX_ERROR_BYTES = 64 * 1024
-MAX_PAGE_BYTES = 64 * 1024 * 1024
+# A page is parsed while nothing else of this process runs. One that has more is asked for again with fewer entries.
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+MAX_PAGE_VALUES = 200_000  # In its JSON.
 MAX_PAGES = 10_000
+MAX_LISTING_BYTES = 256 * 1024 * 1024
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAX_VALIDATOR_CHARACTERS = 256
 _HINTS: dict[int, str] = {
     httpx.codes.UNAUTHORIZED: "; the credentials are missing or wrong",
     httpx.codes.FORBIDDEN: "; the credentials do not suffice, or the server does not allow our Host header",
 }
+
+
+class AnswerTooLong(RegistryUnreadable):
+    """An answer is longer than it may be."""
+
 
 QueryParams = Mapping[str, str | int | list[str]]
 Validator = tuple[str, str]  # A header that asks whether a file has changed, such as `("If-None-Match", '"5f-1"')`.
@@ -119,7 +127,7 @@ def exchange(
             if is_error and limit < 0:
                 break
             if limit < 0:
-                raise RegistryUnreadable(f"the answer to {what} is longer than {max_bytes} bytes")
+                raise AnswerTooLong(f"the answer to {what} is longer than {max_bytes} bytes")
             # httpx limits the time between two chunks; a server that drips would hold us forever.
             if time.monotonic() > deadline:
                 raise RegistryUnreachable(f"no whole answer to {what} in time")
@@ -187,19 +195,24 @@ class Transport:
         self, path: str, params: QueryParams, *, max_bytes: int | None = None, method: str = "GET"
     ) -> Mapping[str, object]:
         """Get a JSON object, by default of at most `MAX_PAGE_BYTES`; with POST, the parameters are sent as JSON."""
-        options: dict[str, Any] = {"params": params} if method == "GET" else {"json": params}
-        _, content = self._request(path, max_bytes or MAX_PAGE_BYTES, method=method, **options)
-        parsed = read_json_object(content)
-        if parsed is None:
-            raise RegistryUnreadable(f"the answer to {path} is not a JSON object")
-        return parsed
+        return self._get_json(path, params, max_bytes or MAX_PAGE_BYTES, method)[0]
 
     def get_pages(self, path: str, key: str, params: QueryParams) -> Iterator[list[object]]:
-        """Get a listing page by page; `key` is that of the entries in a page."""
+        """Get a listing page by page, with `max_results` entries each or fewer; `key` is that of the entries."""
         tokens: set[str] = set()
         token = ""
+        left = MAX_LISTING_BYTES
+        entries_per_page = int(str(params["max_results"]))
         for _ in range(MAX_PAGES):
-            page = self.get_json(path, {**params, "page_token": token} if token else params)
+            query = {**params, "max_results": entries_per_page} | ({"page_token": token} if token else {})
+            try:
+                page, size = self._get_json(path, query, MAX_PAGE_BYTES, "GET")
+            except AnswerTooLong:
+                if entries_per_page == 1:
+                    raise
+                entries_per_page //= 2
+                continue
+            left -= size
             entries = page.get(key, [])
             following = page.get("next_page_token") or ""
             if not isinstance(entries, list) or not isinstance(following, str):
@@ -209,9 +222,25 @@ class Transport:
                 return
             if following in tokens:
                 raise RegistryUnreadable(f"the pages of {path} go round in a circle")
+            if left < 0:
+                raise RegistryUnreadable(f"the pages of {path} have more than {MAX_LISTING_BYTES} bytes in all")
             tokens.add(following)
             token = following
         raise RegistryUnreadable(f"there are more than {MAX_PAGES} pages of {path}")
+
+    def _get_json(
+        self, path: str, params: QueryParams, max_bytes: int, method: str
+    ) -> tuple[Mapping[str, object], int]:
+        """Return a JSON object, and its bytes as it was sent."""
+        options: dict[str, Any] = {"params": params} if method == "GET" else {"json": params}
+        _, content = self._request(path, max_bytes, method=method, **options)
+        # Each value but the first follows one of these.
+        if sum(map(content.count, (b",", b"[", b"{"))) > MAX_PAGE_VALUES:
+            raise AnswerTooLong(f"the answer to {path} has more than {MAX_PAGE_VALUES} JSON values")
+        parsed = read_json_object(content)
+        if parsed is None:
+            raise RegistryUnreadable(f"the answer to {path} is not a JSON object")
+        return parsed, len(content)
 
     def get_if_changed(
         self, path: str, params: QueryParams, validator: Validator | None, *, max_bytes: int

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from prinz_enricher.errors import AuditUnavailable, Code
-from prinz_enricher.security.principal import Principal
+from prinz_enricher.security.principal import MAX_NAME, Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.status import to_status
 from prinz_enricher.telemetry.audit import AuditLog
 
 _REFUSALS = (Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED, Code.UNAUTHENTICATED)
 """Codes that a caller without rights can bring about as often as it likes."""
+
+_CODES = {number: name for name, number in code_pb2.Code.items()}
 
 
 class Accounting:
@@ -48,23 +50,24 @@ class Accounting:
         """Write the line of a call, if there is an audit log."""
         if self._audit is None:
             return
-        code = 0 if status is None else status.code
-        info = error_details_pb2.ErrorInfo()
-        if status is not None and status.details:
-            status.details[0].Unpack(info)
-        self._audit.add(
-            "" if call.principal is None else call.principal.name,
-            refused=code in _REFUSALS,
-            reserved=reserved,
-            peer=call.peer,
-            method=call.method,
-            model=call.model,
-            version=call.version,
-            rows=call.rows,
-            code=code_pb2.Code.Name(code) if code in code_pb2.Code.values() else str(code),
-            reason=info.reason,
-            correlation_id=info.metadata.get("correlation_id", ""),
-        )
+        code, reason, correlation_id = 0, "", ""
+        if status is not None:
+            code = status.code
+            info = error_details_pb2.ErrorInfo()
+            if status.details and status.details[0].Unpack(info):
+                reason, correlation_id = info.reason, info.metadata.get("correlation_id", "")
+        line: dict[str, object] = {
+            "peer": call.peer,
+            "method": call.method,
+            "model": call.model[:MAX_NAME],
+            "version": call.version[:MAX_NAME],
+            "rows": call.rows,
+            "code": _CODES.get(code) or str(code),
+            "reason": reason,
+            "correlation_id": correlation_id,
+        }
+        principal = "" if call.principal is None else call.principal.name
+        self._audit.add(principal, line, refused=code in _REFUSALS, reserved=reserved)
 
 
 @dataclass(slots=True, eq=False)

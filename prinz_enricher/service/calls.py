@@ -76,6 +76,9 @@ class Call:
         """Return whether the caller has gone."""
         raise NotImplementedError
 
+    def hold(self, size: int) -> None:
+        """Count so many bytes more among those of requests in flight, until the call ends; raises Overloaded."""
+
 
 CallHandler = Callable[[Sequence[Call]], None]
 """Takes calls; never blocks for long, and never raises."""

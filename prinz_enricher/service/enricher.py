@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,21 +15,31 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Union, paginate
 from prinz_enricher.config import QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.errors import EnricherError, InvalidRequest, NotImplementedYet, Overloaded
+from prinz_enricher.errors import (
+    DeadlineExceeded,
+    DecodedTooLarge,
+    EnricherError,
+    InvalidRequest,
+    NotImplementedYet,
+    Overloaded,
+)
 from prinz_enricher.scoring.ports import WorkerPool
 from prinz_enricher.security.access import Method
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
+from prinz_enricher.service.background_source import BackgroundSource
 from prinz_enricher.service.calls import Call, Source
 from prinz_enricher.service.catalog_view import CatalogView
+from prinz_enricher.service.fair_threads import FairThreads
 from prinz_enricher.service.model_messages import ModelMessages, WatchSource, model_message
 from prinz_enricher.service.score.call import score_alone
-from prinz_enricher.service.score.messages import Limits, parse_score_request
+from prinz_enricher.service.score.messages import Limits, is_small, parse_score_request
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.service.targets import Targets
@@ -37,10 +48,16 @@ from prinz_enricher.signature import to_wire
 log = structlog.stdlib.get_logger(__name__)
 
 LARGE_REQUEST = 256 * 1024
-"""Bytes from which a request is read by other threads, so that small calls do not wait behind it."""
+"""Bytes from which a request is parsed by other threads, so that small calls do not wait behind it."""
+
+SMALL_STREAM = 64 * 1024
+"""Bytes that an Arrow stream may become to be read by the thread that receives calls."""
 
 HUGE_REQUEST = 8 * 1024 * 1024
 """Bytes from which the memory of a request is returned to the system at once."""
+
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+"""Bytes of a page of ListModels, unless one model has more: half of what clients of gRPC accept by default."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -58,7 +75,7 @@ class EnricherService:
         self._quotas = quotas or Quotas(QuotaSettings())
         self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared)
         self._messages = ModelMessages(targets, pool)
-        self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="large-request")
+        self._readers = FairThreads(3, "read-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
         self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
         self._signatures = ThreadPoolExecutor(max_workers=2, thread_name_prefix="get-signature")
@@ -73,17 +90,22 @@ class EnricherService:
         scores = []
         for call in calls:
             if len(call.request) > LARGE_REQUEST:
-                self._submit(self._large, self._answer_large, call)
+                self._read_elsewhere(call)
             elif call.method == "Score":
                 scores.append(call)
             else:
-                self._submit(self._lists if call.method == "ListModels" else self._signatures, self._answer, call)
+                self._submit((self._lists if call.method == "ListModels" else self._signatures).submit, call)
         if scores:
             self._gather(scores)
 
-    def _submit(self, threads: ThreadPoolExecutor, answer: Callable[[Call], None], call: Call) -> None:
+    def _read_elsewhere(self, call: Call, method: Callable[[Call], None] | None = None) -> None:
+        self._submit(partial(self._readers.submit, call.principal or call.peer), call, method)
+
+    def _submit(
+        self, submit: Callable[[Callable[[], None]], object], call: Call, method: Callable[[Call], None] | None = None
+    ) -> None:
         try:
-            threads.submit(answer, call)
+            submit(partial(self._answer, call, method))
         except RuntimeError as error:
             # No thread can be started, or the service ends.
             call.fail(to_status(Overloaded(f"no thread can take the call ({error})")))
@@ -102,8 +124,8 @@ class EnricherService:
             return internal_failure(log, "stream failed", error, method=method)
 
     def close(self) -> None:
-        """Wait for the threads of large requests, lists and signatures."""
-        for threads in (self._large, self._lists, self._signatures):
+        """Wait for the threads of requests that are not small, lists and signatures."""
+        for threads in (self._readers, self._lists, self._signatures):
             threads.shutdown()
 
     def _gather(self, calls: Sequence[Call]) -> None:
@@ -126,11 +148,8 @@ class EnricherService:
             call.fail(to_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of this service
             call.fail(internal_failure(log, "call failed", error, method=call.method))
-
-    def _answer_large(self, call: Call) -> None:
-        self._answer(call)
         if len(call.request) > HUGE_REQUEST:
-            # Its memory is free by now, and nobody waits for this thread.
+            # Its memory is free by now, and nobody waits for the thread of a large request.
             _trim_heap()
 
     def _list_models(self, call: Call) -> None:
@@ -139,29 +158,36 @@ class EnricherService:
         snapshot = seen.snapshot()
         full = is_full(request.view)
         view = "full" if full else "basic"
+        contents: list[bytes] = []
+        room = MAX_PAGE_BYTES
+
+        def fits(model: CatalogModel) -> bool:
+            """Write a model, and keep it where the page has room."""
+            nonlocal room
+            content = self._messages.get(model, full=full and self._may_describe(call.principal, model))
+            room -= len(content)
+            if room < 0 and contents:
+                return False
+            contents.append(content)
+            return True
+
         page = paginate(
-            snapshot,
-            request.page_size,
-            request.page_token,
-            request.filter,
-            view,
+            *(snapshot, request.page_size, request.page_token, request.filter, view),
             caller=seen.caller,
             find=seen.find,
+            fits=fits,
         )
         age = Duration()
         age.FromNanoseconds(int(self._catalog.age() * 1e9))
         response = pb.ListModelsResponse(
             next_page_token=page.next_token, catalog_revision=page.snapshot.revision, catalog_age=age
         )
-        models = [
-            self._messages.get(model, full=full and self._may_describe(call.principal, model)) for model in page.models
-        ]
         # Concatenated messages are one message with the fields of all.
-        call.respond(b"".join([*models, response.SerializeToString()]))
+        call.respond(b"".join([*contents, response.SerializeToString()]))
 
     def _watch(
         self, request: pb.WatchModelsRequest, wake: Callable[[], None], principal: Principal | None
-    ) -> WatchSource:
+    ) -> BackgroundSource:
         full = is_full(request.view)
 
         def to_message(model: CatalogModel) -> model_pb2.Model:
@@ -170,7 +196,11 @@ class EnricherService:
             return model_message(model, self._targets.default_version(model), statuses, full=has_signatures)
 
         view = CatalogView(self._catalog, self._targets.rules, principal, "watch")
-        return WatchSource(view, request.resume_token, to_message, wake)
+
+        def open_source(woken: Callable[[], None]) -> WatchSource:
+            return WatchSource(view, request.resume_token, to_message, woken)
+
+        return BackgroundSource(self._lists, open_source, wake)
 
     def _may_describe(self, principal: Principal | None, model: CatalogModel) -> bool:
         """Return whether the caller may see the signatures of a model that it may list."""
@@ -186,14 +216,27 @@ class EnricherService:
         call.respond(response.SerializeToString())
 
     def _score_large(self, call: Call) -> None:
-        self._score(call, *parse_score_request(call.request))
+        _check_waits(call)
+        self._score(call, *parse_score_request(call.request, call.hold))
 
     def _score_small(self, call: Call, request: pb.ScoreRequest | None = None) -> None:
-        self._score(call, parse(pb.ScoreRequest, call.request) if request is None else request)
+        """Score a request here if it is quickly read, and otherwise by a thread that may take its time."""
+        message = parse(pb.ScoreRequest, call.request) if request is None else request
+        if is_small(message, len(call.request)):
+            is_stream = message.WhichOneof("input") == "arrow_stream"
+            bounds = ReadBounds(SMALL_STREAM if is_stream else None)
+            # Of a stream no row is charged or read before it is known what it becomes.
+            with contextlib.suppress(DecodedTooLarge):
+                self._score(call, message, bounds=bounds)
+                return
+        self._read_elsewhere(call, partial(self._score, request=message))
 
-    def _score(self, call: Call, request: pb.ScoreRequest, views: Views | None = None) -> None:
+    def _score(
+        self, call: Call, request: pb.ScoreRequest, views: Views | None = None, bounds: ReadBounds | None = None
+    ) -> None:
         target = self._targets.of(self._resolve(call, request.model, "score"))
-        score_alone(call, request, target, self._pool, self._limits, self._quotas, views)
+        bounds = bounds or ReadBounds(self._limits.decoded, partial(_check_waits, call), call.hold)
+        score_alone(call, request, target, self._pool, self._limits, self._quotas, views, bounds)
 
     def _resolve(self, call: Call, model: model_pb2.ModelRef, method: Method) -> CatalogVersion:
         """Return the version that a call means, and note it for the audit."""
@@ -210,6 +253,12 @@ def is_full(view: int) -> bool:
     if view not in pb.ModelView.values():
         raise InvalidRequest("view", "is not a ModelView")
     return view == pb.MODEL_VIEW_FULL
+
+
+def _check_waits(call: Call) -> None:
+    """Raise where nobody waits for the answer any more."""
+    if call.cancelled() or (call.deadline is not None and time.monotonic() >= call.deadline):
+        raise DeadlineExceeded("queue")
 
 
 def _refuse(call: Call) -> None:

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, ChangeSet
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import model_pb2
+from prinz_enricher.contract import model_pb2, signature_pb2
 from prinz_enricher.errors import Overloaded
 from prinz_enricher.scoring.ports import Status, Target, WorkerPool
 from prinz_enricher.service.catalog_view import CatalogView
@@ -23,6 +23,9 @@ from prinz_enricher.signature import to_wire
 MAX_BYTES = 32 * 1024 * 1024
 """Bytes of messages that are kept; the least recently used go first."""
 
+MAX_SIGNATURES_BYTES = 3 * 1024 * 1024
+"""Bytes of the signatures of one model in one message: a model with them is within what clients accept by default."""
+
 MAX_BEHIND = 256
 """Revisions that a caller may be behind before its watch ends."""
 
@@ -30,21 +33,37 @@ MAX_BEHIND = 256
 def model_message(
     model: CatalogModel, default_version: CatalogVersion | None, statuses: Iterable[Status], *, full: bool
 ) -> model_pb2.Model:
-    """Return the message of a registered model with its versions in these statuses, and their signatures if `full`."""
-    versions = zip(model.versions, statuses, strict=True)
+    """Return the message of a registered model with its versions in these statuses, and their signatures if `full`.
+
+    Of signatures that have more than `MAX_SIGNATURES_BYTES` together those of older versions are left out, and say so.
+    """
+    versions = []
+    left = MAX_SIGNATURES_BYTES if full else 0
+    for version, found in zip(model.versions, statuses, strict=True):
+        status = found
+        signature = to_wire(version.signature) if left > 0 and version.signature is not None else None
+        left -= 0 if signature is None else signature.ByteSize()
+        if full and left < 0:
+            signature = None
+        if full and signature is None and version.signature is not None:
+            why = "the signatures of this model are too large for one message; GetSignature returns this one"
+            status = replace(found, message="; ".join(filter(None, (found.message, why))))
+        versions.append(_version_of(model, version, status, signature))
     return model_pb2.Model(
         name=model.name,
         description=model.description,
         tags=model.tags,
         aliases=model.aliases,
         default_version="" if default_version is None else default_version.version,
-        versions=[_version_of(model, version, status, full=full) for version, status in versions],
+        versions=versions,
         create_time=_timestamp(model.created_ms),
         update_time=_timestamp(model.updated_ms),
     )
 
 
-def _version_of(model: CatalogModel, version: CatalogVersion, status: Status, *, full: bool) -> model_pb2.ModelVersion:
+def _version_of(
+    model: CatalogModel, version: CatalogVersion, status: Status, signature: signature_pb2.Signature | None
+) -> model_pb2.ModelVersion:
     if model.fault and not status.message:
         # A fault of the model has no place of its own in the contract.
         status = replace(status, message=f"its model {model.fault}")
@@ -62,7 +81,7 @@ def _version_of(model: CatalogModel, version: CatalogVersion, status: Status, *,
         update_time=_timestamp(version.updated_ms),
         route=model_pb2.ModelVersion.ROUTE_REMOTE if status.remote else model_pb2.ModelVersion.ROUTE_LOCAL,
         batching=model_pb2.ModelVersion.BATCHING_ON if status.batching else model_pb2.ModelVersion.BATCHING_OFF,
-        signature=to_wire(version.signature) if full and version.signature is not None else None,
+        signature=signature,
     )
 
 

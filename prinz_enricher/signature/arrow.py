@@ -120,6 +120,8 @@ def _caller_field(field: pa.Field) -> pa.Field:
         kind = pa.list_(_caller_field(kind.value_field))
     elif pa.types.is_map(kind):
         kind = pa.map_(kind.key_field, _caller_field(kind.item_field))
+    else:
+        return field
     return field.with_type(kind)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import OrderedDict
+from threading import Lock
 from typing import Final
 
 from prinz_enricher.contract import signature_pb2 as pb
@@ -31,15 +32,36 @@ _ORIGINS: Final = {origin: f"ORIGIN_{origin.name}" for origin in Origin}
 _ORIGIN_NUMBERS: Final = {pb.Signature.Origin.Value(name): origin for origin, name in _ORIGINS.items()}
 
 
-@lru_cache(maxsize=256)
-def _serialized(signature: Signature) -> tuple[bytes, bytes]:
-    inputs, outputs = caller_schema(input_schema(signature)), caller_schema(output_schema(signature))
-    return inputs.serialize().to_pybytes(), outputs.serialize().to_pybytes()
+# Messages with Arrow schemas, which take most of the work, and their bytes; the least recently used go first.
+_MAX_KEPT: Final = 256
+_MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
+_kept: Final[OrderedDict[Signature, bytes]] = OrderedDict()
+_lock: Final = Lock()
 
 
 def to_wire(signature: Signature, *, schemas: bool = True) -> pb.Signature:
-    """Write a signature with its digest and, unless they are not wanted, Arrow schemas, which are most of the work."""
-    inputs, outputs = _serialized(signature) if schemas else (b"", b"")
+    """Write a signature with its digest and, unless they are not wanted, Arrow schemas."""
+    if not schemas:
+        return _to_message(signature, b"", b"")
+    # Not while others wait.
+    hash(signature)
+    with _lock:
+        content = _kept.get(signature)
+        if content is not None:
+            _kept.move_to_end(signature)
+    if content is not None:
+        return pb.Signature.FromString(content)
+    inputs, outputs = caller_schema(input_schema(signature)), caller_schema(output_schema(signature))
+    message = _to_message(signature, inputs.serialize().to_pybytes(), outputs.serialize().to_pybytes())
+    content = message.SerializeToString()
+    with _lock:
+        _kept[signature] = content
+        while len(_kept) > _MAX_KEPT or sum(map(len, _kept.values())) > _MAX_KEPT_BYTES:
+            _kept.popitem(last=False)
+    return message
+
+
+def _to_message(signature: Signature, inputs: bytes, outputs: bytes) -> pb.Signature:
     return pb.Signature(
         inputs=[_to_field(field) for field in signature.inputs],
         outputs=[_to_field(field) for field in signature.outputs],

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import suppress
-from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,9 +24,9 @@ MAX_REFUSALS = 20
 """Refusals of a caller in a second that have lines of their own; of further ones a line says how many there were."""
 
 _BATCH = 256
-_MAX_TEXT = 256
 _RETRY_SECONDS = 0.5
 _CLOSE_SECONDS = 5.0
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -70,9 +70,8 @@ class AuditLog:
             self._reserved += 1
             return True
 
-    def add(self, principal: str, *, refused: bool, reserved: bool, **line: object) -> None:
-        """Write a line soon; texts are cut to 256 characters. It takes a place if one was `reserved`."""
-        cut = {key: value[:_MAX_TEXT] if isinstance(value, str) else value for key, value in line.items()}
+    def add(self, principal: str, line: dict[str, object], *, refused: bool, reserved: bool) -> None:
+        """Write a line about a principal soon. It takes a place if one was `reserved`."""
         with self._lock:
             self._reserved -= reserved
             self._summarize()
@@ -80,7 +79,7 @@ class AuditLog:
                 self._refused[principal] += 1
                 if self._refused[principal] > MAX_REFUSALS:
                     return
-            self._append({"principal": principal} | cut, has_place=reserved and self._settings.required)
+            self._append({"principal": principal} | line, has_place=reserved and self._settings.required)
         if not self._came.is_set():
             self._came.set()
 
@@ -181,5 +180,10 @@ class AuditLog:
 
 
 def _text(seconds: float, line: dict[str, object]) -> str:
-    when = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": when} | line, separators=(",", ":")) + "\n"
+    whole, part = divmod(int(seconds * 1_000), 1_000)
+    return _encode({"time": f"{_second(whole)}.{part:03}Z"} | line) + "\n"
+
+
+@lru_cache(1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -25,7 +25,7 @@ def configure_logging(level: str, style: str) -> None:
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if as_json else console
     # A traceback belongs into the line of its event, where a machine reads it.
-    closing: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if as_json else []
+    closing: list[structlog.typing.Processor] = [structlog.processors.format_exc_info if as_json else _escape]
     handler = logging.StreamHandler(sys.stderr)
     formatter = structlog.stdlib.ProcessorFormatter
     after = [formatter.remove_processors_meta, *closing, renderer]
@@ -41,3 +41,11 @@ def configure_logging(level: str, style: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what would control a terminal or begin a line, such as in a name of a registry; JSON does so itself."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key not in ("exception", "stack"):
+            event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return event

@@ -16,6 +16,15 @@ States = Callable[[], Mapping[str, CatalogState]]
 """Returns the state of each catalog, by its registry's name."""
 Counts = Callable[[], Mapping[str, int]]
 """Returns how many deliveries of webhooks there were, by their outcome."""
+Security = Callable[[], Mapping[str, Mapping[str, float]]]
+"""Returns the metrics below by their names, without the prefix, and by the value of their label."""
+
+SECURITY: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str, str]] = {
+    "auth_failures": (CounterMetricFamily, "reason", "Calls whose caller is not known, by the error's reason"),
+    "quota_rejections": (CounterMetricFamily, "principal", "Calls of a caller that were over a quota"),
+    "reload_failures": (CounterMetricFamily, "what", "New certificates, tokens or keys that could not be used"),
+    "tls_certificate_expiry_seconds": (GaugeMetricFamily, "what", "Seconds until the certificate in use expires"),
+}
 
 _GAUGES: dict[str, tuple[str, Callable[[CatalogState], float | None]]] = {
     "age_seconds": ("Seconds since the registry was last read; absent where it never was", lambda state: state.age),
@@ -31,10 +40,10 @@ _GAUGES: dict[str, tuple[str, Callable[[CatalogState], float | None]]] = {
 class Metrics:
     """The metrics of one service."""
 
-    def __init__(self, states: States, deliveries: Counts) -> None:
+    def __init__(self, states: States, deliveries: Counts, security: Security = dict) -> None:
         # One of our own: the global one belongs to the program that we are a part of.
         self._registry = CollectorRegistry()
-        self._registry.register(_ServiceCollector(states, deliveries))
+        self._registry.register(_ServiceCollector(states, deliveries, security))
         ProcessCollector(registry=self._registry)
 
     def write(self, accept: str) -> tuple[bytes, str]:
@@ -44,8 +53,9 @@ class Metrics:
 
 
 class _ServiceCollector(Collector):
-    def __init__(self, states: States, deliveries: Counts) -> None:
+    def __init__(self, states: States, deliveries: Counts, security: Security) -> None:
         self._states = states
+        self._security = security
         self._deliveries = deliveries
 
     def describe(self) -> Iterable[Metric]:
@@ -73,3 +83,9 @@ class _ServiceCollector(Collector):
         for outcome, count in self._deliveries().items():
             deliveries.add_metric([outcome], count)
         yield deliveries
+        for metric, samples in self._security().items():
+            kind, label, what = SECURITY[metric]
+            family = kind(f"prinz_enricher_{metric}", what, labels=[label])
+            for labelled, sample in samples.items():
+                family.add_metric([labelled], sample)
+            yield family

@@ -46,6 +46,25 @@ def test_page_sizes(asked: int, given: int) -> None:
     assert len(paginate(HUNDREDS, asked)[0]) == given
 
 
+@given(NAMES, st.integers(1, 7), st.sets(st.integers(0, 20)))
+def test_a_page_ends_before_what_does_not_fit(names: list[str], page_size: int, large: set[int]) -> None:
+    """A page ends before a model that does not fit, which begins the next one; all together are the catalog."""
+    snapshot, found, token = make_snapshot(names), list[list[str]](), ""
+    misfits = {name for number, name in enumerate(snapshot.names) if number in large}
+    while not found or token:
+        asked: list[str] = []
+
+        def fits(model: CatalogModel, asked: list[str] = asked) -> bool:
+            asked.append(model.name)
+            return model.name not in misfits
+
+        models, token, _ = paginate(snapshot, page_size, token, fits=fits)
+        found.append([model.name for model in models])
+        assert asked[: len(models)] == found[-1]
+        assert not misfits.intersection(found[-1][1:])
+    assert [name for page in found for name in page] == sorted(names)
+
+
 def test_negative_page_size() -> None:
     """A negative size is refused."""
     with pytest.raises(InvalidRequest) as refused:

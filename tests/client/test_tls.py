@@ -72,8 +72,9 @@ FAULTS: dict[str, tuple[Callable[[TlsServers], tuple[ScoringServer, Tls | None]]
     "a self-signed one": (lambda s: (s.mutual, settings(s, "alone")), "may refuse the client's certificate: "),
     "a key of another certificate": (
         lambda s: (s.tls, Tls(s.ca, s.clients["client"].certificate, s.clients["old"].key)),
-        "the key must be that of the certificate",
+        "the key that of the certificate",
     ),
+    "a damaged CA": (lambda s: (s.tls, Tls(s.ca.read_bytes()[:200])), "they must be undamaged PEM"),
 }
 
 

@@ -257,16 +257,18 @@ def test_calls_are_noted(kind: str, tmp_path: Path) -> None:
         left.cancel()
         eventually(lambda: len(log.records) == 6 and bool(log.records[-1].ends))
         kept.respond(b"late")
-        late = front.running.method("Score").future(b"keep", timeout=0.2, metadata=bearer(TOKEN))
-        eventually(late.done)
+        future = front.running.method("Score").future(b"keep", timeout=0.2, metadata=bearer(TOKEN))
+        eventually(future.done)
         eventually(lambda: len(log.records) == 7 and bool(log.records[-1].ends))
 
     assert all(record.peer for record in log.records)
-    noted = [(record.method, record.principal, *record.ends) for record in log.records]
-    assert noted == [
+    *noted, late = [[record.method, record.principal, *record.ends] for record in log.records]
+    assert [tuple(one) for one in noted] == [
         ("Score", "scenarios", 0), ("Score", "scenarios", 0), ("Score", "scenarios", 5), ("Score", "", 16),
-        ("Score", "", 16), ("Score", "scenarios", 1), ("Score", "scenarios", 4),
+        ("Score", "", 16), ("Score", "scenarios", 1),
     ]  # fmt: skip
+    # The caller may cancel the call a moment before its deadline has passed here.
+    assert late in (["Score", "scenarios", 4], ["Score", "scenarios", 1])
 
 
 def test_streams_are_noted(kind: str) -> None:

@@ -366,3 +366,15 @@ def test_a_port_that_is_taken(running: Running, kind: str) -> None:
     with pytest.raises(FrontError, match=f"can't listen on 127.0.0.1:{running.port}"):
         make_front(kind, running.port).start(core.handle, core.open_source)
     assert running.method("Score")(b"x", timeout=WAIT) == b"Score:x"
+
+
+def test_watchers_that_leave_while_they_are_sent_to(running: Running) -> None:
+    """The source of each is closed, also where a message was just being written."""
+    for _ in range(100):
+        watching = running.watch(b"")
+        assert running.core.came.acquire(timeout=WAIT)
+        source = running.core.sources.pop()
+        source.put(*[b"x"] * 5)
+        next(watching)
+        watching.cancel()
+        assert source.closed.wait(WAIT)

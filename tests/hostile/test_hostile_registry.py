@@ -2,19 +2,38 @@
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
+from google.rpc import status_pb2
 
-from prinz_enricher.catalog import Catalog, Snapshot, mlmodel_parser
+from prinz_enricher.catalog import Catalog, Snapshot, mlmodel_parser, model_files
 from prinz_enricher.catalog.mlmodel_parser import LARGE, MAX_FLAVORS, MlmodelParser, parse_mlmodel
-from prinz_enricher.registry import MlmodelUnreadable, RegistryClient
+from prinz_enricher.catalog.serving_rules import ServingOptions, read_serving_options
+from prinz_enricher.cli import main
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2, signature_pb2
+from prinz_enricher.registry import MlmodelUnreadable, RegistryClient, RegistryUnreadable, entities, transport
 from prinz_enricher.registry.mlmodel_yaml import MAX_BYTES, MAX_NODES, read_mlmodel
-from prinz_enricher.signature import SignatureError, mlflow_json, read_signature
+from prinz_enricher.scoring.cost import LoadTimes
+from prinz_enricher.scoring.pool_settings import PoolSettings
+from prinz_enricher.scoring.ports import Target
+from prinz_enricher.scoring.runtime.worker_group import WorkerGroup
+from prinz_enricher.service import enricher, model_messages
+from prinz_enricher.service.background_source import BackgroundSource
+from prinz_enricher.signature import Signature, SignatureError, mlflow_json, read_signature, to_wire
 from prinz_enricher.signature.mlflow_json import MAX_FIELDS, MAX_JSON_VALUES
 from tests.support.hostile_server import Answer, HostileServer
+from tests.support.own_service import own_service
 from tests.support.registry_writer import mlmodel_text
+from tests.support.running_service import LONG, Service
 from tests.support.synthetic_registry import SyntheticRegistry
 
 
@@ -237,3 +256,244 @@ def test_a_large_file_without_an_exact_form() -> None:
         assert parser.parse(content) == parse_mlmodel(content)
     finally:
         parser.close()
+
+
+def test_a_page_ends_by_its_bytes(
+    hostile_server: HostileServer, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of models with many columns each page has as many as fit, and all pages together have all, in either view."""
+    for number in range(4):
+        registry.add(f"wide-{number}", mlmodel=large_mlmodel(300))
+    size = message_bytes(300)
+    monkeypatch.setattr(enricher, "MAX_PAGE_BYTES", int(2.5 * size))
+    written: list[str] = []
+
+    def count(signature: Signature) -> signature_pb2.Signature:
+        written.append(signature.digest)
+        return to_wire(signature)
+
+    monkeypatch.setattr(model_messages, "to_wire", count)
+    with own_service(hostile_server.url) as service:
+        basic = pages(service, pb.MODEL_VIEW_BASIC)
+        assert (len(basic), written) == (1, [])
+        full = pages(service, pb.MODEL_VIEW_FULL)
+        assert len(written) == 5
+        assert [len(page.models) for page in full] == [2, 3]
+        assert all(page.ByteSize() < 2.5 * size for page in full)
+        names = [[model.name for page in listing for model in page.models] for listing in (basic, full)]
+        assert names == [["wide-0", "wide-1", "wide-2", "wide-3", "wine"]] * 2
+        assert all(len(model.versions[0].signature.inputs) == 300 for model in full[0].models)
+        pages(service, pb.MODEL_VIEW_FULL)
+        # What did not change is not written again.
+        assert len(written) == 5
+
+
+def message_bytes(count: int) -> int:
+    """Return the bytes of the message of a signature with so many columns."""
+    signature = parse_mlmodel(large_mlmodel(count).encode()).signature
+    assert signature is not None
+    return to_wire(signature).ByteSize()
+
+
+def pages(service: Service, view: pb.ModelView) -> list[pb.ListModelsResponse]:
+    """Return all pages of all models."""
+    stub, token = service.stub(), ""
+    found: list[pb.ListModelsResponse] = []
+    while not found or token:
+        found.append(stub.ListModels(pb.ListModelsRequest(view=view, page_token=token), timeout=LONG))
+        token = found[-1].next_page_token
+    return found
+
+
+def test_a_model_has_so_many_bytes_of_signatures(
+    hostile_server: HostileServer, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the signatures of all versions are too much for one message, those of the newest are in it."""
+    registry.add("many", 5, mlmodel=large_mlmodel(300))
+    monkeypatch.setattr(model_messages, "MAX_SIGNATURES_BYTES", int(2.5 * message_bytes(300)))
+    with own_service(hostile_server.url) as service:
+        (page,) = pages(service, pb.MODEL_VIEW_FULL)
+        versions = page.models[0].versions
+        assert [(one.version, one.HasField("signature")) for one in versions] == [
+            *(("5", True), ("4", True)),
+            *(("3", False), ("2", False), ("1", False)),
+        ]
+        assert [bool(one.state_message) for one in versions] == [False, False, True, True, True]
+        assert "GetSignature returns this one" in versions[-1].state_message
+        request = pb.GetSignatureRequest(model=model_pb2.ModelRef(name="many", version="1"))
+        assert len(service.stub().GetSignature(request, timeout=LONG).signature.inputs) == 300
+
+
+class Slow:
+    """A source that notes which threads pull it; it has three messages, and more where a test adds some."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        self.left = [b"a", b"b", bytes(100_000), b"c"]
+        self.threads: set[int] = set()
+
+    def pull(self) -> bytes | status_pb2.Status | None:
+        """Return the next message."""
+        self.threads.add(threading.get_ident())
+        if self.left and self.left[0] == b"fault":
+            raise ValueError("made up")
+        return self.left.pop(0) if self.left else None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_a_watch_is_written_by_other_threads() -> None:
+    """The thread that sends a stream writes none of its messages, gets each of them, and the fault where one fails."""
+    woken, opened = threading.Semaphore(0), list[Slow]()
+
+    def open_source(wake: Callable[[], None]) -> Slow:
+        opened.append(Slow(wake))
+        return opened[0]
+
+    def receive(count: int) -> list[bytes | status_pb2.Status]:
+        received: list[bytes | status_pb2.Status] = []
+        while len(received) < count:
+            if (item := source.pull()) is None:
+                assert woken.acquire(timeout=LONG)
+            else:
+                received.append(item)
+        return received
+
+    with ThreadPoolExecutor(2) as threads:
+        source = BackgroundSource(threads, open_source, woken.release)
+        assert receive(4) == [b"a", b"b", bytes(100_000), b"c"]
+        opened[0].left += [b"d"]
+        opened[0].wake()
+        assert receive(1) == [b"d"]
+        opened[0].left += [b"fault"]
+        opened[0].wake()
+        (fault,) = receive(1)
+        assert isinstance(fault, status_pb2.Status)
+        assert threading.get_ident() not in opened[0].threads
+        source.close()
+
+
+def test_pages_beyond_a_bound_are_asked_for_again_with_fewer_entries(
+    hostile_server: HostileServer, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page with too many values or bytes is not parsed, but read in smaller ones; all of its entities are there."""
+    names = [f"model-{number:02}" for number in range(40)]
+    for name in names:
+        registry.add(name).tags = {f"tag-{number}": "x" * 100 for number in range(10)}
+    for bound, value in (("MAX_PAGE_VALUES", 400), ("MAX_PAGE_BYTES", 10_000)):
+        with monkeypatch.context() as patch, RegistryClient(hostile_server.url) as client:
+            patch.setattr(transport, bound, value)
+            hostile_server.requests.clear()
+            assert [model.name for model in client.registered_models().items] == [*names, "wine"]
+            sizes = [int(request.query["max_results"][0]) for request in hostile_server.requests]
+            assert sizes[:3] == [1000, 500, 250]
+            assert min(sizes) >= 3
+
+
+def test_a_listing_has_so_many_bytes_and_entities(
+    hostile_server: HostileServer, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry whose pages go on and on is given up with the bound; what was known of it stays."""
+    for number in range(20):
+        registry.add(f"model-{number}")
+    with RegistryClient(hostile_server.url, models_per_page=5) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(transport, "MAX_LISTING_BYTES", 1000)
+            with pytest.raises(RegistryUnreadable, match="have more than 1000 bytes in all"):
+                client.registered_models()
+        monkeypatch.setattr(entities, "MAX_ENTITIES", 19)
+        with pytest.raises(RegistryUnreadable, match="more than 19 models, or versions"):
+            client.registered_models()
+
+
+def test_entities_beyond_a_bound(
+    catalog: Catalog, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name or a text that no registry allows hides its own entity alone, and faults are as many as can be read."""
+    monkeypatch.setattr(entities, "MAX_FAULTS", 3)
+    registry.add("n" * 1025)
+    registry.add("described").description = "x" * (128 * 1024 + 1)
+    for number in range(8):
+        registry.add(f"tagged-{number}").tags = {"": "x"}
+    snapshot = catalog.refresh()
+    assert list(snapshot.models) == ["wine"]
+    assert sum("more entities of the registry can't be read" in fault for fault in snapshot.faults) >= 1
+    assert len(snapshot.faults) < 10
+    assert all(len(fault) < 300 for fault in snapshot.faults)
+
+
+EVIL = "\x1b[31mred\x1b]0;title\x07\nfake: line\r\u202e\x9b"
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_names_do_not_control_the_log(style: str) -> None:
+    """Whatever a registry calls its models, an event of the log is one line of printable text."""
+    program = (
+        "import sys, structlog, logging; from prinz_enricher.telemetry import configure_logging; name = sys.argv[2];"
+        "configure_logging('info', sys.argv[1]);"
+        "structlog.get_logger().warning('version can\\'t be read', model=name, entity=(name, '1'), fault=name);"
+        "logging.getLogger('a library').warning('it says %s', name)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, style, EVIL], capture_output=True, text=True, check=True
+    ).stderr
+    assert len(told.splitlines()) == 2
+    assert all(line.isprintable() for line in told.splitlines())
+    assert told.count("[31mred") >= 3
+
+
+def test_names_do_not_control_the_terminal(
+    hostile_server: HostileServer, registry: SyntheticRegistry, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Names, aliases, faults, columns and errors of a registry are printed without what controls a terminal."""
+    model = registry.add(EVIL, mlmodel=mlmodel_text([{"type": "double", "name": EVIL}], [{"type": EVIL}]))
+    model.aliases = {EVIL: "1"}
+    model.tags = {"prinz.default": EVIL, "prinz.route": EVIL}
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a\n1\n")
+    registry.add(f"good{EVIL}", mlmodel=mlmodel_text([{"type": "double", "name": EVIL}]))
+    with own_service(hostile_server.url) as service:
+        address = ["--address", service.address]
+        score = ["score", EVIL, "--input", str(rows), "--output", str(tmp_path / "scores.csv")]
+        for command in (["models"], ["signature", EVIL], ["signature", f"good{EVIL}"], score):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["prinz-enricher", *command, *address])
+                with suppress(SystemExit):
+                    main()
+            printed = capsys.readouterr()
+            told = "".join(line for line in (printed.out + printed.err).splitlines() if "[info" not in line)
+            assert told.isprintable(), command
+            assert "[31mred" in told
+
+
+def test_tags_take_no_more_than_the_settings_allow() -> None:
+    """Tags of a registry that ask for workers are bounded by the settings, and invalid ones count for nothing."""
+    for replicas in ("65", "0", "-1", "1e9", "9" * 10_000, "٣", " "):
+        assert read_serving_options({"prinz.replicas": replicas}, {}).replicas == 0
+    greedy = read_serving_options({"prinz.replicas": "64"}, {})
+    assert greedy.replicas == 64
+    signature = parse_mlmodel(mlmodel_text().encode()).signature
+    assert signature is not None
+    target = Target("greedy", "1", "", signature, replicas=greedy.replicas)
+    settings = PoolSettings(max_workers=3)
+    group = WorkerGroup(target, settings, LoadTimes(), lambda: None)
+    assert group.wanted == 3
+    assert read_serving_options({"prinz.environment": "../x", "prinz.batching": "always"}, {}) == ServingOptions()
+
+
+def test_a_registry_has_so_many_bytes_of_mlmodel_files(
+    catalog: Catalog, registry: SyntheticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signatures beyond the memory that one registry may take are listed with that fault, until there is room."""
+    catalog.refresh()
+    size = len(large_mlmodel(300))
+    monkeypatch.setattr(model_files, "MAX_BYTES", len(mlmodel_text()) + size + size // 2)
+    registry.add("wide-1", 50, mlmodel=large_mlmodel(300))
+    # What many versions share counts once.
+    assert all(version.signature for version in catalog.refresh().models["wide-1"].versions)
+    registry.add("wide-2", mlmodel=large_mlmodel(299))
+    assert "has a signature that is not kept" in fault_of(catalog.refresh(), "wide-2")
+    registry.remove("wide-1")
+    catalog.refresh()
+    assert catalog.refresh().models["wide-2"].versions[0].signature is not None

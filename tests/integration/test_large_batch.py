@@ -177,7 +177,7 @@ def test_large_requests_are_refused_where_no_thread_can_be_started(
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(service.application._service._large, "submit", refuse)
+        patch.setattr(service.application._service._readers, "submit", refuse)
         with pytest.raises(ServiceError) as refused:
             client.score(MODEL, wide)
         assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")

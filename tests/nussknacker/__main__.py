@@ -21,6 +21,7 @@ import numpy as np
 
 from prinz_enricher.batch.primitive_arrays import decimal_double
 from prinz_enricher.registry import PrivateServer, orphan_watchdog
+from prinz_enricher.security.tokens import token_digest
 from tests.support.certificates import Authority, self_signed
 from tests.support.own_service import register
 from tests.support.touchy import register_touchy
@@ -71,7 +72,10 @@ def decimals() -> Iterator[str]:
 
 
 def write_certificates(folder: Path) -> None:
-    """Write certificates of servers and clients: good ones, expired ones, ones of no authority or of another one."""
+    """Write certificates of servers and clients: good ones, expired ones, ones of no authority or of another one.
+
+    Beside them: a token, and the settings of a service that wants it and a client certificate.
+    """
     authority = Authority(folder)
     for name in ("server", "client"):
         authority.sign(name)
@@ -79,6 +83,17 @@ def write_certificates(folder: Path) -> None:
         self_signed(folder, f"{name}-unsigned")
     authority.sign("server-elsewhere", addresses=["192.0.2.1"])
     Authority(folder, "other").sign("client-other")
+    (folder / "token").write_text("a-token\n")
+    (folder / "tokens.toml").write_text(f'[[token]]\nname = "jvm"\nsha256 = "{token_digest("a-token").hex()}"\n')
+    (folder / "prinz.toml").write_text(
+        f"""[server.tls]
+certificate = "{folder}/server-certificate.pem"
+key = "{folder}/server-key.pem"
+client_ca = "{folder}/authority.pem"
+[auth]
+tokens_file = "{folder}/tokens.toml"
+"""
+    )
 
 
 def main() -> int:

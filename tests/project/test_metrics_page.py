@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prinz_enricher.catalog import CatalogState
 from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.webhook import Verdict
-from prinz_enricher.telemetry.metrics import Metrics
+from prinz_enricher.telemetry.metrics import SECURITY, Metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -19,7 +19,8 @@ def test_every_metric_is_documented() -> None:
     page = (DOCS / "metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| ", page, flags=re.MULTILINE)
     state = CatalogState(1, 1, 0, "r", 1.0, False, "", 1.0, 0, 1)
-    metrics = Metrics(lambda: {"default": state}, lambda: {verdict.value: 1 for verdict in Verdict})
+    security = {name: {"x": 1.0} for name in SECURITY}
+    metrics = Metrics(lambda: {"default": state}, lambda: {verdict.value: 1 for verdict in Verdict}, lambda: security)
 
     content, _ = metrics.write("application/openmetrics-text; version=1.0.0")
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", content.decode(), flags=re.MULTILINE))

@@ -102,7 +102,8 @@ def test_a_line_of_each_call(tmp_path: Path) -> None:
     log = AuditLog(AuditSettings(output=str(path)))
     accounting = Accounting(Quotas(QuotaSettings(calls_in_flight=1)), log)
     call = begun(accounting)
-    call.model, call.version, call.rows = "wine", "3", 17
+    # Callers send names of any length.
+    call.model, call.version, call.rows = "w" * 1_000, "3", 17
     over = accounting.begin("ListModels", NK, "ipv4:10.0.0.7:4711")
     assert reason_of(over) == "QUOTA_EXCEEDED"
     call.end(None)
@@ -116,7 +117,7 @@ def test_a_line_of_each_call(tmp_path: Path) -> None:
     none = {"reason": "", "correlation_id": ""}
     assert written(path, log) == [
         common | none | {"method": "ListModels", "code": "RESOURCE_EXHAUSTED", "reason": "QUOTA_EXCEEDED"},
-        common | none | {"model": "wine", "version": "3", "rows": 17, "code": "OK"},
+        common | none | {"model": "w" * 256, "version": "3", "rows": 17, "code": "OK"},
         common | none | {"code": "PERMISSION_DENIED", "reason": "MODEL_FORBIDDEN"},
         common | none | {"code": "INTERNAL", "reason": "INTERNAL", "correlation_id": "c0ffee"},
         common | none | {"code": "CANCELLED"},

@@ -17,6 +17,7 @@ EVERY = [
     errors.InvalidFilter("has no value"),
     errors.InvalidRequest("model.name", "is required"),
     errors.BatchTooLarge(3, 2),
+    errors.DecodedTooLarge(2),
     errors.SignatureChanged("wine", "3", "0" * 32),
     errors.ModelLoadFailed("wine", "3", "no such file"),
     errors.LoaderNotAllowed("wine", "3", "mlflow.spark"),

@@ -23,6 +23,7 @@ from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.enricher import EnricherService
+from prinz_enricher.service.fair_threads import FairThreads
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema
@@ -149,13 +150,15 @@ class Service(EnricherService):
         self,
         pool: HandPool,
         *targets: Target,
+        limits: Limits | None = None,
         shared: int = 1024,
         rules: Sequence[AccessRule] = (),
         quotas: Quotas | None = None,
     ) -> None:
         self.models = {target.name: target for target in targets}
         self._pool = pool
-        self._limits = Limits(10_000, 1 << 20)
+        self._limits = limits or Limits(10_000, 1 << 20)
+        self._readers = FairThreads(3, "read-request")
         fake: Any = self
         self._targets = fake
         self._quotas = quotas or Quotas(QuotaSettings())

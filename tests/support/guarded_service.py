@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -154,7 +156,33 @@ class GuardedService:
         """Open a watch."""
         view = pb.MODEL_VIEW_FULL if full else pb.MODEL_VIEW_BASIC
         request = pb.WatchModelsRequest(resume_token=token, view=view)
-        return self.service.open_source("WatchModels", request.SerializeToString(), lambda: None, principal)
+        source = self.service.open_source("WatchModels", request.SerializeToString(), lambda: None, principal)
+        return source if isinstance(source, status_pb2.Status) else SettledSource(source, self.service._lists)
+
+
+class SettledSource:
+    """A source, which is waited for until its threads have written what there is."""
+
+    def __init__(self, source: Source, threads: ThreadPoolExecutor) -> None:
+        self._source = source
+        self._threads = threads
+        self._count = threads._max_workers
+
+    def pull(self) -> bytes | status_pb2.Status | None:
+        """Return the next message; None where there is none."""
+        item = self._source.pull()
+        if item is None:
+            # Once each thread is at the barrier, none of them writes.
+            barrier = threading.Barrier(self._count + 1)
+            for _ in range(self._count):
+                self._threads.submit(barrier.wait, WAIT)
+            barrier.wait(WAIT)
+            item = self._source.pull()
+        return item
+
+    def close(self) -> None:
+        """End it."""
+        self._source.close()
 
 
 def events_of(source: Source | status_pb2.Status) -> list[pb.WatchModelsResponse]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -32,7 +33,7 @@ def add(log: AuditLog, principal: str = "nk", *, refused: bool = False, **line: 
     """Add a line as a call does; returns False where it was refused a place."""
     if not log.reserve():
         return False
-    log.add(principal, refused=refused, reserved=True, **line)
+    log.add(principal, line, refused=refused, reserved=True)
     return True
 
 
@@ -50,11 +51,11 @@ def eventually(true: Callable[[], bool]) -> None:
 
 
 def test_lines(tmp_path: Path) -> None:
-    """A line is JSON, with the time in UTC and the names escaped and cut; the file is not for others to read."""
+    """A line is JSON, with the time in UTC and the names escaped; the file is not for others to read."""
     path = tmp_path / "audit.log"
     log = AuditLog(settings(path))
     before = time.time()
-    add(log, 'n\nk"\x1b[31m', model="a\r\n{}\u2028\ud800" + "x" * 1_000, rows=3)
+    add(log, 'n\nk"\x1b[31m', model="a\r\n{}\u2028\ud800", rows=3)
     log.close()
     [text] = path.read_bytes().splitlines()
     line = json.loads(text)
@@ -62,9 +63,8 @@ def test_lines(tmp_path: Path) -> None:
     assert b"\x1b" not in text
     assert list(line) == ["time", "principal", "model", "rows"]
     assert (line["principal"], line["rows"]) == ('n\nk"\x1b[31m', 3)
-    assert line["model"].startswith("a\r\n{}\u2028\ud800")
-    assert len(line["model"]) == 256
-    assert line["time"].endswith("+00:00")
+    assert line["model"] == "a\r\n{}\u2028\ud800"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert line["time"] >= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before))
     assert path.stat().st_mode & 0o777 == 0o640 & ~_umask()
 
@@ -147,20 +147,20 @@ def test_required_lines(tmp_path: Path) -> None:
         places = 0
         end = time.monotonic() + 20
         assert all(log.reserve() for _ in range(100))
-        log.add("nk", refused=False, reserved=True, model="x" * 200)
+        log.add("nk", {{"model": "x" * 200}}, refused=False, reserved=True)
         while log.reserve():
-            log.add("nk", refused=False, reserved=True, model="x" * 200)
+            log.add("nk", {{"model": "x" * 200}}, refused=False, reserved=True)
             places += 1
             assert time.monotonic() < end
         # Those that were in flight end as ever.
         for _ in range(99):
-            log.add("nk", refused=False, reserved=True, model="x" * 200)
+            log.add("nk", {{"model": "x" * 200}}, refused=False, reserved=True)
         assert not log.reserve()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         while not log.reserve():
             assert time.monotonic() < end
             time.sleep(0.01)
-        log.add("nk", refused=False, reserved=True, model="last")
+        log.add("nk", {{"model": "last"}}, refused=False, reserved=True)
         log.close()
         assert log.lost == 0
         print(places + 101)
@@ -184,7 +184,7 @@ def test_standard_output() -> None:
         log = AuditLog(AuditSettings(output="stdout"))
         for number in range(40_000):
             assert log.reserve()
-            log.add("nk", refused=False, reserved=True, number=number)
+            log.add("nk", {"number": number}, refused=False, reserved=True)
         print("all were added", file=__import__("sys").stderr, flush=True)
         log.close()
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prinz_enricher.fronts.admin.http_server import HttpServer
     from prinz_enricher.security.authenticator import Authenticator
-    from prinz_enricher.telemetry.metrics import Metrics
+    from prinz_enricher.telemetry.metrics import Metrics, Security
 
 _NO_WEBHOOK_BODY_BYTES = 4096
 _MAX_VERIFICATIONS = 2
@@ -50,11 +50,13 @@ class AdminHttpServer:
         draining: Callable[[], bool],
         authenticator: Authenticator | None = None,
         tls: HttpTls | None = None,
+        security: Security = dict,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._verifying = threading.Semaphore(_MAX_VERIFICATIONS)
         self._tls = tls
+        self._security = security
         self._catalog = catalog
         self._draining = draining
         self._webhook = Webhook(settings, catalog.request_refresh) if settings.has_webhook else None
@@ -132,7 +134,7 @@ class AdminHttpServer:
             from prinz_enricher.telemetry.metrics import Metrics
 
             deliveries = self._webhook.counts if self._webhook is not None else dict[str, int]
-            self._metrics = Metrics(self._states, deliveries)
+            self._metrics = Metrics(self._states, deliveries, self._security)
         content, content_type = self._metrics.write(environ.get("HTTP_ACCEPT", ""))
         return HTTPStatus.OK, content, content_type
 

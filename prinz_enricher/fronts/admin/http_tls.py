@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from prinz_enricher.config import TlsSettings
-from prinz_enricher.security.certificates import CertificateFiles, Certificates
 from prinz_enricher.security.principal import ClientCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from prinz_enricher.security.certificates import CertificateFiles, Certificates
 
 CERTIFICATE = "prinz.client_certificate"
 """Where a WSGI application finds the client's certificate."""

@@ -11,7 +11,7 @@ import structlog
 
 from prinz_enricher.config import ServerSettings, is_loopback
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, FrontLimits
-from prinz_enricher.fronts.grpc.callers import Callers, FrontSecurity
+from prinz_enricher.fronts.grpc.authentication import Callers, FrontSecurity
 from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
 from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.calls import Front, FrontError

@@ -1,4 +1,4 @@
-"""Which calls are admitted: bounds on calls in flight, and on the bytes of their requests."""
+"""Which calls are admitted: bounds on calls in flight and on their bytes, of which no caller can keep others out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from prinz_enricher.errors import Overloaded, ShuttingDown
 from prinz_enricher.service.status import to_status
 
 UNLIMITED = 1 << 62
-_SMALL = 4096
-"""Bytes of requests that are not counted: ten thousand of them hold little, and need no lock."""
+SMALL = 4096
+"""Bytes of requests and answers that are not counted: ten thousand of them hold little."""
+
+_MAX_RESERVE = 64 * 1024 * 1024
+"""Bytes over their limit for callers that have little in flight, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class FrontLimits:
     Attributes:
         message_bytes: Bytes of a request or an answer.
         calls: Unary calls and messages of streams in flight, and streams.
-        inflight_bytes: Bytes of the requests of unary calls in flight.
+        inflight_bytes: Bytes of requests in flight, of what those become, and of answers that are not read yet.
         patience: Seconds that a message of a stream may wait for its caller to read.
         connection_seconds: Age of a connection at which new calls are sent to another; 0 for no limit.
     """
@@ -35,19 +38,65 @@ class FrontLimits:
     connection_seconds: float = 0.0
 
 
+class FairLimit:
+    """A limit on what all callers have of something; once it is reached, those with little get a reserve beyond it.
+
+    Each caller's part of the reserve is what is left to one more, so nobody can take it all. Any thread calls.
+
+    Args:
+        limit: What all may have; one that has it alone may exceed it.
+        reserve: What those with little may have beyond it.
+    """
+
+    def __init__(self, limit: int, reserve: int) -> None:
+        self.total = 0
+        self._limit = limit
+        self._reserve = reserve
+        self._lock = threading.Lock()
+        self._taken: dict[Hashable, int] = {}
+
+    def take(self, caller: Hashable, amount: int = 1, held: int = 0) -> bool:
+        """Note that a caller has more, besides what it has `held` of the same thing; returns False where it may not."""
+        with self._lock:
+            total, taken = self.total + amount, self._taken.get(caller, 0) + amount
+            if total > self._limit and self.total > held:
+                share = self._reserve // (len(self._taken) + (caller not in self._taken))
+                if taken > share or total > self._limit + self._reserve:
+                    return False
+            self.total = total
+            self._taken[caller] = taken
+        return True
+
+    def release(self, caller: Hashable, amount: int = 1) -> None:
+        """Note that a caller has less."""
+        with self._lock:
+            self.total -= amount
+            left = self._taken[caller] - amount
+            if left:
+                self._taken[caller] = left
+            else:
+                del self._taken[caller]
+
+
 class Admission:
-    """Admits calls up to the limits, until `draining` is set. One thread calls `enter`; any thread calls `leave`."""
+    """Admits calls and streams up to the limits, until `draining` is set. Any thread may call.
+
+    A caller is whatever tells one from another, such as the address of a connection.
+    """
 
     def __init__(self, limits: FrontLimits) -> None:
         self.draining = False
-        self._limits = limits
-        self._open: dict[Hashable, int] = {}
-        # The lock is for the bytes.
+        self._open: dict[Hashable, tuple[Hashable, int]] = {}
         self._lock = threading.Lock()
-        self._bytes = 0
+        self._calls = FairLimit(limits.calls, limits.calls // 4)
+        self._streams = FairLimit(limits.calls, limits.calls // 4)
+        self._bytes = FairLimit(limits.inflight_bytes, min(limits.inflight_bytes // 4, _MAX_RESERVE))
         # Refusals come when there is least time, so each is written once.
         self._overloaded = to_status(Overloaded(f"{limits.calls} calls are in flight"))
-        self._full = to_status(Overloaded(f"requests of {limits.inflight_bytes} bytes are in flight"))
+        self._many_streams = to_status(Overloaded(f"{limits.calls} streams are open"))
+        self._full_reason = f"requests of {limits.inflight_bytes} bytes are in flight"
+        self._full = to_status(Overloaded(self._full_reason))
+        self._unread = to_status(Overloaded(f"answers of {limits.inflight_bytes} bytes are not read yet"))
         self._shutting_down = to_status(ShuttingDown())
 
     @property
@@ -59,26 +108,71 @@ class Admission:
         """Return whether a call was admitted and has not ended."""
         return call in self._open
 
-    def enter(self, call: Hashable, size: int = 0) -> status_pb2.Status | None:
+    def enter(self, call: Hashable, caller: Hashable, size: int = 0) -> status_pb2.Status | None:
         """Admit a call with a request of `size` bytes, a lone one of any size; returns the refusal, if any."""
         if self.draining:
             return self._shutting_down
-        if len(self._open) >= self._limits.calls:
+        if not self._calls.take(caller):
             return self._overloaded
-        if size <= _SMALL:
+        if size <= SMALL:
             size = 0
-        else:
-            with self._lock:
-                if self._bytes and self._bytes + size > self._limits.inflight_bytes:
-                    return self._full
-                self._bytes += size
-        self._open[call] = size
+        elif not self._bytes.take(caller, size):
+            self._calls.release(caller)
+            return self._full
+        self._open[call] = caller, size
         return None
+
+    def resize(self, call: Hashable, size: int) -> status_pb2.Status | None:
+        """Admit other bytes of a call than it has, any number of a lone one; returns the refusal, if any."""
+        with self._lock:
+            caller, request_size = self._open.get(call, (None, 0))
+            if caller is None:
+                return None
+            if request_size:
+                self._bytes.release(caller, request_size)
+            refusal = self.hold(caller, size)
+            self._open[call] = caller, size if refusal is None and size > SMALL else 0
+        return refusal
+
+    def grow(self, call: Hashable, size: int) -> None:
+        """Count so many bytes more for a call until it ends, from any thread; a lone one may take any number.
+
+        Raises Overloaded where there is no room for them.
+        """
+        with self._lock:
+            if (found := self._open.get(call)) is None:
+                return
+            caller, held = found
+            if not self._bytes.take(caller, size, held):
+                raise Overloaded(self._full_reason)
+            self._open[call] = caller, held + size
 
     def leave(self, call: Hashable) -> bool:
         """Count a call as ended; returns whether it was open."""
-        size = self._open.pop(call, None)
+        with self._lock:
+            caller, size = self._open.pop(call, (None, 0))
+        if caller is None:
+            return False
+        self._calls.release(caller)
         if size:
-            with self._lock:
-                self._bytes -= size
-        return size is not None
+            self._bytes.release(caller, size)
+        return True
+
+    def enter_stream(self, caller: Hashable) -> status_pb2.Status | None:
+        """Admit a stream; returns the refusal, if any."""
+        if self.draining:
+            return self._shutting_down
+        return None if self._streams.take(caller) else self._many_streams
+
+    def leave_stream(self, caller: Hashable) -> None:
+        """Count a stream as ended."""
+        self._streams.release(caller)
+
+    def hold(self, caller: Hashable, size: int) -> status_pb2.Status | None:
+        """Admit an answer of `size` bytes until it is read, a lone one of any size; returns the refusal, if any."""
+        return None if size <= SMALL or self._bytes.take(caller, size) else self._unread
+
+    def drop(self, caller: Hashable, size: int) -> None:
+        """Count an answer as read, or as given up."""
+        if size > SMALL:
+            self._bytes.release(caller, size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,16 +21,17 @@ from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.contract import enricher_service_pb2
 from prinz_enricher.errors import Code, InternalError, MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
-from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.fronts.grpc.callers import (
+from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits
+from prinz_enricher.fronts.grpc.authentication import (
     FrontSecurity,
     Verdict,
     certificate_of,
     gone,
     note_begin,
 )
+from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.grpc.grpcio_security import CALLER, ModelHealth, TokenCheck, server_credentials
+from prinz_enricher.fronts.grpc.receiving import Receiver
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
 from prinz_enricher.security.principal import Principal
@@ -44,6 +46,16 @@ LINGER = 0.5
 MAX_WAITING = 256
 """Calls that wait for their hand-over: as many as a group has."""
 
+MAX_STREAMS = 1_000
+"""Open calls of one connection."""
+
+HANDSHAKE_SECONDS = 20
+IDLE_SECONDS = 300
+
+_MAX_FILES = 2**31 - 1
+_OTHER_FILES = 256
+"""Files that the service needs besides connections: workers, models, the registry."""
+
 _T = TypeVar("_T")
 _Answer: TypeAlias = bytes | status_pb2.Status
 
@@ -57,6 +69,8 @@ class GrpcioFront:
         self._security = security
         self._log: CallLog | None = None
         self._admission = Admission(limits)
+        self.grow = self._admission.grow
+        """Counts bytes more for a call in flight."""
         self._answers: deque[tuple[asyncio.Future[_Answer], _Answer]] = deque()
         self._scheduled = False
         self._health_set: dict[str, bool] = {}
@@ -121,16 +135,19 @@ class GrpcioFront:
                 ("grpc.max_send_message_length", -1),
                 # Two services on one port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
-                # Once about a thousand calls wait to be accepted, grpc drops some at random, as CANCELLED without a
-                # message; `max_calls` is the limit.
-                ("grpc.server.max_pending_requests", 2**31 - 1),
-                ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
+                # Calls that wait to be accepted; more are dropped as CANCELLED without a message, by default at random
+                # from a thousand on. `max_calls` is the limit.
+                ("grpc.server.max_pending_requests", 2 * self._limits.calls),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * self._limits.calls),
+                # Open calls of a connection, also those that were reset and are not cleared away yet; callers wait.
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                # Connections that never begin, or do nothing, hold a file each; a good caller connects again.
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+                ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+                # Over this they are closed at once: without files left, new callers would wait without an answer.
+                ("grpc.max_allowed_incoming_connections", _most_connections()),
                 # Calls may end then, however long they take: there is no limit by default (`max_connection_age_grace`).
-                *(
-                    [("grpc.max_connection_age_ms", int(age * 1000))]
-                    if (age := self._limits.connection_seconds)
-                    else []
-                ),
+                ("grpc.max_connection_age_ms", min(int(self._limits.connection_seconds * 1000) or _NEVER, _NEVER)),
             ],
         )
         self._health = (
@@ -138,7 +155,18 @@ class GrpcioFront:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(SERVICE.full_name, self._method_handlers())]
+            [
+                Receiver(
+                    SERVICE.full_name,
+                    {method.name: self._unary(method.name) for method in SERVICE.methods if not _is_stream(method)},
+                    self._admission,
+                    self._limits.message_bytes,
+                    self._limits.inflight_bytes,
+                    self._refuse_call,
+                    _key_of,
+                ),
+                grpc.method_handlers_generic_handler(SERVICE.full_name, self._stream_handlers()),
+            ]
         )
         add_reflection(self._server, [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
         if self._security.certificates is None:
@@ -176,21 +204,17 @@ class GrpcioFront:
             status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(name, status)
 
-    def _method_handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    def _stream_handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             if method.client_streaming:
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._score_stream)
             elif method.server_streaming:
-                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._server_stream(method.name))
-            else:
                 # Without serialisers the messages are bytes, as the port wants them.
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method.name))
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._server_stream(method.name))
         return handlers
 
     def _unary(self, method: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
-        limit = self._limits.message_bytes
-
         async def serve(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             arrived = time.monotonic()
             remaining: float | None = context.time_remaining()
@@ -198,7 +222,7 @@ class GrpcioFront:
             if isinstance(caller, status_pb2.Status):
                 return await self._refuse_call(context, method, caller)
             answer: asyncio.Future[_Answer] = self._loop.create_future()
-            refusal = self._admission.enter(answer, len(request))
+            refusal = self._admission.enter(answer, caller or _key_of(context), len(request))
             if refusal is not None:
                 return await self._refuse_call(context, method, refusal, caller)
             deadline = None if remaining is None else arrived + remaining
@@ -210,18 +234,23 @@ class GrpcioFront:
                 if result is None:
                     self._batcher.add(call)
                     result = await answer
-                if isinstance(result, bytes) and len(result) > limit:
-                    result = to_status(MessageTooLarge("answer", len(result), limit))
             finally:
                 # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
                 answer.cancel()
-                self._admission.leave(answer)
-                self._note_idle()
+                if isinstance(result, bytes) and len(result) > SMALL:
+                    # Once it is read.
+                    _when_done(context, lambda: self._leave(answer))
+                else:
+                    self._leave(answer)
                 if call.audit is not None:
                     call.audit.end(None if isinstance(result, bytes) else result or gone(deadline))
             return result if isinstance(result, bytes) else await _abort(context, result)
 
         return serve
+
+    def _leave(self, answer: asyncio.Future[_Answer]) -> None:
+        self._admission.leave(answer)
+        self._note_idle()
 
     def _caller(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> Verdict | None:
         """Return who calls; None where nobody is asked."""
@@ -244,6 +273,13 @@ class GrpcioFront:
 
     def answer(self, answer: asyncio.Future[_Answer], result: _Answer) -> None:
         """Answer a unary call, from any thread; answers enter the loop together."""
+        if isinstance(result, bytes):
+            size, limit = len(result), self._limits.message_bytes
+            if size > limit:
+                result = to_status(MessageTooLarge("answer", size, limit))
+            elif size > SMALL:
+                # gRPC copies it.
+                result = self._admission.resize(answer, 2 * size) or result
         self._answers.append((answer, result))
         # Read after the answer is there, and reset before answers are read: none stays behind.
         if not self._scheduled:
@@ -310,7 +346,9 @@ class GrpcioFront:
                 await woken.wait()
             elif isinstance(item, bytes):
                 try:
-                    await asyncio.wait_for(context.write(item), self._limits.patience)
+                    # Where a caller leaves as its message is written, `wait_for` of Python 3.11 goes on without it.
+                    async with asyncio.timeout(self._limits.patience):
+                        await context.write(item)
                 except TimeoutError:
                     return to_status(Overloaded(f"the stream was not read for {self._limits.patience:g} seconds"))
             else:
@@ -319,7 +357,8 @@ class GrpcioFront:
 
     async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         caller, record = await self._admit_stream("ScoreStream", context)
-        stream = ScoreStream(context, self._admission, self._batcher, self._limits, caller, self._log)
+        key = caller or _key_of(context)
+        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, self._log)
         self._score_streams.add(stream)
         end: status_pb2.Status | None = gone(None)
         try:
@@ -339,18 +378,18 @@ class GrpcioFront:
         caller = self._caller(context)
         if isinstance(caller, status_pb2.Status):
             await self._refuse_call(context, method, caller)
-        elif self._admission.draining:
-            await self._refuse_call(context, method, to_status(ShuttingDown()), caller)
-        elif len(self._streams) + len(self._score_streams) >= self._limits.calls:
-            status = to_status(Overloaded(f"{self._limits.calls} streams are open"))
-            await self._refuse_call(context, method, status, caller)
-        elif self._log is None:
+            raise InternalError("abort")  # unreachable: abort always raises
+        key = caller or _key_of(context)
+        refusal = self._admission.enter_stream(key)
+        if refusal is not None:
+            await self._refuse_call(context, method, refusal, caller)
+        _when_done(context, lambda: self._admission.leave_stream(key))
+        if self._log is None:
             return caller, None
-        else:
-            record = self._log.begin(method, caller, context.peer())
-            if not isinstance(record, status_pb2.Status):
-                return caller, record
-            await _abort(context, record)
+        record = self._log.begin(method, caller, context.peer())
+        if not isinstance(record, status_pb2.Status):
+            return caller, record
+        await _abort(context, record)
         raise InternalError("abort")  # unreachable: abort always raises
 
     def _note_idle(self) -> None:
@@ -372,7 +411,32 @@ class _UnaryCall(Call):
     def cancelled(self) -> bool:
         return self.answer.cancelled()
 
+    def hold(self, size: int) -> None:
+        self.front.grow(self.answer, size)
 
+
+def _most_connections() -> int:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(files - _OTHER_FILES, files // 2) if 0 < files < _MAX_FILES else _MAX_FILES
+
+
+def _is_stream(method: Any) -> bool:
+    return bool(method.client_streaming or method.server_streaming)
+
+
+def _key_of(context: grpc.aio.ServicerContext[bytes, bytes]) -> Hashable:
+    """Return what tells a caller without a name from another: the connection."""
+    peer = context.peer()
+    # All that the native front forwards comes over one socket.
+    return context if peer.startswith("unix:") else peer
+
+
+def _when_done(context: Any, act: Callable[[], None]) -> None:
+    """Act once a call has ended and its answer is read."""
+    context.add_done_callback(lambda _: act())
+
+
+_NEVER = 2**31 - 1
 _RETRY_INFO = error_details_pb2.RetryInfo.DESCRIPTOR.full_name
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
-from prinz_enricher.fronts.grpc.callers import Callers, Verdict, authorization_of, certificate_of
+from prinz_enricher.fronts.grpc.authentication import Callers, Verdict, authorization_of, certificate_of
 from prinz_enricher.security.access import AccessRules
-from prinz_enricher.security.certificates import CertificateFiles, Certificates
 from prinz_enricher.security.principal import Principal
+
+if TYPE_CHECKING:
+    from prinz_enricher.security.certificates import CertificateFiles, Certificates
 
 CALLER: ContextVar[Principal] = ContextVar("caller")
 """Who makes the call of a task, where its token has named the caller."""

@@ -22,7 +22,7 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission, FrontLimits
-from prinz_enricher.fronts.grpc.callers import (
+from prinz_enricher.fronts.grpc.authentication import (
     Callers,
     FrontSecurity,
     Verdict,
@@ -62,6 +62,8 @@ class NativeFront:
         self._security = security
         self._max_message_bytes = limits.message_bytes
         self._admission = Admission(limits)
+        self.grow = self._admission.grow
+        """Counts bytes more for a call in flight."""
         self.is_open = self._admission.is_open
         """Whether the call of a number is unanswered and its caller has not gone."""
         self._idle = threading.Event()
@@ -193,7 +195,7 @@ class NativeFront:
         if size > self._max_message_bytes and not self._admission.draining:
             refusal = to_status(MessageTooLarge("request", size, self._max_message_bytes))
         else:
-            refusal = self._admission.enter(call.number, size)
+            refusal = self._admission.enter(call.number, call.principal or call.peer, size)
         if refusal is not None:
             self._refuse(call, refusal)
         return refusal is None
@@ -254,3 +256,6 @@ class _NativeCall(Call):
 
     def cancelled(self) -> bool:
         return not self.front.is_open(self.number)
+
+    def hold(self, size: int) -> None:
+        self.front.grow(self.number, size)

@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +26,8 @@ from prinz_enricher.batch.wire import prefix, varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
+from prinz_enricher.fronts.grpc.authentication import gone, note_begin
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.fronts.grpc.callers import gone, note_begin
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallLog
 from prinz_enricher.service.status import to_status
@@ -35,6 +35,10 @@ from prinz_enricher.service.status import to_status
 MAX_MESSAGES = 1024
 """Messages of a stream whose answers are not sent yet: more than keeps every worker busy, and few enough that the
 answers of a caller who stops reading stay small."""
+
+FIRST_ANSWERS = 16
+"""Answers that wait until the caller reads them, from which no more messages are read. Each that it reads makes room
+for one more, so whoever never reads costs others little."""
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """Bytes of such messages, and of their answers, from which no more are read."""
@@ -56,6 +60,7 @@ class ScoreStream:
     def __init__(
         self,
         context: grpc.aio.ServicerContext[bytes, bytes],
+        caller: Hashable,
         admission: Admission,
         batcher: CallBatcher,
         limits: FrontLimits,
@@ -64,7 +69,10 @@ class ScoreStream:
     ) -> None:
         self.max_message_bytes = limits.message_bytes
         self._context = context
+        self._caller = caller
         self._admission = admission
+        self.grow = admission.grow
+        """Counts bytes more for a call in flight."""
         self._batcher = batcher
         self._patience = limits.patience
         self._principal = principal
@@ -73,6 +81,7 @@ class ScoreStream:
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
         self._unsent = 0
+        self._window = FIRST_ANSWERS
         self._room = asyncio.Event()
         self._thread = threading.get_ident()
         self._waiter: asyncio.Future[None] | None = None
@@ -82,6 +91,7 @@ class ScoreStream:
         self._lock = threading.Lock()
         self._open: set[_Message] = set()
         self._answers: deque[bytes] = deque()
+        self._writing: deque[bytes] = deque()
         self._held = 0
         self._asleep = False
 
@@ -104,10 +114,13 @@ class ScoreStream:
                 self._alarm.cancel()
             with self._lock:
                 left, self._open = self._open, set()
+                unsent, self._answers = self._answers, deque()
             for message in left:
                 self._admission.leave(message)
                 if message.audit is not None:
                     message.audit.end(gone(message.deadline))
+            for answer in (*self._writing, *unsent):
+                self._admission.drop(self._caller, len(answer))
         return to_status(ShuttingDown()) if reading.cancelled() else self._end
 
     def refuse(self) -> None:
@@ -122,7 +135,11 @@ class ScoreStream:
 
     async def _read(self) -> None:
         while True:
-            while self._unsent >= MAX_MESSAGES or self._held >= MAX_HELD_BYTES:
+            while (
+                self._unsent >= MAX_MESSAGES
+                or self._held >= MAX_HELD_BYTES
+                or self._unsent - len(self._open) >= self._window
+            ):
                 self._room.clear()
                 await self._room.wait()
             data: Any = await self._context.read()
@@ -156,7 +173,7 @@ class ScoreStream:
         with self._lock:
             self._open.add(message)
             self._held += message.size
-        refusal = self._admission.enter(message) if fault is None else to_status(fault)
+        refusal = self._admission.enter(message, self._caller, message.size) if fault is None else to_status(fault)
         if refusal is None:
             refusal = note_begin(self._log, message)
         elif self._log is not None:
@@ -177,6 +194,7 @@ class ScoreStream:
                 owes = bool(self._open)
                 self._asleep = not answers
             if answers:
+                self._writing = answers
                 await self._write_all(answers)
             elif not reading.done() or owes:
                 self._waiter = self._loop.create_future()
@@ -188,13 +206,16 @@ class ScoreStream:
 
     async def _write_all(self, answers: deque[bytes]) -> None:
         while answers:
-            answer = answers.popleft()
+            answer = answers[0]
             self._write_began = self._loop.time()
             if self._alarm is None:
                 self._alarm = self._loop.call_at(self._write_began + self._patience, self._check_write)
             await self._context.write(answer)
+            answers.popleft()
+            self._admission.drop(self._caller, len(answer))
             self._write_began = None
             self._unsent -= 1
+            self._window = min(MAX_MESSAGES, self._window + 1)
             with self._lock:
                 self._held -= len(answer)
             self._room.set()
@@ -219,10 +240,13 @@ class ScoreStream:
             if message not in self._open:
                 return
             self._open.remove(message)
+            self._admission.leave(message)
+            refusal = self._admission.hold(self._caller, len(answer))
+            if refusal is not None:
+                answer, error = write_status(message.sequence, refusal), refusal
             self._answers.append(answer)
             self._held += len(answer) - message.size
             asleep, self._asleep = self._asleep, False
-        self._admission.leave(message)
         if message.audit is not None:
             message.audit.end(error)
         if asleep:
@@ -259,6 +283,9 @@ class _Message(Call):
 
     def cancelled(self) -> bool:
         return not self.stream.is_open(self)
+
+    def hold(self, size: int) -> None:
+        self.stream.grow(self, size)
 
 
 class ScoreMessage(NamedTuple):

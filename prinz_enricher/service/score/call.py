@@ -19,6 +19,7 @@ import structlog
 from google.rpc import status_pb2
 
 from prinz_enricher import batch as codec
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import (
@@ -147,11 +148,12 @@ def score_alone(
     limits: Limits,
     quotas: Quotas,
     views: Views | None = None,
+    bounds: ReadBounds | None = None,
 ) -> None:
     """Check a request, and submit its rows to the pool; `views` are the values that its message lacks.
 
     Raises EnricherError where the request is invalid, with all violations of its input, or over the caller's quota:
-    that is charged before rows are read if their number is declared, as reading them is work too.
+    that is charged before rows are read if their number is declared, as reading them is work too; and as `bounds` do.
     """
     signature, form = target.signature, request.WhichOneof("input") or ""
     if len(request.request_id) > MAX_REQUEST_ID:
@@ -179,8 +181,8 @@ def score_alone(
             return None
 
     outputs = collect(lambda: codec.select_outputs(signature.outputs, request.outputs))
-    params = collect(lambda: codec.decode_params(request.params, signature))
-    rows = collect(lambda: read_rows(request, signature, limits, views or Views()))
+    params = collect(lambda: codec.decode_params(request.params, signature, bounds))
+    rows = collect(lambda: read_rows(request, signature, limits, views or Views(), bounds))
     if outputs is None or params is None or rows is None:
         raise InvalidInput(violations, omitted=omitted)
     if request.independent_rows and rows.num_rows > MAX_INDEPENDENT_ROWS:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.wire import (
     BYTES,
     MAX_FIELDS,
@@ -34,6 +35,14 @@ from prinz_enricher.signature import Field, Signature, fields_schema
 MAX_INDEPENDENT_ROWS = 4096
 """Rows of a request with `independent_rows`: where a version's calls are not scored together, each row is a job."""
 
+_SMALL_REQUEST: Final = 4 * 1024
+"""Bytes of a request that is small, whatever is in it."""
+_SMALL_COLUMNS: Final = 32 * 1024
+"""Bytes of a small request of plain columns or dense rows."""
+_FEW_COLUMNS: Final = 256
+_PARSED: Final = 4
+"""How many times its bytes a message takes once it is parsed, about."""
+
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreResponse.DESCRIPTOR.fields_by_name.items()}
 
 
@@ -43,16 +52,20 @@ class Limits:
 
     Attributes:
         bytes: Bytes of an Arrow stream once it is decompressed: a small one can become a very large one.
+        decoded: Bytes that rows may take beyond their own, such as dictionaries laid out; None for no limit.
         shared: Rows of several callers in one model call.
     """
 
     rows: int
     bytes: int
     shared: int = 1024
+    decoded: int | None = None
 
 
-def parse_score_request(data: bytes) -> tuple[pb.ScoreRequest, Views]:
+def parse_score_request(data: bytes, hold: Callable[[int], None] = lambda _: None) -> tuple[pb.ScoreRequest, Views]:
     """Return the message of a large request, and the values that it lacks, as views of `data`: they are not copied.
+
+    What protobuf takes for the message, about, is counted by `hold` before it is made, which may raise.
 
     The top level of the message is walked as the wire format has it, and protobuf parses what is not the Arrow stream,
     or the values of columns and dense rows. What can't be separated with certainty stays in the message.
@@ -61,10 +74,25 @@ def parse_score_request(data: bytes) -> tuple[pb.ScoreRequest, Views]:
         try:
             rest, views = _split(memoryview(data))
         except NotPlain:
+            hold(_PARSED * len(data))
             return pb.ScoreRequest.FromString(data), Views()
+        hold(_PARSED * len(rest))
         return pb.ScoreRequest.FromString(rest), views
     except DecodeError:
         raise InvalidRequest("request", "is not a ScoreRequest message") from None
+
+
+def is_small(request: pb.ScoreRequest, size: int) -> bool:
+    """Return whether the thread that receives calls can read a request of `size` bytes: in a millisecond, about.
+
+    Of an Arrow stream that is not known before what it announces is seen.
+    """
+    if size <= _SMALL_REQUEST:
+        return True
+    columns = request.columns.columns
+    if size > _SMALL_COLUMNS or request.params or len(columns) > _FEW_COLUMNS:
+        return False
+    return not any(column.HasField("nested") for column in columns)
 
 
 def declared_rows(request: pb.ScoreRequest, form: str | None) -> int:
@@ -74,26 +102,28 @@ def declared_rows(request: pb.ScoreRequest, form: str | None) -> int:
     return request.dense.num_rows if form == "dense" else 1
 
 
-def read_rows(request: pb.ScoreRequest, signature: Signature, limits: Limits, views: Views) -> pa.RecordBatch:
+def read_rows(
+    request: pb.ScoreRequest, signature: Signature, limits: Limits, views: Views, bounds: ReadBounds | None = None
+) -> pa.RecordBatch:
     """Return the rows of a request, checked against the signature; `views` are the values that the message lacks.
 
     Raises InvalidInput where they do not fit it, InvalidRequest where there are none or their form is not allowed in
-    this request, and BatchTooLarge.
+    this request, BatchTooLarge, and as `bounds` do.
     """
     form = request.WhichOneof("input")
     if form == "columns":
         _check_rows(request.columns.num_rows, limits.rows)
-        return codec.decode_columns(request.columns, signature, views.columns)
+        return codec.decode_columns(request.columns, signature, views.columns, bounds)
     if form == "arrow_stream":
         stream = request.arrow_stream if views.data is None else views.data
-        return codec.decode_stream(stream, signature, limits.rows, limits.bytes)
+        return codec.decode_stream(stream, signature, limits.rows, limits.bytes, bounds)
     if form == "dense":
         if not request.signature_digest:
             raise InvalidRequest(
                 "signature_digest", "is required with dense rows, since their order is the signature's"
             )
         _check_rows(request.dense.num_rows, limits.rows)
-        return codec.decode_dense(request.dense, signature, views.data)
+        return codec.decode_dense(request.dense, signature, views.data, bounds)
     raise InvalidRequest("input", "is required: columns, arrow_stream or dense")
 
 

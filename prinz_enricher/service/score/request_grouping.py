@@ -34,6 +34,10 @@ DEADLINE_SPAN = 0.005
 MAX_CALLS = 256
 """Calls of a group: so many still share a model call with others."""
 
+_NOBODY: frozenset[Principal | None] = frozenset()
+_MAX_ALLOWED = 1024
+"""Models, and callers of one, whose right to score is remembered."""
+
 _FAR = 1e12
 """A deadline that is never reached."""
 
@@ -105,6 +109,8 @@ class RequestGrouper:
         self._quotas = quotas
         self._max_calls = min(max_rows, MAX_CALLS)
         self._templates = Templates()
+        # By the name of a model, principals that may score it: rules never change.
+        self._allowed_by_model: dict[str, frozenset[Principal | None]] = {}
 
     def submit(self, calls: Sequence[Call]) -> _Ungrouped:
         """Submit what can be grouped of calls with small requests; returns the other calls."""
@@ -211,7 +217,15 @@ class RequestGrouper:
     def _allowed(self, some: RequestGroup, ungrouped: _Ungrouped) -> RequestGroup:
         """Return the group of those whose callers may score the model; the others hear why not by themselves."""
         name = some.request.model.name
-        refused = {one for one in {call.principal for call in some.calls} if not self._rules.may(one, "score", name)}
+        allowed = self._allowed_by_model.get(name, _NOBODY)
+        others = {call.principal for call in some.calls} - allowed
+        if not others:
+            return some
+        refused = {principal for principal in others if not self._rules.may(principal, "score", name)}
+        if len(refused) < len(others):
+            if len(self._allowed_by_model) >= _MAX_ALLOWED or len(allowed) >= _MAX_ALLOWED:
+                self._allowed_by_model = {}
+            self._allowed_by_model[name] = allowed | (others - refused)
         if not refused:
             return some
         _leave(some.at([place for place, call in enumerate(some.calls) if call.principal in refused]), ungrouped)

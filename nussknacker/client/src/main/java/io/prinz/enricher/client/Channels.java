@@ -44,7 +44,7 @@ final class Channels {
     for (String address : connection.addresses()) {
       String target = address.startsWith("dns:") ? address : "dns:///" + address;
       ManagedChannelBuilder<?> builder =
-          Grpc.newChannelBuilder(target, credentials)
+          builder(target, credentials)
               .executor(executor)
               .offloadExecutor(executor)
               .defaultLoadBalancingPolicy("round_robin")
@@ -56,6 +56,15 @@ final class Channels {
         builder.overrideAuthority(connection.serverName());
       }
       channels.add(builder.build());
+    }
+  }
+
+  private static ManagedChannelBuilder<?> builder(String target, ChannelCredentials credentials) {
+    try {
+      return Grpc.newChannelBuilder(target, credentials);
+    } catch (RuntimeException unusable) {
+      // Netty reads the files of TLS now; the target was checked.
+      throw new IllegalArgumentException(ConnectionFaults.UNUSABLE_FILES, unusable);
     }
   }
 

@@ -5,6 +5,9 @@ import java.util.regex.Pattern;
 
 /** Says in one sentence what is wrong with a connection that could not be made. */
 final class ConnectionFaults {
+  static final String UNUSABLE_FILES =
+      "TLS can't use the files of the client: they must be undamaged PEM, and the key that of the certificate";
+
   /** What gRPC, Netty and the JVM say, and what it means; the first that is found counts. */
   private static final String[][] FAULTS = {
     {"not an SSL/TLS record", "the server has no TLS at this address: connect without TLS, or to the port that has it"},
@@ -15,7 +18,7 @@ final class ConnectionFaults {
       "No subject alternative|No name matching",
       "the server's certificate has other names than the address: use a name that it has, as address or server name"
     },
-    {"KEY_VALUES_MISMATCH", "TLS can't use the files of the client: the key must be that of the certificate"},
+    {"KEY_VALUES_MISMATCH", UNUSABLE_FILES},
     {"dump for first 5 bytes: 1503", "the server requires TLS: connect with TLS"},
     {"was not SETTINGS|ALPN", "the server at this address does not use HTTP/2: connect to the port of its gRPC"},
   };

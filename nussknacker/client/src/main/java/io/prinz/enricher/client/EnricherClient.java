@@ -32,7 +32,7 @@ public final class EnricherClient implements AutoCloseable {
    * Makes a client; it connects when it is first used.
    *
    * @throws java.io.UncheckedIOException a file for TLS can't be read
-   * @throws IllegalArgumentException a file for TLS is no PEM, or its key has a password
+   * @throws IllegalArgumentException a file for TLS is damaged or no PEM, or its key has a password
    */
   public EnricherClient(Connection connection) {
     core = Core.acquire(connection);

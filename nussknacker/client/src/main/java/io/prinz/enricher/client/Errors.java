@@ -16,7 +16,13 @@ import java.util.Set;
 /** Reads the errors of the wire. */
 final class Errors {
   private static final Set<String> ONE_ROWS =
-      Set.of("INVALID_INPUT", "BATCH_TOO_LARGE", "MODEL_ERROR", "OUTPUT_MISMATCH", "MESSAGE_TOO_LARGE");
+      Set.of(
+          "INVALID_INPUT",
+          "BATCH_TOO_LARGE",
+          "DECODED_TOO_LARGE",
+          "MODEL_ERROR",
+          "OUTPUT_MISMATCH",
+          "MESSAGE_TOO_LARGE");
 
   private Errors() {}
 

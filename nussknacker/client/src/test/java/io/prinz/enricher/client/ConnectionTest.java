@@ -158,7 +158,7 @@ class ConnectionTest {
       for (String client : List.of("client-expired", "client-unsigned", "client-other")) {
         assertFault("may refuse the client's certificate: ", as(client, client, service), service);
       }
-      assertFault("the key must be that of the certificate", as("client", "server", service), service);
+      assertFault("the key that of the certificate", as("client", "server", service), service);
     }
   }
 
@@ -224,9 +224,11 @@ class ConnectionTest {
   /** A file that TLS can't use is named when the client is made. */
   @Test
   @EnabledIfEnvironmentVariable(named = "PRINZ_TEST_CERTIFICATES", matches = ".+", disabledReason = "needs make test-nussknacker")
-  void filesOfTls() {
+  void filesOfTls(@TempDir Path folder) throws IOException {
+    Path damaged = Files.writeString(folder.resolve("ca.pem"), Files.readString(pem("authority")).substring(0, 200));
     Path certificate = pem("client-certificate");
     Object[][] faults = {
+      {to("localhost:1").tls(damaged), "they must be undamaged PEM"},
       {to("localhost:1").tls(pem("client-key")), "client-key.pem has no certificate: "},
       {to("localhost:1").tls(null).certificate(certificate, certificate), "client-certificate.pem has no private key: "},
       {to("localhost:1").tls(null).certificate(certificate, pem("client-locked_key")), " has a password: "},

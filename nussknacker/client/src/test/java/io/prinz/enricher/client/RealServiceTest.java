@@ -13,6 +13,8 @@ import java.io.IOException;
 import java.math.BigDecimal;
 import java.math.BigInteger;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.time.LocalDateTime;
 import java.time.ZoneOffset;
@@ -33,6 +35,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
+import org.junit.jupiter.api.io.TempDir;
 
 /** The client before the real service with real models. */
 @Timeout(180)
@@ -85,6 +88,38 @@ class RealServiceTest {
       row.put(field.getName(), number * 0.37 + place++);
     }
     return row;
+  }
+
+  /** By TLS, its certificate and a token a client gets what it asks for; each of them that is wrong has its sentence. */
+  @Test
+  void tlsCertificatesAndTokens(@TempDir Path temporary) throws Exception {
+    Path folder = Path.of(System.getenv("PRINZ_TEST_CERTIFICATES"));
+    Path ca = folder.resolve("authority.pem");
+    String config = folder.resolve("prinz.toml").toString();
+    try (ServiceProcess secured = new ServiceProcess(ServiceProcess.freePort(), WINE, "--config", config)) {
+      Connection.Builder known =
+          Connection.to(List.of(secured.address()))
+              .tls(ca)
+              .certificate(folder.resolve("client-certificate.pem"), folder.resolve("client-key.pem"));
+      try (EnricherClient client = new EnricherClient(known.tokenFile(folder.resolve("token")).build())) {
+        Scorer secret = scorer(client, ModelReference.ofDefault(WINE), LONG);
+        Map<String, Object> scores = secret.score(wine(1), engine).get(60, TimeUnit.SECONDS);
+        assertEquals(scorer(WINE).score(wine(1), engine).get(60, TimeUnit.SECONDS), scores);
+      }
+      Connection wrong = known.tokenFile(Files.writeString(temporary.resolve("token"), "another")).build();
+      assertRefused("UNAUTHENTICATED", "TOKEN_INVALID: ", wrong);
+      Connection.Builder unknown = Connection.to(List.of(secured.address()));
+      assertRefused("UNAVAILABLE", "may require TLS", unknown.build());
+      assertRefused("UNAVAILABLE", "may require a client certificate", unknown.tls(ca).build());
+    }
+  }
+
+  private static void assertRefused(String code, String words, Connection connection) {
+    try (EnricherClient refused = new EnricherClient(connection)) {
+      EnricherException error = assertThrows(EnricherException.class, () -> refused.models(Duration.ofSeconds(2)));
+      assertEquals(code, error.code());
+      assertTrue(error.getMessage().contains(words), error.getMessage());
+    }
   }
 
   /** The methods that are called are those of the contract. */

@@ -25,13 +25,14 @@ public final class ServiceProcess implements AutoCloseable {
   private final Thread reader;
 
   /** Starts it, and waits until it serves the models of these names, loaded; an asterisk stands for any text. */
-  public ServiceProcess(int port, String preload) throws IOException, InterruptedException {
+  public ServiceProcess(int port, String preload, String... flags) throws IOException, InterruptedException {
     this.port = port;
     String python = variable("PRINZ_TEST_PYTHON");
     ProcessBuilder builder =
         new ProcessBuilder(
             python, "-P", "-S", variable("PRINZ_TEST_WATCHDOG"), "10", python, "-m", "prinz_enricher.cli", "serve",
             "--port", Integer.toString(port), "--registry", registry(), "--log-format", "json", "--preload", preload);
+    builder.command().addAll(List.of(flags));
     builder.environment().put("PRINZ_REGISTRY__REFRESH_INTERVAL", "0.2");
     builder.redirectErrorStream(true);
     process = builder.start();

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 from google.rpc import status_pb2
@@ -15,10 +15,13 @@ from google.rpc import status_pb2
 from prinz_enricher.errors import Code, EnricherError, Overloaded
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.authenticator import Authenticator
-from prinz_enricher.security.certificates import CertificateFiles
 from prinz_enricher.security.principal import ClientCertificate, Principal
 from prinz_enricher.service.calls import Call, CallLog
 from prinz_enricher.service.status import internal_failure, to_status
+
+if TYPE_CHECKING:
+    # A service without TLS does not import what that needs.
+    from prinz_enricher.security.certificates import CertificateFiles
 
 MAX_VERIFICATIONS = 1_000
 """Calls whose tokens wait to be verified: that takes as long as the issuer's keys are fetched."""
@@ -107,8 +110,11 @@ def _done(status: status_pb2.Status) -> Future[Verdict]:
 
 def authorization_of(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Return the header Authorization of a call; several are joined, which no token is."""
-    found = [str(value) for key, value in metadata if key == "authorization"]
-    return ", ".join(found) if found else None
+    found: str | None = None
+    for key, value in metadata:
+        if key == "authorization":
+            found = f"{found}, {value!s}" if found else str(value)
+    return found
 
 
 def certificate_of(properties: Mapping[str, Iterable[bytes]]) -> ClientCertificate | None:
