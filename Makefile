@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security hostile clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,6 +78,9 @@ lock: ## Write constraints.txt anew: the newest versions that fit pyproject.toml
 
 fuzz: $(READY) ## Ask the service all sorts of nonsense (MINUTES=10), and see that it stands (ARGS=--front=grpcio)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(or $(MINUTES),10) $(ARGS)
+
+hostile: $(READY) ## Attack a service in each known way, and print what others see of it (ARGS=--help)
+	$(BIN)/python -m tests.hostile $(ARGS)
 
 bench-batch: $(READY) ## What the columnar core costs, beside its floor
 	$(BIN)/python benchmarks/batch.py

@@ -1,7 +1,8 @@
 """What TLS, tokens and access rules cost: `make bench-security` (ARGS=--help).
 
 One wine model, a service for each set of settings, all of them running at once; each is called in turn, in every round.
-A ratio is that of calls a second within one round; the median of the rounds is printed, with the least and the most.
+A ratio is that of two sides within one round: of calls a second, and of the front's CPU time for a call, which other
+programs on the machine disturb less. The median of the rounds is printed, with the least and the most.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.peers.generator import Expectation, Generator
 from benchmarks.peers.machine import describe_machine
-from benchmarks.serving import service
+from benchmarks.serving import Service, service
 from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.client import Client, Tls
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -42,7 +44,7 @@ class Side:
 
     Attributes:
         front: What speaks gRPC.
-        tokens: Whether calls need a token, of as many principals as there are.
+        tokens: Of how many principals tokens are sent in turn; calls need none where it is 0.
         rules: Whether there are access rules.
         tls: Whether it has TLS.
         baseline: The side without what is measured.
@@ -50,20 +52,33 @@ class Side:
     """
 
     front: str
-    tokens: bool = False
+    tokens: int = 0
     rules: bool = False
     tls: bool = False
     baseline: str = ""
     coalesced: bool = False
 
 
+class Run(NamedTuple):
+    """Calls a second, and seconds of the front's CPU time for each."""
+
+    rate: float
+    cpu: float
+
+
 SIDES = {
-    "native": Side("native"),
-    "native, tokens": Side("native", tokens=True, baseline="native"),
-    "native, tokens and rules": Side("native", tokens=True, rules=True, baseline="native, tokens"),
-    "grpcio": Side("grpcio"),
-    "grpcio, tokens": Side("grpcio", tokens=True, baseline="grpcio"),
-    "grpcio, tokens and rules": Side("grpcio", tokens=True, rules=True, baseline="grpcio, tokens"),
+    **{
+        name: side
+        for front in ("native", "grpcio")
+        for name, side in {
+            front: Side(front),
+            f"{front}, a token": Side(front, tokens=1, baseline=front),
+            f"{front}, many tokens": Side(front, tokens=PRINCIPALS, baseline=front),
+            f"{front}, many tokens, rules": Side(
+                front, tokens=PRINCIPALS, rules=True, baseline=f"{front}, many tokens"
+            ),
+        }.items()
+    },
     "grpcio, TLS": Side("grpcio", tls=True, baseline="grpcio"),
     "rows of our client, grpcio": Side("grpcio", coalesced=True),
     "rows of our client, grpcio, TLS": Side("grpcio", tls=True, coalesced=True, baseline="rows of our client, grpcio"),
@@ -94,9 +109,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
     parser.add_argument("--callers", type=int, default=64)
-    parser.add_argument("--only", default="", help="sides whose name holds this text, and their baselines")
+    parser.add_argument("--only", default="", help="sides whose name begins so, and their baselines")
     options = parser.parse_args()
-    chosen = {name for name, side in SIDES.items() if options.only in name}
+    chosen = {name for name, side in SIDES.items() if name.startswith(options.only)}
     chosen |= {SIDES[name].baseline for name in chosen} - {""}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -104,50 +119,57 @@ def main() -> None:
         command = [sys.executable, "-m", "samples.train", "--registry", registry.url]
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
         tokens = [os.urandom(16).hex() for _ in range(PRINCIPALS)]
-        token_file = folder / "tokens"
-        token_file.write_text("\n".join(tokens) + "\n")
         authority = Authority(folder)
         generator = Generator(os.sched_getaffinity(0), options.seconds, 1.0, 1, folder)
-        runs: dict[str, Callable[[], float]] = {}
+        runs: dict[str, Callable[[], Run]] = {}
         for name in (name for name in SIDES if name in chosen):
             side = SIDES[name]
             home = folder / str(len(runs))
             home.mkdir()
             config = home / "prinz.toml"
             config.write_text(settings(side, home, tokens, authority))
-            address = stack.enter_context(service(registry.url, home, "--config", str(config))).address
+            running = stack.enter_context(service(registry.url, home, "--config", str(config)))
+            address = running.address
             with Client(
                 address, timeout=60, tls=Tls(ca=authority.file) if side.tls else None, token=tokens[0]
             ) as client:
                 expected = client.score(MODEL, ROW).batch.column(0)[0].as_py()
-            runs[name] = run_of(side, address, generator, expected, options.callers, authority, token_file)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
+            runs[name] = run_of(side, running, generator, expected, options.callers, authority, tokens)
+        results: dict[str, list[Run]] = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, run in runs.items():
-                rates[name].append(run())
+                results[name].append(run())
     machine = describe_machine()
     about = f"{machine['cores']} cores, commit {machine['commit']}, load {machine['load_average']}"
     print(f"{machine['processor']}, {about}; {PRINCIPALS:,} principals, {RULES:,} rules")
     print(f"{options.callers} callers, {options.rounds} rounds of {options.seconds:g} s")
-    for name, found in rates.items():
-        line = f"{name:34} {statistics.median(found):9,.0f}/s"
+    for name, found in results.items():
+        rate, cpu = (statistics.median(values) for values in zip(*found, strict=True))
+        line = f"{name:32} {rate:8,.0f}/s {cpu * 1e6:7,.0f} µs"
         if baseline := SIDES[name].baseline:
-            ratios = [mine / other for mine, other in zip(found, rates[baseline], strict=True)]
-            line += f"  {statistics.median(ratios):.3f} of {baseline} ({min(ratios):.2f} to {max(ratios):.2f})"
+            pairs = list(zip(found, results[baseline], strict=True))
+            line += f"  of {baseline}: calls/s {_range([mine.rate / other.rate for mine, other in pairs])}"
+            line += f", CPU {_range([mine.cpu / other.cpu for mine, other in pairs])}"
         print(line)
+
+
+def _range(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def run_of(
     side: Side,
-    address: str,
+    running: Service,
     generator: Generator,
     expected: float,
     callers: int,
     authority: Authority,
-    token_file: Path,
-) -> Callable[[], float]:
-    """Return what measures a side: calls a second, each with the right answer."""
+    tokens: list[str],
+) -> Callable[[], Run]:
+    """Return what measures a side; each answer must be right."""
     more = ["--ca", str(authority.file)] if side.tls else []
+    token_file = generator.folder / f"{side.tokens}.tokens"
+    token_file.write_text("".join(f"{token}\n" for token in tokens[: side.tokens]))
     request = pb.ScoreRequest()
     request.model.name = MODEL
     request.columns.num_rows = 1
@@ -155,25 +177,32 @@ def run_of(
         request.columns.columns.add(name=name).doubles.values.append(value)
     content = request.SerializeToString()
 
-    def run() -> float:
+    def run() -> Run:
+        before = _cpu_seconds(running.pid)
         if side.coalesced:
-            figure = generator.coalesced(address, MODEL, ROW, callers, expected, more)
+            figure = generator.coalesced(running.address, MODEL, ROW, callers, expected, more)
         else:
-            tokens = ["--tokens", str(token_file)] if side.tokens else []
+            sent = ["--tokens", str(token_file)] if side.tokens else []
             figure = generator.grpc(
-                address,
+                running.address,
                 METHOD,
                 content,
                 1,
                 callers=callers,
                 expected=Expectation(number=expected),
-                more=[*more, *tokens],
+                more=[*more, *sent],
             )
         if not figure.sound:
             raise SystemExit(f"{side}: {json.dumps(figure.to_json())}")
-        return figure.calls_per_second
+        calls = figure.calls_per_second * (generator.seconds + generator.warm)
+        return Run(figure.calls_per_second, (_cpu_seconds(running.pid) - before) / calls)
 
     return run
+
+
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Columns that are of the declared type already are views of the stream's memory.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -157,9 +158,11 @@ def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> 
     length = _field(metadata, batch, _BATCH_LENGTH)
     rows = 0 if length is None else _number("<q", metadata, length)
     compressed = _field(metadata, batch, _BATCH_COMPRESSION) is not None
-    values = sum(max(length, 0) + _ARRAY for length, _ in _pairs(metadata, batch, _BATCH_NODES))
-    total = 0
-    for offset, size in _pairs(metadata, batch, _BATCH_BUFFERS):
+    lengths, _ = _pairs(metadata, batch, _BATCH_NODES)
+    total, values = 0, sum(lengths) + _ARRAY * len(lengths)
+    if lengths and min(lengths) < 0:
+        raise ValueError
+    for offset, size in zip(*_pairs(metadata, batch, _BATCH_BUFFERS), strict=True):
         if compressed and size >= 8:
             # A compressed buffer begins with its length; -1 says that it is not compressed after all.
             plain = _number("<q", body, offset)
@@ -168,16 +171,16 @@ def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> 
     return rows, total, values
 
 
-def _pairs(data: memoryview, table: int, slot: int) -> list[tuple[int, int]]:
-    """Return the structs of two long numbers that a table's field holds."""
+def _pairs(data: memoryview, table: int, slot: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the first and the second numbers of the structs that a table's field holds."""
     start = _table(data, table, slot)
     if start is None:
-        return []
+        return (), ()
     count = _number("<I", data, start)
     if count > len(data):
         raise IndexError
     numbers = struct.unpack_from(f"<{2 * count}q", data, start + 4)
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
+    return numbers[::2], numbers[1::2]
 
 
 def _table(data: memoryview, table: int, slot: int) -> int | None:
@@ -273,19 +276,21 @@ def conform(batch: pa.RecordBatch | pa.Table, fields: Sequence[Field], violation
 
 
 def _conform(table: pa.RecordBatch | pa.Table, layout: Layout, violations: Violations) -> pa.RecordBatch:
-    names: dict[str, list[int]] = {}
-    for place, name in enumerate(table.schema.names):
-        names.setdefault(name, []).append(place)
-    for name, places in names.items():
+    held = table.schema.names
+    names: dict[str, int] = {}
+    for place, name in enumerate(held):
+        names.setdefault(name, place)
+    times = Counter(held) if len(names) < len(held) else {}
+    for name in names:
         if name not in layout.by_name:
             violations.add(column_path(name), violation.UNKNOWN_COLUMN)
-        elif len(places) > 1:
+        elif times.get(name, 1) > 1:
             violations.add(column_path(name), violation.DUPLICATE)
     arrays, present, types = [], [], layout.schema.types
     for place, field in enumerate(layout.fields):
         if field.name in names:
             present.append(place)
-            array = table.column(names[field.name][0])
+            array = table.column(names[field.name])
             exact = layout.kinds[place] is not None and array.type == types[place]
             if not exact or array.null_count or isinstance(array, pa.ChunkedArray):
                 array = coerce(array, field.type, field.required, column_path(field.name), violations)

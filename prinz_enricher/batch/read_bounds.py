@@ -45,9 +45,10 @@ class ReadBounds:
     def take(self, size: int) -> None:
         """Count bytes that are about to be made; raises DecodedTooLarge where they are too many."""
         self.check()
-        self._taken += size
-        if self._max_bytes is not None and self._taken > self._max_bytes:
-            raise DecodedTooLarge(self._max_bytes)
+        if self._max_bytes is not None:
+            self._taken += size
+            if self._taken > self._max_bytes:
+                raise DecodedTooLarge(self._max_bytes)
         self._hold(size)
 
     def watched(self, values: Iterable[_T]) -> Iterator[_T]:
@@ -56,3 +57,6 @@ class ReadBounds:
             if index % CHUNK == 0:
                 self.check()
             yield value
+
+
+UNBOUNDED: Final = ReadBounds()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prinz_enricher.batch.read_bounds import ReadBounds
+from prinz_enricher.batch.read_bounds import UNBOUNDED, ReadBounds
 from prinz_enricher.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, Tensor, Type
 
@@ -116,7 +116,7 @@ class Violations:
     __slots__ = ("bounds", "omitted", "reported")
 
     def __init__(self, bounds: ReadBounds | None = None) -> None:
-        self.bounds = bounds or ReadBounds()
+        self.bounds = bounds or UNBOUNDED
         self.reported: list[Violation] = []
         self.omitted = 0
 

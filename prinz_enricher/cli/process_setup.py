@@ -27,6 +27,8 @@ _WAKE_SECONDS: Final = 1.0
 """How long a signal may wait that the kernel gave to another thread than the main one."""
 _TRIM_SECONDS: Final = 5.0
 _TRIM_BYTES: Final = 64 * 1024 * 1024
+"""Memory over the least so far from which it is released every few seconds; four times as much is released at once."""
+_AT_ONCE: Final = 4
 
 
 class _ImportBlocker(MetaPathFinder):
@@ -122,13 +124,15 @@ def wait_for_signal(ended: threading.Event) -> None:
     """
     least, trim_at = _resident_bytes(), time.monotonic() + _TRIM_SECONDS
     while not ended.wait(timeout=_WAKE_SECONDS):
-        if time.monotonic() >= trim_at:
-            least = min(least, _resident_bytes())
-            if _resident_bytes() > least + _TRIM_BYTES:
-                # The C library keeps what a burst of large calls has freed.
-                with contextlib.suppress(OSError, AttributeError):
-                    ctypes.CDLL(None).malloc_trim(0)
-                least = _resident_bytes()
+        resident = _resident_bytes()
+        least = min(least, resident)
+        late = time.monotonic() >= trim_at
+        if resident > least + _TRIM_BYTES * (1 if late else _AT_ONCE):
+            # The C library keeps what a burst of large calls has freed.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+            least = _resident_bytes()
+        if late:
             trim_at = time.monotonic() + _TRIM_SECONDS
 
 

@@ -94,10 +94,10 @@ class ServerSettings(Section):
     """maximum bytes of a request's columns in memory, computed before they are read; by default eight times
     `max_message_bytes`"""
     max_calls: int = Field(10_000, ge=1)
-    """maximum calls in flight; more are OVERLOADED"""
+    """maximum calls in flight; more are OVERLOADED, but of callers that have few of them"""
     max_inflight_bytes: int | None = Field(None, ge=1 << 20)
-    """maximum bytes of the requests in flight; more are OVERLOADED; by default a quarter of the
-    memory of machine or container"""
+    """maximum bytes of the requests in flight and of unread answers; more are OVERLOADED; by default a
+    quarter of the memory of machine or container"""
     front: Literal["auto", "native", "grpcio"] = "auto"
     """`native`, `grpcio`, or auto: native where available"""
     grace_period: float = Field(30.0, ge=0, le=3600)

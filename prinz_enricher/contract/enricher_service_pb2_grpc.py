@@ -85,9 +85,9 @@ class EnricherServiceServicer:
 
     def Score(self, request, context):
         """Scores 1..N rows with one version; zero rows in gives zero rows out.
-        Errors: those of GetSignature, and INVALID_ARGUMENT (INVALID_INPUT, BATCH_TOO_LARGE), FAILED_PRECONDITION
-        (SIGNATURE_CHANGED, LOADER_NOT_ALLOWED), UNAVAILABLE (MODEL_LOADING, UPSTREAM_UNAVAILABLE, SHUTTING_DOWN),
-        RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED, INTERNAL (MODEL_ERROR, OUTPUT_MISMATCH).
+        Errors: those of GetSignature, and INVALID_ARGUMENT (INVALID_INPUT, BATCH_TOO_LARGE, DECODED_TOO_LARGE),
+        FAILED_PRECONDITION (SIGNATURE_CHANGED, LOADER_NOT_ALLOWED), UNAVAILABLE (MODEL_LOADING,
+        UPSTREAM_UNAVAILABLE, SHUTTING_DOWN), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED, INTERNAL (MODEL_ERROR, OUTPUT_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

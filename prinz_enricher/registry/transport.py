@@ -17,7 +17,7 @@ from prinz_enricher.registry.registry_errors import RegistryRefused, RegistryUnr
 
 MAX_ERROR_BYTES = 64 * 1024
 # A page is parsed while nothing else of this process runs. One that has more is asked for again with fewer entries.
-MAX_PAGE_BYTES = 16 * 1024 * 1024
+MAX_PAGE_BYTES = 8 * 1024 * 1024
 MAX_PAGE_VALUES = 200_000  # In its JSON.
 MAX_PAGES = 10_000
 MAX_LISTING_BYTES = 256 * 1024 * 1024

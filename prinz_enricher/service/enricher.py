@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from prinz_enricher.batch.read_bounds import ReadBounds
+from prinz_enricher.batch.read_bounds import UNBOUNDED, ReadBounds
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Union, paginate
 from prinz_enricher.config import QuotaSettings
@@ -222,14 +222,17 @@ class EnricherService:
     def _score_small(self, call: Call, request: pb.ScoreRequest | None = None) -> None:
         """Score a request here if it is quickly read, and otherwise by a thread that may take its time."""
         message = parse(pb.ScoreRequest, call.request) if request is None else request
-        if is_small(message, len(call.request)):
-            is_stream = message.WhichOneof("input") == "arrow_stream"
-            bounds = ReadBounds(SMALL_STREAM if is_stream else None)
-            # Of a stream no row is charged or read before it is known what it becomes.
-            with contextlib.suppress(DecodedTooLarge):
-                self._score(call, message, bounds=bounds)
-                return
-        self._read_elsewhere(call, partial(self._score, request=message))
+        small = is_small(message, len(call.request))
+        if small and message.HasField("arrow_stream"):
+            # No row of a stream is charged or read before it is known what it becomes.
+            try:
+                self._score(call, message, bounds=ReadBounds(SMALL_STREAM))
+            except DecodedTooLarge:
+                small = False
+        elif small:
+            self._score(call, message, bounds=UNBOUNDED)
+        if not small:
+            self._read_elsewhere(call, partial(self._score, request=message))
 
     def _score(
         self, call: Call, request: pb.ScoreRequest, views: Views | None = None, bounds: ReadBounds | None = None

@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from prinz_enricher.config import AuthSettings, HttpSettings, TlsSettings
+from prinz_enricher.errors import TokenMissing
+from prinz_enricher.fronts.admin import http_server
 from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.security import watched_files
@@ -25,7 +27,7 @@ from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.certificates import CertificateFiles
 from tests.support.certificates import Authority, Pair, self_signed
 from tests.support.deadline import wait_until
-from tests.support.issuer import SigningKey, jwks, jwt_settings
+from tests.support.issuer import SigningKey, bad_tokens, jwks, jwt_settings
 
 TOKEN = "a token of these tests"  # noqa: S105 - it is
 
@@ -47,6 +49,7 @@ class Admin:
 
     authority: Authority
     files: CertificateFiles
+    authenticator: Authenticator
     port: int
 
     def get(self, path: str, pair: Pair | None = None, ca: Path | None = None, **headers: str) -> httpx.Response:
@@ -79,7 +82,7 @@ def admin(folder: Path, *, mutual: bool = False, **auth: Any) -> Iterator[Admin]
     server = AdminHttpServer(HttpSettings(port=0), catalog, lambda: False, authenticator, HttpTls(tls, files))
     port = server.start()
     try:
-        yield Admin(authority, files, port)
+        yield Admin(authority, files, authenticator, port)
     finally:
         server.stop()
         files.stop()
@@ -165,7 +168,7 @@ def test_a_new_certificate_is_served_without_a_restart(tmp_path: Path, monkeypat
 
 
 def test_handshakes_that_never_end(tmp_path: Path) -> None:
-    """Hundreds of half a handshake keep no probe waiting, and are closed in time."""
+    """Hundreds of half a handshake keep no probe waiting."""
     with admin(tmp_path) as running:
         hello = client_hello(running.context())
         half = [connected(running) for _ in range(200)]
@@ -177,6 +180,15 @@ def test_handshakes_that_never_end(tmp_path: Path) -> None:
             connection.close()
 
     assert answers == [200] * 16
+
+
+@pytest.mark.slow
+def test_handshakes_are_closed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose handshake does not end within the time of any connection is closed."""
+    monkeypatch.setattr(http_server, "CONNECTION_SECONDS", 1)
+    with admin(tmp_path) as running, connected(running) as silent, connected(running) as half:
+        half.sendall(client_hello(running.context())[:50])
+        assert silent.recv(1) == half.recv(1) == b""
 
 
 def test_a_body_in_many_records(tmp_path: Path) -> None:
@@ -194,16 +206,71 @@ def test_a_body_in_many_records(tmp_path: Path) -> None:
 
 
 def test_web_tokens(tmp_path: Path) -> None:
-    """A JWT is verified for /metrics too, and a forged one is 401 with its reason."""
-    key, forger = SigningKey("one"), SigningKey("one")
+    """A JWT is verified for /metrics too, and each kind of wrong one is 401 with its reason."""
+    key = SigningKey("one")
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(key))
     with admin(tmp_path, jwt=jwt_settings(file)) as running:
         good = running.get("/metrics", Authorization=f"Bearer {key.token()}")
-        forged = running.get("/metrics", Authorization=f"Bearer {forger.token()}")
+        assert good.status_code == 200
+        for token, why in bad_tokens(key):
+            refused = running.get("/metrics", Authorization=f"Bearer {token}")
+            assert refused.status_code == 401
+            assert why in refused.json()["error"]
+            assert token not in refused.text
 
-    assert (good.status_code, forged.status_code) == (200, 401)
-    assert "signature is wrong" in forged.json()["error"]
+
+def test_probes_while_tokens_are_verified(tmp_path: Path) -> None:
+    """Tokens that take long to verify leave threads to others: more of them are 503, and probes are answered."""
+    with admin(tmp_path, jwt=jwt_settings(url="http://127.0.0.1:1/")) as running, ThreadPoolExecutor(3) as threads:
+        going, asked = threading.Event(), threading.Semaphore(0)
+
+        def wait(*_: object) -> TokenMissing:
+            asked.release()
+            assert going.wait(30)
+            return TokenMissing()
+
+        running.authenticator.known = lambda *_: None  # type: ignore[method-assign]
+        running.authenticator.verify = wait  # type: ignore[method-assign, assignment]
+        slow = [threads.submit(running.get, "/metrics") for _ in range(2)]
+        for _ in slow:
+            assert asked.acquire(timeout=30)
+        refused, probe = running.get("/metrics"), running.get("/healthz")
+        going.set()
+        answers = [answer.result().status_code for answer in slow]
+
+    assert (refused.status_code, probe.status_code, answers) == (503, 200, [401, 401])
+
+
+@pytest.mark.slow
+def test_exchange_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate and the tokens are exchanged twenty times while callers come: each is answered."""
+    monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.02)
+    with admin(tmp_path) as running:
+        running.files.start()
+        done, answers = threading.Event(), list[int]()
+
+        def call() -> None:
+            while not done.is_set():
+                answers.append(running.get("/metrics", Authorization=f"Bearer {TOKEN}").status_code)
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            former, pair = running.files.current, running.authority.server("next")
+            with (tmp_path / "tokens.toml").open("a") as file:
+                file.write(f'[[token]]\nname = "next"\nsha256 = "{sha256(b"%d" % turn).hexdigest()}"\n')
+            for name in ("certificate", "key"):
+                replace_file(getattr(pair, name), tmp_path / f"server-{name}.pem")
+            wait_until(lambda former=former: running.files.current is not former)  # type: ignore[misc]
+            count = len(answers)
+            wait_until(lambda count=count: len(answers) > count + 3)  # type: ignore[misc]
+        done.set()
+        for thread in threads:
+            thread.join()
+
+    assert set(answers) == {200}
 
 
 def replace_file(new: Path, old: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,17 +43,19 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 class CountedQuotas(Quotas):
-    """Quotas that show how many calls of each principal are in flight."""
+    """Quotas that show how many calls of each principal are in flight, and how many were admitted."""
 
     def __init__(self, settings: QuotaSettings) -> None:
         super().__init__(settings)
         self.in_flight: Counter[str] = Counter()
+        self.entered: Counter[str] = Counter()
 
     def enter(self, principal: Principal | None) -> QuotaExceeded | None:
         """Count one more."""
         refusal = super().enter(principal)
         if refusal is None and principal is not None:
             self.in_flight[principal.name] += 1
+            self.entered[principal.name] += 1
         return refusal
 
     def leave(self, principal: Principal | None) -> None:
@@ -239,6 +243,48 @@ def test_places_of_calls_that_end_in_any_way(kind: str, tmp_path: Path) -> None:
         service.service.go_on.set()
         assert waiting[1].code() == grpc.StatusCode.OK
         used(0)
+
+
+def test_a_storm_of_calls_leaves_no_place_taken(kind: str, tmp_path: Path) -> None:
+    """Calls and streams that are answered, refused, cancelled or late, all at once, are in flight no more afterwards.
+
+    Each that was admitted has one line.
+    """
+    path = tmp_path / "audit.log"
+    audit = AuditLog(AuditSettings(output=str(path)))
+    chance = random.Random(20)  # noqa: S311 - not for secrets
+    with opened(kind, tmp_path, quota=QuotaSettings(calls_in_flight=20), audit=audit) as service:
+        service.call("ops", score_request("fraud-a", 1.0)).result()
+        left: list[Any] = []
+
+        def one(_: int) -> None:
+            name, timeout = chance.choice(["fraud-a", "fraud-bad", "geheim", "slow"]), chance.choice([0.02, WAIT])
+            what = chance.choice(["call", "call", "cancel", "stream", "watch"])
+            if what == "stream":
+                messages = (pb.ScoreStreamRequest(sequence=n, request=score_request(name, 1.0)) for n in range(3))
+                method: Any = service.channel.stream_stream(f"/{SERVICE.full_name}/ScoreStream")
+                data = iter([message.SerializeToString() for message in messages])
+                call = method(data, timeout=timeout, metadata=bearer("nk"))
+            elif what == "watch":
+                call = service.watch("nk")
+            else:
+                call = service.call("nk", score_request(name, 1.0), timeout=timeout)
+            if what != "call":
+                threading.Event().wait(chance.random() / 50)
+                call.cancel()
+            left.append(call)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(one, range(300)))
+        service.service.go_on.set()
+        eventually(lambda: all(future.code() is not None for future in left))
+        eventually(lambda: not service.quotas.in_flight["nk"])
+        assert not service.quotas.in_flight["ops"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    ended = [line for line in lines if "reason" in line and line["reason"] != "QUOTA_EXCEEDED"]
+    ended = [line for line in ended if line["principal"] == "nk"]
+    omitted = sum(line.get("omitted", 0) for line in lines)
+    assert len(ended) <= service.quotas.entered["nk"] <= len(ended) + omitted
 
 
 def test_rows_of_streams_and_calls_share_a_quota(kind: str, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 from prinz_enricher.batch.wire import prefix
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -36,11 +36,20 @@ class Target:
         port: Of the server.
         end: When to stop, by `time.monotonic()`.
         scale: The part of the full size.
+        opened: Connections that are closed with this.
     """
 
     port: int
     end: float
     scale: float
+    opened: list[Connection] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self.opened:
+            connection.socket.close()
 
     @property
     def going(self) -> bool:
@@ -53,13 +62,13 @@ class Target:
 
     def connections(self, full: int, *, window: int | None = None, greets: bool = True) -> list[Connection]:
         """Open so many connections as fast as they are accepted."""
-        opened = []
+        start = len(self.opened)
         for _ in range(self.count(full)):
             if not self.going:
                 break
             with contextlib.suppress(OSError, GoneError):
-                opened.append(Connection(self.port, window=window, greets=greets))
-        return opened
+                self.opened.append(Connection(self.port, window=window, greets=greets))
+        return self.opened[start:]
 
     def hold(self, connections: list[Connection], *, reads: bool = False) -> None:
         """Keep connections open until the end."""
@@ -397,14 +406,16 @@ def _score_streams(target: Target, count: int) -> None:
     row = pb.ScoreStreamRequest(sequence=1, request=pb.ScoreRequest.FromString(one_row())).SerializeToString()
     burst = message(row) * (60_000 // len(message(row)))
     connections: list[tuple[Connection, list[tuple[int, bytes]]]] = []
-    while count > 0 and target.going:
+    # A hundred on each, whatever the scale is.
+    for _ in range(0, count, MANY_STREAMS):
         connection = Connection(target.port, window=0)
+        target.opened.append(connection)
         streams = []
         for _ in range(min(MANY_STREAMS, count)):
             stream, call = connection.call(block)
             connection.send(call)
             streams.append((stream, burst))
-        count -= MANY_STREAMS
+        count -= len(streams)
         connections.append((connection, streams))
     while target.going:
         for connection, streams in connections:
@@ -445,9 +456,9 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sys.stdin.readline()
-    target = Target(int(port), time.monotonic() + float(seconds), float(scale))
     try:
-        ATTACKS[name](target)
+        with Target(int(port), time.monotonic() + float(seconds), float(scale)) as target:
+            ATTACKS[name](target)
     finally:
         sent = Connection.sent // 1_000_000
         sys.stdout.write(f"{Connection.opened:,} connections, {Connection.streams:,} streams, {sent:,} MB")

@@ -25,7 +25,7 @@ PAUSE: Final = 0.02
 """Seconds between two calls of a caller."""
 
 TIMEOUT: Final = 10.0
-OVERTIME: Final = 3.0
+OVERTIME: Final = 10.0
 """Seconds that an attacker has for its last step."""
 
 RECOVERY: Final = 10.0

@@ -115,7 +115,7 @@ class Connection:
             wait: Seconds to wait for something to come.
         """
         try:
-            self._receive(wait)
+            self.receive(wait)
         except GoneError:
             return False
         return True
@@ -136,11 +136,11 @@ class Connection:
                 self._room[stream] -= room
                 if not left[stream]:
                     del left[stream]
-            for stream in self._receive(0.0 if sent else 0.2):
+            for stream in self.receive(0.0 if sent else 0.2):
                 left.pop(stream, None)
 
-    def _receive(self, wait: float) -> list[int]:
-        """Note the windows that the server opens; returns the streams that it has ended."""
+    def receive(self, wait: float) -> list[int]:
+        """Read what comes within some seconds, and note the windows that open; returns the streams that have ended."""
         ended = []
         try:
             self.socket.settimeout(wait)

@@ -17,6 +17,7 @@ from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import DeadlineExceeded, Overloaded
 from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.scoring.ports import Job
+from prinz_enricher.service.enricher import LARGE_REQUEST
 from prinz_enricher.service.fair_threads import FairThreads
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.signature import AnyValue, Field, Signature, to_value
@@ -80,8 +81,8 @@ HEAVY: dict[str, Callable[[], pb.ScoreRequest]] = {
     "a million empty texts": lambda: stream(pa.array([""] * MANY)),
     "a million zeros": lambda: stream(pa.array(np.zeros(MANY))),
     "a dictionary of a million long texts": lambda: stream(dictionary(MANY)),
-    "a hundred thousand columns": lambda: columns(0, *[value_pb2.Column()] * 100_000),
-    "ten thousand parameters": lambda: columns(0, **{f"p{place}": value_pb2.Value() for place in range(10_000)}),
+    "thirty thousand columns": lambda: columns(0, *[value_pb2.Column()] * 30_000),
+    "four thousand parameters": lambda: columns(0, **{f"p{place}": value_pb2.Value() for place in range(4_000)}),
     "a nested value": lambda: columns(1, value_pb2.Column(name="x", nested={"values": [to_value([None] * 5_000)]})),
 }
 
@@ -90,7 +91,7 @@ HEAVY: dict[str, Callable[[], pb.ScoreRequest]] = {
 def test_work_beyond_the_bytes_of_a_request_is_done_elsewhere(what: str, service: Service, pool: NotingPool) -> None:
     """Whatever is not quickly read is read, or refused, by other threads than the one that receives calls."""
     one = ask(HEAVY[what]())
-    assert len(one.call.request) < 256 * 1024
+    assert len(one.call.request) < LARGE_REQUEST
     threads: list[str] = []
     one.call.on_failure = lambda _: threads.append(threading.current_thread().name)  # type: ignore[attr-defined]
 
@@ -220,7 +221,7 @@ def test_each_caller_gets_the_next_turn_once() -> None:
 
 def test_reading_ends_when_the_caller_goes(service: Service, pool: NotingPool) -> None:
     """A request that is being read is read no further once its caller has gone."""
-    one = ask(stream(pa.array([f'"\\u0041{row}"' for row in range(20_000)])))
+    one = ask(stream(pa.array([f'"\\u0041{row}"' for row in range(8_000)])))
     looks = 0
 
     def is_gone() -> bool:

@@ -1,6 +1,8 @@
 """Signs JWTs, as an identity provider does."""
 
 import base64
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import Mapping
@@ -57,6 +59,28 @@ class SigningKey:
         signed = f"{encode(header)}.{encode(payload)}"
         kind: Any = get_default_algorithms()[self.algorithm]
         return f"{signed}.{encode(kind.sign(signed.encode(), self.private))}"
+
+    def token_by_public_key(self) -> str:
+        """Return a token signed by HS256, whose secret is the public key that everyone can get."""
+        header, payload, _ = self.token(header={"alg": "HS256"}).split(".")
+        signed = f"{header}.{payload}"
+        return f"{signed}.{encode(hmac.digest(self.public_pem, signed.encode(), hashlib.sha256))}"
+
+
+def bad_tokens(key: SigningKey) -> list[tuple[str, str]]:
+    """Return tokens that are not accepted where those of a key are, each with what is said of it."""
+    header, payload, _ = key.token(header={"alg": "none"}).split(".")
+    return [
+        ("guessed-by-someone", "neither a known one nor a well-formed JWT"),
+        (key.token(exp=int(time.time()) - 60), "the token has expired"),
+        (key.token(aud="others"), "for another audience"),
+        (key.token(iss="https://other.example.com/"), "of another issuer"),
+        (f"{header}.{payload}.", "algorithm is not allowed"),
+        (key.token_by_public_key(), "algorithm is not allowed"),
+        (SigningKey(key.kid).token(), "signature is wrong"),
+        (SigningKey("two").token(), "signed with an unknown key"),
+        ("x" * 8193, "is longer than 8192 bytes"),
+    ]
 
 
 def encode(content: bytes) -> str:

@@ -65,7 +65,9 @@ def client_certificate(connection: ssl.SSLSocket) -> ClientCertificate | None:
     if not found:
         return None
     names: Iterable[tuple[str, str]] = found.get("subjectAltName", ())
-    ids = [value for kind, value in names if kind == "URI" and value.startswith("spiffe://")]
+    # An X509-SVID has one URI; of several gRPC takes none either.
+    uris = [value for kind, value in names if kind == "URI"]
+    spiffe_id = uris[0] if len(uris) == 1 and uris[0].startswith("spiffe://") else ""
     common = [value for part in found["subject"] for key, value in part if key == "commonName"]
     dns_names = tuple(value for kind, value in names if kind == "DNS")
-    return ClientCertificate(next(iter(ids), ""), dns_names, next(iter(common), ""))
+    return ClientCertificate(spiffe_id, dns_names, next(iter(common), ""))

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MAX_VERIFICATIONS = 1_000
 """Calls whose tokens wait to be verified: that takes as long as the issuer's keys are fetched."""
 
+REMEMBER_SECONDS = 0.25
+"""How long a token that was accepted is known by its text: its digest costs as much as the rest of receiving a call."""
+
+_MAX_REMEMBERED = 1_000
 _CANCELLED = 1
 _THREADS = 4
 
@@ -60,17 +64,29 @@ class Callers:
         self._authenticator = authenticator
         self._threads = ThreadPoolExecutor(_THREADS, "verify-token")
         self._room = threading.Semaphore(MAX_VERIFICATIONS)
+        self._recent: dict[str | None, Principal] = {}
+        self._forget_at = 0.0
         # Refusals come when there is least time, so each is written once. Their texts are few.
         self._refusals: dict[str, status_pb2.Status] = {}
 
     def needs_certificate(self, authorization: str | None) -> bool:
-        """Return whether a call is one of whom its client certificate names."""
+        """Return whether the caller is named by its client certificate, and not by a token."""
         return self.by_certificate and not (self._tokens and authorization)
 
     def known(self, authorization: str | None, certificate: ClientCertificate | None = None) -> Verdict | None:
         """Return the verdict on a call; None where only `verify` has it. Never blocks."""
+        now = time.monotonic()
+        if now >= self._forget_at:
+            self._recent, self._forget_at = {}, now + REMEMBER_SECONDS
+        principal = self._recent.get(authorization)
+        if principal is not None:
+            return principal
         verdict = self._authenticator.known(authorization, certificate)
-        return self._refusal(verdict) if isinstance(verdict, EnricherError) else verdict
+        if isinstance(verdict, EnricherError):
+            return self._refusal(verdict)
+        if verdict is not None and not self.needs_certificate(authorization) and len(self._recent) < _MAX_REMEMBERED:
+            self._recent[authorization] = verdict
+        return verdict
 
     def verify(self, authorization: str | None) -> Future[Verdict]:
         """Return the verdict on a call with a token, once a thread has verified it."""

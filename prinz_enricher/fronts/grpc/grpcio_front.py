@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import resource
 import threading
@@ -46,18 +47,28 @@ LINGER = 0.5
 MAX_WAITING = 256
 """Calls that wait for their hand-over: as many as a group has."""
 
-MAX_STREAMS = 1_000
-"""Open calls of one connection."""
+MAX_STREAMS = 500
+"""Open calls of one connection; more wait at the caller. grpc accepts calls one by one, whosever they are, so each
+connection can delay the others by so many: on two cores some 0.1 s."""
 
+MAX_METADATA_BYTES = 16 * 1024
+"""Bytes of the metadata of a call; the native front has the same limit."""
+
+MAX_PENDING = 10_000
 HANDSHAKE_SECONDS = 20
 IDLE_SECONDS = 300
 
-_MAX_FILES = 2**31 - 1
+_MAX_INT = 2**31 - 1
 _OTHER_FILES = 256
 """Files that the service needs besides connections: workers, models, the registry."""
 
 _T = TypeVar("_T")
 _Answer: TypeAlias = bytes | status_pb2.Status
+
+
+def _is_of_service(record: logging.LogRecord) -> bool:
+    """Return whether grpc logs a fault of the service, not a caller who left while its answer was sent."""
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 class GrpcioFront:
@@ -84,6 +95,7 @@ class GrpcioFront:
         self._handler = handler
         self._open_source = open_source
         self._log = log
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_service)
         self._loop = asyncio.new_event_loop()
         self._thread.start()
         try:
@@ -133,19 +145,17 @@ class GrpcioFront:
                 ("grpc.max_receive_message_length", self._limits.message_bytes),
                 # Answers are measured here, for an error that says what is wrong.
                 ("grpc.max_send_message_length", -1),
+                # By default grpc refuses some calls with more than 8 KiB at random, and tokens may have as many.
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 # Two services on one port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
                 # Calls that wait to be accepted; more are dropped as CANCELLED without a message, by default at random
                 # from a thousand on. `max_calls` is the limit.
-                ("grpc.server.max_pending_requests", 2 * self._limits.calls),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * self._limits.calls),
-                # Open calls of a connection, also those that were reset and are not cleared away yet; callers wait.
-                ("grpc.max_concurrent_streams", MAX_STREAMS),
-                # Connections that never begin, or do nothing, hold a file each; a good caller connects again.
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
-                ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-                # Over this they are closed at once: without files left, new callers would wait without an answer.
-                ("grpc.max_allowed_incoming_connections", _most_connections()),
+                ("grpc.server.max_pending_requests", max(MAX_PENDING, 2 * self._limits.calls)),
+                ("grpc.server.max_pending_requests_hard_limit", max(MAX_PENDING, 2 * self._limits.calls)),
+                # The native front forwards all its callers' streams over a few connections.
+                *([] if self._address.startswith("unix:") else _connection_limits()),
                 # Calls may end then, however long they take: there is no limit by default (`max_connection_age_grace`).
                 ("grpc.max_connection_age_ms", min(int(self._limits.connection_seconds * 1000) or _NEVER, _NEVER)),
             ],
@@ -415,9 +425,21 @@ class _UnaryCall(Call):
         self.front.grow(self.answer, size)
 
 
-def _most_connections() -> int:
+def _connection_limits() -> list[tuple[str, int]]:
+    """Return grpc's options that limit what a connection, and all of them, may take."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(files - _OTHER_FILES, files // 2) if 0 < files < _MAX_FILES else _MAX_FILES
+    return [
+        # Also those that were reset and are not cleared away yet.
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # Connections that never begin, or do nothing, hold a file each; a good caller connects again.
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+        # Over this they are closed at once: without files left, new callers would wait without an answer.
+        (
+            "grpc.max_allowed_incoming_connections",
+            min(_MAX_INT, max(files - _OTHER_FILES, files // 2)) if files > 0 else _MAX_INT,
+        ),
+    ]
 
 
 def _is_stream(method: Any) -> bool:

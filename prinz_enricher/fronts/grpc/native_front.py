@@ -21,7 +21,7 @@ from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from prinz_enricher.errors import MessageTooLarge
-from prinz_enricher.fronts.grpc.admission import UNLIMITED, Admission, FrontLimits
+from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.authentication import (
     Callers,
     FrontSecurity,
@@ -89,7 +89,7 @@ class NativeFront:
         # For this user alone: whoever can reach the socket can call the service.
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
-        limits = replace(self._limits, inflight_bytes=UNLIMITED, connection_seconds=0.0)
+        limits = replace(self._limits, connection_seconds=0.0)
         self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security)
         try:
             self._fallback.start(handler, open_source, log)
@@ -137,8 +137,6 @@ class NativeFront:
         arrived = time.monotonic()
         callers = self._security.callers
         calls: list[Call] = []
-        # Most calls that come together are of few callers.
-        known: dict[str | None, Principal] = {}
         for kind, number, method, request, _, details in events:
             if kind != EVENT_CALL:
                 # The caller has gone, or its deadline has passed.
@@ -148,12 +146,11 @@ class NativeFront:
                 deadline = None if remaining is None else arrived + remaining
                 call = _NativeCall(METHODS[method], request, arrived, deadline, self, number, peer=peer)
                 if callers is not None:
-                    authorization = authorization_of(metadata)
-                    principal = known.get(authorization) or self._authenticate(callers, call, authorization)
+                    principal = self._authenticate(callers, call, authorization_of(metadata))
                     if principal is None:
                         # The call is another thread's by now.
                         continue
-                    call.principal = known[authorization] = principal
+                    call.principal = principal
                 if self._admit(call):
                     calls.append(call)
         if calls:

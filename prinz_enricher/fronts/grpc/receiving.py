@@ -98,7 +98,7 @@ class Receiver(grpc.GenericRpcHandler):
 
     async def _admit(self, reading: asyncio.Future[bytes], context: _Context) -> status_pb2.Status | None:
         """Wait until a request is there, or refused."""
-        wait, size = FIRST_WAIT, FIRST_BYTES
+        wait, size = FIRST_WAIT, min(FIRST_BYTES, 2 * self._message_bytes)
         refusal = None
         while refusal is None and not (await asyncio.wait({reading}, timeout=wait))[0]:
             if wait == FIRST_WAIT:
