@@ -27,8 +27,7 @@ _WAKE_SECONDS: Final = 1.0
 """How long a signal may wait that the kernel gave to another thread than the main one."""
 _TRIM_SECONDS: Final = 5.0
 _TRIM_BYTES: Final = 64 * 1024 * 1024
-"""Memory over the least so far from which it is released every few seconds; four times as much is released at once."""
-_AT_ONCE: Final = 4
+"""Memory over the least so far that is released every few seconds; four times as much is released at once."""
 
 
 class _ImportBlocker(MetaPathFinder):
@@ -122,16 +121,16 @@ def wait_for_signal(ended: threading.Event) -> None:
     The kernel may give a signal to any thread, but Python runs its handler in the main one, once that wakes
     (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers): it must wake now and then.
     """
-    least, trim_at = _resident_bytes(), time.monotonic() + _TRIM_SECONDS
+    least = trimmed = _resident_bytes()
+    trim_at = time.monotonic() + _TRIM_SECONDS
     while not ended.wait(timeout=_WAKE_SECONDS):
-        resident = _resident_bytes()
+        resident, late = _resident_bytes(), time.monotonic() >= trim_at
         least = min(least, resident)
-        late = time.monotonic() >= trim_at
-        if resident > least + _TRIM_BYTES * (1 if late else _AT_ONCE):
+        if resident > (least + _TRIM_BYTES if late else trimmed + 4 * _TRIM_BYTES):
             # The C library keeps what a burst of large calls has freed.
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)
-            least = _resident_bytes()
+            trimmed = _resident_bytes()
         if late:
             trim_at = time.monotonic() + _TRIM_SECONDS
 

@@ -128,6 +128,7 @@ def test_a_command_with_a_service_of_its_own(callers: Callers, monkeypatch: pyte
     """With --registry what is set for other callers, by whom and how the service is called, does not matter."""
     for name, value in callers.variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("PRINZ_SERVER__HOST", "0.0.0.0")  # noqa: S104 - which it must not listen on
     result = CliRunner().invoke(group, ["models", "--registry", callers.registry])
     assert result.exit_code == 0, result.output

@@ -241,7 +241,7 @@ def test_an_authority_of_one_s_own(
     other = tmp_path / "other"
     other.mkdir()
     proxy = CheckingProxy(sample_registry.url, endpoint.accepts)
-    tls = authority.server_context()
+    tls = authority.server_context(authority.sign("address"))
     with HostileServer(tls) as registry, HostileServer(tls) as tokens:
         registry.respond, tokens.respond = proxy, endpoint
         oauth = {

@@ -72,9 +72,9 @@ class Authority:
         """Make the certificate of a server that is called by `localhost` or by 127.0.0.1."""
         return self.sign(name, dns_names=["localhost"])
 
-    def server_context(self, *, ask_clients: bool = False) -> ssl.SSLContext:
+    def server_context(self, pair: Pair | None = None, *, ask_clients: bool = False) -> ssl.SSLContext:
         """Return what a server on 127.0.0.1 needs; it may refuse clients without a certificate of ours."""
-        pair = self.server()
+        pair = pair or self.server()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         if ask_clients:

@@ -41,7 +41,7 @@ class InlineWorker(InThreadWorker):
     def __init__(self, target: Target, find: Callable[[Target], ScoreFunction], *, batching: bool) -> None:
         super().__init__()
         self._target = target
-        self._batching = batching
+        self._batching = batching and target.batching != "off"
         self._find = find
         self._function: ScoreFunction | None = None
 

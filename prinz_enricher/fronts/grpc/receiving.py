@@ -19,6 +19,9 @@ FIRST_WAIT: Final = 0.05
 """Seconds after which a request that is still coming counts, as FIRST_BYTES; whenever it took twice as long, as twice
 as many, up to the largest size."""
 
+COPIES: Final = 3
+"""What a request takes, by its size, while gRPC puts it together."""
+
 FIRST_BYTES: Final = 2 * 1024 * 1024
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
@@ -98,14 +101,13 @@ class Receiver(grpc.GenericRpcHandler):
 
     async def _admit(self, reading: asyncio.Future[bytes], context: _Context) -> status_pb2.Status | None:
         """Wait until a request is there, or refused."""
-        wait, size = FIRST_WAIT, min(FIRST_BYTES, 2 * self._message_bytes)
+        wait, size = FIRST_WAIT, min(FIRST_BYTES, COPIES * self._message_bytes)
         refusal = None
         while refusal is None and not (await asyncio.wait({reading}, timeout=wait))[0]:
             if wait == FIRST_WAIT:
                 refusal = self._admission.enter(reading, self._caller_of(context), size)
             else:
-                # gRPC copies it: it takes twice its size.
-                size = min(2 * size, 2 * self._message_bytes)
+                size = min(2 * size, COPIES * self._message_bytes)
                 refusal = self._admission.resize(reading, size)
             wait *= 2
         return refusal
