@@ -111,9 +111,12 @@ class AuditLog:
         self._refused.clear()
 
     def _run(self) -> None:
-        written = True
-        while written and not (self._closing.is_set() and not self._lines):
-            self._came.wait(1.0 if self._refused else None)
+        written, closing = True, False
+        while written and not closing:
+            # The last turn begins after that, so that it has all there is.
+            closing = self._closing.is_set()
+            if not closing:
+                self._came.wait(1.0 if self._refused else None)
             self._came.clear()
             with self._lock:
                 self._summarize()

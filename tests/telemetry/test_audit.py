@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from structlog.testing import capture_logs
 from prinz_enricher.config import AuditSettings
 from prinz_enricher.telemetry import audit
 from prinz_enricher.telemetry.audit import MAX_REFUSALS, AuditError, AuditLog
+from tests.support.deadline import wait_until
 
 MIB = 1 << 20
 
@@ -219,3 +221,29 @@ def test_refusals_do_not_fill_the_log(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [line.get("number") for line in of["hostile"]] == [*range(MAX_REFUSALS), None, 1_000]
     assert of["hostile"][MAX_REFUSALS]["omitted"] == 1_000 - MAX_REFUSALS
     assert of["other"][-1]["omitted"] == 100 - MAX_REFUSALS
+
+
+def test_refusals_are_summed_up_when_the_log_ends(tmp_path: Path) -> None:
+    """A log that is closed while its thread writes still says how many refusals have no line."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = AuditLog(settings(path))
+    for _ in range(MAX_REFUSALS + 5):
+        add(log, "hostile", refused=True)
+    for _ in range(2_000):
+        # More than the pipe takes: the thread waits for its reader.
+        add(log, "nk")
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    wait_until(log._closing.is_set)
+    written = b""
+    while closing.is_alive():
+        with contextlib.suppress(BlockingIOError):
+            written += os.read(reader, 65536)
+    with contextlib.suppress(BlockingIOError):
+        written += os.read(reader, 65536)
+    os.close(reader)
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert sum(line.get("omitted", 1) for line in lines if line["principal"] == "hostile") == MAX_REFUSALS + 5
+    assert sum(line["principal"] == "nk" for line in lines) == 2_000
