@@ -20,7 +20,7 @@ SCALE = 0.1
 WAIT = 60.0
 MAX_MB = INFLIGHT_BYTES // MIB + 150
 LATE_MB = {("grpcio", "large-bodies"): 200}
-"""What is in memory beyond that before it is counted: gRPC puts a request together before anybody knows its size."""
+"""Where the bound is not held, and by how much: gRPC puts a request together before anybody knows its size."""
 NOT_HELD = {
     "grpcio": {"full-of-connections": "new callers are refused while idle ones have all the files"},
     "native": {
@@ -75,4 +75,7 @@ def test_others_are_served(servers: Servers, front: str, name: str) -> None:
             answered += len(seen.latencies)
     finally:
         callers.close()
-    assert most - start < MAX_MB + LATE_MB.get((front, name), 0)
+    late = LATE_MB.get((front, name), 0)
+    assert most - start < MAX_MB + late
+    if late and most - start >= MAX_MB:
+        pytest.xfail(f"memory grew by {most - start} MB, the bound is {MAX_MB} MB")
