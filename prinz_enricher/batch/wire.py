@@ -18,8 +18,8 @@ from prinz_enricher.contract import value_pb2
 
 # The wire type of what has a length: text, bytes, messages and packed values.
 BYTES: Final = 2
-# Fields of a message that are walked.
-MAX_FIELDS: Final = 10_000
+# Fields of a batch that are walked: the columns that there may be, the number of rows, and what a later version adds.
+MAX_FIELDS: Final = 10_016
 # Rows from which a batch is written in parts; a smaller one is quicker written by protobuf.
 MANY_ROWS: Final = 4096
 
@@ -27,6 +27,8 @@ COLUMNS: Final = value_pb2.ColumnBatch.DESCRIPTOR.fields_by_name["columns"].numb
 DENSE_VALUES: Final = value_pb2.DenseBatch.DESCRIPTOR.fields_by_name["values"].number
 
 _VARINT: Final = 0
+# Fields are numbered from 1.
+_FIRST_TAG: Final = 8
 # Bytes of a value, by the other wire types.
 _FIXED: Final = {1: 8, 5: 4}
 
@@ -47,6 +49,10 @@ class NotPlain(Exception):
     """A message is damaged or unusual."""
 
 
+class ManyFields(NotPlain):
+    """A message has more fields than are walked."""
+
+
 class WireField(NamedTuple):
     """A field of a serialised message: where its tag begins, where its value (after the length), and where it ends."""
 
@@ -60,29 +66,36 @@ class WireField(NamedTuple):
 def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
     """Walk the fields of a serialised message, without those of messages in it.
 
-    Raises NotPlain where it is damaged or unusual, or has more than `most` fields: protobuf is quicker at that.
+    Raises NotPlain where it is damaged or unusual, and ManyFields where it has more than `most`.
     """
-    at = 0
+    at, whole = 0, len(view)
     for _ in range(most):
-        if at == len(view):
+        if at == whole:
             return
-        tag, value = read_varint(view, at)
+        # Most tags and lengths are a byte.
+        tag, value = view[at], at + 1
+        if tag > 0x7F:
+            tag, value = read_varint(view, at)
         wire_type = tag & 7
+        if tag < _FIRST_TAG or value == whole:
+            raise NotPlain
         if wire_type == BYTES:
-            size, value = read_varint(view, value)
+            size, value = view[value], value + 1
+            if size > 0x7F:
+                size, value = read_varint(view, value - 1)
             end = value + size
         elif wire_type == _VARINT:
-            end = read_varint(view, value, 10)[1]
+            end = value + 1 if view[value] <= 0x7F else read_varint(view, value, 10)[1]
         elif wire_type in _FIXED:
             end = value + _FIXED[wire_type]
         else:
             raise NotPlain  # groups, which proto3 does not have, and invalid wire types
-        if end > len(view):
+        if end > whole:
             raise NotPlain
         yield WireField(tag >> 3, wire_type, at, value, end)
         at = end
-    if at != len(view):
-        raise NotPlain
+    if at != whole:
+        raise ManyFields
 
 
 def read_varint(view: memoryview, at: int, longest: int = 5) -> tuple[int, int]:
@@ -128,7 +141,8 @@ def view_columns(batch: memoryview) -> tuple[bytes, Views]:
     rest: list[bytes | memoryview] = []
     views: dict[int, memoryview] = {}
     place = 0
-    for one in fields_of(batch, MAX_FIELDS):
+    # All of them first: of too many, none is looked into.
+    for one in list(fields_of(batch, MAX_FIELDS)):
         is_column = one.number == COLUMNS and one.wire_type == BYTES
         column = _view_column(batch[one.value : one.end]) if is_column else None
         if column is None:

@@ -47,7 +47,7 @@ from prinz_enricher.signature import to_wire
 
 log = structlog.stdlib.get_logger(__name__)
 
-LARGE_REQUEST = 256 * 1024
+LARGE_REQUEST = 64 * 1024
 """Bytes from which a request is parsed by other threads, so that small calls do not wait behind it."""
 
 SMALL_STREAM = 64 * 1024
@@ -142,13 +142,14 @@ class EnricherService:
             self._answer(call, partial(self._score_small, request=request))
 
     def _answer(self, call: Call, method: Callable[[Call], None] | None = None) -> None:
+        size = len(call.request)
         try:
             (method or self._methods.get(call.method, _refuse))(call)
         except EnricherError as error:
             call.fail(to_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of this service
             call.fail(internal_failure(log, "call failed", error, method=call.method))
-        if len(call.request) > HUGE_REQUEST:
+        if size > HUGE_REQUEST:
             # Its memory is free by now, and nobody waits for the thread of a large request.
             _trim_heap()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc.admission import Admission, FairLimit, FrontLimits
 from prinz_enricher.fronts.grpc.grpcio_front import MAX_STREAMS
 from prinz_enricher.fronts.grpc.score_stream import FIRST_ANSWERS, MAX_MESSAGES
+from prinz_enricher.service.calls import Call
+from prinz_enricher.service.status import to_status
 from tests.hostile.frames import DATA, Connection, frame, header_block, message
 from tests.support.front_core import LIMIT, WAIT, Running, eventually, running_front
 
@@ -98,15 +103,43 @@ def test_answers_that_nobody_reads(grpcio: Running) -> None:
     eventually(lambda: not refused(grpcio, 8))
 
 
-def test_requests_that_only_begin(grpcio: Running) -> None:
-    """Requests whose bodies are slow to come count as if they were large, and are refused before they are in memory."""
+def test_requests_that_do_not_end(grpcio: Running) -> None:
+    """Requests whose last bytes do not come count for what came; a large one of another goes through."""
     with Connection(grpcio.port) as slow:
-        block, begin = header_block("Score"), message(bytes(LIMIT))[:100]
-        slow.send(*(slow.call(block, begin, ends=False)[1] for _ in range(100)))
-        until_ended(slow, 90)
+        block, begin = header_block("Score"), message(bytes(LIMIT))[:-100]
+        slow.send(*(slow.call(block, begin, ends=False)[1] for _ in range(10)))
 
         exchange_large(grpcio, 1)
     eventually(lambda: not refused(grpcio, 8))
+
+
+def test_a_request_that_does_not_come() -> None:
+    """A request that is not whole within the patience is OVERLOADED, those that waited for their turn likewise."""
+    with running_front("grpcio", calls=1_000, inflight_bytes=16 * LIMIT, patience=0.2) as running:
+        with Connection(running.port) as slow:
+            block, begin = header_block("Score"), message(bytes(LIMIT))[:100]
+            slow.send(*(slow.call(block, begin, ends=False)[1] for _ in range(12)))
+            # But the few that gRPC receives without a word.
+            until_ended(slow, 10)
+        eventually(lambda: not refused(running, 8))
+
+
+def test_requests_of_failed_calls_are_freed() -> None:
+    """Large requests that were answered with an error are not in memory until garbage is collected."""
+    # Of 32 at once, gRPC's own handler receives 25.
+    with running_front("grpcio", calls=1_000, inflight_bytes=200 * LIMIT) as running:
+        gc.collect()
+        gc.disable()
+        try:
+            futures = [running.method("Score").future(b"keep".ljust(LIMIT), timeout=WAIT) for _ in range(32)]
+            for _ in futures:
+                running.core.next_kept()
+            while running.core.kept:
+                running.core.kept.pop().fail(to_status(ModelNotFound("wine")))
+            assert {future.code() for future in futures} == {grpc.StatusCode.NOT_FOUND}
+            eventually(lambda: not [one for one in gc.get_objects() if isinstance(one, Call) and one.request])
+        finally:
+            gc.enable()
 
 
 def refused(running: Running, count: int) -> bool:

@@ -281,6 +281,13 @@ def large_bodies(target: Target) -> None:
 
 
 @attack
+def large_bodies_in_turn(target: Target) -> None:
+    """Two requests at once just below the largest size, then again."""
+    body = message(bytes(MESSAGE_BYTES - 1))
+    _bodies(target, header_block("Score"), body, 2)
+
+
+@attack
 def gzip_bombs(target: Target) -> None:
     """20 requests at once of 1.5 MB that become 1.5 GB, then again."""
     bomb = gzip.compress(bytes(MESSAGE_BYTES), 9) * (1_500_000_000 // MESSAGE_BYTES)
@@ -452,7 +459,7 @@ def _field(number: int, content: bytes) -> bytes:
 def main() -> None:
     """Attack once a line comes, and print what was sent."""
     name, port, seconds, scale = sys.argv[1:]
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sys.stdin.readline()

@@ -37,16 +37,16 @@ class Seen:
     """What well-behaved callers saw in some seconds.
 
     Attributes:
-        latencies: Of calls that were answered, in seconds.
+        calls: When each call that was answered began, by `time.monotonic()`, and how many seconds it took.
         errors: Of calls and of health checks.
     """
 
-    latencies: Sequence[float]
+    calls: Sequence[tuple[float, float]]
     errors: Sequence[str]
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies, in milliseconds."""
-        ordered = sorted(self.latencies) or [float("inf")]
+        ordered = sorted(seconds for _, seconds in self.calls) or [float("inf")]
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
 
@@ -75,7 +75,7 @@ class Callers:
 
     def __init__(self, port: int) -> None:
         self._lock = threading.Lock()
-        self._latencies: list[float] = []
+        self._calls: list[tuple[float, float]] = []
         self._errors: list[str] = []
         self._stopped = threading.Event()
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -110,13 +110,13 @@ class Callers:
                     self._errors.append(f"{act.__name__}: {failed.code().name}: {failed.details()}")
             else:
                 with self._lock:
-                    self._latencies.append(time.monotonic() - began)
+                    self._calls.append((began, time.monotonic() - began))
 
     def take(self) -> Seen:
         """Return what was seen since the last time."""
         with self._lock:
-            seen = Seen(self._latencies, self._errors)
-            self._latencies, self._errors = [], []
+            seen = Seen(self._calls, self._errors)
+            self._calls, self._errors = [], []
         return seen
 
     def watch(self, seconds: float) -> Seen:
@@ -157,7 +157,8 @@ class Server:
 @contextmanager
 def running(front: str, *flags: str) -> Iterator[Server]:
     """Run a service with a front."""
-    command = [sys.executable, "-m", "tests.hostile.server", front, *flags]
+    module = ["tests.hostile.bare"] if front == "bare" else ["tests.hostile.server", front, *flags]
+    command = [sys.executable, "-m", *module]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -203,19 +204,21 @@ def _measure(server: Server, callers: Callers, hostile: subprocess.Popen[str], s
     hostile.kill()
     sent = hostile.stdout.read()
     during, ended, back = callers.take(), time.monotonic(), None
-    late: list[str] = []
+    late: list[tuple[float, float]] = []
+    late_errors: list[str] = []
     while back is None and time.monotonic() < ended + RECOVERY:
         recovering = callers.watch(0.5)
         most = max(most, server.memory())
-        # Calls that began during the attack.
-        late += recovering.errors
+        late += [call for call in recovering.calls if call[0] < ended]
+        late_errors += recovering.errors
         if not recovering.errors and recovering.quantile(0.5) <= 2 * before.quantile(0.5):
             back = time.monotonic() - ended
     after = callers.watch(max(1.0, seconds / 3))
     # Memory has the whole time.
     while server.memory() > start + 150 and time.monotonic() < ended + RECOVERY:
         time.sleep(0.1)
-    during = Seen(during.latencies, [*during.errors, *late])
+    # Calls that began during the attack belong to it, whenever they ended.
+    during = Seen([*during.calls, *late], [*during.errors, *late_errors])
     return Outcome(before, during, after, (start, most, server.memory()), back, server.alive, sent)
 
 
@@ -226,7 +229,7 @@ def line(attack: str, outcome: Outcome) -> str:
         for share in (0.5, 0.99)
     )
     worst = outcome.during.quantile(1.0)
-    calls = len(outcome.during.latencies)
+    calls = len(outcome.during.calls)
     memory = "→".join(f"{size:,}" for size in outcome.memory)
     back = "never" if outcome.back is None else f"{outcome.back:.1f}"
     errors = len(outcome.during.errors)

@@ -118,4 +118,4 @@ def test_the_house_is_small() -> None:
     modules = [path for path in (ROOT / "prinz_enricher").rglob("*.py") if "_pb2" not in path.name]
 
     assert len(modules) <= 215
-    assert sum(len(path.read_text().splitlines()) for path in modules) <= 34_500
+    assert sum(len(path.read_text().splitlines()) for path in modules) <= 34_600

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prinz_enricher.batch import encode_columns, encode_dense
 from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.errors import EnricherError, InvalidInput
+from prinz_enricher.errors import EnricherError, InvalidInput, InvalidRequest
 from prinz_enricher.service.score.messages import Limits, parse_score_request, read_rows
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature
 from tests.support.large_requests import check, varint
@@ -273,8 +273,11 @@ def test_nesting_is_as_deep_as_protobuf_takes() -> None:
     assert taken == {True, False}
 
 
-def test_columns_of_many_fields_are_left_to_protobuf() -> None:
-    """A column, and a batch, of thousands of fields is read as protobuf reads it, and in its time."""
+def test_many_fields() -> None:
+    """A column of thousands of fields is left to protobuf; more columns than any model takes are refused before it."""
     long = column("d", DOUBLES, doubles(1)) + b"\x78\x00" * 20_000
     assert check_rows(in_columns(1, long, column("f", FLOATS, b"\0\0\0\0")), MIXED).columns.keys() == {1}
-    assert check_rows(in_columns(1, *[column("d", DOUBLES, doubles(1))] * 10_001), MIXED) == Views()
+    many = [column("d", DOUBLES, doubles(1))] * 10_001
+    assert len(check_rows(in_columns(1, *many), MIXED).columns) == 10_001
+    with pytest.raises(InvalidRequest, match="has more than 10000 columns"):
+        parse_score_request(in_columns(1, *many, *[b""] * 20))

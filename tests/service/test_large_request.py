@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prinz_enricher.batch import decode_stream, encode_stream, stream_parts
 from prinz_enricher.batch.arrow_stream import LARGE_STREAM
-from prinz_enricher.batch.wire import Views
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
+from prinz_enricher.errors import InvalidRequest
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, FrameKind
 from prinz_enricher.service.score.messages import append_output, parse_score_request
@@ -66,14 +66,13 @@ def test_garbage_is_judged_as_by_protobuf(data: bytes) -> None:
     check(data)
 
 
-def test_more_fields_than_are_walked() -> None:
-    """A message of many thousand fields is left to protobuf."""
+def test_more_fields_than_any_model_takes() -> None:
+    """A message of twenty thousand fields is read as by protobuf; of more, it is refused before protobuf reads it."""
     data = b"\x1a\x01a" + b"\x32\x01x" * 20_000
 
-    message, views = parse_score_request(data)
-
-    assert views == Views()
-    assert message == pb.ScoreRequest.FromString(data)
+    check(data)
+    with pytest.raises(InvalidRequest, match="has more than 10000 columns, or 20000 outputs and params"):
+        parse_score_request(data + b"\x32\x01x" * 100)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4), TEXT)

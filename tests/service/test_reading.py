@@ -16,13 +16,13 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import DeadlineExceeded, Overloaded
 from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
-from prinz_enricher.scoring.ports import Job
+from prinz_enricher.scoring.ports import Job, ScoreResult
 from prinz_enricher.service.enricher import LARGE_REQUEST
 from prinz_enricher.service.fair_threads import FairThreads
 from prinz_enricher.service.score.messages import Limits
-from prinz_enricher.signature import AnyValue, Field, Signature, to_value
+from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature, to_value
 from tests.support.deadline import wait_until
-from tests.support.gathering import Asked, HandPool, Service, ask, target_of
+from tests.support.gathering import Asked, HandPool, Service, ask, columns_request, target_of
 
 NO_SIGNATURE = target_of(Signature((), (Field("y", AnyValue()),)))
 MANY = 1_000_000
@@ -158,6 +158,26 @@ def test_what_a_request_becomes_counts_among_those_in_flight(service: Service, p
     service.handle([holding(other, refuse)])
     wait_until(lambda: bool(other.answers))
     assert other.reason == "OVERLOADED"
+
+
+def test_an_answer_counts_before_it_is_written() -> None:
+    """A large answer counts first, and where there is no room, it is refused as OVERLOADED instead."""
+    target = target_of(Signature((Field("x", Scalar(ScalarKind.DOUBLE)),), (Field("text", Scalar(ScalarKind.STRING)),)))
+    pool = HandPool(answers=False)
+    service = Service(pool, target)
+    held: list[int] = []
+
+    def refuse(_: int) -> None:
+        raise Overloaded("full")
+
+    for hold, reason in ((held.append, None), (refuse, "OVERLOADED")):
+        one = ask(columns_request({"x": 1.0}))
+        service.handle([holding(one, hold)])
+        batch = pa.RecordBatch.from_arrays([pa.array(["t" * MIB], pa.utf8())], ["text"])
+        pool.jobs.pop().done(ScoreResult(batch, 0.0, 0.0, 1))
+        assert (one.reason if reason else None) == reason
+        assert len(one.answers) == 1
+    assert MIB <= sum(held) < MIB + 100
 
 
 def test_bytes_of_a_call_are_released_with_it() -> None:

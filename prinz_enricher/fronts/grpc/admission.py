@@ -55,6 +55,11 @@ class FairLimit:
         self._lock = threading.Lock()
         self._taken: dict[Hashable, int] = {}
 
+    @property
+    def is_half_taken(self) -> bool:
+        """Whether half of the limit is reached."""
+        return 2 * self.total >= self._limit
+
     def take(self, caller: Hashable, amount: int = 1, held: int = 0) -> bool:
         """Note that a caller has more, besides what it has `held` of the same thing; returns False where it may not."""
         with self._lock:
@@ -94,7 +99,7 @@ class Admission:
         # Refusals come when there is least time, so each is written once.
         self._overloaded = to_status(Overloaded(f"{limits.calls} calls are in flight"))
         self._many_streams = to_status(Overloaded(f"{limits.calls} streams are open"))
-        self._full_reason = f"requests of {limits.inflight_bytes} bytes are in flight"
+        self._full_reason = f"requests and answers of {limits.inflight_bytes} bytes are in flight"
         self._full = to_status(Overloaded(self._full_reason))
         self._unread = to_status(Overloaded(f"answers of {limits.inflight_bytes} bytes are not read yet"))
         self._shutting_down = to_status(ShuttingDown())
@@ -103,6 +108,11 @@ class Admission:
     def in_flight(self) -> int:
         """The number of calls in flight."""
         return len(self._open)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of the bytes in flight that there may be are taken."""
+        return self._bytes.is_half_taken
 
     def is_open(self, call: Hashable) -> bool:
         """Return whether a call was admitted and has not ended."""

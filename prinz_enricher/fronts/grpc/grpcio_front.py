@@ -32,9 +32,10 @@ from prinz_enricher.fronts.grpc.authentication import (
 )
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.grpc.grpcio_security import CALLER, ModelHealth, TokenCheck, server_credentials
-from prinz_enricher.fronts.grpc.receiving import Receiver
+from prinz_enricher.fronts.grpc.receiving import COPIES, Receiver
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
+from prinz_enricher.fronts.grpc.turns import Turns
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
@@ -50,6 +51,9 @@ MAX_WAITING = 256
 MAX_STREAMS = 500
 """Open calls of one connection; more wait at the caller. grpc accepts calls one by one, whosever they are, so each
 connection can delay the others by so many: on two cores some 0.1 s."""
+
+STREAM_SECONDS = 0.002
+"""Seconds from the begin of a stream to that of the next, by turns of callers: each takes a part of a millisecond."""
 
 MAX_METADATA_BYTES = 16 * 1024
 """Bytes of the metadata of a call; the native front has the same limit."""
@@ -137,6 +141,7 @@ class GrpcioFront:
         self._loop.close()
 
     async def _start(self) -> int:
+        self._stream_turns = Turns(STREAM_SECONDS)
         self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
         callers = self._security.callers
         self._server = grpc.aio.server(
@@ -170,8 +175,7 @@ class GrpcioFront:
                     SERVICE.full_name,
                     {method.name: self._unary(method.name) for method in SERVICE.methods if not _is_stream(method)},
                     self._admission,
-                    self._limits.message_bytes,
-                    self._limits.inflight_bytes,
+                    self._limits,
                     self._refuse_call,
                     _key_of,
                 ),
@@ -233,11 +237,14 @@ class GrpcioFront:
                 return await self._refuse_call(context, method, caller)
             answer: asyncio.Future[_Answer] = self._loop.create_future()
             refusal = self._admission.enter(answer, caller or _key_of(context), len(request))
-            if refusal is not None:
-                return await self._refuse_call(context, method, refusal, caller)
             deadline = None if remaining is None else arrived + remaining
             peer = "" if self._log is None else context.peer()
             call = _UnaryCall(method, request, arrived, deadline, self, answer, principal=caller, peer=peer)
+            # The error of a call that is refused holds these frames until garbage is collected.
+            del request
+            if refusal is not None:
+                call.request = b""
+                return await self._refuse_call(context, method, refusal, caller)
             result: _Answer | None = None
             try:
                 result = note_begin(self._log, call)
@@ -254,6 +261,7 @@ class GrpcioFront:
                     self._leave(answer)
                 if call.audit is not None:
                     call.audit.end(None if isinstance(result, bytes) else result or gone(deadline))
+                call.request = b""
             return result if isinstance(result, bytes) else await _abort(context, result)
 
         return serve
@@ -288,8 +296,7 @@ class GrpcioFront:
             if size > limit:
                 result = to_status(MessageTooLarge("answer", size, limit))
             elif size > SMALL:
-                # gRPC copies it.
-                result = self._admission.resize(answer, 2 * size) or result
+                result = self._admission.resize(answer, COPIES * size) or result
         self._answers.append((answer, result))
         # Read after the answer is there, and reset before answers are read: none stays behind.
         if not self._scheduled:
@@ -394,6 +401,7 @@ class GrpcioFront:
         if refusal is not None:
             await self._refuse_call(context, method, refusal, caller)
         _when_done(context, lambda: self._admission.leave_stream(key))
+        await self._stream_turns.wait(key)
         if self._log is None:
             return caller, None
         record = self._log.begin(method, caller, context.peer())
@@ -431,6 +439,8 @@ def _connection_limits() -> list[tuple[str, int]]:
     return [
         # Also those that were reset and are not cleared away yet.
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # What comes before anybody reads it: without this as much as the network carries, of each call.
+        ("grpc.http2.bdp_probe", 0),
         # Connections that never begin, or do nothing, hold a file each; a good caller connects again.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
         ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),

@@ -36,7 +36,7 @@ MAX_MESSAGES = 1024
 """Messages of a stream whose answers are not sent yet: more than keeps every worker busy, and few enough that the
 answers of a caller who stops reading stay small."""
 
-FIRST_ANSWERS = 16
+FIRST_ANSWERS = 2
 """Answers that wait until the caller reads them, from which no more messages are read. Each that it reads makes room
 for one more, so whoever never reads costs others little."""
 

@@ -56,6 +56,9 @@ _OURS = (Code.INTERNAL, Code.FAILED_PRECONDITION)
 MAX_REQUEST_ID = 256
 """Characters of a request_id."""
 
+_LARGE_ANSWER = 64 * 1024
+"""Bytes of an answer that count before it is written."""
+
 _T = TypeVar("_T")
 
 
@@ -115,6 +118,10 @@ class Answers:
         wanted = scores.batch
         if len(spec.outputs) != wanted.num_columns or spec.outputs is not target.signature.outputs:
             wanted = wanted.select([field.name for field in spec.outputs])
+        if (size := wanted.nbytes // len(self.calls)) > _LARGE_ANSWER:
+            # Where there is no room for the answers, they are not written either.
+            for call in self.calls:
+                call.hold(size)
         try:
             if self.alone:
                 return [write_response(wanted, spec.outputs, spec.form, common, self.ids[0])]

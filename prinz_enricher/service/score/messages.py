@@ -14,10 +14,12 @@ from google.protobuf.message import DecodeError
 
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.arrow_stream import caller_batch
+from prinz_enricher.batch.layout import MAX_COLUMNS
 from prinz_enricher.batch.read_bounds import ReadBounds
 from prinz_enricher.batch.wire import (
     BYTES,
     MAX_FIELDS,
+    ManyFields,
     NotPlain,
     Part,
     Views,
@@ -42,6 +44,8 @@ _SMALL_COLUMNS: Final = 32 * 1024
 _FEW_COLUMNS: Final = 256
 _PARSED: Final = 4
 """How many times its bytes a message takes once it is parsed, about."""
+
+_MANY_FIELDS: Final = f"has more than {MAX_COLUMNS} columns, or {2 * MAX_COLUMNS} outputs and params"
 
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreResponse.DESCRIPTOR.fields_by_name.items()}
 
@@ -68,11 +72,15 @@ def parse_score_request(data: bytes, hold: Callable[[int], None] = lambda _: Non
     What protobuf takes for the message, about, is counted by `hold` before it is made, which may raise.
 
     The top level of the message is walked as the wire format has it, and protobuf parses what is not the Arrow stream,
-    or the values of columns and dense rows. What can't be separated with certainty stays in the message.
+    or the values of columns and dense rows. What can't be separated with certainty stays in the message. Raises
+    InvalidRequest where it is no such message, or has more fields than any model takes: protobuf would make an object
+    of each, and let nothing else run meanwhile.
     """
     try:
         try:
             rest, views = _split(memoryview(data))
+        except ManyFields:
+            raise InvalidRequest("request", _MANY_FIELDS) from None
         except NotPlain:
             hold(_PARSED * len(data))
             return pb.ScoreRequest.FromString(data), Views()
@@ -157,7 +165,7 @@ _SPLIT: Final[dict[int, Callable[[memoryview], tuple[bytes, Views]]]] = {
 def _split(request: memoryview) -> tuple[bytes, Views]:
     rest: list[bytes | memoryview] = []
     views: Views | None = None
-    for one in fields_of(request, MAX_FIELDS):
+    for one in fields_of(request, 2 * MAX_FIELDS):
         split = _SPLIT.get(one.number) if one.wire_type == BYTES else None
         if split is None:
             rest.append(request[one.start : one.end])
