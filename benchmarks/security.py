@@ -2,13 +2,14 @@
 
 One wine model, a service for each set of settings, all of them running at once; each is called in turn, in every round.
 A ratio is that of two sides within one round: of calls a second, and of the front's CPU time for a call, which other
-programs on the machine disturb less. The median of the rounds is printed, with the least and the most.
+programs on the machine disturb less. Printed are the geometric mean of the rounds' ratios and its 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 from benchmarks.peers.generator import Expectation, Generator
@@ -72,6 +74,8 @@ SIDES = {
         for front in ("native", "grpcio")
         for name, side in {
             front: Side(front),
+            # Its ratio to itself shows what the machine alone makes of two sides.
+            f"{front}, again": Side(front, baseline=front),
             f"{front}, a token": Side(front, tokens=1, baseline=front),
             f"{front}, many tokens": Side(front, tokens=PRINCIPALS, baseline=front),
             f"{front}, many tokens, rules": Side(
@@ -106,11 +110,13 @@ def settings(side: Side, folder: Path, tokens: list[str], authority: Authority) 
 def main() -> None:
     """Measure, and print a line for each side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of each run, after a third as many")
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--only", default="", help="sides whose name begins so, and their baselines")
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds is less than 2")
     chosen = {name for name, side in SIDES.items() if name.startswith(options.only)}
     chosen |= {SIDES[name].baseline for name in chosen} - {""}
     with ExitStack() as stack:
@@ -120,7 +126,7 @@ def main() -> None:
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
         tokens = [os.urandom(16).hex() for _ in range(PRINCIPALS)]
         authority = Authority(folder)
-        generator = Generator(os.sched_getaffinity(0), options.seconds, 1.0, 1, folder)
+        generator = Generator(os.sched_getaffinity(0), options.seconds, options.seconds / 3, 1, folder)
         runs: dict[str, Callable[[], Run]] = {}
         for name in (name for name in SIDES if name in chosen):
             side = SIDES[name]
@@ -136,9 +142,12 @@ def main() -> None:
                 expected = client.score(MODEL, ROW).batch.column(0)[0].as_py()
             runs[name] = run_of(side, running, generator, expected, options.callers, authority, tokens)
         results: dict[str, list[Run]] = {name: [] for name in runs}
+        order = list(runs)
         for _ in range(options.rounds):
-            for name, run in runs.items():
-                results[name].append(run())
+            # Each side comes after each other.
+            Random().shuffle(order)  # noqa: S311 - no secret
+            for name in order:
+                results[name].append(runs[name]())
     machine = describe_machine()
     about = f"{machine['cores']} cores, commit {machine['commit']}, load {machine['load_average']}"
     print(f"{machine['processor']}, {about}; {PRINCIPALS:,} principals, {RULES:,} rules")
@@ -148,13 +157,16 @@ def main() -> None:
         line = f"{name:32} {rate:8,.0f}/s {cpu * 1e6:7,.0f} µs"
         if baseline := SIDES[name].baseline:
             pairs = list(zip(found, results[baseline], strict=True))
-            line += f"  of {baseline}: calls/s {_range([mine.rate / other.rate for mine, other in pairs])}"
-            line += f", CPU {_range([mine.cpu / other.cpu for mine, other in pairs])}"
+            line += f"  of {baseline}: calls/s {_mean([mine.rate / other.rate for mine, other in pairs])}"
+            line += f", CPU {_mean([mine.cpu / other.cpu for mine, other in pairs])}"
         print(line)
 
 
-def _range(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def _mean(ratios: list[float]) -> str:
+    """Return the geometric mean of ratios, and its 95 % interval: normal, so meant for some thirty rounds and more."""
+    logs = [math.log(ratio) for ratio in ratios]
+    mean, error = statistics.fmean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"{math.exp(mean):.3f} ({math.exp(mean - error):.3f} to {math.exp(mean + error):.3f})"
 
 
 def run_of(
@@ -182,7 +194,8 @@ def run_of(
         if side.coalesced:
             figure = generator.coalesced(running.address, MODEL, ROW, callers, expected, more)
         else:
-            sent = ["--tokens", str(token_file)] if side.tokens else []
+            # Each principal has a connection, as callers in different processes have.
+            sent = ["--connections", str(callers), *(["--tokens", str(token_file)] if side.tokens else [])]
             figure = generator.grpc(
                 running.address,
                 METHOD,

@@ -9,6 +9,7 @@ from prinz_enricher.batch.coerce_arrays import coerce as coerce
 from prinz_enricher.batch.columns import column_parts as column_parts
 from prinz_enricher.batch.columns import decode_columns as decode_columns
 from prinz_enricher.batch.columns import encode_columns as encode_columns
+from prinz_enricher.batch.columns import has_long_values as has_long_values
 from prinz_enricher.batch.dense import decode_dense as decode_dense
 from prinz_enricher.batch.dense import dense_inputs as dense_inputs
 from prinz_enricher.batch.dense import dense_parts as dense_parts

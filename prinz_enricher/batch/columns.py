@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -35,8 +36,8 @@ from prinz_enricher.signature.value import TooDeep, fill_value
 
 # In which a null is NaN.
 _FLOAT_KINDS: Final = frozenset({"doubles", "floats"})
-_FIELD_NUMBERS: Final = {kind: value_pb2.Column.DESCRIPTOR.fields_by_name[kind].number for kind in _FLOAT_KINDS}
-_PACKED: Final = value_pb2.DoubleValues.DESCRIPTOR.fields_by_name["values"].number
+_FIELD_NUMBERS: Final = {name: field.number for name, field in value_pb2.Column.DESCRIPTOR.fields_by_name.items()}
+_VALUES: Final = value_pb2.DoubleValues.DESCRIPTOR.fields_by_name["values"].number
 
 _WIRE_KINDS: Final[dict[int, str]] = {
     **{type.id: kind for kind, (_, type) in FIXED_KINDS.items()},
@@ -48,6 +49,8 @@ _WIRE_KINDS: Final[dict[int, str]] = {
 }
 # Bytes that a column counts as beside its values: what it costs to read even an empty one.
 _COLUMN: Final = 64
+# Bytes of each text or binary value, on average, from which they are not copied one by one.
+_LONG: Final = 4096
 _BLANKS: Final[dict[str, object]] = {"strings": "", "binaries": b""}
 _MAX_INT64: Final = np.iinfo(np.int64).max
 
@@ -226,29 +229,60 @@ def column_parts(batch: pa.RecordBatch, fields: Sequence[Field] | None = None) -
 
     Joined, they are what protobuf writes, save that each large value is copied once instead of four times.
     """
-    if batch.num_rows < MANY_ROWS:
+    if batch.num_rows < MANY_ROWS and not has_long_values(batch):
         return [encode_columns(batch, fields).SerializeToString()]
-    types = batch.schema.types
+    schema = batch.schema
     declared = {field.name: isinstance(field.type, AnyValue) for field in fields or ()}
-    floats = [
-        place
-        for place, field in enumerate(batch.schema)
-        if _WIRE_KINDS.get(types[place].id) in _FLOAT_KINDS and not declared.get(field.name, is_any(field))
-    ]
-    others = encode_columns(batch.select([place for place in range(len(types)) if place not in floats]), fields)
+    viewed: dict[int, bytes] = {}
+    values: dict[int, list[Part]] = {}
+    for place, (field, array) in enumerate(zip(schema, batch.columns, strict=True)):
+        kind = _WIRE_KINDS.get(array.type.id, "")
+        parts = None if declared.get(field.name, is_any(field)) else _value_parts(kind, array)
+        if parts is not None:
+            column = value_pb2.Column(name=field.name, validity=b"" if kind in _FLOAT_KINDS else _validity(array))
+            viewed[place] = column.SerializeToString() + prefix(_FIELD_NUMBERS[kind], sum(map(len, parts)))
+            values[place] = parts
+    others = encode_columns(batch.select([place for place in range(len(schema)) if place not in viewed]), fields)
     left = iter(others.columns)
-    parts: list[Part] = [value_pb2.ColumnBatch(num_rows=batch.num_rows).SerializeToString()]
-    for place, name in enumerate(batch.schema.names):
-        if place in floats:
-            values = _packed_floats(batch.column(place))
-            packed = prefix(_PACKED, values.nbytes)
-            kind = prefix(_FIELD_NUMBERS[_WIRE_KINDS[types[place].id]], len(packed) + values.nbytes)
-            head = value_pb2.Column(name=name).SerializeToString() + kind + packed
-            parts += (prefix(COLUMNS, len(head) + values.nbytes) + head, pa.py_buffer(values))
-        else:
-            column = next(left).SerializeToString()
-            parts += (prefix(COLUMNS, len(column)), column)
+    written: list[Part] = [value_pb2.ColumnBatch(num_rows=batch.num_rows).SerializeToString()]
+    for place in range(len(schema)):
+        head = viewed[place] if place in viewed else next(left).SerializeToString()
+        more = values.get(place, [])
+        written += (prefix(COLUMNS, len(head) + sum(map(len, more))), head, *more)
+    return written
+
+
+def has_long_values(batch: pa.RecordBatch) -> bool:
+    """Return whether any column may have values so long that each copy of them takes time."""
+    return bool(batch.nbytes > batch.num_rows * _LONG)
+
+
+def _value_parts(kind: str, array: pa.Array) -> list[Part] | None:
+    """Write the values of a column in parts; None where protobuf is as quick."""
+    if kind in _FLOAT_KINDS and len(array) >= MANY_ROWS:
+        floats = _packed_floats(array)
+        return [prefix(_VALUES, floats.nbytes), pa.py_buffer(floats)]
+    if kind not in _BLANKS or pa.types.is_fixed_size_binary(array.type) or array.nbytes <= len(array) * _LONG:
+        return None
+    try:
+        # Text that is no UTF-8 is protobuf's to refuse.
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    nulls = null_mask(array)
+    width = np.int64 if array.type in {pa.large_utf8(), pa.large_binary()} else np.int32
+    _, offsets, memory = array.buffers()
+    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1].tolist()
+    parts: list[Part] = []
+    for place, (start, end) in enumerate(pairwise(ends)):
+        size = 0 if nulls is not None and nulls[place] else end - start
+        parts += (prefix(_VALUES, size), memory.slice(start, size))
     return parts
+
+
+def _validity(array: pa.Array) -> bytes:
+    nulls = null_mask(array)
+    return b"" if nulls is None else np.packbits(~nulls, bitorder="little").tobytes()
 
 
 def _packed_floats(array: pa.Array) -> npt.NDArray[Any]:
@@ -297,7 +331,7 @@ def _fill_packed(held: Any, values: npt.NDArray[Any]) -> None:
     held.SetInParent()
     # The packed form is just the memory of the values; filling the field from a list or an array goes value by value.
     if len(values):
-        held.MergeFromString(prefix(_PACKED, values.nbytes) + np.ascontiguousarray(values).tobytes())
+        held.MergeFromString(prefix(_VALUES, values.nbytes) + np.ascontiguousarray(values).tobytes())
 
 
 def _write_nested(column: value_pb2.Column, array: pa.Array, field: pa.Field, violations: Violations) -> None:

@@ -234,7 +234,7 @@ def test_nested_arrow_arrays_follow_the_reference(request: Any) -> None:
             array.validate(full=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
             continue
-        rows = [_wire(row) for row in array.to_pylist()]
+        rows = [_wire(row, field.type) for row in array.to_pylist()]
         if not isinstance(field.type, ListOf | Tensor) or not pa.types.is_list(array.type) or _holds_any(field.type):
             continue
         faults = Violations()
@@ -268,8 +268,16 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, Micros) else value
 
 
-def _wire(value: Any) -> Any:
-    return [_wire(one) for one in value] if isinstance(value, list) else value
+def _wire(value: Any, type: Any) -> Any:
+    """Return a value of Arrow as it is on the wire, where an object is without what is null and optional."""
+    if isinstance(value, list):
+        return [_wire(one, type.items if isinstance(type, ListOf) else None) for one in value]
+    if not isinstance(value, dict) or not isinstance(type, Record):
+        return value
+    fields = {field.name: field for field in type.fields}
+    types = {name: field.type for name, field in fields.items()}
+    kept = {name: one for name, one in value.items() if one is not None or name not in fields or fields[name].required}
+    return {name: _wire(one, types.get(name)) for name, one in kept.items()}
 
 
 @pytest.mark.parametrize("required", [True, False])

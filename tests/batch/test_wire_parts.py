@@ -48,6 +48,30 @@ def test_columns_are_what_protobuf_writes(start: int, size: int) -> None:
         assert joined(column_parts(alone)) == encode_columns(alone).SerializeToString()
 
 
+@pytest.mark.parametrize("type", [pa.utf8(), pa.large_utf8(), pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize(("start", "size"), [(0, 4), (1, 2), (2, 1), (3, 1), (0, 0)])
+def test_long_texts_are_what_protobuf_writes(type: pa.DataType, start: int, size: int) -> None:
+    """Long texts and binaries, with nulls and offsets, are their own memory on the wire, beside numbers and nulls."""
+    long = pa.array(["é" * 50_000, "", None, "x" * 70_000], pa.utf8()).cast(type)
+    batch = pa.record_batch({"a": [1, 2, 3, 4], "long": long, "b": [1.5, 2.5, None, 4.5], "n": pa.nulls(4)})
+    batch = batch.slice(start, size)
+
+    parts = column_parts(batch)
+    assert joined(parts) == encode_columns(batch).SerializeToString()
+    memory = batch["long"].buffers()[2]
+    own = [part for part in parts if isinstance(part, pa.Buffer)]
+    assert all(memory.address <= part.address <= memory.address + memory.size for part in own)
+    assert sum(map(len, own)) == (170_000 if start == 0 and size else 70_000 if start + size == 4 else 0)
+
+
+def test_long_text_that_is_no_utf8_is_refused() -> None:
+    """Bytes of a text column that are no UTF-8 are refused however long they are."""
+    broken = pa.array([b"\xff" * 10_000]).view(pa.utf8())
+
+    with pytest.raises(UnicodeDecodeError):
+        column_parts(pa.record_batch({"text": broken}))
+
+
 def test_columns_of_one_name_are_told_apart() -> None:
     """Columns are taken by their places, also where two have one name."""
     batch = pa.record_batch([ARRAYS["doubles"], ARRAYS["longs"], ARRAYS["floats"]], names=["x", "x", "x"])

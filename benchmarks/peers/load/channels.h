@@ -21,12 +21,15 @@ inline std::string read_file(const std::string& path) {
 }
 
 class Channels {
+  static constexpr std::size_t kCallsOfAPrincipal = 256;
+
  public:
   explicit Channels(const Options& options) {
     if (!options.tokens.empty()) {
       std::istringstream lines(read_file(options.tokens));
       for (std::string line; std::getline(lines, line);) tokens_.push_back("Bearer " + line);
     }
+    calls_.resize(static_cast<std::size_t>(options.connections));
     for (int each = 0; each < options.connections; ++each) {
       grpc::ChannelArguments arguments;
       arguments.SetMaxReceiveMessageSize(-1);
@@ -50,9 +53,12 @@ class Channels {
 
   grpc::GenericStub& operator[](std::size_t caller) { return *stubs_[caller % stubs_.size()]; }
 
-  // Adds the next token to a call, if there are tokens.
-  void authorize(grpc::ClientContext& context) {
-    if (!tokens_.empty()) context.AddMetadata("authorization", tokens_[next_token_++ % tokens_.size()]);
+  // Adds a token to a call, if there are tokens: each connection is of one principal for some calls, then of another.
+  void authorize(grpc::ClientContext& context, std::size_t caller) {
+    if (tokens_.empty()) return;
+    const std::size_t place = caller % channels_.size();
+    const std::size_t turn = calls_[place]++ / kCallsOfAPrincipal;
+    context.AddMetadata("authorization", tokens_[(place + turn * channels_.size()) % tokens_.size()]);
   }
 
  private:
@@ -64,7 +70,7 @@ class Channels {
   }
 
   std::vector<std::string> tokens_;
-  std::size_t next_token_ = 0;
+  std::vector<std::size_t> calls_;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;
   std::vector<std::unique_ptr<grpc::GenericStub>> stubs_;
 };

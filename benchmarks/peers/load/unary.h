@@ -89,7 +89,7 @@ class Unary {
     call.context = std::make_unique<grpc::ClientContext>();
     call.context->set_deadline(std::chrono::system_clock::now() +
                                std::chrono::milliseconds(static_cast<long>(options_.timeout * 1e3)));
-    channels_.authorize(*call.context);
+    channels_.authorize(*call.context, call.caller);
     call.reader = channels_[call.caller].PrepareUnaryCall(call.context.get(), options_.method, request_, &queue_);
     call.reader->StartCall();
     call.reader->Finish(&call.answer, &call.status, &call);

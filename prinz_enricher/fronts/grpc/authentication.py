@@ -73,12 +73,16 @@ class Callers:
         """Return whether the caller is named by its client certificate, and not by a token."""
         return self.by_certificate and not (self._tokens and authorization)
 
-    def known(self, authorization: str | None, certificate: ClientCertificate | None = None) -> Verdict | None:
-        """Return the verdict on a call; None where only `verify` has it. Never blocks."""
+    def recent(self) -> Mapping[str | None, Principal]:
+        """Return who called just now, by the text of the header: for what comes at once, not for later."""
         now = time.monotonic()
         if now >= self._forget_at:
             self._recent, self._forget_at = {}, now + REMEMBER_SECONDS
-        principal = self._recent.get(authorization)
+        return self._recent
+
+    def known(self, authorization: str | None, certificate: ClientCertificate | None = None) -> Verdict | None:
+        """Return the verdict on a call; None where only `verify` has it. Never blocks."""
+        principal = self.recent().get(authorization)
         if principal is not None:
             return principal
         verdict = self._authenticator.known(authorization, certificate)

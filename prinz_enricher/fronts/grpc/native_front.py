@@ -136,17 +136,22 @@ class NativeFront:
     def _hand_over(self, events: Sequence[DetailedEvent]) -> None:
         arrived = time.monotonic()
         callers = self._security.callers
+        recent = {} if callers is None else callers.recent()
         calls: list[Call] = []
+        # Their callers have gone, or their deadlines have passed: of a flood, before they are looked at.
+        ended = {event[1] for event in events if event[0] != EVENT_CALL}
         for kind, number, method, request, _, details in events:
             if kind != EVENT_CALL:
-                # The caller has gone, or its deadline has passed.
                 self._end(number)
+            elif number in ended and self._log is None:
+                continue
             elif request is not None and details is not None:
                 metadata, peer, remaining = details
                 deadline = None if remaining is None else arrived + remaining
                 call = _NativeCall(METHODS[method], request, arrived, deadline, self, number, peer=peer)
                 if callers is not None:
-                    principal = self._authenticate(callers, call, authorization_of(metadata))
+                    authorization = authorization_of(metadata)
+                    principal = recent.get(authorization) or self._authenticate(callers, call, authorization)
                     if principal is None:
                         # The call is another thread's by now.
                         continue

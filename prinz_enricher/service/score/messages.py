@@ -246,6 +246,7 @@ def write_responses(
     responses = _write_doubles(scores, outputs, form, common)
     if responses is None:
         few_values = all(any(is_kind(type) for is_kind in _FEW_VALUES) for type in scores.schema.types)
+        few_values = few_values and not codec.has_long_values(scores)
         known: dict[Any, bytes] = {}
         responses = []
         for row in range(scores.num_rows):
@@ -298,4 +299,4 @@ def _doubles_pattern(outputs: tuple[Field, ...], form: str) -> tuple[str, list[b
 
 def _write_row(row: pa.RecordBatch, outputs: Sequence[Field], form: str) -> tuple[str, bytes]:
     field, parts = write_rows(row, outputs, form)
-    return field, b"".join(bytes(memoryview(part)) for part in parts)
+    return field, b"".join(map(memoryview, parts))
