@@ -193,6 +193,15 @@ def test_too_many_bytes(running: Running) -> None:
     assert [one.result() for one in again] == [b"again"] * 2
 
 
+def test_more_calls_than_a_connection_may_have(kind: str) -> None:
+    """Thousands of calls at a time over one connection are all answered: those over its limit wait at the caller."""
+    with running_front(kind, calls=10_000) as running:
+        score = running.method("Score")
+        for _ in range(3):
+            futures = [score.future(b"%d" % number, timeout=WAIT) for number in range(2_000)]
+            assert [future.result() for future in futures] == [b"Score:%d" % number for number in range(2_000)]
+
+
 def test_a_lone_request_is_taken_whatever_its_size(kind: str) -> None:
     """A number of bytes below those of the largest message does not forbid that."""
     with running_front(kind, inflight_bytes=10_000) as running:
