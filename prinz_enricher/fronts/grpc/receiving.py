@@ -27,11 +27,11 @@ MAX_UNCOUNTED: Final = 32
 FIRST_WAIT: Final = 0.005
 """Seconds after which a request that is still coming counts, and again whenever it took twice as long."""
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 8
 """Requests of one caller that are read here at once. Large ones that come together would be whole together, and gRPC
 copies each while nothing else runs."""
 
-NEXT_SECONDS: Final = 0.05
+NEXT_SECONDS: Final = 0.02
 """Seconds after which one more is read of all that wait, though none has ended."""
 
 COPIES: Final = 2
