@@ -7,6 +7,7 @@ plain way is left to protobuf: values that came in parts, or that a later field 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
@@ -63,7 +64,7 @@ class WireField(NamedTuple):
     end: int
 
 
-def fields_of(view: memoryview, most: int) -> Iterator[WireField]:
+def fields_of(view: memoryview, most: int = sys.maxsize) -> Iterator[WireField]:
     """Walk the fields of a serialised message, without those of messages in it.
 
     Raises NotPlain where it is damaged or unusual, and ManyFields where it has more than `most`.

@@ -218,7 +218,7 @@ class EnricherService:
 
     def _score_large(self, call: Call) -> None:
         _check_waits(call)
-        self._score(call, *parse_score_request(call.request, call.hold))
+        self._score(call, *parse_score_request(call.request, self._limits.rows, self._bounds(call)))
 
     def _score_small(self, call: Call, request: pb.ScoreRequest | None = None) -> None:
         """Score a request here if it is quickly read, and otherwise by a thread that may take its time."""
@@ -239,8 +239,11 @@ class EnricherService:
         self, call: Call, request: pb.ScoreRequest, views: Views | None = None, bounds: ReadBounds | None = None
     ) -> None:
         target = self._targets.of(self._resolve(call, request.model, "score"))
-        bounds = bounds or ReadBounds(self._limits.decoded, partial(_check_waits, call), call.hold)
+        bounds = bounds or self._bounds(call)
         score_alone(call, request, target, self._pool, self._limits, self._quotas, views, bounds)
+
+    def _bounds(self, call: Call) -> ReadBounds:
+        return ReadBounds(self._limits.decoded, partial(_check_waits, call), call.hold)
 
     def _resolve(self, call: Call, model: model_pb2.ModelRef, method: Method) -> CatalogVersion:
         """Return the version that a call means, and note it for the audit."""

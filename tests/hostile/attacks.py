@@ -327,11 +327,23 @@ def malformed_messages(target: Target) -> None:
 
 @attack
 def million_columns(target: Target) -> None:
-    """Requests of a million columns without a value."""
+    """Requests of a million columns without a value: in one part, in several, and after a group."""
     request = pb.ScoreRequest()
     request.model.name = "echo"
-    body = message(request.SerializeToString() + _field(2, _field(2, b"") * 1_000_000))
-    _repeated(target, header_block("Score"), [body], part=1.0)
+    start, columns = request.SerializeToString(), _field(2, _field(2, b"") * 1_000_000)
+    bodies = [start + columns, start + _field(2, b"") + columns, start + b"\x7b\x7c" + columns]
+    _repeated(target, header_block("Score"), [message(body) for body in bodies], part=1.0)
+
+
+@attack
+def millions_of_values(target: Target) -> None:
+    """Requests of 12 MB of empty texts, empty values in a list of one row, and small numbers in a column."""
+    request = pb.ScoreRequest()
+    request.model.name = "echo"
+    start, empty = request.SerializeToString(), _field(1, b"") * 6_000_000
+    columns = [_field(8, empty), _field(11, _field(1, _field(8, empty))), _field(5, _field(1, b"\x01" * 12_000_000))]
+    bodies = [start + _field(2, b"\x08\x01" + _field(2, column)) for column in columns]
+    _repeated(target, header_block("Score"), [message(body) for body in bodies], part=1.0)
 
 
 @attack

@@ -62,7 +62,8 @@ TABLE = pa.table({"o": pa.array(PLAIN, LINE), "lines": pa.array([PLAIN] * 3, pa.
 def model(service: Service, client: Client, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A model that gives back its inputs, and tells what it saw of one property."""
     register(service.registry, _REGISTER, tmp_path_factory.mktemp("optional"), MODEL)
-    wait_until(lambda: bool(list(client.list_models(f'name = "{MODEL}"'))))
+    # A registration has two steps, and the catalog may be of the moment between them.
+    wait_until(lambda: any(model.versions for model in client.list_models(f'name = "{MODEL}"')))
 
 
 @pytest.fixture(params=[True, False], ids=["coalesced", "alone"])

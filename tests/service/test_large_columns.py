@@ -19,7 +19,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import EnricherError, InvalidInput, InvalidRequest
 from prinz_enricher.service.score.messages import Limits, parse_score_request, read_rows
 from prinz_enricher.signature import AnyValue, Field, Scalar, ScalarKind, Signature
-from tests.support.large_requests import check, varint
+from tests.support.large_requests import MAX_ROWS, check, varint
 
 MIXED = Signature(
     (
@@ -139,7 +139,7 @@ def check_rows(data: bytes, signature: Signature) -> Views:
         expected = pb.ScoreRequest.FromString(data)
     except DecodeError:
         return views
-    message, again = parse_score_request(data)
+    message, again = parse_score_request(data, MAX_ROWS)
     assert again == views
     assert outcome(lambda: read_rows(message, signature, LIMITS, views)) == outcome(
         lambda: read_rows(expected, signature, LIMITS, Views())
@@ -215,7 +215,7 @@ def test_many_dense_rows_become_their_columns(rows: int, width: int) -> None:
     """Each value of rows that are turned in several blocks stands in its column and row."""
     signature = Signature(tuple(Field(str(place), Scalar(ScalarKind.DOUBLE)) for place in range(width)), ())
     matrix = np.arange(float(width * rows)).reshape(rows, width)
-    message, views = parse_score_request(b"\x3a\x01x" + in_dense(rows, matrix.tobytes()))
+    message, views = parse_score_request(b"\x3a\x01x" + in_dense(rows, matrix.tobytes()), MAX_ROWS)
 
     batch = read_rows(message, signature, Limits(rows, 0), views)
 
@@ -229,7 +229,7 @@ def test_many_dense_rows_become_their_columns(rows: int, width: int) -> None:
 def test_columns_are_not_copied(padding: int) -> None:
     """What was viewed in a request is the memory of the batch, wherever it lies."""
     data = part(6, b"x" * padding) + in_columns(3, column("d", DOUBLES, doubles(1, 2, 3)))
-    message, views = parse_score_request(data)
+    message, views = parse_score_request(data, MAX_ROWS)
 
     batch = read_rows(message, MIXED, LIMITS, views)
 
@@ -243,7 +243,7 @@ def test_what_is_changed_is_aligned() -> None:
         data = part(6, b"x" * padding) + in_columns(
             2, column("n", DOUBLES, doubles(1, 2)), column("a", DOUBLES, doubles(1, 2))
         )
-        message, views = parse_score_request(data)
+        message, views = parse_score_request(data, MAX_ROWS)
         signature = Signature(tuple(field for field in MIXED.inputs if field.name in "na"), ())
 
         batch = read_rows(message, signature, LIMITS, views)
@@ -280,4 +280,4 @@ def test_many_fields() -> None:
     many = [column("d", DOUBLES, doubles(1))] * 10_001
     assert len(check_rows(in_columns(1, *many), MIXED).columns) == 10_001
     with pytest.raises(InvalidRequest, match="has more than 10000 columns"):
-        parse_score_request(in_columns(1, *many, *[b""] * 20))
+        parse_score_request(in_columns(1, *many, *[b""] * 20), MAX_ROWS)

@@ -12,12 +12,12 @@ from prinz_enricher.batch import decode_stream, encode_stream, stream_parts
 from prinz_enricher.batch.arrow_stream import LARGE_STREAM
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
-from prinz_enricher.errors import InvalidRequest
+from prinz_enricher.errors import BatchTooLarge, InvalidRequest
 from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.frames import Frame, FrameKind
 from prinz_enricher.service.score.messages import append_output, parse_score_request
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature
-from tests.support.large_requests import check, varint
+from tests.support.large_requests import MAX_ROWS, check, varint
 
 TEXT = st.text(max_size=5)
 MESSAGES = st.one_of(
@@ -72,7 +72,7 @@ def test_more_fields_than_any_model_takes() -> None:
 
     check(data)
     with pytest.raises(InvalidRequest, match="has more than 10000 columns, or 20000 outputs and params"):
-        parse_score_request(data + b"\x32\x01x" * 100)
+        parse_score_request(data + b"\x32\x01x" * 100, MAX_ROWS)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4), TEXT)
@@ -116,7 +116,7 @@ def test_no_copy_from_the_request_to_the_worker(request_id_size: int) -> None:
     data = padding + pb.ScoreRequest(arrow_stream=encode_stream(batch).to_pybytes()).SerializeToString()
     memory = pa.py_buffer(data)
 
-    _, views = parse_score_request(data)
+    _, views = parse_score_request(data, MAX_ROWS)
     assert views.data is not None
     decoded = decode_stream(views.data, DOUBLES)
     parts, _ = BatchWriter().parts(decoded)
@@ -177,3 +177,13 @@ def test_other_columns_are_aligned(offset: int) -> None:
         assert decoded.column("narrow").equals(sent.column("narrow").cast(pa.float64()))
         expected = np.array(holes, dtype=float)
         assert np.array_equal(decoded.column("holes").to_numpy(zero_copy_only=False), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [0, 1000, 1001])
+def test_more_texts_than_rows_are_allowed(rows: int) -> None:
+    """A column of more texts than rows are allowed is refused while it is parsed, by the rows that are declared."""
+    columns = pb.ScoreRequest().columns
+    columns.num_rows = rows
+    columns.columns.add(name="s").strings.values.extend(["text"] * 1001)
+    with pytest.raises(BatchTooLarge if rows > 1000 else InvalidRequest, match=r"1000|more than 1000 values"):
+        parse_score_request(pb.ScoreRequest(columns=columns).SerializeToString(), 1000)

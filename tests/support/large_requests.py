@@ -10,6 +10,8 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
 from prinz_enricher.service.score.messages import parse_score_request
 
+MAX_ROWS = 1_000_000
+
 
 def varint(value: int, padding: int = 0) -> bytes:
     """Write a varint, with some bytes more than it needs."""
@@ -48,9 +50,9 @@ def check(data: bytes) -> Views:
         expected = pb.ScoreRequest.FromString(data)
     except DecodeError:
         with pytest.raises(InvalidRequest):
-            parse_score_request(data)
+            parse_score_request(data, MAX_ROWS)
         return Views()
-    message, views = parse_score_request(data)
+    message, views = parse_score_request(data, MAX_ROWS)
     for view in (views.data, *views.columns.values()):
         assert view is None or view.obj is data
     put_back(message, views)

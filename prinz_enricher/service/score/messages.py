@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.arrow_stream import caller_batch
 from prinz_enricher.batch.layout import MAX_COLUMNS
-from prinz_enricher.batch.read_bounds import ReadBounds
+from prinz_enricher.batch.piecewise import PIECE, ManyValues, PieceParser
+from prinz_enricher.batch.read_bounds import UNBOUNDED, ReadBounds
 from prinz_enricher.batch.wire import (
     BYTES,
     MAX_FIELDS,
@@ -42,10 +43,8 @@ _SMALL_REQUEST: Final = 4 * 1024
 _SMALL_COLUMNS: Final = 32 * 1024
 """Bytes of a small request of plain columns or dense rows."""
 _FEW_COLUMNS: Final = 256
-_PARSED: Final = 4
-"""How many times its bytes a message takes once it is parsed, about."""
-
 _MANY_FIELDS: Final = f"has more than {MAX_COLUMNS} columns, or {2 * MAX_COLUMNS} outputs and params"
+_NOT_PLAIN: Final = f"has more than {PIECE} bytes that are damaged, or written as no library of protobuf writes them"
 
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreResponse.DESCRIPTOR.fields_by_name.items()}
 
@@ -66,28 +65,28 @@ class Limits:
     decoded: int | None = None
 
 
-def parse_score_request(data: bytes, hold: Callable[[int], None] = lambda _: None) -> tuple[pb.ScoreRequest, Views]:
+def parse_score_request(data: bytes, max_rows: int, bounds: ReadBounds = UNBOUNDED) -> tuple[pb.ScoreRequest, Views]:
     """Return the message of a large request, and the values that it lacks, as views of `data`: they are not copied.
-
-    What protobuf takes for the message, about, is counted by `hold` before it is made, which may raise.
 
     The top level of the message is walked as the wire format has it, and protobuf parses what is not the Arrow stream,
     or the values of columns and dense rows. What can't be separated with certainty stays in the message. Raises
-    InvalidRequest where it is no such message, or has more fields than any model takes: protobuf would make an object
-    of each, and let nothing else run meanwhile.
+    InvalidRequest where it is no such message, has more fields than any model takes or more than `max_rows` values in a
+    column; BatchTooLarge; and as `bounds` do, which count what protobuf makes of the message.
     """
+    message = pb.ScoreRequest()
     try:
-        try:
-            rest, views = _split(memoryview(data))
-        except ManyFields:
-            raise InvalidRequest("request", _MANY_FIELDS) from None
-        except NotPlain:
-            hold(_PARSED * len(data))
-            return pb.ScoreRequest.FromString(data), Views()
-        hold(_PARSED * len(rest))
-        return pb.ScoreRequest.FromString(rest), views
+        rest, views = _split(memoryview(data))
+        PieceParser(bounds.take, max_rows).parse(message, rest)
     except DecodeError:
         raise InvalidRequest("request", "is not a ScoreRequest message") from None
+    except ManyFields:
+        raise InvalidRequest("request", _MANY_FIELDS) from None
+    except NotPlain:
+        raise InvalidRequest("request", _NOT_PLAIN) from None
+    except ManyValues:
+        _check_rows(message.columns.num_rows, max_rows)
+        raise InvalidRequest("columns", f"has a column of more than {max_rows} values") from None
+    return message, views
 
 
 def is_small(request: pb.ScoreRequest, size: int) -> bool:
@@ -162,20 +161,25 @@ _SPLIT: Final[dict[int, Callable[[memoryview], tuple[bytes, Views]]]] = {
 }
 
 
-def _split(request: memoryview) -> tuple[bytes, Views]:
+def _split(request: memoryview) -> tuple[memoryview, Views]:
     rest: list[bytes | memoryview] = []
     views: Views | None = None
-    for one in fields_of(request, 2 * MAX_FIELDS):
-        split = _SPLIT.get(one.number) if one.wire_type == BYTES else None
-        if split is None:
-            rest.append(request[one.start : one.end])
-            continue
-        if views is not None:
-            # Members of a oneof replace each other, and only then are parts of the same member merged.
-            raise NotPlain
-        written, views = split(request[one.value : one.end])
-        rest += (prefix(one.number, len(written)), written)
-    return b"".join(rest), views or Views()
+    try:
+        for one in fields_of(request, 2 * MAX_FIELDS):
+            split = _SPLIT.get(one.number) if one.wire_type == BYTES else None
+            if split is None:
+                rest.append(request[one.start : one.end])
+                continue
+            if views is not None:
+                # Members of a oneof replace each other, and only then are parts of the same member merged.
+                return request, Views()
+            written, views = split(request[one.value : one.end])
+            rest += (prefix(one.number, len(written)), written)
+    except ManyFields:
+        raise
+    except NotPlain:
+        return request, Views()
+    return memoryview(b"".join(rest)), views or Views()
 
 
 _DOUBLE: Final = 8
