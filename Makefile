@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security hostile clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -114,6 +114,12 @@ bench-peers: $(READY) ## Ours beside MLflow, MLServer, KServe, BentoML, LitServe
 
 bench-security: $(READY) ## What TLS, tokens and access rules cost, by turns (ARGS=--help)
 	$(BIN)/python -m benchmarks.security $(ARGS)
+
+bench-scrape: $(READY) ## What a scrape of /metrics costs with 3,000 versions in use
+	$(BIN)/python -m benchmarks.scrape
+
+bench-checkouts: $(READY) ## What a change costs: this checkout and another one by turns (OTHER=folder, ARGS=--help)
+	$(BIN)/python -m benchmarks.checkouts $(OTHER) $(ARGS)
 
 clean: ## Remove the environment and what the demo made
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -39,9 +39,9 @@ def memory_mb(pid: int | str, what: str) -> float:
 
 
 @contextmanager
-def registry(models: int) -> Iterator[str]:
+def registry(models: int, versions: int = VERSIONS) -> Iterator[str]:
     """Serve so many models; give the URL."""
-    command = [sys.executable, "-m", "tests.support.synthetic_registry", str(models), str(VERSIONS)]
+    command = [sys.executable, "-m", "tests.support.synthetic_registry", str(models), str(versions)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().strip() if process.stdout else ""

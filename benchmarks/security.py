@@ -195,7 +195,7 @@ def run_of(
     content = request.SerializeToString()
 
     def run() -> Run:
-        before = _cpu_seconds(running.pid)
+        before = cpu_seconds(running.pid)
         if side.coalesced:
             figure = generator.coalesced(running.address, MODEL, ROW, callers, expected, more)
         else:
@@ -213,12 +213,13 @@ def run_of(
         if not figure.sound:
             raise SystemExit(f"{side}: {json.dumps(figure.to_json())}")
         calls = figure.calls_per_second * (generator.seconds + generator.warm)
-        return Run(figure.calls_per_second, (_cpu_seconds(running.pid) - before) / calls)
+        return Run(figure.calls_per_second, (cpu_seconds(running.pid) - before) / calls)
 
     return run
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 

@@ -40,17 +40,21 @@ class Service:
 
 
 @contextmanager
-def service(registry: str, cache: Path, *flags: str, **variables: str) -> Iterator[Service]:
+def service(
+    registry: str, cache: Path, *flags: str, python: str | Path = sys.executable, **variables: str
+) -> Iterator[Service]:
     """Run a service until the end of the block.
 
     Args:
         registry: The registry's URL.
         cache: Its cache; uv's own stays where it is, since that is not what is measured.
         flags: More of the command line.
+        python: The interpreter, which belongs to the checkout that is served.
         variables: More environment variables.
     """
     log = Path(tempfile.mkstemp(prefix="prinz-bench-", suffix=".log")[1])
-    command = [sys.executable, "-m", "prinz_enricher.cli", "serve", "--registry", registry, "--port", "0"]
+    # Without the current folder, which may be another checkout.
+    command = [str(python), "-P", "-m", "prinz_enricher.cli", "serve", "--registry", registry, "--port", "0"]
     uv_cache = os.environ.get("UV_CACHE_DIR", str(Path("~/.cache/uv").expanduser()))
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "UV_CACHE_DIR": uv_cache, **variables}
     with log.open("w") as output:

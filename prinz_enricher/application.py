@@ -14,10 +14,12 @@ import structlog
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
 from prinz_enricher.config import Settings, TlsSettings
-from prinz_enricher.fronts.admin.admin_http import AdminHttpServer
+from prinz_enricher.fronts.admin.admin_http import AdminHttpError, AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
-from prinz_enricher.registry import open_access
+from prinz_enricher.fronts.listener import listen
+from prinz_enricher.provision.provision_errors import ProvisionError
+from prinz_enricher.registry import AccessError, PrivateServerError, open_access
 from prinz_enricher.scoring.launch.process_pool import ProcessPool
 from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import WorkerPool, WorkerState
@@ -25,26 +27,31 @@ from prinz_enricher.scoring.routing import LOCAL, RoutingPool
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.quota import Quotas
+from prinz_enricher.security.watched_files import SecurityError
 from prinz_enricher.service.accounting import Accounting
-from prinz_enricher.service.calls import Front
+from prinz_enricher.service.calls import Front, FrontError
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
 from prinz_enricher.service.provisioner import Provisioner
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
-from prinz_enricher.telemetry.audit import AuditLog
+from prinz_enricher.telemetry.audit import AuditError, AuditLog
+from prinz_enricher.telemetry.series import Series
 
 if TYPE_CHECKING:
     from prinz_enricher.security.certificates import CertificateFiles
 
 log = structlog.stdlib.get_logger(__name__)
 
+START_ERRORS = (AccessError, AdminHttpError, AuditError, FrontError, PrivateServerError, ProvisionError, SecurityError)
+"""What an application raises that can't start here; each says in one sentence why."""
+
 
 class Application:
     """The service by its settings, with at least one registry; a front or a pool replaces that of the settings.
 
-    Raises FrontError, AccessError, SecurityError or ProvisionError where the settings can't be used here.
+    Raises one of START_ERRORS where the settings can't be used here.
     """
 
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
@@ -55,6 +62,7 @@ class Application:
         self._registries = Registries(settings.all_registries)
         self._admin: AdminHttpServer | None = None
         self._audit: AuditLog | None = None
+        self._series = Series()
         tls, mutual = settings.server.tls, bool(settings.server.tls.client_ca)
         self._certificates = _open_certificates(tls)
         self._authenticator = Authenticator(settings.auth, client_certificates=mutual)
@@ -62,16 +70,19 @@ class Application:
         self._rules = AccessRules(settings.access)
         self._quotas = Quotas(settings.quota)
         asked = self._callers if self._authenticator.enabled else None
-        self._front = front or open_front(settings.server, FrontSecurity(asked, self._certificates, self._rules))
-        self._pool = pool or _open_pool(settings, self._registries, self._health_changed.set)
+        if front is None:
+            # Before anything is started, such as the server of a local store.
+            listen(settings.server.host, settings.server.port, "gRPC", FrontError).close()
+        secured = FrontSecurity(asked, self._certificates, self._rules)
+        self._front = front or open_front(settings.server, secured, self._series)
+        self._pool = pool or open_pool(settings, self._registries, self._health_changed.set, self._series)
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""
 
     def start(self, ended: threading.Event | None = None) -> int:
         """Listen, and begin to read the registry; returns the port. `ended` ends the wait for a local store's server.
 
-        Raises what opening the registries does, FrontError or AdminHttpError where an address can't be listened on, and
-        AuditError where the audit log can't be opened.
+        Raises one of START_ERRORS, such as for an address that can't be listened on.
         """
         with ExitStack() as undo:
             undo.callback(self._close_security)
@@ -88,7 +99,9 @@ class Application:
             if self._settings.audit.output:
                 self._audit = AuditLog(self._settings.audit)
                 undo.callback(self._audit.close)
-            self._service = EnricherService(self._catalog, self._pool, self._targets, limits, self._quotas)
+            self._service = EnricherService(
+                self._catalog, self._pool, self._targets, limits, self._quotas, self._series
+            )
             files = self._registries.used_files if scoring.preload == "used" else {}
             self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
             accounts = self._quotas.enabled or self._audit is not None
@@ -100,8 +113,9 @@ class Application:
                 asked = self._authenticator if self._authenticator.enabled else None
                 certificates = self._certificates
                 tls = None if certificates is None else HttpTls(self._settings.server.tls, certificates)
+                metrics = self._security, self._series, self._pool.usage
                 self._admin = AdminHttpServer(
-                    self._settings.http, self._catalog, lambda: self._draining, asked, tls, self._security
+                    self._settings.http, self._catalog, lambda: self._draining, asked, tls, *metrics
                 )
                 self._admin.start()
             undo.pop_all()
@@ -169,6 +183,7 @@ class Application:
         self._pool.retain((targets | kept).values())
         for target in kept.values():
             self._pool.load(target)
+        self._series.retain(new.version_keys)
         self._targets.follow(new)
         self._health_changed.set()
         if not self.ready.is_set():
@@ -222,7 +237,9 @@ def _open_certificates(settings: TlsSettings) -> CertificateFiles | None:
     return CertificateFiles(settings)
 
 
-def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[], object]) -> WorkerPool:
+def open_pool(
+    settings: Settings, registries: Registries, on_change: Callable[[], object], series: Series
+) -> WorkerPool:
     """Return the worker processes, and the endpoints of model servers elsewhere where there are any.
 
     `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
@@ -233,7 +250,8 @@ def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[
     limits = PoolSettings(**keys, memory_budget=workers.memory_budget)
     provide = Provisioner(registries, settings.cache, workers)
     observed = registries.observed
-    local = ProcessPool(provide, limits, workers=workers, on_change=on_change, on_observed=observed)
+    notes: dict[str, Any] = {"on_change": on_change, "on_observed": observed, "series": series}
+    local = ProcessPool(provide, limits, workers=workers, **notes)
     if not settings.endpoints:
         return local
     # A service without endpoints does not bring in what they need.
@@ -242,5 +260,5 @@ def _open_pool(settings: Settings, registries: Registries, on_change: Callable[[
     pools: dict[str, WorkerPool] = {LOCAL: local}
     for name, endpoint in settings.endpoints.items():
         access = open_access(endpoint)
-        pools[name] = RemotePool(name, endpoint, access, limits, on_change=on_change, on_observed=observed)
+        pools[name] = RemotePool(name, endpoint, access, limits, **notes)
     return RoutingPool(pools)

@@ -148,6 +148,11 @@ class Snapshot:
         return tuple(self.models)
 
     @cached_property
+    def version_keys(self) -> frozenset[VersionKey]:
+        """Name and number of every version."""
+        return frozenset((model.name, number) for model in self.models.values() for number in model.by_number)
+
+    @cached_property
     def views(self) -> dict[object, "Snapshot"]:
         """Parts of it, for whoever shows callers no more; kept here, they go when it does."""
         return {}

@@ -14,6 +14,7 @@ from prinz_enricher.cli.process_setup import block_imports
 
 COMMANDS = {
     "serve": ("serve", "Serve the models of an MLflow registry over gRPC."),
+    "check": ("check", "Check whether a service could serve here, and score each model once."),
     "demo": ("demo", "Train sample models, serve them, and show how to call them."),
     "models": ("describe", "List the models of a service."),
     "signature": ("describe", "Show the inputs, outputs and parameters of a model."),
@@ -57,9 +58,8 @@ def main() -> None:
         # What a person is to know of a connection is in the error of the call.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        group.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        # The exit code of a command that ends by itself, which has none else.
+        sys.exit(group.main(standalone_mode=False))
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import resource
+import socket
 import sys
 import threading
 import time
@@ -91,6 +92,18 @@ def raise_file_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
     return soft
+
+
+def notify_systemd(state: str) -> None:
+    """Report a state such as `READY=1` to systemd, where that has started this process and waits for it (sd_notify(3)).
+
+    An address that begins with @ is an abstract one.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        if address:
+            sender.connect("\0" + address[1:] if address.startswith("@") else address)
+            sender.send(state.encode())
 
 
 def trim_memory() -> None:

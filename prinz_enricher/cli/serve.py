@@ -5,20 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
 
-from prinz_enricher.application import Application
+from prinz_enricher.application import START_ERRORS, Application
 from prinz_enricher.cli import process_setup
 from prinz_enricher.config import ConfigError, Settings
-from prinz_enricher.fronts.admin.admin_http import AdminHttpError
-from prinz_enricher.registry import AccessError, PrivateServerError
-from prinz_enricher.security.watched_files import SecurityError
-from prinz_enricher.service.calls import FrontError
 from prinz_enricher.telemetry import configure_logging
-from prinz_enricher.telemetry.audit import AuditError
 
 _SWITCH_SECONDS = 0.0002
 """How long a thread may keep others waiting, one that reads the registry or answers the calls of a batch; Python's own
@@ -62,12 +59,22 @@ _PORT = click.IntRange(0, 65535)
     help="Lowest level logged.  [default: info]",
 )
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Format of logs.  [default: auto]")
-def serve(config: Path | None, **given: object) -> None:
+def serve(config: Path | None, **given: Any) -> None:
     """Serve the models of an MLflow registry over gRPC.
 
     Settings come from a TOML file (--config), then from environment variables (PRINZ_<SECTION>__<KEY>, such as
     PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first.
     """
+    try:
+        settings = load_settings(config, given)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    configure_logging(settings.logging.level, settings.logging.format)
+    _run(settings)
+
+
+def load_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
+    """Return settings with a registry by file, environment and the flags of `serve`; raises ConfigError."""
     tls = {key: value for key in ("certificate", "key", "client_ca") if (value := given[f"tls_{key}"]) is not None}
     server = {key: given[key] for key in ("host", "port", "front", "insecure")}
     flags = {
@@ -77,16 +84,12 @@ def serve(config: Path | None, **given: object) -> None:
         "scoring": {"preload": given["preload"] or None},
         "logging": {"level": given["log_level"], "format": given["log_format"]},
     }
-    try:
-        settings = Settings.load(
-            {section: {k: v for k, v in keys.items() if v is not None} for section, keys in flags.items()}, config
-        )
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
+    settings = Settings.load(
+        {section: {k: v for k, v in keys.items() if v is not None} for section, keys in flags.items()}, config
+    )
     if not settings.all_registries:
-        raise click.UsageError("no registry is configured; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
-    configure_logging(settings.logging.level, settings.logging.format)
-    _run(settings)
+        raise ConfigError("no registry is configured; use --registry URL, [registry] url, or PRINZ_REGISTRY__URL")
+    return settings
 
 
 def _run(settings: Settings) -> None:
@@ -102,11 +105,13 @@ def _run(settings: Settings) -> None:
     try:
         application = Application(settings)
         application.start(ended)
-    except (AccessError, AdminHttpError, AuditError, FrontError, PrivateServerError, SecurityError) as error:
+    except START_ERRORS as error:
         if ended.is_set():
             return
         raise click.ClickException(str(error)) from None
     process_setup.trim_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
+    process_setup.notify_systemd("READY=1")
     process_setup.wait_for_signal(ended)
+    process_setup.notify_systemd("STOPPING=1")
     application.stop()

@@ -210,17 +210,13 @@ def own_service(
     url: str, variables: Mapping[str, str] = os.environ, **sections: Mapping[str, object]
 ) -> Iterator[tuple[Application, int]]:
     """Run a service of a registry, with these sections of settings, for the time of a command; yields its port, too."""
-    from prinz_enricher.application import Application
+    from prinz_enricher.application import START_ERRORS, Application
     from prinz_enricher.config import ConfigError, Settings
-    from prinz_enricher.fronts.admin.admin_http import AdminHttpError
-    from prinz_enricher.registry import PrivateServerError
-    from prinz_enricher.security.watched_files import SecurityError
-    from prinz_enricher.service.calls import FrontError
 
     try:
         application = Application(Settings.load({"registry": {"url": url}, **sections}, environment=variables))
         port = application.start()
-    except (AdminHttpError, ConfigError, FrontError, PrivateServerError, SecurityError) as error:
+    except (ConfigError, *START_ERRORS) as error:
         raise click.ClickException(str(error)) from None
     try:
         yield application, port

@@ -91,6 +91,10 @@ class DiskCache:
             raise CacheUnusable(f"the cache {self._folder} can't be used: {exc.strerror}", may_pass=True) from exc
         return Lease(self._folder / key, fresh, held)
 
+    def has(self, key: str) -> bool:
+        """Return whether there is an entry now."""
+        return (self._folder / key).is_dir()
+
     def _open_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self._folder.stat()

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import platform
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from prinz_enricher.provision.requirements import (
     unmet,
     with_worker_needs,
 )
-from prinz_enricher.provision.uv import Uv
+from prinz_enricher.provision.uv import Uv, uv_binary
 
 _MAX_SHOWN = 3
 _PACKAGE = "prinz_enricher"
@@ -49,6 +50,16 @@ class Environment:
         """Release it; a second time does nothing."""
         if self.lease is not None:
             self.lease.close()
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPlan:
+    """An environment that is built for a model, since the service's own is `lacking` some requirements."""
+
+    python: str
+    requirements: Requirements
+    lacking: tuple[str, ...]
+    key: str
 
 
 class Environments:
@@ -80,33 +91,56 @@ class Environments:
         It is to be closed when its worker has ended; `mode` is the model's own. Raises Cancelled, RequirementsRefused,
         BuildFailed or CacheUnusable.
         """
-        chosen, here = mode or self._mode, Path(sys.executable)
-        if chosen == "current":
-            return Environment(here, None, isolated=False)
-        needed = overridden(read_requirements(model_folder), self._overrides)
-        lacking = unmet(needed) if chosen == "auto" else ()
-        if chosen == "auto" and not lacking:
-            return Environment(here, None, isolated=False)
-        minor = needed.python_minor or ".".join(platform.python_version_tuple()[:2])
-        needed = with_worker_needs(needed, minor, self._overrides)
+        plan = self.plan(model_folder, mode=mode)
+        if plan is None:
+            return Environment(Path(sys.executable), None, isolated=False)
 
         def fill(folder: Path) -> None:
             report_step("building its environment")
             with acquired(_BUILD_SLOTS, cancelled):
                 started = time.monotonic()
-                packages = self._build(folder, minor, needed, model_folder, cancelled)
+                packages = self._build(folder, plan.python, plan.requirements, model_folder, cancelled)
             seconds = round(time.monotonic() - started, 3)
-            shown = lacking[:_MAX_SHOWN]
-            _log.info("an environment was built", python=minor, packages=packages, seconds=seconds, lacking=shown)
+            shown = plan.lacking[:_MAX_SHOWN]
+            _log.info("an environment was built", python=plan.python, packages=packages, seconds=seconds, lacking=shown)
 
         lease = self._cache.acquire(
-            self._key(minor, needed),
+            plan.key,
             fill,
             cancelled=cancelled,
             # A link to the interpreter that it was made from, which may have gone since.
             usable=lambda entry: _python(entry).exists(),
         )
         return Environment(_python(lease.path), lease, isolated=True)
+
+    def plan(self, model_folder: Path, *, mode: str = "") -> EnvironmentPlan | None:
+        """Return what is built for the model in a folder, of which the files that describe it suffice.
+
+        None where the service's own environment will do. Raises RequirementsRefused or BuildFailed.
+        """
+        chosen = mode or self._mode
+        if chosen == "current":
+            return None
+        needed = overridden(read_requirements(model_folder), self._overrides)
+        lacking = unmet(needed) if chosen == "auto" else ()
+        if chosen == "auto" and not lacking:
+            return None
+        minor = needed.python_minor or ".".join(platform.python_version_tuple()[:2])
+        needed = with_worker_needs(needed, minor, self._overrides)
+        return EnvironmentPlan(minor, needed, tuple(lacking), self._key(minor, needed))
+
+    def can_build(self, plan: EnvironmentPlan) -> bool:
+        """Return whether an environment is to be built; False if it is there. Installs nothing.
+
+        Raises BuildFailed where there is no uv, or no Python of that version.
+        """
+        if self._cache.has(plan.key):
+            return False
+        uv_binary()
+        if not self._uv.python_downloads:
+            with tempfile.TemporaryDirectory() as folder:
+                self._make_environment(Path(folder, "venv"), plan.python, lambda: False)
+        return True
 
     def _key(self, minor: str, needed: Requirements) -> str:
         identity = {

@@ -178,7 +178,7 @@ def _watch_size(folder: Path, max_bytes: int, answers: IO[str]) -> None:
 
 
 def _too_large(max_bytes: int) -> str:
-    return f"the model is larger than the {max_bytes} bytes that it may have"
+    return f"the model is larger than the {max_bytes} bytes of cache.max_model_bytes"
 
 
 def _size(folder: Path, *, strict: bool = False) -> int:

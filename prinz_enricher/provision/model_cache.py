@@ -190,7 +190,7 @@ def copy_local(uri: str, target: Path, max_bytes: int, watch: Watch) -> bool:
     Left to MLflow's client: what is not a model, can't be read, or holds anything but files and folders.
     Raises DownloadFailed where it is too large.
     """
-    source = _local_path(uri)
+    source = local_path(uri)
     if source is None or not (source / "MLmodel").is_file():
         return False
     sizes: dict[Path, int] = {}
@@ -205,7 +205,8 @@ def copy_local(uri: str, target: Path, max_bytes: int, watch: Watch) -> bool:
                 return False
     total, done = sum(sizes.values()), 0
     if total > max_bytes:
-        raise DownloadFailed(f"the download failed: the model is larger than the {max_bytes} bytes that it may have")
+        limit = f"{max_bytes} bytes of cache.max_model_bytes"
+        raise DownloadFailed(f"the download failed: the model is larger than the {limit}")
     for folder in folders:
         (target / folder).mkdir(mode=0o700)
     for relative, size in sizes.items():
@@ -215,7 +216,8 @@ def copy_local(uri: str, target: Path, max_bytes: int, watch: Watch) -> bool:
     return True
 
 
-def _local_path(uri: str) -> Path | None:
+def local_path(uri: str) -> Path | None:
+    """Return the path of a folder on this machine, given as such or by the scheme `file`; else None."""
     if not uri.startswith("/"):
         parts = urlsplit(uri)
         uri = unquote(parts.path) if parts.scheme == "file" and parts.netloc in ("", "localhost") else ""

@@ -18,6 +18,7 @@ from prinz_enricher.registry.registry_errors import (
 
 # Of the stores that are read; never local files, nor other hosts by HTTP: a registry is not trusted.
 SCHEMES = frozenset({"s3", "gs", "abfss", "wasbs"})
+_SEE = "see its address and credentials in the service's environment"
 
 
 class StoreReader:
@@ -63,8 +64,8 @@ def _error(uri: str, answer: Mapping[str, object]) -> RegistryError:
         case "missing":
             return RegistryRefused(f"{store} does not have it", HTTPStatus.NOT_FOUND)
         case "refused":
-            return RegistryRefused(f"{store} does not let us in", HTTPStatus.FORBIDDEN)
+            return RegistryRefused(f"{store} does not let us in; {_SEE}", HTTPStatus.FORBIDDEN)
         case "unreadable":
             return MlmodelUnreadable(f"{store} can't be read by this service: {why}")
         case _:
-            return RegistryUnreachable(f"{store} gives no answer: {why}")
+            return RegistryUnreachable(f"{store} gives no answer: {why}; {_SEE}")

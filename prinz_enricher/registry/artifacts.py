@@ -212,7 +212,7 @@ class FolderDownload:
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
-            raise ArtifactsRefused(f"the model is larger than the {self.max_bytes} bytes that it may have")
+            raise ArtifactsRefused(f"the model is larger than the {self.max_bytes} bytes of cache.max_model_bytes")
 
     def _retry(self, call: Callable[[], _Result]) -> _Result:
         """Call, and a few times more after failures that may pass."""

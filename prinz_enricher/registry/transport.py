@@ -87,7 +87,8 @@ def tls_fault(error: BaseException | None) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"the server's certificate is not trusted ({error.verify_message})"
         if isinstance(error, ssl.SSLError):
-            return f"{error.reason or 'the handshake failed'}"
+            plain = "the server does not speak TLS (is it http://?)"
+            return plain if error.reason == "WRONG_VERSION_NUMBER" else f"{error.reason or 'the handshake failed'}"
         error = error.__cause__ or error.__context__
     return ""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.signature.types import Signature
+from prinz_enricher.telemetry.series import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,9 @@ class WorkerPool(Protocol):
 
     def status(self, target: Target) -> Status:
         """Return where a target is in its life."""
+
+    def usage(self) -> Usage:
+        """Return what each version has that is in use, or could not be loaded."""
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.ports import Job, Status, Target, WorkerPool
+from prinz_enricher.telemetry.series import Usage
 
 LOCAL = ""
 """The route to worker processes."""
@@ -42,6 +44,13 @@ class RoutingPool:
     def status(self, target: Target) -> Status:
         """Return where a target is in its life."""
         return self._pools[target.route].status(target)
+
+    def usage(self) -> Usage:
+        """Return what each version has that is in use by any pool; see `WorkerPool`."""
+        found: dict[tuple[str, str], Counter[str]] = {}
+        for key, one in [item for pool in self._pools.values() for item in pool.usage().items()]:
+            found.setdefault(key, Counter()).update(one)
+        return found
 
     def close(self, grace: float) -> None:
         """Close all pools at the same time."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from prinz_enricher.config import AuthSettings
 from prinz_enricher.errors import TokenInvalid, TokenMissing, UnauthenticatedError
 from prinz_enricher.security.principal import ClientCertificate, Principal, Principals, is_name, remember
-from prinz_enricher.security.tokens import StaticToken, parse_tokens, token_digest
+from prinz_enricher.security.tokens import StaticToken, open_tokens, token_digest
 from prinz_enricher.security.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Authenticator:
         self._tokens: WatchedFiles[dict[bytes, StaticToken]] | None = None
         self._jwt: JwtVerifier | None = None
         if path := settings.tokens_file:
-            self._tokens = WatchedFiles("tokens", [path], lambda read: parse_tokens(path, read[0], self._principals))
+            self._tokens = open_tokens(path, self._principals)
         if settings.jwt.enabled:
             # A service without JWTs does not import what they need.
             from prinz_enricher.security.jwt_verifier import JwtVerifier

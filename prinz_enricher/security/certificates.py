@@ -56,7 +56,7 @@ def _parse(paths: Sequence[str], clock: Callable[[], float], contents: Sequence[
     now = clock()
     since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= until.timestamp():
-        raise SecurityError(f"the certificate {paths[0]} expired at {until.isoformat()}")
+        raise SecurityError(f"the certificate {paths[0]} expired at {until.isoformat()}; renew it")
     if now < since.timestamp():
         raise SecurityError(f"the certificate {paths[0]} is not valid before {since.isoformat()}")
     for path, content in zip(paths[2:], client_ca, strict=True):

@@ -177,7 +177,7 @@ class KeyUrl:
     def _fetch(self) -> bool:
         """Exchange the keys for those at the URL; returns whether it answered with keys."""
         try:
-            content = self._download()
+            content = _download(self._url, self._host)
             if content != self._content:
                 self._keys, self._content = parse_keys(f"the JWKS of {self._host}", content), content
                 log.info("new JWKS in use", issuer=self._host, keys=len({kid for kid, _ in self._keys}))
@@ -189,26 +189,33 @@ class KeyUrl:
             return False
         return True
 
-    def _download(self) -> bytes:
-        content = b""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
 
-        def add(piece: bytes) -> None:
-            nonlocal content
-            content += piece
-            if len(content) > MAX_BYTES:
-                raise SecurityError(f"the JWKS of {self._host} is longer than {MAX_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise SecurityError(f"the JWKS of {self._host} did not arrive within {TIMEOUT_SECONDS:g} s")
+def fetch_keys(url: str) -> Keys:
+    """Return the usable keys at a URL; raises SecurityError, or RegistryError where nobody answers."""
+    host = urlsplit(url).hostname or ""
+    return parse_keys(f"the JWKS of {host}", _download(url, host))
 
-        with open_http_client(self._host, timeout=TIMEOUT_SECONDS, max_connections=1) as http:
-            response, _ = exchange(
-                *(http, "GET", self._url, f"the JWKS of {self._host}"),
-                timeout=TIMEOUT_SECONDS,
-                max_bytes=MAX_BYTES,
-                write=add,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            )
-        if response.status_code != HTTPStatus.OK:
-            raise SecurityError(f"{self._host} answered HTTP {response.status_code} instead of its JWKS")
-        return content
+
+def _download(url: str, host: str) -> bytes:
+    content = b""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+
+    def add(piece: bytes) -> None:
+        nonlocal content
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise SecurityError(f"the JWKS of {host} is longer than {MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise SecurityError(f"the JWKS of {host} did not arrive within {TIMEOUT_SECONDS:g} s")
+
+    with open_http_client(host, timeout=TIMEOUT_SECONDS, max_connections=1) as http:
+        response, _ = exchange(
+            *(http, "GET", url, f"the JWKS of {host}"),
+            timeout=TIMEOUT_SECONDS,
+            max_bytes=MAX_BYTES,
+            write=add,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+    if response.status_code != HTTPStatus.OK:
+        raise SecurityError(f"{host} answered HTTP {response.status_code} instead of its JWKS")
+    return content

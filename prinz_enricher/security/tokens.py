@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 
 from prinz_enricher.security.principal import MAX_NAME, Principal, Principals, is_name
-from prinz_enricher.security.watched_files import SecurityError
+from prinz_enricher.security.watched_files import SecurityError, WatchedFiles
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"at line \d+, column \d+")
@@ -28,6 +28,11 @@ class StaticToken:
 def token_digest(token: str) -> bytes:
     """Return what a token is known by; it has the entropy of a key, so that a plain hash can't be reversed."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def open_tokens(path: str, principals: Principals) -> WatchedFiles[dict[bytes, StaticToken]]:
+    """Return the tokens of a file, which is not watched yet; raises SecurityError as `parse_tokens`."""
+    return WatchedFiles("tokens", [path], lambda contents: parse_tokens(path, contents[0], principals))
 
 
 def parse_tokens(path: str, content: bytes, principals: Principals) -> dict[bytes, StaticToken]:

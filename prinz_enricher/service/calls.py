@@ -13,6 +13,8 @@ from typing import Protocol
 from google.rpc import status_pb2
 
 from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.status import reason_of
+from prinz_enricher.telemetry.series import VersionSeries
 
 
 class CallRecord(Protocol):
@@ -54,6 +56,7 @@ class Call:
         principal: Who calls; None where nobody is asked.
         peer: The address that the call comes from, as gRPC writes it, such as `ipv4:10.0.0.7:40312`; empty if unknown.
         audit: Takes what is noted of the call; None where nothing is.
+        series: Counts the call, once it is known which version it scores.
     """
 
     method: str
@@ -63,14 +66,28 @@ class Call:
     principal: Principal | None = field(default=None, kw_only=True)
     peer: str = field(default="", kw_only=True)
     audit: CallRecord | None = field(default=None, kw_only=True)
+    series: VersionSeries | None = field(default=None, kw_only=True)
 
-    def respond(self, message: bytes) -> None:
-        """Answer with a serialised response message."""
+    def respond(self, message: bytes) -> bool:
+        """Answer with a serialised response message.
+
+        Returns whether that ends the call, and not an error: who scores counts it then. Any other end of a call is for
+        its front to count, by `note_failure`.
+        """
         raise NotImplementedError
+
+    def respond_all(self, calls: Sequence[Call], messages: Sequence[bytes]) -> int:
+        """Answer calls that came together, this one among them; returns how many `respond` is true of."""
+        return sum([call.respond(message) for call, message in zip(calls, messages, strict=True)])
 
     def fail(self, status: status_pb2.Status) -> None:
         """Answer with an error."""
         raise NotImplementedError
+
+    def note_failure(self, status: status_pb2.Status) -> None:
+        """Count the call as one that ended with an error; once, by its front."""
+        if self.series is not None:
+            self.series.failed(reason_of(status))
 
     def cancelled(self) -> bool:
         """Return whether the caller has gone."""

@@ -44,6 +44,7 @@ from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire
+from prinz_enricher.telemetry.series import Series
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,14 +67,21 @@ class EnricherService:
     """Answers calls from the catalog and the worker pool, as far as access rules and quotas allow."""
 
     def __init__(
-        self, catalog: Union, pool: WorkerPool, targets: Targets, limits: Limits, quotas: Quotas | None = None
+        self,
+        catalog: Union,
+        pool: WorkerPool,
+        targets: Targets,
+        limits: Limits,
+        quotas: Quotas | None = None,
+        series: Series | None = None,
     ) -> None:
+        self._series = series or Series()
         self._catalog = catalog
         self._pool = pool
         self._targets = targets
         self._limits = limits
         self._quotas = quotas or Quotas(QuotaSettings())
-        self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared)
+        self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared, self._series)
         self._messages = ModelMessages(targets, pool)
         self._readers = FairThreads(3, "read-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
@@ -238,7 +246,9 @@ class EnricherService:
     def _score(
         self, call: Call, request: pb.ScoreRequest, views: Views | None = None, bounds: ReadBounds | None = None
     ) -> None:
-        target = self._targets.of(self._resolve(call, request.model, "score"))
+        version = self._resolve(call, request.model, "score")
+        call.series = self._series.version(version.name, version.version)
+        target = self._targets.of(version)
         bounds = bounds or self._bounds(call)
         score_alone(call, request, target, self._pool, self._limits, self._quotas, views, bounds)
 

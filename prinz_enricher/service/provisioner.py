@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
-from prinz_enricher.provision.environments import Environments, worker_code
+from prinz_enricher.provision.environments import EnvironmentPlan, Environments, worker_code
 from prinz_enricher.provision.loaders import check_loader
-from prinz_enricher.provision.model_cache import ModelCache, ModelSource
+from prinz_enricher.provision.model_cache import ModelCache, ModelSource, local_path
 from prinz_enricher.provision.progress import report_step
 from prinz_enricher.provision.provision_errors import BuildFailed, Cancelled, LoaderForbidden, ProvisionError
 from prinz_enricher.provision.uv import Uv
 from prinz_enricher.provision.variables import fetch_variables
+from prinz_enricher.registry import StoreReader
 from prinz_enricher.scoring.ports import LoaderRefused, LoadFailed, Provisions, RegistryAway, Target
 from prinz_enricher.service.registries import Registries
 
@@ -29,14 +31,19 @@ _POLL_SECONDS = 0.05
 _log = structlog.stdlib.get_logger(__name__)
 
 
+class _Described(Exception):
+    """What describes a model was read."""
+
+
 class Provisioner:
     """Gets provisions, on the thread that starts the worker; raises ProvisionError for bad overrides."""
 
     def __init__(self, registries: Registries, cache: CacheSettings, workers: WorkerSettings) -> None:
-        folder = _cache_folder(cache)
+        folder = cache_folder(cache)
         self._registries = registries
         self._allowed = workers.allowed_loaders
         self._code = folder / "code"
+        self._max_model_bytes = cache.max_model_bytes
         self._models = ModelCache(
             folder / "models",
             max_bytes=cache.max_models_bytes,
@@ -50,7 +57,7 @@ class Provisioner:
             source_builds=workers.source_builds,
             timeout=workers.build_timeout,
         )
-        self._environments = Environments(
+        self.environments = Environments(
             folder / "environments",
             uv,
             max_bytes=cache.max_environments_bytes,
@@ -74,6 +81,35 @@ class Provisioner:
         except ProvisionError as error:
             raise (RegistryAway if error.may_pass else LoadFailed)(str(error)) from error
 
+    def describe(self, target: Target) -> tuple[str, list[EnvironmentPlan | None]]:
+        """Return where a target's files were read, as a URL without a path, and the plan of its environment.
+
+        Each is empty where only a download shows it. Nothing is kept. Raises RegistryError, LoadFailed or
+        ProvisionError.
+        """
+        registry = self._registries.of(target)
+        uri = registry.folder(target)
+        parts = urlsplit(uri)
+        plans: list[EnvironmentPlan | None] = []
+
+        def read(folder: Path) -> None:
+            check_loader(folder, self._allowed)
+            plans.append(self.environments.plan(folder, mode=target.environment))
+            # The other files are not needed.
+            raise _Described
+
+        with tempfile.TemporaryDirectory() as place, suppress(_Described):
+            registry.client.download(
+                uri, Path(place, "model"), max_bytes=self._max_model_bytes, watch=lambda *_: None, begun=read
+            )
+            if (folder := local_path(uri)) is not None:
+                read(folder)
+            if not StoreReader.reads(uri):
+                return "", plans
+            registry.stores.read(uri)
+        proxied = parts.scheme == "mlflow-artifacts"
+        return registry.client.url if proxied else f"{parts.scheme or 'file'}://{parts.hostname or ''}", plans
+
     def _get(self, target: Target, cancelled: Callable[[], bool], held: ExitStack) -> Provisions:
         registry = self._registries.of(target)
         fingerprint = f"{target.signature.digest} {target.fingerprint}"
@@ -88,7 +124,7 @@ class Provisioner:
         def download(uri: str, folder: Path, max_bytes: int, watch: Callable[[int, int], object]) -> bool:
             return registry.client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=early.begin)
 
-        with EarlyEnvironment(self._environments, self._allowed, target.environment, cancelled) as early:
+        with EarlyEnvironment(self.environments, self._allowed, target.environment, cancelled) as early:
             model = held.enter_context(
                 self._models.get(
                     source, lambda: registry.folder(target), variables, download=download, cancelled=cancelled
@@ -98,7 +134,7 @@ class Provisioner:
             check_loader(model.path, self._allowed)
             fetched = time.monotonic()
             early.wait()
-            environment = self._environments.get(model.path, mode=target.environment, cancelled=cancelled)
+            environment = self.environments.get(model.path, mode=target.environment, cancelled=cancelled)
             held.callback(environment.close)
             made = time.monotonic()
         return Provisions(
@@ -165,7 +201,8 @@ class EarlyEnvironment(ExitStack):
             self.callback(environment.close)
 
 
-def _cache_folder(settings: CacheSettings) -> Path:
+def cache_folder(settings: CacheSettings) -> Path:
+    """Return the folder of models and environments."""
     if settings.folder is not None:
         return Path(settings.folder).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "prinz-enricher"

@@ -40,6 +40,7 @@ class OpenRegistry:
     access: Access
     client: RegistryClient
     origin: str
+    stores: StoreReader
 
     def folder(self, target: Target) -> str:
         """Return the URI of the folder with a target's files; raises RegistryAway, or LoadFailed if there is none."""
@@ -121,7 +122,7 @@ class Registries:
         except AccessError as error:
             raise AccessError(f'registry "{name}": {error}' if name else str(error)) from error
         opened.callback(client.close)
-        self._opened[name] = OpenRegistry(access, client, _origin(settings, client.url))
+        self._opened[name] = OpenRegistry(access, client, _origin(settings, client.url), stores)
         store = _store(settings, client.url)
         if store is not None:
             self.used_files[name] = UsedFile(store.path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from prinz_enricher.errors import DOMAIN, EnricherError, InternalError, QuotaExceeded
 
@@ -46,6 +46,13 @@ def to_status(error: EnricherError) -> status_pb2.Status:
         status.details.append(_packed(faults))
     status.details.insert(0, _packed(info))
     return status
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """Return the reason of an error; its code's name for one without, of a call that nobody waits for."""
+    if status.details:
+        return str(error_details_pb2.ErrorInfo.FromString(status.details[0].value).reason)
+    return str(code_pb2.Code.Name(status.code))
 
 
 def internal_failure(log: Any, event: str, error: Exception, **known: object) -> status_pb2.Status:

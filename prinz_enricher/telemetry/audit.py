@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -35,6 +36,23 @@ class AuditError(Exception):
     """The audit log can't be opened; the message says where and why."""
 
 
+def _refusal(output: str, error: OSError) -> AuditError:
+    return AuditError(f"audit.output: {output} can't be opened ({error.strerror})")
+
+
+def check_output(output: str) -> None:
+    """Raise AuditError where an audit log could not be opened; makes no file."""
+    path = Path(output)
+    try:
+        if path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+        elif output != "stdout" and not os.access(folder := path.absolute().parent, os.W_OK | os.X_OK):
+            folder.stat()
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _refusal(output, error) from error
+
+
 class AuditLog:
     """Writes lines by a thread of its own, so that no call waits for the disk. From any thread.
 
@@ -53,7 +71,7 @@ class AuditLog:
         try:
             self._file, self._size, self._rotates = self._open()
         except OSError as error:
-            raise AuditError(f"audit.output: {settings.output} can't be opened ({error.strerror})") from error
+            raise _refusal(settings.output, error) from error
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 

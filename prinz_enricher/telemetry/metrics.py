@@ -1,4 +1,4 @@
-"""The metrics for Prometheus: collected when they are scraped, so that no call pays for them."""
+"""The metrics for Prometheus: the page of one scrape, made of what is counted and what there is then."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from prometheus_client.registry import Collector
 
 from prinz_enricher import __version__
 from prinz_enricher.catalog import CatalogState
+from prinz_enricher.telemetry.exposition import Exposition, Versions
+from prinz_enricher.telemetry.series import Series, Usage
 
 States = Callable[[], Mapping[str, CatalogState]]
 """Returns the state of each catalog, by its registry's name."""
@@ -18,6 +20,10 @@ Counts = Callable[[], Mapping[str, int]]
 """Returns how many deliveries of webhooks there were, by their outcome."""
 Security = Callable[[], Mapping[str, Mapping[str, float]]]
 """Returns the metrics below by their names, without the prefix, and by the value of their label."""
+Activity = Callable[[], tuple[Series, Usage, Versions]]
+"""Returns what is counted, what pools have now, and which versions are served."""
+
+NOTHING: tuple[Series, Usage, Versions] = (Series(), {}, ())
 
 SECURITY: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str, str]] = {
     "auth_failures": (CounterMetricFamily, "reason", "Calls whose caller is not known, by the error's reason"),
@@ -40,7 +46,10 @@ _GAUGES: dict[str, tuple[str, Callable[[CatalogState], float | None]]] = {
 class Metrics:
     """The metrics of one service."""
 
-    def __init__(self, states: States, deliveries: Counts, security: Security = dict) -> None:
+    def __init__(
+        self, states: States, deliveries: Counts, security: Security = dict, activity: Activity = lambda: NOTHING
+    ) -> None:
+        self._activity = activity
         # One of our own: the global one belongs to the program that we are a part of.
         self._registry = CollectorRegistry()
         self._registry.register(_ServiceCollector(states, deliveries, security))
@@ -49,7 +58,11 @@ class Metrics:
     def write(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics as they are now, and their content type, by the header `Accept` of the scrape."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        exposition = Exposition(open_metrics="openmetrics" in content_type)
+        exposition.add(*self._activity())
+        # OpenMetrics has an end.
+        content, end, _ = encode(self._registry).partition(b"# EOF\n")
+        return content + exposition.text().encode() + end, content_type
 
 
 class _ServiceCollector(Collector):

@@ -57,6 +57,7 @@ class RoomCatalog:
     """The catalog of a room, and its event `ready`."""
 
     room: Room
+    current: None = None
 
     def states(self) -> dict[str, CatalogState]:
         """Return the states of the room."""

@@ -36,6 +36,7 @@ TOKEN = "a token of these tests"  # noqa: S105 - it is
 class NoCatalog:
     """A catalog of which nothing is known yet."""
 
+    current: None = None
     ready: threading.Event = field(default_factory=threading.Event)
 
     def states(self) -> dict[str, Any]:

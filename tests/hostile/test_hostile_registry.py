@@ -30,6 +30,7 @@ from prinz_enricher.service import enricher, model_messages
 from prinz_enricher.service.background_source import BackgroundSource
 from prinz_enricher.signature import Signature, SignatureError, mlflow_json, read_signature, to_wire
 from prinz_enricher.signature.mlflow_json import MAX_FIELDS, MAX_JSON_VALUES
+from prinz_enricher.telemetry.series import Series
 from tests.support.hostile_server import Answer, HostileServer
 from tests.support.own_service import own_service
 from tests.support.registry_writer import mlmodel_text
@@ -477,7 +478,7 @@ def test_tags_take_no_more_than_the_settings_allow() -> None:
     assert signature is not None
     target = Target("greedy", "1", "", signature, replicas=greedy.replicas)
     settings = PoolSettings(max_workers=3)
-    group = WorkerGroup(target, settings, LoadTimes(), lambda: None)
+    group = WorkerGroup(target, settings, LoadTimes(), lambda: None, Series())
     assert group.wanted == 3
     assert read_serving_options({"prinz.environment": "../x", "prinz.batching": "always"}, {}) == ServingOptions()
 

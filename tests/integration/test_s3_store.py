@@ -1,12 +1,14 @@
 """Models in an S3 store that the MLflow server knows of and can't read: clients read it themselves."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
 from prinz_enricher.application import Application
@@ -25,6 +27,10 @@ pytestmark = pytest.mark.slow
 BUCKET = "models"
 REGION = "eu-west-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "made-up", "AWS_DEFAULT_REGION": REGION}
+NAMES = ("typed", "run-source", "run-folder")
+SEE = "see its address and credentials in the service's environment"
+DENIED = f"the store of its files (s3) does not let us in; {SEE}"
+AWAY = f"the store of its files (s3) gives no answer: EndpointConnectionError; {SEE}"
 
 
 def client_of(url: str) -> Any:
@@ -56,7 +62,10 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_models_in_s3(s3: str, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are listed with their signatures, and scored, by a service that has the store's credentials."""
+    """They are listed with their signatures, and scored, by a service that has the store's credentials.
+
+    `prinz-enricher check` says whether that is so, and never shows them.
+    """
     folder = tmp_path / "mlflow"
     folder.mkdir()
     access = {**CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": s3}
@@ -77,10 +86,50 @@ def test_models_in_s3(s3: str, tmp_path: Path, unused_tcp_port: int, monkeypatch
             with Client(f"127.0.0.1:{port}", timeout=LONG) as client:
                 wait_until(lambda: all(m.versions[0].HasField("signature") for m in client.list_models(full=True)), 60)
                 assert [field.name for field in client.signature("typed")[1].inputs] == ["n"]
-                for name in ("typed", "run-source", "run-folder"):
+                for name in NAMES:
                     assert client.score(name, [{"n": 21}]).to_rows() == [{"output_0": 42}]
         finally:
             application.stop()
+        code, lines = check(server.url, "--models", "run-*", "--no-score")
+        assert code == 0, lines
+        assert lines["store"] == [("ok", f"s3://{BUCKET}", "the files of run-folder, run-source can be read")]
+        # Keys are asked for from now on, and there are none.
+        httpx.post(f"{s3}/moto-api/reset-auth", content=b"0")
+        code, lines = check(server.url)
+        assert (code, failures(lines)) == (
+            1,
+            {f"Version 1 of model \"{name}\" can't be loaded: it can't be read: {DENIED}." for name in NAMES},
+        )
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        code, lines = check(server.url)
+        assert (code, failures(lines)) == (
+            1,
+            {
+                f'Version 1 of model "{name}" is to be loaded again: it can\'t be read now: {AWAY}; try again.'
+                for name in NAMES
+            },
+        )
+        assert {(level, message) for level, _, message in lines["registry"]} == {
+            ("ok", "answers: 3 models, 3 versions, 3 faults"),
+            *(("warn", f"{name}/1 can't be read now: {AWAY}") for name in NAMES),
+        }
+
+
+def failures(lines: Mapping[str, Sequence[tuple[str, str, str]]]) -> set[str]:
+    """Return the messages of what fails."""
+    return {message for found in lines.values() for level, _, message in found if level == "FAIL"}
+
+
+def check(registry: str, *flags: str) -> tuple[int, dict[str, list[tuple[str, str, str]]]]:
+    """Run `prinz-enricher check`; return its exit code, and level, place and message by what was checked."""
+    command = [sys.executable, "-m", "prinz_enricher.cli", "check", "--registry", registry, "--port", "0", "--json"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False, timeout=100)
+    assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
+    lines: dict[str, list[tuple[str, str, str]]] = {}
+    for one in json.loads(done.stdout)["checks"]:
+        lines.setdefault(one["what"], []).append((one["level"], one["where"], one["message"]))
+    return done.returncode, lines
 
 
 def test_what_a_store_refuses(s3: str) -> None:

@@ -1,6 +1,7 @@
 """docs/metrics.md tells all metrics, and docs/operations.md shows settings and events that there are."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from mlflow.entities.webhook import WebhookEvent
@@ -10,6 +11,7 @@ from prinz_enricher.catalog import CatalogState
 from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.webhook import Verdict
 from prinz_enricher.telemetry.metrics import SECURITY, Metrics
+from prinz_enricher.telemetry.series import Series
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -17,18 +19,31 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def test_every_metric_is_documented() -> None:
     """docs/metrics.md has a row for each metric, with its type and its labels, and for no other."""
     page = (DOCS / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (?:`(\w+)`)? ?\| ", page, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([`\w, ]*?) ?\| ", page, flags=re.MULTILINE)
     state = CatalogState(1, 1, 0, "r", 1.0, False, "", 1.0, 0, 1)
     security = {name: {"x": 1.0} for name in SECURITY}
-    metrics = Metrics(lambda: {"default": state}, lambda: {verdict.value: 1 for verdict in Verdict}, lambda: security)
+    series = Series()
+    series.method("/package.Service/Method", "unary")
+    series.requested("GET", "/", "200", 1.0)
+    series.version("m", "1")
+    series.upstreams["e"] = lambda: ({"200": 0}, 0)
+    usage = {("m", "1"): Counter(memory=1)}
+    metrics = Metrics(
+        lambda: {"default": state},
+        lambda: {verdict.value: 1 for verdict in Verdict},
+        lambda: security,
+        lambda: (series, usage, series.versions.keys()),
+    )
 
     content, _ = metrics.write("application/openmetrics-text; version=1.0.0")
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", content.decode(), flags=re.MULTILINE))
     plain, _ = metrics.write("")
-    samples = [sample for family in text_string_to_metric_families(plain.decode()) for sample in family.samples]
-    found = {
-        (s.name, types[re.sub("_(total|info)$", "", s.name)], label) for s in samples for label in (*s.labels, "")[:1]
-    }
+    found = set()
+    for family in text_string_to_metric_families(plain.decode()):
+        for sample in family.samples:
+            kind = types[re.sub("_(total|info)$", "", sample.name) if family.type != "histogram" else family.name]
+            name = family.name if kind == "histogram" else sample.name
+            found.add((name, kind, ", ".join(f"`{label}`" for label in sample.labels if label != "le")))
 
     assert set(rows) == found
     assert len(rows) == len(found) > 10

@@ -130,7 +130,7 @@ def test_a_model_that_is_too_large_is_refused(scratch_registry: RegistryWriter, 
     for number in range(20):
         (place / f"part-{number}").write_bytes(bytes(1000))
     uri = scratch_registry.source("download large", version)
-    refused = {"error": "the model is larger than the 10000 bytes that it may have", "may_pass": False}
+    refused = {"error": "the model is larger than the 10000 bytes of cache.max_model_bytes", "may_pass": False}
     assert download(scratch_registry.url, uri, tmp_path / "many", max_bytes=10_000) == refused
     (place / "one").write_bytes(bytes(20_000))
     assert download(scratch_registry.url, uri, tmp_path / "one", max_bytes=10_000) == refused
@@ -181,7 +181,7 @@ def test_a_registry_that_sends_without_end(hostile_server: HostileServer, tmp_pa
     files = [{"path": name, "is_dir": False, "file_size": 1} for name in ("MLmodel", *map(str, range(50)))]
     hostile_server.respond = LyingRegistry(files, bytes(100_000))
     answer = download(hostile_server.url, ANY, tmp_path / "model", max_bytes=1_000_000)
-    assert answer == {"error": "the model is larger than the 1000000 bytes that it may have", "may_pass": False}
+    assert answer == {"error": "the model is larger than the 1000000 bytes of cache.max_model_bytes", "may_pass": False}
 
 
 def test_a_registry_without_an_mlmodel_file(hostile_server: HostileServer, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_issuer_that_never_answers_holds_nobody(
 ) -> None:
     """A fetch that does not end, whatever its reason, is waited for until its time is over, and then by nobody."""
     ended = threading.Event()
-    monkeypatch.setattr(KeyUrl, "_download", lambda _: ended.wait(60))
+    monkeypatch.setattr(module, "_download", lambda *_: ended.wait(60))
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.05)
     url = KeyUrl(hostile_server.url, clock=lambda: time.monotonic() + clock.now)
     for _ in range(2):

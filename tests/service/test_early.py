@@ -192,7 +192,7 @@ class OneModel:
 def provisioner(folder: Path, registry: OneModel) -> Provisioner:
     """Make a provisioner with scripted environments."""
     made = Provisioner(cast("Registries", registry), CacheSettings(folder=str(folder)), WorkerSettings())
-    made._environments = cast("Environments", registry.scripted)
+    made.environments = cast("Environments", registry.scripted)
     return made
 
 

@@ -18,9 +18,10 @@ class CallbackCall(Call):
     on_failure: Callable[[status_pb2.Status], None]
     has_gone: Callable[[], bool] = lambda: False
 
-    def respond(self, message: bytes) -> None:
+    def respond(self, message: bytes) -> bool:
         """Pass on a response."""
         self.on_response(message)
+        return True
 
     def fail(self, status: status_pb2.Status) -> None:
         """Pass on an error."""

@@ -27,6 +27,7 @@ from prinz_enricher.service.fair_threads import FairThreads
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, fields_schema
+from prinz_enricher.telemetry.series import Series, Usage
 from tests.support.callback_call import CallbackCall
 
 KINDS = {
@@ -130,6 +131,10 @@ class HandPool:
         """Tell that all is there."""
         return Status(WorkerState.AVAILABLE)
 
+    def usage(self) -> Usage:
+        """Have nothing."""
+        return {}
+
     def close(self, grace: float) -> None:
         """End nothing."""
 
@@ -163,7 +168,8 @@ class Service(EnricherService):
         self._targets = fake
         self._quotas = quotas or Quotas(QuotaSettings())
         self.rules = AccessRules(rules)
-        self._grouper = RequestGrouper(pool, fake, self._quotas, shared)
+        self._series = Series()
+        self._grouper = RequestGrouper(pool, fake, self._quotas, shared, self._series)
 
     def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> Any:
         """Return what is served under a name."""

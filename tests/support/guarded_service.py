@@ -28,6 +28,7 @@ from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, output_schema
+from prinz_enricher.telemetry.series import Series
 from tests.support.callback_call import CallbackCall
 
 SIGNATURE = Signature((Field("x", Scalar(ScalarKind.DOUBLE)),), (Field("y", Scalar(ScalarKind.DOUBLE)),))
@@ -103,10 +104,11 @@ class GuardedService:
         self.catalog = PublishedCatalog()
         self.catalog.change(*map(model_of, models))
         settings = Settings.load({}, environment={}).model_copy(update={"access": tuple(rules)})
-        self.pool = InlinePool(self.function_of, PoolSettings(max_workers=workers))
+        self.series = Series()
+        self.pool = InlinePool(self.function_of, PoolSettings(max_workers=workers), series=self.series)
         self.targets = Targets(self.catalog, self.pool, settings)
         limits = Limits(10_000, 1 << 24)
-        self.service = EnricherService(self.catalog, self.pool, self.targets, limits, quotas)
+        self.service = EnricherService(self.catalog, self.pool, self.targets, limits, quotas, self.series)
 
     def function_of(self, target: Target) -> Any:
         """Return what scores a model."""

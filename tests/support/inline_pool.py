@@ -12,6 +12,7 @@ from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, WorkerDied
 from prinz_enricher.scoring.remote.in_thread import Given, InThreadWorker
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
+from prinz_enricher.telemetry.series import Series
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,12 @@ class InlinePool(VersionPool):
     """Scores with a function for each target, each in a thread of its own; answers come from that thread."""
 
     def __init__(
-        self, find: Callable[[Target], ScoreFunction], settings: PoolSettings | None = None, *, batching: bool = True
+        self,
+        find: Callable[[Target], ScoreFunction],
+        settings: PoolSettings | None = None,
+        *,
+        batching: bool = True,
+        series: Series | None = None,
     ) -> None:
         """Make a pool without workers.
 
@@ -31,8 +37,9 @@ class InlinePool(VersionPool):
             find: Gives a target's function. An exception of it is a failed load; one of the function a model error.
             settings: Limits and times.
             batching: Whether several jobs may share a call of a function.
+            series: Counts what workers do.
         """
-        super().__init__(lambda target: InlineWorker(target, find, batching=batching), settings)
+        super().__init__(lambda target: InlineWorker(target, find, batching=batching), settings, series=series)
 
 
 class InlineWorker(InThreadWorker):

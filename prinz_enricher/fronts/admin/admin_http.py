@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from prinz_enricher.config import HttpSettings
 from prinz_enricher.errors import UnauthenticatedError
 from prinz_enricher.fronts.admin.http_tls import CERTIFICATE, HttpTls
 from prinz_enricher.fronts.admin.webhook import MAX_BODY_BYTES, Webhook
+from prinz_enricher.fronts.listener import listen
 from prinz_enricher.registry.registry_errors import RegistryError
+from prinz_enricher.telemetry.series import OTHER, Series, Usage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from prinz_enricher.security.authenticator import Authenticator
     from prinz_enricher.telemetry.metrics import Metrics, Security
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _NO_WEBHOOK_BODY_BYTES = 4096
 _MAX_VERIFICATIONS = 2
 """Threads that may verify tokens, of the four there are."""
@@ -51,7 +54,11 @@ class AdminHttpServer:
         authenticator: Authenticator | None = None,
         tls: HttpTls | None = None,
         security: Security = dict,
+        series: Series | None = None,
+        usage: Callable[[], Usage] = dict,
     ) -> None:
+        self._series = series or Series()
+        self._usage = usage
         self._settings = settings
         self._authenticator = authenticator
         self._verifying = threading.Semaphore(_MAX_VERIFICATIONS)
@@ -60,6 +67,7 @@ class AdminHttpServer:
         self._catalog = catalog
         self._draining = draining
         self._webhook = Webhook(settings, catalog.request_refresh) if settings.has_webhook else None
+        self._routes = {"/metrics", "/healthz", "/readyz"} | ({"/webhook"} if self._webhook is not None else set())
         self._metrics: Metrics | None = None
         self._server: HttpServer | None = None
 
@@ -72,7 +80,7 @@ class AdminHttpServer:
                 self._webhook.secrets()
             except RegistryError as error:
                 raise AdminHttpError(str(error)) from None
-        listener = _listen(self._settings.host, self._settings.port or 0)
+        listener = listen(self._settings.host, self._settings.port or 0, "HTTP", AdminHttpError)
         port: int = listener.getsockname()[1]
         max_body_bytes = MAX_BODY_BYTES if self._webhook is not None else _NO_WEBHOOK_BODY_BYTES
         tls = None if self._tls is None else self._tls.context
@@ -87,7 +95,20 @@ class AdminHttpServer:
             self._server.close()
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The WSGI application."""
+        """The WSGI application, which counts its requests."""
+        began = time.monotonic()
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        try:
+            status, headers, content = self._response(environ)
+        finally:
+            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            method = method if method in _METHODS else OTHER
+            route = path if path in self._routes else OTHER
+            self._series.requested(method, route, str(status.value), time.monotonic() - began)
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [content] if content and method != "HEAD" else []
+
+    def _response(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, list[tuple[str, str]], bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         reading = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
         headers: list[tuple[str, str]] = []
@@ -109,8 +130,7 @@ class AdminHttpServer:
         if status is not HTTPStatus.NO_CONTENT:
             headers.append(("Content-Length", str(len(content))))
         headers.append(("Cache-Control", "no-store"))
-        start_response(f"{status.value} {status.phrase}", headers)
-        return [content] if content and method != "HEAD" else []
+        return status, headers, content
 
     def _refusal(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, str] | None:
         """Return why a caller is not accepted."""
@@ -134,9 +154,13 @@ class AdminHttpServer:
             from prinz_enricher.telemetry.metrics import Metrics
 
             deliveries = self._webhook.counts if self._webhook is not None else dict[str, int]
-            self._metrics = Metrics(self._states, deliveries, self._security)
+            self._metrics = Metrics(self._states, deliveries, self._security, self._activity)
         content, content_type = self._metrics.write(environ.get("HTTP_ACCEPT", ""))
         return HTTPStatus.OK, content, content_type
+
+    def _activity(self) -> tuple[Series, Usage, Collection[tuple[str, str]]]:
+        snapshot = self._catalog.current
+        return self._series, self._usage(), frozenset() if snapshot is None else snapshot.version_keys
 
     def _states(self) -> dict[str, CatalogState]:
         return {name or "default": state for name, state in self._catalog.states().items()}
@@ -170,14 +194,3 @@ class AdminHttpServer:
 
 def _json(status: HTTPStatus, content: dict[str, Any]) -> tuple[HTTPStatus, bytes, str]:
     return status, json.dumps(content).encode() + b"\n", "application/json"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address; raises AdminHttpError."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((str(address[0]), port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise AdminHttpError(f"can't listen on {where} for HTTP: {error.strerror}") from None

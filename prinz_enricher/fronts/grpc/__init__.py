@@ -12,9 +12,12 @@ import structlog
 from prinz_enricher.config import ServerSettings, is_loopback
 from prinz_enricher.fronts.grpc.admission import UNLIMITED, FrontLimits
 from prinz_enricher.fronts.grpc.authentication import Callers, FrontSecurity
-from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
+from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
+from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
+from prinz_enricher.fronts.listener import address_text
 from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.calls import Front, FrontError
+from prinz_enricher.telemetry.series import Series
 
 __all__ = ["SERVICE", "Callers", "FrontLimits", "FrontSecurity", "GrpcioFront", "open_front"]
 
@@ -24,10 +27,11 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 log = structlog.stdlib.get_logger(__name__)
 
 
-def open_front(settings: ServerSettings, security: FrontSecurity | None = None) -> Front:
+def open_front(settings: ServerSettings, security: FrontSecurity | None = None, series: Series | None = None) -> Front:
     """Return the front of the settings; `auto` is the native one where it is installed and fit for what is asked.
 
-    It does not listen yet. Raises FrontError where the native front is required and not installed.
+    It does not listen yet, and counts its calls in the series. Raises FrontError where the native front is required and
+    not installed.
     """
     kind, host = settings.front, settings.host
     installed = importlib.util.find_spec("pygrpc_native") is not None
@@ -38,17 +42,16 @@ def open_front(settings: ServerSettings, security: FrontSecurity | None = None) 
     )
     if against:
         log.info("front chosen", front="grpcio", why=against)
-        make: Callable[[str, FrontLimits, FrontSecurity], Front] = GrpcioFront
+        make: Callable[[str, FrontLimits, FrontSecurity, Series | None], Front] = GrpcioFront
     else:
         from prinz_enricher.fronts.grpc.native_front import NativeFront
 
         make = NativeFront
         log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
     inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
-    address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
     age = settings.max_connection_age
     limits = FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes, connection_seconds=age)
-    return make(address, limits, security or FrontSecurity())
+    return make(address_text(host, settings.port), limits, security or FrontSecurity(), series)
 
 
 def _why_not_native(settings: ServerSettings, installed: bool) -> str:

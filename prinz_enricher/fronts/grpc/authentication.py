@@ -30,7 +30,7 @@ REMEMBER_SECONDS = 0.25
 """How long a token that was accepted is known by its text: its digest costs as much as the rest of receiving a call."""
 
 _MAX_REMEMBERED = 1_000
-_CANCELLED = 1
+CANCELLED = 1
 _THREADS = 4
 
 Verdict: TypeAlias = Principal | status_pb2.Status
@@ -158,7 +158,15 @@ def note_begin(log: CallLog | None, call: Call) -> status_pb2.Status | None:
     return None
 
 
-def gone(deadline: float | None) -> status_pb2.Status:
-    """Return the status of a call that nobody waits for: its deadline, if any, has passed, or its caller has left."""
-    late = deadline is not None and time.monotonic() >= deadline
-    return status_pb2.Status(code=Code.DEADLINE_EXCEEDED if late else _CANCELLED)
+def gone(call: Call | None = None) -> status_pb2.Status:
+    """Return the status of a call, or a stream, that nobody waits for: its deadline has passed, or its caller left."""
+    late = call is not None and call.deadline is not None and is_late(call.arrived, call.deadline)
+    return status_pb2.Status(code=Code.DEADLINE_EXCEEDED if late else CANCELLED)
+
+
+def is_late(arrived: float, deadline: float) -> bool:
+    """Return whether the deadline of a call has passed for its caller.
+
+    That is somewhat earlier than here: gRPC sends the time that is left with two or three digits, rounded up.
+    """
+    return time.monotonic() >= deadline - 0.01 * (deadline - arrived) - 0.005

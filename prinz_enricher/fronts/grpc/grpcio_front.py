@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -20,7 +20,6 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from prinz_enricher.contract import enricher_service_pb2
 from prinz_enricher.errors import Code, InternalError, MessageTooLarge, Overloaded, ShuttingDown
 from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits
 from prinz_enricher.fronts.grpc.authentication import (
@@ -31,6 +30,7 @@ from prinz_enricher.fronts.grpc.authentication import (
     note_begin,
 )
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
+from prinz_enricher.fronts.grpc.counted_handlers import HEALTH, SERVICE, CountingServer, served_methods
 from prinz_enricher.fronts.grpc.grpcio_security import CALLER, ModelHealth, TokenCheck, server_credentials
 from prinz_enricher.fronts.grpc.receiving import COPIES, Receiver
 from prinz_enricher.fronts.grpc.reflection import add_reflection
@@ -39,8 +39,7 @@ from prinz_enricher.fronts.grpc.turns import Turns
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
-
-SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
+from prinz_enricher.telemetry.series import Series
 
 LINGER = 0.5
 """Seconds that new calls still hear SHUTTING_DOWN, once those in flight have ended."""
@@ -78,7 +77,14 @@ def _is_of_service(record: logging.LogRecord) -> bool:
 class GrpcioFront:
     """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front."""
 
-    def __init__(self, address: str, limits: FrontLimits, security: FrontSecurity = FrontSecurity()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        address: str,
+        limits: FrontLimits,
+        security: FrontSecurity = FrontSecurity(),  # noqa: B008
+        series: Series | None = None,
+    ) -> None:
+        self._series = series or Series()
         self._address = address
         self._limits = limits
         self._security = security
@@ -144,8 +150,9 @@ class GrpcioFront:
         self._stream_turns = Turns(STREAM_SECONDS)
         self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
         callers = self._security.callers
+        methods = served_methods(self._series)
         self._server = grpc.aio.server(
-            interceptors=[] if callers is None else [TokenCheck(callers, self._refuse_call)],
+            interceptors=[] if callers is None else [TokenCheck(callers, self._refuse_call, methods)],
             options=[
                 ("grpc.max_receive_message_length", self._limits.message_bytes),
                 # Answers are measured here, for an error that says what is wrong.
@@ -168,8 +175,9 @@ class GrpcioFront:
         self._health = (
             ModelHealth(callers, self._security.rules) if self._security.rules.restricted else HealthServicer()
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers(
+        counting = CountingServer(self._server, methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, counting)
+        counting.add_generic_rpc_handlers(
             [
                 Receiver(
                     SERVICE.full_name,
@@ -182,7 +190,7 @@ class GrpcioFront:
                 grpc.method_handlers_generic_handler(SERVICE.full_name, self._stream_handlers()),
             ]
         )
-        add_reflection(self._server, [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
+        add_reflection(counting, [SERVICE.full_name, HEALTH.full_name])
         if self._security.certificates is None:
             port = self._server.add_insecure_port(self._address)
         else:
@@ -254,13 +262,15 @@ class GrpcioFront:
             finally:
                 # A caller that goes away cancels this coroutine, and with it the future that `cancelled` asks.
                 answer.cancel()
+                if call.end():
+                    call.note_failure(result if isinstance(result, status_pb2.Status) else gone(call))
                 if isinstance(result, bytes) and len(result) > SMALL:
                     # Once it is read.
                     _when_done(context, lambda: self._leave(answer))
                 else:
                     self._leave(answer)
                 if call.audit is not None:
-                    call.audit.end(None if isinstance(result, bytes) else result or gone(deadline))
+                    call.audit.end(None if isinstance(result, bytes) else result or gone(call))
                 call.request = b""
             return result if isinstance(result, bytes) else await _abort(context, result)
 
@@ -289,14 +299,23 @@ class GrpcioFront:
             self._log.refuse(method, principal, context.peer(), status)
         return await _abort(context, status)
 
-    def answer(self, answer: asyncio.Future[_Answer], result: _Answer) -> None:
-        """Answer a unary call, from any thread; answers enter the loop together."""
+    def answer(self, call: _UnaryCall, result: _Answer) -> bool:
+        """Answer a unary call, from any thread; answers enter the loop together.
+
+        Returns whether the caller gets this response, and not an error, nor has what came before.
+        """
+        if not call.end():
+            return False
+        answer = call.answer
         if isinstance(result, bytes):
             size, limit = len(result), self._limits.message_bytes
             if size > limit:
                 result = to_status(MessageTooLarge("answer", size, limit))
             elif size > SMALL:
                 result = self._admission.resize(answer, COPIES * size) or result
+        responded = isinstance(result, bytes)
+        if not isinstance(result, bytes):
+            call.note_failure(result)
         self._answers.append((answer, result))
         # Read after the answer is there, and reset before answers are read: none stays behind.
         if not self._scheduled:
@@ -304,6 +323,7 @@ class GrpcioFront:
             # The loop is closed once the front has drained; the caller has gone by then.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._answer_all)
+        return responded
 
     def _answer_all(self) -> None:
         self._scheduled = False
@@ -332,7 +352,7 @@ class GrpcioFront:
                 if not isinstance(source, status_pb2.Status):
                     source.close()
                 if record is not None:
-                    record.end(end or gone(None))
+                    record.end(end or gone())
             await _abort(context, end)
 
         return serve
@@ -377,7 +397,7 @@ class GrpcioFront:
         key = caller or _key_of(context)
         stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, self._log)
         self._score_streams.add(stream)
-        end: status_pb2.Status | None = gone(None)
+        end: status_pb2.Status | None = gone()
         try:
             end = await stream.serve()
         finally:
@@ -419,12 +439,17 @@ class GrpcioFront:
 class _UnaryCall(Call):
     front: GrpcioFront
     answer: asyncio.Future[_Answer]
+    _ended: threading.Lock = field(default_factory=threading.Lock)
 
-    def respond(self, message: bytes) -> None:
-        self.front.answer(self.answer, message)
+    def respond(self, message: bytes) -> bool:
+        return self.front.answer(self, message)
 
     def fail(self, status: status_pb2.Status) -> None:
-        self.front.answer(self.answer, status)
+        self.front.answer(self, status)
+
+    def end(self) -> bool:
+        """Note that it ends; returns False where it did before."""
+        return self._ended.acquire(blocking=False)
 
     def cancelled(self) -> bool:
         return self.answer.cancelled()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1._async import HealthServicer
 
 from prinz_enricher.fronts.grpc.authentication import Callers, Verdict, authorization_of, certificate_of
+from prinz_enricher.fronts.grpc.counted_handlers import counted
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
+from prinz_enricher.telemetry.series import MethodSeries
 
 if TYPE_CHECKING:
     from prinz_enricher.security.certificates import CertificateFiles, Certificates
@@ -33,9 +35,12 @@ class TokenCheck(grpc.aio.ServerInterceptor):
     Anybody may ask for health, see `ModelHealth`. A call waits for its own token to be verified, and no other does.
     """
 
-    def __init__(self, callers: Callers, refuse: Callable[..., Awaitable[bytes]]) -> None:
+    def __init__(
+        self, callers: Callers, refuse: Callable[..., Awaitable[bytes]], methods: Mapping[str, MethodSeries]
+    ) -> None:
         self._callers = callers
         self._refuse = refuse
+        self._methods = methods
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the method's handler, or one that refuses the call; None where there is no such method."""
@@ -57,7 +62,7 @@ class TokenCheck(grpc.aio.ServerInterceptor):
             await self._refuse(context, method.rpartition("/")[2], verdict)
 
         # One of a stream is called without waiting for a message.
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        return grpc.stream_stream_rpc_method_handler(counted(self._methods[method], refuse))
 
 
 class ModelHealth(HealthServicer):  # type: ignore[misc]  # it has no types

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,10 +31,12 @@ from prinz_enricher.fronts.grpc.authentication import (
     gone,
     note_begin,
 )
-from prinz_enricher.fronts.grpc.grpcio_front import SERVICE, GrpcioFront
+from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
+from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
+from prinz_enricher.telemetry.series import Series
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -56,7 +59,14 @@ MAX_STREAMS = 2**31 - 1
 class NativeFront:
     """Serves gRPC by `pygrpc_native.NativeGrpcFront` at `host:port`."""
 
-    def __init__(self, address: str, limits: FrontLimits, security: FrontSecurity = FrontSecurity()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        address: str,
+        limits: FrontLimits,
+        security: FrontSecurity = FrontSecurity(),  # noqa: B008
+        series: Series | None = None,
+    ) -> None:
+        self._series = series or Series()
         self._address = address
         self._limits = limits
         self._security = security
@@ -67,7 +77,7 @@ class NativeFront:
         self.is_open = self._admission.is_open
         """Whether the call of a number is unanswered and its caller has not gone."""
         self._idle = threading.Event()
-        self._noted: dict[int, _NativeCall] = {}
+        self._calls: dict[int, _NativeCall] = {}
         # Calls whose tokens were verified are handed over by other threads.
         self._handing_over = threading.Lock()
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
@@ -90,13 +100,14 @@ class NativeFront:
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
         limits = replace(self._limits, connection_seconds=0.0)
-        self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security)
+        self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security, self._series)
         try:
             self._fallback.start(handler, open_source, log)
         except FrontError:
             self._native.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
+        self._methods = {method: self._series.methods[f"/{SERVICE.full_name}/{method}"] for method in METHODS}
         self._native.set_fallback(str(socket))
         self._native.start()
         self._thread.start()
@@ -135,6 +146,8 @@ class NativeFront:
 
     def _hand_over(self, events: Sequence[DetailedEvent]) -> None:
         arrived = time.monotonic()
+        for method, came in Counter([event[2] for event in events if event[0] == EVENT_CALL]).items():
+            self._methods[METHODS[method]].start(came)
         callers = self._security.callers
         recent = {} if callers is None else callers.recent()
         calls: list[Call] = []
@@ -143,12 +156,13 @@ class NativeFront:
         for kind, number, method, request, _, details in events:
             if kind != EVENT_CALL:
                 self._end(number)
-            elif number in ended and self._log is None:
-                continue
             elif request is not None and details is not None:
                 metadata, peer, remaining = details
                 deadline = None if remaining is None else arrived + remaining
                 call = _NativeCall(METHODS[method], request, arrived, deadline, self, number, peer=peer)
+                if number in ended and self._log is None:
+                    self._methods[call.method].end(gone(call).code, 0.0)
+                    continue
                 if callers is not None:
                     authorization = authorization_of(metadata)
                     principal = recent.get(authorization) or self._authenticate(callers, call, authorization)
@@ -177,8 +191,8 @@ class NativeFront:
         """Go on with a call whose token was verified; by another thread."""
         verdict = verified.result()
         if not isinstance(verdict, Principal):
-            if self._end(call.number):
-                self._refuse(call, verdict)
+            if self._end(call.number, verdict):
+                self._send_refusal(call, verdict)
             return
         call.principal = verdict
         try:
@@ -198,7 +212,9 @@ class NativeFront:
             refusal = to_status(MessageTooLarge("request", size, self._max_message_bytes))
         else:
             refusal = self._admission.enter(call.number, call.principal or call.peer, size)
-        if refusal is not None:
+        if refusal is None:
+            self._calls[call.number] = call
+        else:
             self._refuse(call, refusal)
         return refusal is None
 
@@ -207,33 +223,58 @@ class NativeFront:
         refusal = note_begin(self._log, call)
         if refusal is not None:
             call.fail(refusal)
-        elif call.audit is not None:
-            self._noted[call.number] = call
         return refusal is None
 
     def _refuse(self, call: _NativeCall, status: status_pb2.Status) -> None:
         """Answer a call that is not open."""
+        self._methods[call.method].end(status.code, time.monotonic() - call.arrived)
+        self._send_refusal(call, status)
+
+    def _send_refusal(self, call: _NativeCall, status: status_pb2.Status) -> None:
         if self._log is not None:
             self._log.refuse(call.method, call.principal, call.peer, status)
         self._send_failure(call.number, status)
 
-    def respond(self, number: int, message: bytes) -> None:
-        """Answer a call, if it is open."""
+    def respond_all(self, calls: Sequence[Call], messages: Sequence[bytes]) -> int:
+        """Answer calls that came together, which are all of this front; returns how many had this answer."""
+        pairs = zip(calls, messages, strict=True)
+        answered = sum(
+            [self.respond(call.number, message, 0) for call, message in pairs if isinstance(call, _NativeCall)]
+        )
+        if answered:
+            self._methods[calls[0].method].end(0, time.monotonic() - calls[0].arrived, answered)
+        return answered
+
+    def respond(self, number: int, message: bytes, counts: int = 1) -> bool:
+        """Answer a call, if it is open; returns whether it was, and the answer is not too large.
+
+        It `counts` as one, or as none where it is counted with others.
+        """
         if len(message) > self._max_message_bytes:
             self.fail(number, to_status(MessageTooLarge("answer", len(message), self._max_message_bytes)))
-        elif self._end(number, _OK):
+            return False
+        was_open = self._end(number, _OK, counts)
+        if was_open:
             self._native.respond(number, message)
+        return was_open
 
     def fail(self, number: int, status: status_pb2.Status) -> None:
         """Answer a call with an error, if it is open."""
         if self._end(number, status):
             self._send_failure(number, status)
 
-    def _end(self, number: int, status: status_pb2.Status | None = None) -> bool:
+    def _end(self, number: int, status: status_pb2.Status | None = None, counts: int = 1) -> bool:
         """Count a call as ended, with this status, or because its caller has gone; returns whether it was open."""
         was_open = self._admission.leave(number)
-        if was_open and self._noted and (call := self._noted.pop(number, None)) is not None and call.audit is not None:
-            call.audit.end(gone(call.deadline) if status is None else status if status.code else None)
+        if was_open:
+            call = self._calls.pop(number)
+            status = gone(call) if status is None else status
+            if counts:
+                self._methods[call.method].end(status.code, time.monotonic() - call.arrived)
+            if status is not _OK:
+                call.note_failure(status)
+            if call.audit is not None:
+                call.audit.end(None if status is _OK else status)
         if self._admission.draining and not self._admission.in_flight:
             self._idle.set()
         return was_open
@@ -250,8 +291,11 @@ class _NativeCall(Call):
     front: NativeFront
     number: int
 
-    def respond(self, message: bytes) -> None:
-        self.front.respond(self.number, message)
+    def respond(self, message: bytes) -> bool:
+        return self.front.respond(self.number, message)
+
+    def respond_all(self, calls: Sequence[Call], messages: Sequence[bytes]) -> int:
+        return self.front.respond_all(calls, messages)
 
     def fail(self, status: status_pb2.Status) -> None:
         self.front.fail(self.number, status)

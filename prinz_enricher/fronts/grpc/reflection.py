@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-import grpc.aio
 from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, text_format
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from prinz_enricher.fronts.grpc.counted_handlers import CountingServer
+
 SERVICE = "grpc.reflection.v1.ServerReflection"
 
 
-def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+def add_reflection(server: CountingServer, services: Iterable[str]) -> None:
     """Serve reflection of the named services, and of itself."""
     names = [*services, reflection.SERVICE_NAME, SERVICE]
     _describe_v1(descriptor_pool.Default())
     pool: Any = _PoolWithMethods(descriptor_pool.Default())
-    reflection.enable_server_reflection(names, server, pool)
     # grpcio-reflection has v1alpha only. v1 is the same messages under another package name, so the same servicer
     # and the same serialisers answer it.
     servicer = ReflectionServicer(service_names=names, pool=pool)
@@ -28,7 +28,10 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ServerReflectionInfo": handler})])
+    handlers = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, handlers) for name in (reflection.SERVICE_NAME, SERVICE)]
+    )
 
 
 class _PoolWithMethods:

@@ -117,8 +117,10 @@ class ScoreStream:
                 unsent, self._answers = self._answers, deque()
             for message in left:
                 self._admission.leave(message)
+                end = gone(message)
+                message.note_failure(end)
                 if message.audit is not None:
-                    message.audit.end(gone(message.deadline))
+                    message.audit.end(end)
             for answer in (*self._writing, *unsent):
                 self._admission.drop(self._caller, len(answer))
         return to_status(ShuttingDown()) if reading.cancelled() else self._end
@@ -234,11 +236,14 @@ class ScoreStream:
         """Return whether a message has no answer yet."""
         return message in self._open
 
-    def answer(self, message: _Message, answer: bytes, error: status_pb2.Status | None = None) -> None:
-        """Send an answer, from any thread, in which an error may be; the first to a message counts."""
+    def answer(self, message: _Message, answer: bytes, error: status_pb2.Status | None = None) -> bool:
+        """Send an answer, from any thread, in which an error may be; the first to a message counts.
+
+        Returns whether it is that, and none.
+        """
         with self._lock:
             if message not in self._open:
-                return
+                return False
             self._open.remove(message)
             self._admission.leave(message)
             refusal = self._admission.hold(self._caller, len(answer))
@@ -247,15 +252,17 @@ class ScoreStream:
             self._answers.append(answer)
             self._held += len(answer) - message.size
             asleep, self._asleep = self._asleep, False
+        if error is not None:
+            message.note_failure(error)
         if message.audit is not None:
             message.audit.end(error)
-        if asleep:
-            if threading.get_ident() == self._thread:
-                self._wake()
-                return
+        if asleep and threading.get_ident() == self._thread:
+            self._wake()
+        elif asleep:
             # The loop is closed once the front has drained; the caller has gone by then.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake)
+        return error is None
 
     def _wake(self) -> None:
         """Wake the writer."""
@@ -270,13 +277,13 @@ class _Message(Call):
     sequence: int
     size: int
 
-    def respond(self, message: bytes) -> None:
+    def respond(self, message: bytes) -> bool:
         answer = write_response(self.sequence, message)
         limit = self.stream.max_message_bytes
-        if len(answer) > limit:
-            self.fail(to_status(MessageTooLarge("answer", len(answer), limit)))
-        else:
-            self.stream.answer(self, answer)
+        if len(answer) <= limit:
+            return self.stream.answer(self, answer)
+        self.fail(to_status(MessageTooLarge("answer", len(answer), limit)))
+        return False
 
     def fail(self, status: status_pb2.Status) -> None:
         self.stream.answer(self, write_status(self.sequence, status), status)

@@ -33,6 +33,7 @@ from prinz_enricher.scoring.runtime.spares import Spares, Variables
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.signature.types import Origin, Signature
+from prinz_enricher.telemetry.series import Series
 
 _MAX_AHEAD = 1 << 20
 """Bytes of a batch that is sent while its worker makes another call: for more, the sealed memory that it needs so that
@@ -317,6 +318,7 @@ class ProcessPool(VersionPool):
         workers: WorkerSettings | None = None,
         on_change: Callable[[], object] = lambda: None,
         on_observed: Callable[[Target, str], object] = lambda *_: None,
+        series: Series | None = None,
     ) -> None:
         """Make a pool without workers, which may do what the settings `workers` say.
 
@@ -340,7 +342,7 @@ class ProcessPool(VersionPool):
             return WorkerProcess(target, provide, chosen, variables, sandbox, self._spares, on_observed)
 
         spares = Spares(variables) if chosen.spare_workers and can_fork() else None
-        super().__init__(make_worker, chosen, on_change, spares)
+        super().__init__(make_worker, chosen, on_change, spares, series)
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload all other targets after their last job, and have what these will need imported already."""

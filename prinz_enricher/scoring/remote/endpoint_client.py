@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -116,6 +116,10 @@ class EndpointClient:
     def states(self) -> dict[str, tuple[State, int]]:
         """The state of each base by its URL, and how many requests it has to answer now."""
         return self._balancer.states()
+
+    def usage(self) -> tuple[Mapping[str, int], int]:
+        """Return how many requests were sent so far, by the HTTP status of the answer, and how many bases are out."""
+        return dict(self._sender.requests), sum(state is not State.CLOSED for state, _ in self.states.values())
 
     def post(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -28,9 +29,13 @@ from prinz_enricher.registry.transport import tls_fault
 from prinz_enricher.scoring.remote.connection_pool import ConnectionPool, HttpConnection
 from prinz_enricher.scoring.remote.load_balancer import BackendHealth
 from prinz_enricher.scoring.remote.upstream import UpstreamFailed, UpstreamRefused
+from prinz_enricher.telemetry.series import OTHER
 
 MAX_REFUSAL_BYTES = 1 << 20
 """How much is read of an answer that is an error; MLflow's repeat the data, and have the model's stack trace."""
+
+NO_ANSWER = "none"
+"""What is counted in place of a status where there is none: no connection, or no answer in time."""
 
 _RETRIED = (429, 502, 503, 504)
 _REASONS: dict[int, str] = {
@@ -98,6 +103,8 @@ class HttpSender:
         """Connect to nobody yet; the threads look up names, and ask for tokens. Raises AccessError."""
         self._credentials = access.credentials
         self._max_answer_bytes = endpoint.max_answer_bytes
+        self.requests: Counter[str] = Counter({"200": 0, NO_ANSWER: 0})
+        """How many were sent, by the HTTP status of the answer."""
         self._threads = threads
         self._pools = {url: ConnectionPool(url, access, http2=endpoint.http2, threads=threads) for url in endpoint.urls}
         self._headers = [
@@ -155,10 +162,11 @@ class HttpSender:
         sent = httpcore.Request(b"POST", pool.url(request.path), headers=headers, content=request.content)
         seconds = max(0.0, until - time.monotonic())
         connection = await pool.acquire()
-        answered = False
+        answered, status = False, NO_ANSWER
         try:
             async with asyncio.timeout_at(until):
                 response = await connection.http.handle_async_request(sent)
+                status = str(response.status) if 100 <= response.status < 600 else OTHER
                 try:
                     answer = await _read(response, url, self._max_answer_bytes)
                 finally:
@@ -170,6 +178,7 @@ class HttpSender:
         except _BROKEN as error:
             raise _broken(url, connection, error) from error
         finally:
+            self.requests[status] += 1
             await pool.release(connection, answered=answered)
         return answer
 

@@ -39,6 +39,7 @@ from prinz_enricher.scoring.remote.request_body import Body, BodyForm, choose, e
 from prinz_enricher.scoring.remote.upstream import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.signature import input_schema
+from prinz_enricher.telemetry.series import Series
 from prinz_enricher.worker import trial
 
 _PER_BASE = 2
@@ -81,6 +82,7 @@ class RemotePool(VersionPool):
         *,
         on_change: Callable[[], object] = lambda: None,
         on_observed: Callable[[Target, str], object] = lambda *_: None,
+        series: Series | None = None,
     ) -> None:
         """Ask nobody yet; settings of worker numbers do not count. Raises AccessError as `ConnectionPool`."""
         self._client = EndpointClient(endpoint, access)
@@ -94,7 +96,9 @@ class RemotePool(VersionPool):
             max_replicas=endpoint.max_concurrent,
             hang_grace=settings.hang_grace + endpoint.timeout,
         )
-        super().__init__(lambda target: RemoteWorker(target, context), requests, on_change)
+        series = series or Series()
+        series.upstreams[name] = self._client.usage
+        super().__init__(lambda target: RemoteWorker(target, context), requests, on_change, series=series)
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and close all connections."""

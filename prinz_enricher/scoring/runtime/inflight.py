@@ -61,6 +61,11 @@ class InFlightBatches:
         parts = (*(batch.jobs for batch in self._batches), *reversed(self._parts))
         return [pending for jobs in parts for pending in jobs]
 
+    @property
+    def rows(self) -> int:
+        """Rows of the jobs that have no answer yet."""
+        return sum(pending.rows for pending in self.jobs if not pending.answered)
+
     def add(self, jobs: list[Pending]) -> None:
         """Make a batch of jobs, behind the others."""
         deadlines = (pending.job.deadline for pending in jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
@@ -67,6 +68,22 @@ class ModelVersionRuntime:
         """Return the bytes of memory that its workers hold."""
         with self._lock:
             return sum(slot.memory() for slot in self.group.slots)
+
+    def usage(self) -> Counter[str]:
+        """Return what the version has now, as in `Usage`; one that could not be loaded counts as a failed worker."""
+        group = self.group
+        with self._lock:
+            live = sum([slot.live for slot in group.slots])
+            loading = len(group.slots) - live
+            return Counter(
+                available=0 if group.leaving else live,
+                loading=0 if group.leaving else loading,
+                unloading=live + loading if group.leaving else 0,
+                failed=int(group.state is WorkerState.FAILED),
+                queue_rows=group.queue.rows,
+                inflight_rows=sum([slot.batches.rows for slot in group.slots if slot.batches.busy]),
+                memory=sum([slot.memory() for slot in group.slots]),
+            )
 
     def growth(self) -> int:
         """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""

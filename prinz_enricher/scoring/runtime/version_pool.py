@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup
 from prinz_enricher.signature.arrow import output_schema
+from prinz_enricher.telemetry.series import Series, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -45,12 +47,15 @@ class VersionPool:
         settings: PoolSettings | None = None,
         on_change: Callable[[], object] = lambda: None,
         spares: Spares | None = None,
+        series: Series | None = None,
     ) -> None:
         """Make a pool without workers; `make_worker` is called in the thread that will use the worker.
 
         `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
         Spares are held in memory so that workers start sooner, and dropped first when memory is short.
+        What workers do is counted in the series.
         """
+        self._series = series or Series()
         self._make_worker = make_worker
         self._on_change = on_change
         self._settings = settings or PoolSettings()
@@ -147,6 +152,18 @@ class VersionPool:
             return version.status()
         return _UNLOADED if key in self._unloaded else _DISCOVERED
 
+    def usage(self) -> Usage:
+        """Return what each version has that is in use, or could not be loaded; see `WorkerPool`."""
+        with self._lock:
+            versions = self._all()
+        found: dict[tuple[str, str], Counter[str]] = {}
+        for version in versions:
+            # One whose files have changed leaves while the new one serves.
+            one = version.usage()
+            if (known := found.setdefault((version.target.name, version.target.version), one)) is not one:
+                known.update(one)
+        return found
+
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""
         end = time.monotonic() + grace
@@ -179,7 +196,7 @@ class VersionPool:
                 return version
             leaver = self._make_room(self._settings.max_workers + surge, kept=kept, if_room=if_room)
             if version is None:
-                group = WorkerGroup(target, self._settings, self._load_times, self._on_change)
+                group = WorkerGroup(target, self._settings, self._load_times, self._on_change, self._series)
                 version = ModelVersionRuntime(group, self._make_worker, self._timer, self._have_room)
                 self._versions[key] = version
             version.start(after=leaver.join if leaver is not None else lambda: None)

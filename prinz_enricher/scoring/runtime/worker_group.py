@@ -15,6 +15,7 @@ from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, Worker, Wor
 from prinz_enricher.scoring.queue import Pending, Queue, can_share, single_calls
 from prinz_enricher.scoring.runtime.inflight import MAX_IN_FLIGHT, InFlightBatches
 from prinz_enricher.scoring.runtime.restart_backoff import CrashLoop, CrashLoopBackoff, digest_of
+from prinz_enricher.telemetry.series import Series
 
 _SHORT = 0.005
 """Seconds of a call up to which another one is sent ahead if a version has several workers."""
@@ -68,8 +69,15 @@ class WorkerGroup:
     """
 
     def __init__(
-        self, target: Target, settings: PoolSettings, load_times: LoadTimes, on_change: Callable[[], object]
+        self,
+        target: Target,
+        settings: PoolSettings,
+        load_times: LoadTimes,
+        on_change: Callable[[], object],
+        series: Series,
     ) -> None:
+        self.series = series.version(target.name, target.version)
+        self._series = series
         self.target = target
         self.lock = threading.Condition()
         self.queue = Queue(settings.max_queue_rows, settings.max_shared_rows, settings.max_delay)
@@ -189,6 +197,7 @@ class WorkerGroup:
 
     def loaded(self, slot: WorkerSlot, loaded: Loaded, seconds: float) -> None:
         """Note that a worker can score, after some seconds."""
+        self._series.loaded(loaded.seconds)
         self.load_times.add(self.target, max(0.0, seconds - loaded.seconds.get("environment", 0.0)))
         with self.lock:
             self.backoff.loaded()

@@ -45,7 +45,11 @@ class WorkerSupervisor:
     def _run(self, after: Callable[[], object]) -> None:
         try:
             after()
+            replaces = False
             while (worker := self._start_worker()) is not None:
+                if replaces:
+                    self._group.series.restarted()
+                replaces = True
                 self._serve(worker)
         except BaseException as exc:
             # Whatever went wrong here, callers must not wait for a thread that is gone.
@@ -154,6 +158,7 @@ class WorkerSupervisor:
         batch = self._slot.batches.first
         if batch is None or batch.id != answer.id:
             raise WorkerDied("it answered another call")
+        self._group.series.scored(batch.rows)
         if isinstance(answer.outcome, EnricherError):
             self._handle_error(batch, answer.outcome)
             return

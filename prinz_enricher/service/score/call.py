@@ -107,8 +107,12 @@ class Answers:
         except Exception as error:  # noqa: BLE001 - a fault of this service
             fail_all(self.calls, internal_failure(log, "score failed", error, model=self.spec.target.name))
         else:
-            for call, response in zip(self.calls, responses, strict=True):
-                call.respond(response)
+            first = self.calls[0]
+            answered = first.respond_all(self.calls, responses)
+            if answered and first.series is not None:
+                rows = outcome.batch.num_rows if self.alone else answered
+                seconds = time.monotonic() - first.arrived
+                first.series.answered(answered, rows, outcome.queue, outcome.compute, seconds)
 
     def _responses(self, scores: ScoreResult) -> list[bytes]:
         spec = self.spec

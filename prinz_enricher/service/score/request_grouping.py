@@ -27,6 +27,7 @@ from prinz_enricher.service.score.call import MAX_REQUEST_ID, Answers, ScoreSpec
 from prinz_enricher.service.score.template import Template, Templates, learn_template
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
+from prinz_enricher.telemetry.series import Series
 
 DEADLINE_SPAN = 0.005
 """Seconds: calls of one group have their deadlines in the same span of this length, and the first of them counts."""
@@ -102,7 +103,15 @@ _Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
 class RequestGrouper:
     """Groups calls, of any callers, and submits groups of up to `max_rows` calls, and `MAX_CALLS`."""
 
-    def __init__(self, pool: WorkerPool, targets: Targets, quotas: Quotas, max_rows: int = MAX_CALLS) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        targets: Targets,
+        quotas: Quotas,
+        max_rows: int = MAX_CALLS,
+        series: Series | None = None,
+    ) -> None:
+        self._series = series or Series()
         self._pool = pool
         self._targets = targets
         self._rules = targets.rules
@@ -187,6 +196,9 @@ class RequestGrouper:
             # All of them may, as the first one.
             version = self._targets.resolve(some.request.model, some.calls[0].principal, "score")
             _note(some.calls, version.name, version.version)
+            series = self._series.version(version.name, version.version)
+            for call in some.calls:
+                call.series = series
             target = self._targets.of(version)
             template = some.template
             spec = None if template is None else template.spec
