@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.ports import Job, Status, Target, WorkerPool
-from prinz_enricher.telemetry.series import Usage
+from prinz_enricher.telemetry.series import Usage, total_usage
 
 LOCAL = ""
 """The route to worker processes."""
@@ -47,10 +46,7 @@ class RoutingPool:
 
     def usage(self) -> Usage:
         """Return what each version has that is in use by any pool; see `WorkerPool`."""
-        found: dict[tuple[str, str], Counter[str]] = {}
-        for key, one in [item for pool in self._pools.values() for item in pool.usage().items()]:
-            found.setdefault(key, Counter()).update(one)
-        return found
+        return total_usage([item for pool in self._pools.values() for item in pool.usage().items()])
 
     def close(self, grace: float) -> None:
         """Close all pools at the same time."""

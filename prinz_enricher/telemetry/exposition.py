@@ -6,8 +6,7 @@ prometheus_client makes an object of each sample, which takes ten times as long.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
@@ -128,7 +127,7 @@ class Exposition:
         self._counter("grpc_server_handled", "gRPC calls that are over, by code", handled)
         self._histogram("grpc_server_handling_seconds", "Seconds of gRPC calls that are over", SECONDS, seconds)
 
-    def _add_usage(self, versions: Sequence[tuple[str, Counter[str]]]) -> None:
+    def _add_usage(self, versions: Sequence[tuple[str, Mapping[str, int]]]) -> None:
         for name, what in (("queue_rows", "Rows that wait for a worker"), ("inflight_rows", "Rows that workers have")):
             self._gauge(f"prinz_enricher_{name}", what, [(labels, one[name]) for labels, one in versions])
         workers = [

@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,7 +112,7 @@ class VersionSeries:
             self.restarts += 1
 
 
-Usage = Mapping[tuple[str, str], Counter[str]]
+Usage = Mapping[tuple[str, str], Mapping[str, int]]
 """What pools have now, by name and number of a version: `queue_rows`, `inflight_rows`, bytes of `memory`, and workers
 by their state, one of STATES."""
 
@@ -121,6 +120,15 @@ STATES: Final = ("loading", "available", "unloading", "failed")
 
 Upstream = Callable[[], tuple[Mapping[str, int], int]]
 """Returns what was sent to an endpoint, by the status of the answer, and how many of its bases are left out now."""
+
+
+def total_usage(items: Iterable[tuple[tuple[str, str], Mapping[str, int]]]) -> Usage:
+    """Return the usage of each version, in all where one is there more than once."""
+    found: dict[tuple[str, str], Mapping[str, int]] = {}
+    for key, one in items:
+        if (known := found.setdefault(key, one)) is not one:
+            found[key] = {name: known[name] + count for name, count in one.items()}
+    return found
 
 
 @dataclass(slots=True, eq=False)

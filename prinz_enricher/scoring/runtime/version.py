@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
@@ -69,21 +68,30 @@ class ModelVersionRuntime:
         with self._lock:
             return sum(slot.memory() for slot in self.group.slots)
 
-    def usage(self) -> Counter[str]:
+    def usage(self) -> dict[str, int]:
         """Return what the version has now, as in `Usage`; one that could not be loaded counts as a failed worker."""
         group = self.group
+        live = loading = in_flight = memory = 0
+        # Thousands of versions are asked at each scrape.
         with self._lock:
-            live = sum([slot.live for slot in group.slots])
-            loading = len(group.slots) - live
-            return Counter(
-                available=0 if group.leaving else live,
-                loading=0 if group.leaving else loading,
-                unloading=live + loading if group.leaving else 0,
-                failed=int(group.state is WorkerState.FAILED),
-                queue_rows=group.queue.rows,
-                inflight_rows=sum([slot.batches.rows for slot in group.slots if slot.batches.busy]),
-                memory=sum([slot.memory() for slot in group.slots]),
-            )
+            for slot in group.slots:
+                if slot.live:
+                    live += 1
+                else:
+                    loading += 1
+                if slot.batches.busy:
+                    in_flight += slot.batches.rows
+                memory += slot.memory()
+            leaving, waiting, failed = group.leaving, group.queue.rows, group.state is WorkerState.FAILED
+        return {
+            "available": 0 if leaving else live,
+            "loading": 0 if leaving else loading,
+            "unloading": live + loading if leaving else 0,
+            "failed": int(failed),
+            "queue_rows": waiting,
+            "inflight_rows": in_flight,
+            "memory": memory,
+        }
 
     def growth(self) -> int:
         """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup
 from prinz_enricher.signature.arrow import output_schema
-from prinz_enricher.telemetry.series import Series, Usage
+from prinz_enricher.telemetry.series import Series, Usage, total_usage
 
 log = structlog.get_logger(__name__)
 
@@ -156,13 +155,8 @@ class VersionPool:
         """Return what each version has that is in use, or could not be loaded; see `WorkerPool`."""
         with self._lock:
             versions = self._all()
-        found: dict[tuple[str, str], Counter[str]] = {}
-        for version in versions:
-            # One whose files have changed leaves while the new one serves.
-            one = version.usage()
-            if (known := found.setdefault((version.target.name, version.target.version), one)) is not one:
-                known.update(one)
-        return found
+        # One whose files have changed leaves while the new one serves.
+        return total_usage([((version.target.name, version.target.version), version.usage()) for version in versions])
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""
