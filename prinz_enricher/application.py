@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
-from prinz_enricher.config import Settings, TlsSettings
+from prinz_enricher.config import LoggingSettings, Settings, TlsSettings
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError, AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
@@ -29,7 +29,7 @@ from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.security.watched_files import SecurityError
 from prinz_enricher.service.accounting import Accounting
-from prinz_enricher.service.calls import Front, FrontError
+from prinz_enricher.service.calls import CallLog, Front, FrontError
 from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.in_use import InUse
 from prinz_enricher.service.provisioner import Provisioner
@@ -37,6 +37,8 @@ from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.telemetry.audit import AuditError, AuditLog
+from prinz_enricher.telemetry.logs import set_log_level
+from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
 
 if TYPE_CHECKING:
@@ -99,14 +101,15 @@ class Application:
             if self._settings.audit.output:
                 self._audit = AuditLog(self._settings.audit)
                 undo.callback(self._audit.close)
+            self._requests = RequestLog(self._settings.logging)
+            undo.callback(self._requests.close)
             self._service = EnricherService(
-                self._catalog, self._pool, self._targets, limits, self._quotas, self._series
+                self._catalog, self._pool, self._targets, limits, self._quotas, self._series, self._requests
             )
             files = self._registries.used_files if scoring.preload == "used" else {}
             self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
-            accounts = self._quotas.enabled or self._audit is not None
-            accounting = Accounting(self._quotas, self._audit) if accounts else None
-            port = self._front.start(self._service.handle, self._service.open_source, accounting)
+            self._accounting = Accounting(self._quotas, self._audit, self._requests)
+            port = self._front.start(self._service.handle, self._service.open_source, self._call_log())
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
             if self._settings.http.port is not None:
@@ -129,6 +132,12 @@ class Application:
         self._catalog.start()
         return port
 
+    def set_logging(self, settings: LoggingSettings) -> None:
+        """Log by these settings from now on; the format stays as it is. For an application that was started."""
+        set_log_level(settings.level)
+        self._requests.configure(settings)
+        self._front.set_log(self._call_log())
+
     def stop(self) -> None:
         """Drain: set NOT_SERVING, answer calls in flight within the grace period, end the workers."""
         grace = self._settings.server.grace_period
@@ -138,6 +147,7 @@ class Application:
         self._health_thread.join()
         self._front.drain(grace)
         self._service.close()
+        self._requests.close()
         if self._audit is not None:
             self._audit.close()
         self._catalog.stop()
@@ -147,6 +157,11 @@ class Application:
         self._close_security()
         self._registries.close()
         log.info("stopped")
+
+    def _call_log(self) -> CallLog | None:
+        """Return what notes calls; None where none need be noted, which costs least."""
+        needed = self._quotas.enabled or self._audit is not None or self._requests.enabled
+        return self._accounting if needed else None
 
     def _close_security(self) -> None:
         self._callers.close()

@@ -15,6 +15,7 @@ from prinz_enricher.config.connections import RegistrySettings as RegistrySettin
 from prinz_enricher.config.sections import MIB as MIB
 from prinz_enricher.config.sections import CacheSettings as CacheSettings
 from prinz_enricher.config.sections import HttpSettings as HttpSettings
+from prinz_enricher.config.sections import LoggingSettings as LoggingSettings
 from prinz_enricher.config.sections import Section as Section
 from prinz_enricher.config.sections import ServerSettings as ServerSettings
 from prinz_enricher.config.sections import TlsSettings as TlsSettings

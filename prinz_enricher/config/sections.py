@@ -135,12 +135,28 @@ class HttpSettings(Section):
 
 
 class LoggingSettings(Section):
-    """Logs, written to standard error."""
+    """Logs, written to standard error; see docs/logging.md."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """lowest level logged: `debug`, `info`, `warning` or `error`"""
     format: Literal["auto", "console", "json"] = "auto"
     """`console`, `json`, or auto: console on a terminal, else json"""
+    requests: str = "off"
+    """calls that are logged: `off`, `errors`, `all`, or errors and a share of the others, such as `0.01`"""
+    slow_call_seconds: float | None = Field(None, gt=0)
+    """seconds from which a call is logged with its phases; disabled by default"""
+
+    @field_validator("requests", mode="before")
+    @classmethod
+    def _is_choice_or_share(cls, wanted: object) -> str:
+        text = str(wanted)
+        try:
+            known = text in ("off", "errors", "all") or 0 <= float(text) <= 1
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError('expected "off", "errors", "all", or a share from 0 to 1')
+        return text
 
 
 class ScoringSettings(Section):

@@ -1,7 +1,8 @@
-"""Accounts for calls: how many of each principal are in flight, and a line for each in the audit log."""
+"""Accounts for calls: how many of each principal are in flight, and their lines in the audit and request logs."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -9,8 +10,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from prinz_enricher.errors import AuditUnavailable, Code
 from prinz_enricher.security.principal import MAX_NAME, Principal
 from prinz_enricher.security.quota import Quotas
+from prinz_enricher.service.calls import MAX_REQUEST_ID
 from prinz_enricher.service.status import to_status
 from prinz_enricher.telemetry.audit import AuditLog
+from prinz_enricher.telemetry.request_log import RequestLog
 
 _REFUSALS = (Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED, Code.UNAUTHENTICATED)
 """Codes that a caller without rights can bring about as often as it likes."""
@@ -21,9 +24,10 @@ _CODES = {number: name for name, number in code_pb2.Code.items()}
 class Accounting:
     """Accounts for calls from their begin to their end, whatever that is; see `CallLog`."""
 
-    def __init__(self, quotas: Quotas, audit: AuditLog | None) -> None:
+    def __init__(self, quotas: Quotas, audit: AuditLog | None, requests: RequestLog | None = None) -> None:
         self._quotas = quotas
         self._audit = audit
+        self._requests = requests
 
     def begin(self, method: str, principal: Principal | None, peer: str) -> AccountedCall | status_pb2.Status:
         """Count a call in flight, or return why it is refused."""
@@ -47,15 +51,19 @@ class Accounting:
         self.write(call, status, reserved=True)
 
     def write(self, call: AccountedCall, status: status_pb2.Status | None, *, reserved: bool) -> None:
-        """Write the line of a call, if there is an audit log."""
-        if self._audit is None:
+        """Write the line of a call, if there is an audit log, and if the log of requests chooses it."""
+        seconds = time.monotonic() - call.arrived if call.arrived else 0.0
+        requests = self._requests
+        event = "" if requests is None else requests.choose(failed=status is not None, seconds=seconds)
+        if self._audit is None and not event:
             return
-        code, reason, correlation_id = 0, "", ""
+        code, reason, correlation_id, trace_id = 0, "", "", call.trace_id
         if status is not None:
             code = status.code
             info = error_details_pb2.ErrorInfo()
             if status.details and status.details[0].Unpack(info):
                 reason, correlation_id = info.reason, info.metadata.get("correlation_id", "")
+                trace_id = trace_id or info.metadata.get("trace_id", "")
         line: dict[str, object] = {
             "peer": call.peer,
             "method": call.method,
@@ -65,9 +73,16 @@ class Accounting:
             "code": _CODES.get(code) or str(code),
             "reason": reason,
             "correlation_id": correlation_id,
+            "request_id": call.request_id[:MAX_REQUEST_ID],
+            "trace_id": trace_id,
         }
         principal = "" if call.principal is None else call.principal.name
-        self._audit.add(principal, line, refused=code in _REFUSALS, reserved=reserved)
+        if self._audit is not None:
+            self._audit.add(principal, line, refused=code in _REFUSALS, reserved=reserved)
+        if requests is not None and event:
+            phases = {"total": seconds or None, "queue": call.queue, "compute": call.compute}
+            took = {f"{phase}_seconds": some and round(some, 6) for phase, some in phases.items()}
+            requests.add(event, {"principal": principal} | line | took)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +96,11 @@ class AccountedCall:
     model: str = ""
     version: str = ""
     rows: int = 0
+    request_id: str = ""
+    trace_id: str = ""
+    arrived: float = 0.0
+    queue: float | None = None
+    compute: float | None = None
     # As popping off a list is atomic, one end counts.
     _ends: list[None] = field(default_factory=lambda: [None])
 

@@ -16,13 +16,29 @@ from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.status import reason_of
 from prinz_enricher.telemetry.series import VersionSeries
 
+MAX_REQUEST_ID = 256
+"""Characters of a request_id."""
+
 
 class CallRecord(Protocol):
-    """What is noted of one call: by the service what it scores, by the front how it ends."""
+    """What is noted of one call: by the service what it scores, by the front how it ends.
+
+    Attributes:
+        request_id: As the caller sent it, and so of any length.
+        trace_id: Of the trace that it belongs to, 32 hexadecimal digits; empty for none.
+        arrived: As its call has it; 0 for a stream.
+        queue: Seconds that it waited for a worker; None for a call that was not scored.
+        compute: Seconds of the model call that it was part of; likewise.
+    """
 
     model: str
     version: str
     rows: int
+    request_id: str
+    trace_id: str
+    arrived: float
+    queue: float | None
+    compute: float | None
 
     def end(self, status: status_pb2.Status | None) -> None:
         """Note the end: an answer (None), or an error; code 1 (CANCELLED) alone where the caller has gone.
@@ -32,7 +48,7 @@ class CallRecord(Protocol):
 
 
 class CallLog(Protocol):
-    """Notes calls for the audit, and counts those of a caller that are in flight."""
+    """Notes calls for the audit and the log of requests, and counts those of a caller that are in flight."""
 
     def begin(self, method: str, principal: Principal | None, peer: str) -> CallRecord | status_pb2.Status:
         """Note that a call has come in, or return why it is refused, which is noted then. From any thread."""
@@ -55,7 +71,7 @@ class Call:
         deadline: When its answer is of no more use, by `time.monotonic()`; None for no limit.
         principal: Who calls; None where nobody is asked.
         peer: The address that the call comes from, as gRPC writes it, such as `ipv4:10.0.0.7:40312`; empty if unknown.
-        audit: Takes what is noted of the call; None where nothing is.
+        audit: Takes what is noted of the call, for the audit and other logs; None where nothing is.
         series: Counts the call, once it is known which version it scores.
     """
 
@@ -97,6 +113,11 @@ class Call:
         """Count so many bytes more among those of requests in flight, until the call ends; raises Overloaded."""
 
 
+def are_noted(calls: Sequence[Call]) -> bool:
+    """Return whether calls that came together have records: all or none, unless that was changed between them."""
+    return calls[0].audit is not None or calls[-1].audit is not None
+
+
 CallHandler = Callable[[Sequence[Call]], None]
 """Takes calls; never blocks for long, and never raises."""
 
@@ -125,6 +146,9 @@ class Front(Protocol):
         Calls and streams are noted in the log, if there is one. Returns the port; raises FrontError where the address
         can't be listened on.
         """
+
+    def set_log(self, log: CallLog | None) -> None:
+        """Note calls and streams that begin from now on in this log, or in none. From any thread."""
 
     def set_health(self, services: dict[str, bool]) -> None:
         """Tell which services are SERVING (True) or NOT_SERVING (False), by their names in grpc.health.v1."""

@@ -44,6 +44,7 @@ from prinz_enricher.service.score.request_grouping import RequestGrouper
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import to_wire
+from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
 
 log = structlog.stdlib.get_logger(__name__)
@@ -74,14 +75,16 @@ class EnricherService:
         limits: Limits,
         quotas: Quotas | None = None,
         series: Series | None = None,
+        log: RequestLog | None = None,
     ) -> None:
+        self._log = log
         self._series = series or Series()
         self._catalog = catalog
         self._pool = pool
         self._targets = targets
         self._limits = limits
         self._quotas = quotas or Quotas(QuotaSettings())
-        self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared, self._series)
+        self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared, self._series, log)
         self._messages = ModelMessages(targets, pool)
         self._readers = FairThreads(3, "read-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
@@ -246,17 +249,19 @@ class EnricherService:
     def _score(
         self, call: Call, request: pb.ScoreRequest, views: Views | None = None, bounds: ReadBounds | None = None
     ) -> None:
+        if call.audit is not None:
+            call.audit.request_id = request.request_id
         version = self._resolve(call, request.model, "score")
         call.series = self._series.version(version.name, version.version)
         target = self._targets.of(version)
         bounds = bounds or self._bounds(call)
-        score_alone(call, request, target, self._pool, self._limits, self._quotas, views, bounds)
+        score_alone(call, request, target, self._pool, self._limits, self._quotas, views, bounds, self._log)
 
     def _bounds(self, call: Call) -> ReadBounds:
         return ReadBounds(self._limits.decoded, partial(_check_waits, call), call.hold)
 
     def _resolve(self, call: Call, model: model_pb2.ModelRef, method: Method) -> CatalogVersion:
-        """Return the version that a call means, and note it for the audit."""
+        """Return the version that a call means, and note it for the logs."""
         if call.audit is None:
             return self._targets.resolve(model, call.principal, method)
         call.audit.model = model.name

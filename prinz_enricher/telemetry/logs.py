@@ -32,15 +32,21 @@ def configure_logging(level: str, style: str) -> None:
     handler.setFormatter(formatter(foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()], processors=after))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_log_level(level)
     # httpx logs every request at INFO; the registry is read every few seconds.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, formatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[structlog.stdlib.filter_by_level, *shared, formatter.wrap_for_formatter],
+        # Loggers are kept by their modules, so that one of a level could not change it.
+        wrapper_class=structlog.make_filtering_bound_logger("notset"),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def set_log_level(level: str) -> None:
+    """Log from a level on: debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -103,6 +103,9 @@ class AskedFront:
         """Listen nowhere."""
         return 0
 
+    def set_log(self, log: CallLog | None) -> None:
+        """Note nothing."""
+
     def set_health(self, services: dict[str, bool]) -> None:
         """Tell nobody."""
 

@@ -104,6 +104,7 @@ def test_a_line_of_each_call(tmp_path: Path) -> None:
     call = begun(accounting)
     # Callers send names of any length.
     call.model, call.version, call.rows = "w" * 1_000, "3", 17
+    call.request_id, call.trace_id = "r" * 1_000, "0af7651916cd43dd8448eb211c80319c"
     over = accounting.begin("ListModels", NK, "ipv4:10.0.0.7:4711")
     assert reason_of(over) == "QUOTA_EXCEEDED"
     call.end(None)
@@ -114,10 +115,11 @@ def test_a_line_of_each_call(tmp_path: Path) -> None:
     accounting.refuse("Score", None, "unix:", to_status(TokenMissing()))
 
     common = {"principal": "nk", "peer": "ipv4:10.0.0.7:4711", "method": "Score", "model": "", "version": "", "rows": 0}
-    none = {"reason": "", "correlation_id": ""}
+    none = {"reason": "", "correlation_id": "", "request_id": "", "trace_id": ""}
+    ids = {"request_id": "r" * 256, "trace_id": "0af7651916cd43dd8448eb211c80319c"}
     assert written(path, log) == [
         common | none | {"method": "ListModels", "code": "RESOURCE_EXHAUSTED", "reason": "QUOTA_EXCEEDED"},
-        common | none | {"model": "w" * 256, "version": "3", "rows": 17, "code": "OK"},
+        common | none | {"model": "w" * 256, "version": "3", "rows": 17, "code": "OK"} | ids,
         common | none | {"code": "PERMISSION_DENIED", "reason": "MODEL_FORBIDDEN"},
         common | none | {"code": "INTERNAL", "reason": "INTERNAL", "correlation_id": "c0ffee"},
         common | none | {"code": "CANCELLED"},

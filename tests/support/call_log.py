@@ -22,6 +22,11 @@ class Record:
     model: str = ""
     version: str = ""
     rows: int = 0
+    request_id: str = ""
+    trace_id: str = ""
+    arrived: float = 0.0
+    queue: float | None = None
+    compute: float | None = None
     ends: list[int] = field(default_factory=list)
 
     def end(self, status: status_pb2.Status | None) -> None:

@@ -169,6 +169,7 @@ class Service(EnricherService):
         self._quotas = quotas or Quotas(QuotaSettings())
         self.rules = AccessRules(rules)
         self._series = Series()
+        self._log = None
         self._grouper = RequestGrouper(pool, fake, self._quotas, shared, self._series)
 
     def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> Any:

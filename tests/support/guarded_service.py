@@ -28,6 +28,7 @@ from prinz_enricher.service.enricher import EnricherService
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, output_schema
+from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
 from tests.support.callback_call import CallbackCall
 
@@ -96,7 +97,12 @@ class GuardedService:
     """A service with these models, rules and quotas."""
 
     def __init__(
-        self, *models: str, rules: Sequence[AccessRule] = (), quotas: Quotas | None = None, workers: int = 64
+        self,
+        *models: str,
+        rules: Sequence[AccessRule] = (),
+        quotas: Quotas | None = None,
+        workers: int = 64,
+        log: RequestLog | None = None,
     ) -> None:
         # Imported here: most tests of the folder need no pool.
         from tests.support.inline_pool import InlinePool
@@ -108,7 +114,7 @@ class GuardedService:
         self.pool = InlinePool(self.function_of, PoolSettings(max_workers=workers), series=self.series)
         self.targets = Targets(self.catalog, self.pool, settings)
         limits = Limits(10_000, 1 << 24)
-        self.service = EnricherService(self.catalog, self.pool, self.targets, limits, quotas, self.series)
+        self.service = EnricherService(self.catalog, self.pool, self.targets, limits, quotas, self.series, log)
 
     def function_of(self, target: Target) -> Any:
         """Return what scores a model."""

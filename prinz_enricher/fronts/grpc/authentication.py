@@ -151,9 +151,12 @@ def certificate_of(properties: Mapping[str, Iterable[bytes]]) -> ClientCertifica
 
 def note_begin(log: CallLog | None, call: Call) -> status_pb2.Status | None:
     """Note the begin of a call, where calls are noted; returns the refusal, if any."""
-    record = None if log is None else log.begin(call.method, call.principal, call.peer)
+    if log is None:
+        return None
+    record = log.begin(call.method, call.principal, call.peer)
     if isinstance(record, status_pb2.Status):
         return record
+    record.arrived = call.arrived
     call.audit = record
     return None
 

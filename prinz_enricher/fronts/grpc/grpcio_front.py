@@ -116,6 +116,10 @@ class GrpcioFront:
                 f"can't listen on {self._address}: the port is in use, or the address is not local"
             ) from error
 
+    def set_log(self, log: CallLog | None) -> None:
+        """Note calls and streams that begin from now on in this log, or in none."""
+        self._log = log
+
     def set_health(self, services: dict[str, bool]) -> None:
         """Set which services are SERVING (True) or NOT_SERVING (False). One thread calls it."""
         # The loop serves calls: it gets what has changed, of a thousand models one.
@@ -395,7 +399,7 @@ class GrpcioFront:
     async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         caller, record = await self._admit_stream("ScoreStream", context)
         key = caller or _key_of(context)
-        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, self._log)
+        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, lambda: self._log)
         self._score_streams.add(stream)
         end: status_pb2.Status | None = gone()
         try:

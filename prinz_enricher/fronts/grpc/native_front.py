@@ -113,6 +113,11 @@ class NativeFront:
         self._thread.start()
         return self._native.bound_port
 
+    def set_log(self, log: CallLog | None) -> None:
+        """Note calls and streams that begin from now on in this log, or in none."""
+        self._log = log
+        self._fallback.set_log(log)
+
     def set_health(self, services: dict[str, bool]) -> None:
         """Set which services are SERVING (True) or NOT_SERVING (False)."""
         self._fallback.set_health(services)

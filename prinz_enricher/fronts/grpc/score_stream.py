@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -65,7 +65,7 @@ class ScoreStream:
         batcher: CallBatcher,
         limits: FrontLimits,
         principal: Principal | None = None,
-        log: CallLog | None = None,
+        log: Callable[[], CallLog | None] = lambda: None,
     ) -> None:
         self.max_message_bytes = limits.message_bytes
         self._context = context
@@ -77,7 +77,7 @@ class ScoreStream:
         self._patience = limits.patience
         self._principal = principal
         self._log = log
-        self._peer = "" if log is None else context.peer()
+        self._peer = context.peer()
         self._loop = asyncio.get_running_loop()
         self._end: status_pb2.Status | None = None
         self._unsent = 0
@@ -176,10 +176,11 @@ class ScoreStream:
             self._open.add(message)
             self._held += message.size
         refusal = self._admission.enter(message, self._caller, message.size) if fault is None else to_status(fault)
+        log = self._log()
         if refusal is None:
-            refusal = note_begin(self._log, message)
-        elif self._log is not None:
-            self._log.refuse("Score", self._principal, self._peer, refusal)
+            refusal = note_begin(log, message)
+        elif log is not None:
+            log.refuse("Score", self._principal, self._peer, refusal)
         if refusal is None:
             self._batcher.add(message)
         else:

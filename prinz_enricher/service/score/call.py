@@ -35,7 +35,7 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.scoring.ports import Job, ScoreResult, Target, WorkerPool
 from prinz_enricher.security.quota import Quotas
-from prinz_enricher.service.calls import Call
+from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, are_noted
 from prinz_enricher.service.score.messages import (
     MAX_INDEPENDENT_ROWS,
     Limits,
@@ -47,14 +47,12 @@ from prinz_enricher.service.score.messages import (
 )
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.signature import Field
+from prinz_enricher.telemetry.request_log import Line, RequestLog
 
 log = structlog.stdlib.get_logger(__name__)
 
 _OURS = (Code.INTERNAL, Code.FAILED_PRECONDITION)
 """Codes of errors that the operator, or the owner of a model, should see."""
-
-MAX_REQUEST_ID = 256
-"""Characters of a request_id."""
 
 _LARGE_ANSWER = 64 * 1024
 """Bytes of an answer that count before it is written."""
@@ -64,12 +62,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ScoreSpec:
-    """What calls ask, besides their rows; `form` is the field of the requests' input."""
+    """What calls ask, besides their rows; `form` is the field of the requests' input, and `log` gets their errors."""
 
     target: Target
     params: Mapping[str, object]
     outputs: Sequence[Field]
     form: str
+    log: RequestLog | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +107,9 @@ class Answers:
             fail_all(self.calls, internal_failure(log, "score failed", error, model=self.spec.target.name))
         else:
             first = self.calls[0]
+            if are_noted(self.calls):
+                for record in [call.audit for call in self.calls if call.audit is not None]:
+                    record.queue, record.compute = outcome.queue, outcome.compute
             answered = first.respond_all(self.calls, responses)
             if answered and first.series is not None:
                 rows = outcome.batch.num_rows if self.alone else answered
@@ -136,12 +138,11 @@ class Answers:
 
     def _fail(self, error: EnricherError) -> None:
         target = self.spec.target
-        # A line for each that the caller, or too many of them, are the cause of would cost more than the rejection.
-        write = log.info if error.code in _OURS else log.debug
-        known = {"model": target.name, "version": target.version, "reason": error.reason}
-        known |= {key: value for key, value in error.metadata.items() if key == "correlation_id"}
-        for id in self.ids:
-            write("score refused", request_id=id.decode(errors="replace"), **known)
+        if self.spec.log is not None and error.code in _OURS:
+            line: Line = {"model": target.name, "version": target.version, "code": error.code.name}
+            line |= {"reason": error.reason, "request_id": self.ids[0].decode(errors="replace"), "trace_id": ""}
+            line["correlation_id"] = error.metadata.get("correlation_id", "")
+            self.spec.log.score_failed(line, len(self.calls))
         fail_all(self.calls, to_status(error))
 
 
@@ -160,6 +161,7 @@ def score_alone(
     quotas: Quotas,
     views: Views | None = None,
     bounds: ReadBounds | None = None,
+    log: RequestLog | None = None,
 ) -> None:
     """Check a request, and submit its rows to the pool; `views` are the values that its message lacks.
 
@@ -203,7 +205,7 @@ def score_alone(
     if call.deadline is not None and time.monotonic() >= call.deadline:
         raise DeadlineExceeded("queue")
     # These live until the call is answered; the values of its request need not.
-    answers = Answers(ScoreSpec(target, params, outputs, form), [call], [request.request_id.encode()], alone=True)
+    answers = Answers(ScoreSpec(target, params, outputs, form, log), [call], [request.request_id.encode()], alone=True)
     job = Job(target, rows, params, call.deadline, answers.done, call.cancelled)
     for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
         pool.submit(part)

@@ -22,11 +22,12 @@ from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput,
 from prinz_enricher.scoring.ports import Job, Target, WorkerPool
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
-from prinz_enricher.service.calls import Call
-from prinz_enricher.service.score.call import MAX_REQUEST_ID, Answers, ScoreSpec, fail_all
+from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, are_noted
+from prinz_enricher.service.score.call import Answers, ScoreSpec, fail_all
 from prinz_enricher.service.score.template import Template, Templates, learn_template
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
+from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
 
 DEADLINE_SPAN = 0.005
@@ -110,7 +111,9 @@ class RequestGrouper:
         quotas: Quotas,
         max_rows: int = MAX_CALLS,
         series: Series | None = None,
+        log: RequestLog | None = None,
     ) -> None:
+        self._log = log
         self._series = series or Series()
         self._pool = pool
         self._targets = targets
@@ -195,7 +198,7 @@ class RequestGrouper:
         try:
             # All of them may, as the first one.
             version = self._targets.resolve(some.request.model, some.calls[0].principal, "score")
-            _note(some.calls, version.name, version.version)
+            _note(some, version.name, version.version)
             series = self._series.version(version.name, version.version)
             for call in some.calls:
                 call.series = series
@@ -203,7 +206,7 @@ class RequestGrouper:
             template = some.template
             spec = None if template is None else template.spec
             if spec is None or spec.target is not target:
-                spec = _spec(target, some.request)
+                spec = _spec(target, some.request, self._log)
                 if template is not None:
                     template.spec = spec
         except InvalidInput:
@@ -211,7 +214,7 @@ class RequestGrouper:
             _leave(some, ungrouped)
             return
         except EnricherError as error:
-            _note(some.calls, some.request.model.name, error.metadata.get("version", ""))
+            _note(some, some.request.model.name, error.metadata.get("version", ""))
             fail_all(some.calls, to_status(error))
             return
         layout = input_layout(target.signature)
@@ -288,14 +291,14 @@ class RequestGrouper:
         return sorted(places)
 
 
-def _note(calls: Sequence[Call], model: str, version: str) -> None:
-    """Note for the audit what calls score."""
-    if calls[0].audit is None:
-        # And so has none of them.
+def _note(some: RequestGroup, model: str, version: str) -> None:
+    """Note for the logs what calls score."""
+    if not are_noted(some.calls):
         return
-    for call in calls:
+    for call, id in zip(some.calls, some.ids, strict=True):
         if (record := call.audit) is not None:
             record.model, record.version, record.rows = model, version, 1
+            record.request_id = id.decode()
 
 
 def _key(request: pb.ScoreRequest) -> object:
@@ -315,14 +318,14 @@ def _key(request: pb.ScoreRequest) -> object:
     return (form, model.name, selector, model.version, model.alias, request.signature_digest, *request.outputs)
 
 
-def _spec(target: Target, request: pb.ScoreRequest) -> ScoreSpec:
+def _spec(target: Target, request: pb.ScoreRequest, log: RequestLog | None) -> ScoreSpec:
     """Return what calls ask; raises EnricherError where it does not fit the signature."""
     signature = target.signature
     if request.signature_digest and request.signature_digest != signature.digest:
         raise SignatureChanged(target.name, target.version, signature.digest)
     outputs = codec.select_outputs(signature.outputs, request.outputs)
     params = codec.decode_params(request.params, signature)
-    return ScoreSpec(target, params, outputs, request.WhichOneof("input") or "")
+    return ScoreSpec(target, params, outputs, request.WhichOneof("input") or "", log)
 
 
 def _values(request: pb.ScoreRequest, layout: Layout) -> Sequence[object] | None:

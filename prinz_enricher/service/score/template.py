@@ -20,7 +20,8 @@ from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import BYTES, NotPlain, WireField, fields_of
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import value_pb2
-from prinz_enricher.service.score.call import MAX_REQUEST_ID, ScoreSpec
+from prinz_enricher.service.calls import MAX_REQUEST_ID
+from prinz_enricher.service.score.call import ScoreSpec
 
 _FIELDS: Final = {name: field.number for name, field in pb.ScoreRequest.DESCRIPTOR.fields_by_name.items()}
 _INPUTS: Final = tuple(field.number for field in pb.ScoreRequest.DESCRIPTOR.oneofs_by_name["input"].fields)
