@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, wants_preload
-from prinz_enricher.config import LoggingSettings, Settings, TlsSettings
+from prinz_enricher.catalog import CatalogModel, CatalogVersion, Snapshot, UsedFile, wants_preload
+from prinz_enricher.config import ConfigError, Settings, TlsSettings, reload
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError, AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
@@ -36,8 +36,8 @@ from prinz_enricher.service.provisioner import Provisioner
 from prinz_enricher.service.registries import Registries
 from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
+from prinz_enricher.telemetry import configure_logging
 from prinz_enricher.telemetry.audit import AuditError, AuditLog
-from prinz_enricher.telemetry.logs import set_log_level
 from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
 
@@ -59,6 +59,9 @@ class Application:
     def __init__(self, settings: Settings, *, front: Front | None = None, pool: WorkerPool | None = None) -> None:
         self._settings = settings
         self._draining = False
+        self._reload_failures = 0
+        # The thread that reads the registry follows it, and so does one that has other settings.
+        self._following = threading.Lock()
         self._health_changed = threading.Event()
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
@@ -93,21 +96,22 @@ class Application:
             if self._certificates is not None:
                 self._certificates.start()
             undo.callback(self._registries.close)
-            scoring = self._settings.scoring
             self._targets = Targets(self._catalog, self._pool, self._settings, self._rules)
-            server = self._settings.server
-            decoded = server.max_decoded_bytes or 8 * server.max_message_bytes
-            limits = Limits(scoring.max_batch_rows, server.max_message_bytes, scoring.max_shared_rows, decoded)
             if self._settings.audit.output:
                 self._audit = AuditLog(self._settings.audit)
                 undo.callback(self._audit.close)
             self._requests = RequestLog(self._settings.logging)
             undo.callback(self._requests.close)
             self._service = EnricherService(
-                self._catalog, self._pool, self._targets, limits, self._quotas, self._series, self._requests
+                self._catalog,
+                self._pool,
+                self._targets,
+                _limits_of(self._settings),
+                self._quotas,
+                self._series,
+                self._requests,
             )
-            files = self._registries.used_files if scoring.preload == "used" else {}
-            self._in_use = InUse(self._catalog, self._pool, self._targets.find, files)
+            self._in_use = InUse(self._catalog, self._pool, self._targets.find, self._used_files())
             self._accounting = Accounting(self._quotas, self._audit, self._requests)
             port = self._front.start(self._service.handle, self._service.open_source, self._call_log())
             undo.callback(self._service.close)
@@ -132,11 +136,36 @@ class Application:
         self._catalog.start()
         return port
 
-    def set_logging(self, settings: LoggingSettings) -> None:
-        """Log by these settings from now on; the format stays as it is. For an application that was started."""
-        set_log_level(settings.level)
-        self._requests.configure(settings)
-        self._front.set_log(self._call_log())
+    def reload(self, load: Callable[[], Settings]) -> None:
+        """Take over what can change of settings that are read now; one thread calls it, once the service has started.
+
+        Settings that can't be used change nothing: the log says why, and a metric counts them.
+        """
+        try:
+            settings, taken, restart = reload(self._settings, load())
+            rules = AccessRules(settings.access)
+        except Exception as error:  # noqa: BLE001 - whatever the file has, the service goes on
+            self._reload_failures += 1
+            why = str(error) if isinstance(error, ConfigError) else f"they can't be read ({type(error).__name__})"
+            log.error("settings not taken over, nothing has changed", why=why)  # noqa: TRY400 - it says it all
+            return
+        self._settings, old = settings, self._settings
+        if (settings.logging.level, settings.logging.format) != (old.logging.level, old.logging.format):
+            configure_logging(settings.logging.level, settings.logging.format)
+        self._requests.configure(settings.logging)
+        self._quotas.change(settings.quota)
+        self._service.change(_limits_of(settings), rules)
+        self._front.change(settings.server, rules, self._call_log())
+        self._pool.change(_pool_settings(settings))
+        if settings.all_registries != old.all_registries:
+            self._registries.change(settings.all_registries)
+        if taken and self._catalog.current is not None:
+            self._catalog_changed()
+        found = {"taken_over": taken, "restart_needed": restart}
+        if restart:
+            log.warning("settings read again", **found)
+        else:
+            log.info("settings read again", **found)
 
     def stop(self) -> None:
         """Drain: set NOT_SERVING, answer calls in flight within the grace period, end the workers."""
@@ -174,15 +203,23 @@ class Application:
         found: dict[str, dict[str, float]] = {
             "auth_failures": {**self._authenticator.failures()},
             "quota_rejections": {**self._quotas.rejections()},
-            "reload_failures": {**self._authenticator.reload_failures()},
+            "reload_failures": {"settings": self._reload_failures, **self._authenticator.reload_failures()},
         }
         if (files := self._certificates) is not None:
             found["reload_failures"]["certificate"] = files.failures
             found["tls_certificate_expiry_seconds"] = {"server": files.current.not_after - time.time()}
         return found
 
-    def _catalog_changed(self, _: Snapshot | None, new: Snapshot) -> None:
+    def _used_files(self) -> dict[str, UsedFile]:
+        """Return the lists that say at the next start what was in use at the end."""
+        return self._registries.used_files if self._settings.scoring.preload == "used" else {}
+
+    def _catalog_changed(self, *_: Snapshot | None) -> None:
         """Unload versions that are gone, load those to preload, and request an update of health."""
+        with self._following:
+            self._follow(self._catalog.snapshot())
+
+    def _follow(self, new: Snapshot) -> None:
         targets = {
             target.key: target
             for model in new.models.values()
@@ -224,6 +261,7 @@ class Application:
             self._front.set_health(self._health())
             # After the health, which must not wait for the disk.
             if not draining:
+                self._in_use.follow(self._used_files())
                 self._in_use.load()
             # The pool is open even the last time: it is closed after this thread.
             pause = self._in_use.save(at_once=draining)
@@ -252,6 +290,18 @@ def _open_certificates(settings: TlsSettings) -> CertificateFiles | None:
     return CertificateFiles(settings)
 
 
+def _limits_of(settings: Settings) -> Limits:
+    server, scoring = settings.server, settings.scoring
+    decoded = server.max_decoded_bytes or 8 * server.max_message_bytes
+    return Limits(scoring.max_batch_rows, server.max_message_bytes, scoring.max_shared_rows, decoded)
+
+
+def _pool_settings(settings: Settings) -> PoolSettings:
+    shared = type(settings.scoring).model_fields.keys() & {field.name for field in fields(PoolSettings)}
+    keys: dict[str, Any] = {key: getattr(settings.scoring, key) for key in shared}
+    return PoolSettings(**keys, memory_budget=settings.workers.memory_budget)
+
+
 def open_pool(
     settings: Settings, registries: Registries, on_change: Callable[[], object], series: Series
 ) -> WorkerPool:
@@ -260,9 +310,7 @@ def open_pool(
     `on_change` is called after each change of a status, from any thread, with locks held: it may only take note.
     """
     workers = settings.workers
-    shared = type(settings.scoring).model_fields.keys() & {field.name for field in fields(PoolSettings)}
-    keys: dict[str, Any] = {key: getattr(settings.scoring, key) for key in shared}
-    limits = PoolSettings(**keys, memory_budget=workers.memory_budget)
+    limits = _pool_settings(settings)
     provide = Provisioner(registries, settings.cache, workers)
     observed = registries.observed
     notes: dict[str, Any] = {"on_change": on_change, "on_observed": observed, "series": series}

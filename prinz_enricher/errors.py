@@ -242,8 +242,10 @@ class ResyncRequired(EnricherError, code=Code.OUT_OF_RANGE, reason="RESYNC_REQUI
     """A watch can't go on from its resume token; what changed since is not known any more."""
 
     def __init__(self) -> None:
-        text = "The watch can't be resumed from this token: it is too old, or of another service; "
-        super().__init__(text + "watch again without one.")
+        text = (
+            "The watch can't be resumed: its token is too old, of another service, or the access rules have changed; "
+        )
+        super().__init__(text + "watch again without a token.")
 
 
 class UnavailableError(EnricherError, code=Code.UNAVAILABLE):

@@ -14,6 +14,7 @@ from prinz_enricher.config import (
     AccessRule,
     EndpointSettings,
     Section,
+    is_reloaded,
     section_of,
     sections,
 )
@@ -22,6 +23,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
 ACCESS = "Authentication and certificates"
 """The section of the keys that several other sections have too."""
+
+MARK = "↻"
 
 HEAD = f"""\
 # Settings
@@ -35,7 +38,8 @@ Sources, later ones override earlier ones:
    `{ENVIRONMENT_PREFIX}ACCESS` is a JSON list;
 4. flags: `prinz-enricher serve --help`. Secrets have none, since anyone on the machine can read flags.
 
-Unknown keys are refused. A typical file:
+Unknown keys are refused. Keys marked {MARK} are taken over from the file at SIGHUP, the others need a restart
+([operations.md](operations.md#reloading)). A typical file:
 
 ```toml
 [registry]
@@ -77,7 +81,8 @@ def _section(heading: str, kind: type[Section]) -> str:
             default = default.get_secret_value()
         shown = "required" if field.is_required() else f"`{default!r}`".replace("'", '"')
         description = " ".join((field.description or "").split())
-        rows.append(f"| `{key}` | {shown} | {description} |")
+        mark = f" {MARK}" if is_reloaded(heading.strip("[]"), key) else ""
+        rows.append(f"| `{key}`{mark} | {shown} | {description} |")
     return (
         "\n".join(rows) + "\n" + "".join(_section(f"[{heading[1:-1]}.{key}]", inner) for key, inner in tables.items())
     )

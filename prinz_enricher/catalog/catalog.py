@@ -28,6 +28,7 @@ MIN_INTERVAL_SECONDS = 1.0  # Between two refreshes at least, however often some
 _FIRST_RETRY_SECONDS = 0.5
 _JITTER = 0.1
 _log = structlog.get_logger(__name__)
+_Settings = tuple[float, float, Selection, SnapshotStore | None]  # Refresh interval, time to live of signatures.
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Catalog(Publisher):
         self._files = ModelFiles(client, threads, time_to_live=signature_ttl)
         self._assembler = Assembler()
         self._reading: Reading | None = None
+        self._wanted: _Settings | None = None
         self._last_fault = "it was not read yet"
         self._last_good = self._last_seconds = 0.0
         self._failures = self._refreshes = 0
@@ -149,6 +151,11 @@ class Catalog(Publisher):
         self._requested.set()
         self._wake.set()
 
+    def change(self, *settings: *_Settings) -> None:
+        """Go on with other settings within a second; models that are not selected any more go without a refresh."""
+        self._wanted = settings
+        self.request_refresh()
+
     def prioritize(self, version: CatalogVersion) -> None:
         """Have a signature that was not read yet read before others; never blocks."""
         if version.pending:
@@ -197,6 +204,14 @@ class Catalog(Publisher):
         if was_stale != self.stale or not was_refreshed:
             for callback in self._on_stale_change:
                 callback()
+
+    def _take_over(self, wanted: _Settings) -> None:
+        with self._refreshing:
+            self._wanted = None
+            self._interval, self._files.time_to_live, self._selection, self._store = wanted
+            if self._reading is not None:
+                self._reading = select(self._reading, self._selection)
+        self._read_on()
 
     def _read_on(self) -> None:
         """Read more MLmodel files, without reading the lists."""
@@ -263,6 +278,8 @@ class Catalog(Publisher):
         """Wait for the next refresh; meanwhile read the files that there was no time for."""
         due = time.monotonic() + self._pause()
         while not self._stopping.is_set():
+            if (wanted := self._wanted) is not None:
+                self._take_over(wanted)
             now = time.monotonic()
             requested = self._requested.is_set()
             if now >= due or (requested and now >= began + MIN_INTERVAL_SECONDS):

@@ -69,7 +69,7 @@ class ModelFiles:
         self._client = client
         self._parser = MlmodelParser()
         self._threads = threads
-        self._time_to_live = time_to_live
+        self.time_to_live = time_to_live
         self._clock = clock
         self._known: dict[VersionKey, _Known] = {}
         self._last_read = -math.inf
@@ -177,7 +177,7 @@ class ModelFiles:
     def _due(self, first: Collection[VersionKey], now: float) -> list[VersionKey]:
         """Return what to check again: what is in doubt, and what was not checked for longest."""
         known = [key for key, one in self._known.items() if not one.file.pending]
-        share = max(0.0, now - self._last_read) / self._time_to_live if self._last_read > -math.inf else 0.0
+        share = max(0.0, now - self._last_read) / self.time_to_live if self._last_read > -math.inf else 0.0
         count = max(CHECKED_EACH_TIME, math.ceil(len(known) * min(1.0, share * _HASTE)))
         known.sort(key=lambda key: (not self._known[key].doubted, self._known[key].checked, key not in first))
         return known[:count]

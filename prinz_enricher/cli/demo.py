@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from prinz_enricher.application import Application
 from prinz_enricher.cli.describe import print_models, print_scores, print_signature
-from prinz_enricher.cli.process_setup import wait_for_signal
+from prinz_enricher.cli.process_setup import catch_signals, wait_for_signal
 from prinz_enricher.cli.service_connection import connect, own_service, print_line
 from prinz_enricher.client import Client
 from prinz_enricher.contract import model_pb2
@@ -61,9 +60,7 @@ def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, frau
     Starts a real MLflow server on a SQLite store, trains and registers the sample models in it, and serves them.
     """
     configure_logging("warning", "console")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    signals, ended = catch_signals()
     if port is None:
         port = 0 if once else 50051
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +81,7 @@ def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, frau
                 _show_scores(client)
             else:
                 _show_service(client, address, registry.url, folder / "payments.csv")
-                wait_for_signal(ended)
+                wait_for_signal(signals)
                 console.print("ending …")
     except PrivateServerError as error:
         if ended.is_set():

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Final
 
@@ -128,15 +130,34 @@ def trim_memory() -> None:
         libc.malloc_trim(0)
 
 
-def wait_for_signal(ended: threading.Event) -> None:
-    """Wait, in the main thread, for an event that the handler of a signal sets; meanwhile, release memory after bursts.
+def catch_signals(*others: int) -> tuple[SimpleQueue[int], threading.Event]:
+    """Handle SIGTERM, SIGINT and others; returns where they are put, and what the first two set."""
+    signals: SimpleQueue[int] = SimpleQueue()
+    ended = threading.Event()
+
+    def take(number: int, _: object) -> None:
+        signals.put(number)
+        if number not in others:
+            ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, *others):
+        signal.signal(number, take)
+    return signals, ended
+
+
+def wait_for_signal(signals: SimpleQueue[int]) -> int:
+    """Return the next signal that its handler has put here, in the main thread; meanwhile, release memory after bursts.
+
+    A handler interrupts the main thread anywhere: it may not wait for a lock that this holds, as that of an event.
 
     The kernel may give a signal to any thread, but Python runs its handler in the main one, once that wakes
     (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers): it must wake now and then.
     """
     least = trimmed = _resident_bytes()
     trim_at = time.monotonic() + _TRIM_SECONDS
-    while not ended.wait(timeout=_WAKE_SECONDS):
+    while True:
+        with contextlib.suppress(Empty):
+            return signals.get(timeout=_WAKE_SECONDS)
         resident, late = _resident_bytes(), time.monotonic() >= trim_at
         least = min(least, resident)
         if resident > (least + _TRIM_BYTES if late else trimmed + 4 * _TRIM_BYTES):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import click
@@ -63,14 +66,17 @@ def serve(config: Path | None, **given: Any) -> None:
     """Serve the models of an MLflow registry over gRPC.
 
     Settings come from a TOML file (--config), then from environment variables (PRINZ_<SECTION>__<KEY>, such as
-    PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first.
+    PRINZ_REGISTRY__URL), then from these flags. SIGTERM and Ctrl-C drain: calls in flight are answered first. SIGHUP
+    reads the TOML file again, and takes over what can change while the service runs.
     """
+    # First of all: by default SIGHUP ends a process.
+    signals, ended = process_setup.catch_signals(signal.SIGHUP)
     try:
         settings = load_settings(config, given)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     configure_logging(settings.logging.level, settings.logging.format)
-    _run(settings)
+    _run(settings, signals, ended, None if config is None else partial(load_settings, config, given))
 
 
 def load_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
@@ -92,10 +98,10 @@ def load_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _run(settings: Settings) -> None:
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+def _run(
+    settings: Settings, signals: SimpleQueue[int], ended: threading.Event, load: Callable[[], Settings] | None
+) -> None:
+    """Run the service until `ended`; `load` reads the settings again, where they are in a file."""
     files = process_setup.raise_file_limit()
     if files < _FEW_FILES:
         log.warning("few files may be open, and each connection is one (ulimit -n)", files=files)
@@ -112,6 +118,12 @@ def _run(settings: Settings) -> None:
     process_setup.trim_memory()
     sys.setswitchinterval(_SWITCH_SECONDS)
     process_setup.notify_systemd("READY=1")
-    process_setup.wait_for_signal(ended)
+    while process_setup.wait_for_signal(signals) == signal.SIGHUP:
+        if load is None:
+            log.warning("SIGHUP changes nothing: there is no settings file (--config)")
+            continue
+        process_setup.notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        application.reload(load)
+        process_setup.notify_systemd("READY=1")
     process_setup.notify_systemd("STOPPING=1")
     application.stop()

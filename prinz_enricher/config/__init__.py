@@ -12,6 +12,8 @@ from prinz_enricher.config.caller_settings import QuotaSettings as QuotaSettings
 from prinz_enricher.config.connections import AccessKeys as AccessKeys
 from prinz_enricher.config.connections import EndpointSettings as EndpointSettings
 from prinz_enricher.config.connections import RegistrySettings as RegistrySettings
+from prinz_enricher.config.reloading import is_reloaded as is_reloaded
+from prinz_enricher.config.reloading import reload as reload
 from prinz_enricher.config.sections import MIB as MIB
 from prinz_enricher.config.sections import CacheSettings as CacheSettings
 from prinz_enricher.config.sections import HttpSettings as HttpSettings

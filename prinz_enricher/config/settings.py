@@ -107,8 +107,13 @@ class Settings(Section):
         sources = [("environment", variables), ("command line", flags or {})]
         if file is not None:
             sources.insert(0, (str(file), _read_toml(file)))
+        return cls.of(_merge(sources))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings of these values by section; raises ConfigError with every fault."""
         try:
-            return cls(**_merge(sources))
+            return cls(**values)
         except ValidationError as error:
             faults = (
                 ".".join(map(str, e["loc"])) + (": " if e["loc"] else "") + e["msg"].removeprefix("Value error, ")

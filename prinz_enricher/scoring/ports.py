@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.signature.types import Signature
 from prinz_enricher.telemetry.series import Usage
 
@@ -148,6 +149,9 @@ class WorkerPool(Protocol):
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload all other targets after their last job, and apply what owners wish for these ones now."""
+
+    def change(self, settings: PoolSettings) -> None:
+        """Go on with other limits and times, by `retain` also with other numbers of workers."""
 
     def status(self, target: Target) -> Status:
         """Return where a target is in its life."""

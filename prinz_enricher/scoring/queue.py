@@ -142,12 +142,17 @@ class Queue:
     """
 
     def __init__(self, max_rows: int, batch_rows: int = 1, delay: float = 0.0) -> None:
-        self._max_rows = max_rows
-        self._batch_rows = batch_rows
-        self._delay = delay
         # The lane whose turn it is comes first.
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
         self._rows = self._jobs = self._calls = 0
+        self.limit(max_rows, batch_rows, delay)
+
+    def limit(self, max_rows: int, batch_rows: int, delay: float) -> None:
+        """Go on with other limits; the jobs that wait stay, however many they are."""
+        # The lane of a job depends on them.
+        jobs = self.clear()
+        self._max_rows, self._batch_rows, self._delay = max_rows, batch_rows, delay
+        self.put_back(jobs)
 
     def __len__(self) -> int:
         return self._jobs

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prinz_enricher.errors import EnricherError
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Job, Status, Target, WorkerPool
 from prinz_enricher.telemetry.series import Usage, total_usage
 
@@ -39,6 +40,11 @@ class RoutingPool:
         """Unload all other targets, and each of these from the pools that are not its route's any more."""
         for route, pool in self._pools.items():
             pool.retain([target for target in targets if target.route == route])
+
+    def change(self, settings: PoolSettings) -> None:
+        """Go on with other limits and times in all pools."""
+        for pool in self._pools.values():
+            pool.change(settings)
 
     def status(self, target: Target) -> Status:
         """Return where a target is in its life."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Literal
@@ -19,7 +20,7 @@ _MAX_NAME = 1_024  # MLflow's names are shorter; longer ones, which callers make
 
 
 class AccessRules:
-    """The rules of who may do what; without any, everything is allowed. From any thread.
+    """The rules of who may do what; without any, everything is allowed. They never change. From any thread.
 
     A pattern is one of fnmatch, in which case counts. A principal matches by its name; a pattern that begins with
     `group:` is compared with its groups alone, so that nobody gets a group's rights by a name.
@@ -30,11 +31,15 @@ class AccessRules:
     def __init__(self, rules: Iterable[AccessRule]) -> None:
         self._names, self._groups, self._models = _PatternIndex(), _PatternIndex(), _PatternIndex()
         self._methods: dict[str, int] = dict.fromkeys(("list", "describe", "score", "watch"), 0)
-        self.restricted = False
+        listed = tuple(rules)
+        self.restricted = bool(listed)
         """Whether there are rules at all."""
-        for number, rule in enumerate(rules):
+        self.digest = hashlib.sha256(repr(listed).encode()).hexdigest()
+        """What distinguishes them from others."""
+        self.scorers: dict[str, frozenset[Principal | None]] = {}
+        """Principals that may score a model, by its name, for who groups calls: gone with these rules."""
+        for number, rule in enumerate(listed):
             bit = 1 << number
-            self.restricted = True
             for pattern in rule.principals:
                 index = self._groups if pattern.startswith(_GROUP) else self._names
                 index.add(pattern.removeprefix(_GROUP), bit)

@@ -36,13 +36,26 @@ class Quotas:
     """
 
     def __init__(self, settings: QuotaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.enabled = settings.rows_per_second is not None or settings.calls_in_flight is not None
-        self._rate, self._calls = settings.rows_per_second, settings.calls_in_flight
+        self._rate: int | None = None
         self._clock = clock
         self._lock = threading.Lock()
         self._used: dict[str, _Use] = {}
         self._sweep_at = clock() + _SWEEP_SECONDS
         self._rejections: dict[str, int] = {}
+        self.change(settings)
+
+    def change(self, settings: QuotaSettings) -> None:
+        """Go on with other limits: calls in flight stay counted, and nobody waits longer for rows than before."""
+        with self._lock:
+            old, rate = self._rate, settings.rows_per_second
+            if old is not None and rate is not None and rate > old:
+                now = self._clock()
+                for use in self._used.values():
+                    use.full_at = now + max(use.full_at - now, 0.0) * old / rate
+            self._rate, self._calls = rate, settings.calls_in_flight
+            self.limits_calls = self._calls is not None
+            """Whether calls in flight are to be counted."""
+            self.enabled = self.limits_calls or rate is not None
 
     def rejections(self) -> dict[str, int]:
         """Return how often each principal was refused; those after the first thousand count as one."""
@@ -51,38 +64,36 @@ class Quotas:
 
     def enter(self, principal: Principal | None) -> QuotaExceeded | None:
         """Count one more call in flight, or return why not."""
-        if self._calls is None:
-            return None
         name = _name(principal)
         with self._lock:
             use = self._use(name)
-            if use.calls >= self._calls:
+            if self._calls is not None and use.calls >= self._calls:
                 return self._refuse(name, "calls_in_flight", self._calls, _CALL_SECONDS)
             use.calls += 1
         return None
 
     def leave(self, principal: Principal | None) -> None:
         """Count one call less."""
-        if self._calls is not None:
-            with self._lock:
-                self._use(_name(principal)).calls -= 1
+        with self._lock:
+            self._use(_name(principal)).calls -= 1
 
     def charge(self, principal: Principal | None, rows: int) -> QuotaExceeded | None:
         """Take rows from the bucket, or return when there will be as many.
 
         More rows than those of a second pass when the bucket is full, and leave it in debt.
         """
-        if self._rate is None:
+        rate = self._rate
+        if rate is None:
             return None
         name = _name(principal)
         with self._lock:
             now = self._clock()
             use = self._use(name)
-            seconds = rows / self._rate
+            seconds = rows / rate
             debt = max(use.full_at - now, 0.0)
             wait = debt + min(seconds, 1.0) - 1.0
             if wait > _ROUNDING:
-                return self._refuse(name, "rows_per_second", self._rate, wait)
+                return self._refuse(name, "rows_per_second", rate, wait)
             use.full_at = now + debt + seconds
         return None
 
@@ -91,19 +102,20 @@ class Quotas:
 
         Returns how many of them pass, and why the others do not.
         """
-        if self._rate is None:
+        rate = self._rate
+        if rate is None:
             return calls, None
         name = _name(principal)
         with self._lock:
             now = self._clock()
             use = self._use(name)
             debt = max(use.full_at - now, 0.0)
-            passed = min(calls, max(int((1.0 - debt + _ROUNDING) * self._rate), 0))
-            use.full_at = now + debt + passed / self._rate
+            passed = min(calls, max(int((1.0 - debt + _ROUNDING) * rate), 0))
+            use.full_at = now + debt + passed / rate
             if passed == calls:
                 return calls, None
-            wait = debt + (passed + 1) / self._rate - 1.0
-            return passed, self._refuse(name, "rows_per_second", self._rate, wait, calls - passed)
+            wait = debt + (passed + 1) / rate - 1.0
+            return passed, self._refuse(name, "rows_per_second", rate, wait, calls - passed)
 
     def _use(self, name: str) -> _Use:
         use = self._used.get(name)

@@ -31,23 +31,25 @@ class Accounting:
 
     def begin(self, method: str, principal: Principal | None, peer: str) -> AccountedCall | status_pb2.Status:
         """Count a call in flight, or return why it is refused."""
-        over = self._quotas.enter(principal)
-        if over is not None:
+        counted = self._quotas.limits_calls
+        if counted and (over := self._quotas.enter(principal)) is not None:
             status = to_status(over)
             self.refuse(method, principal, peer, status)
             return status
         if self._audit is not None and not self._audit.reserve():
-            self._quotas.leave(principal)
+            if counted:
+                self._quotas.leave(principal)
             return to_status(AuditUnavailable())
-        return AccountedCall(self, method, principal, peer)
+        return AccountedCall(self, method, principal, peer, counted)
 
     def refuse(self, method: str, principal: Principal | None, peer: str, status: status_pb2.Status) -> None:
         """Write the line of a call that was refused before it was counted."""
-        self.write(AccountedCall(self, method, principal, peer), status, reserved=False)
+        self.write(AccountedCall(self, method, principal, peer, counted=False), status, reserved=False)
 
     def end(self, call: AccountedCall, status: status_pb2.Status | None) -> None:
-        """Count a call in flight less, and write its line."""
-        self._quotas.leave(call.principal)
+        """Count a call in flight less, if it was counted, and write its line."""
+        if call.counted:
+            self._quotas.leave(call.principal)
         self.write(call, status, reserved=True)
 
     def write(self, call: AccountedCall, status: status_pb2.Status | None, *, reserved: bool) -> None:
@@ -93,6 +95,7 @@ class AccountedCall:
     method: str
     principal: Principal | None
     peer: str
+    counted: bool
     model: str = ""
     version: str = ""
     rows: int = 0

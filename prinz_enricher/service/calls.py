@@ -12,6 +12,8 @@ from typing import Protocol
 
 from google.rpc import status_pb2
 
+from prinz_enricher.config import ServerSettings
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.status import reason_of
 from prinz_enricher.telemetry.series import VersionSeries
@@ -147,11 +149,11 @@ class Front(Protocol):
         can't be listened on.
         """
 
-    def set_log(self, log: CallLog | None) -> None:
-        """Note calls and streams that begin from now on in this log, or in none. From any thread."""
-
     def set_health(self, services: dict[str, bool]) -> None:
         """Tell which services are SERVING (True) or NOT_SERVING (False), by their names in grpc.health.v1."""
+
+    def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
+        """Go on with other numbers of calls and bytes in flight, other rules and another log, for new calls."""
 
     def drain(self, grace: float) -> None:
         """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening. Once is enough."""

@@ -36,6 +36,11 @@ class CatalogView:
         """What binds a token to the principal."""
         return "" if self.principal is None else repr((self.principal.name, self.principal.groups))
 
+    @property
+    def _watcher(self) -> str:
+        """What binds the token of a watch: under other rules, what has not changed may not have been seen."""
+        return self.rules.digest + self.caller
+
     def snapshot(self) -> Snapshot:
         """Return what is there now; raises RegistryUnavailable before the registry was read."""
         return self._narrow(self.catalog.snapshot())
@@ -57,7 +62,7 @@ class CatalogView:
             if seen.changes:
                 listener(seen)
 
-        whole = self.catalog.watch(_unseal(token, self.caller) if token else "", receive)
+        whole = self.catalog.watch(_unseal(token, self._watcher) if token else "", receive)
         current = self._narrow(whole.current)
         return replace(
             whole,
@@ -68,7 +73,7 @@ class CatalogView:
 
     def resume_token(self, position: str) -> str:
         """Return the token of a position that is given to the caller."""
-        return _seal(position, self.caller) if self.rules.restricted else position
+        return _seal(position, self._watcher) if self.rules.restricted else position
 
     def _seen(self, news: ChangeSet) -> ChangeSet:
         return news._replace(changes=tuple([change for change in news.changes if self._may(change.name)]))
@@ -81,7 +86,7 @@ class CatalogView:
         if not self.rules.restricted:
             return snapshot
         views = snapshot.views
-        key = (self.principal, self.method)
+        key = (self.rules, self.principal, self.method)
         view = views.get(key)
         if view is None:
             models = {name: model for name, model in snapshot.models.items() if self._may(name)}
@@ -96,7 +101,7 @@ class CatalogView:
 
 
 def _seal(position: str, caller: str) -> str:
-    """Return a position as a token that its caller alone can use, and nobody reads.
+    """Return a position as a token that its caller alone can use, under the same rules, and nobody reads.
 
     How often the catalog has changed is in it, and so what others see.
     """

@@ -30,7 +30,7 @@ from prinz_enricher.errors import (
     Overloaded,
 )
 from prinz_enricher.scoring.ports import WorkerPool
-from prinz_enricher.security.access import Method
+from prinz_enricher.security.access import AccessRules, Method
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.background_source import BackgroundSource
@@ -86,6 +86,8 @@ class EnricherService:
         self._quotas = quotas or Quotas(QuotaSettings())
         self._grouper = RequestGrouper(pool, targets, self._quotas, limits.shared, self._series, log)
         self._messages = ModelMessages(targets, pool)
+        # What wakes each watch.
+        self._watches: set[Callable[[], None]] = set()
         self._readers = FairThreads(3, "read-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
         self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
@@ -134,6 +136,15 @@ class EnricherService:
         except Exception as error:  # noqa: BLE001 - a fault of this service
             return internal_failure(log, "stream failed", error, method=method)
 
+    def change(self, limits: Limits, rules: AccessRules) -> None:
+        """Go on with other limits and rules; other rules end all watches, whose callers may see other models by now."""
+        self._limits = limits
+        self._grouper.limit(limits.shared)
+        if rules.digest != self._targets.rules.digest:
+            self._targets.rules = rules
+            for wake in list(self._watches):
+                wake()
+
     def close(self) -> None:
         """Wait for the threads of requests that are not small, lists and signatures."""
         for threads in (self._readers, self._lists, self._signatures):
@@ -166,7 +177,8 @@ class EnricherService:
 
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
-        seen = CatalogView(self._catalog, self._targets.rules, call.principal, "list")
+        rules = self._targets.rules
+        seen = CatalogView(self._catalog, rules, call.principal, "list")
         snapshot = seen.snapshot()
         full = is_full(request.view)
         view = "full" if full else "basic"
@@ -176,7 +188,7 @@ class EnricherService:
         def fits(model: CatalogModel) -> bool:
             """Write a model, and keep it where the page has room."""
             nonlocal room
-            content = self._messages.get(model, full=full and self._may_describe(call.principal, model))
+            content = self._messages.get(model, full=full and rules.may(call.principal, "describe", model.name))
             room -= len(content)
             if room < 0 and contents:
                 return False
@@ -201,22 +213,24 @@ class EnricherService:
         self, request: pb.WatchModelsRequest, wake: Callable[[], None], principal: Principal | None
     ) -> BackgroundSource:
         full = is_full(request.view)
+        rules = self._targets.rules
 
         def to_message(model: CatalogModel) -> model_pb2.Model:
             statuses = map(self._targets.status_of, model.versions)
-            has_signatures = full and self._may_describe(principal, model)
+            has_signatures = full and rules.may(principal, "describe", model.name)
             return model_message(model, self._targets.default_version(model), statuses, full=has_signatures)
 
-        view = CatalogView(self._catalog, self._targets.rules, principal, "watch")
+        view = CatalogView(self._catalog, rules, principal, "watch")
 
         def open_source(woken: Callable[[], None]) -> WatchSource:
-            return WatchSource(view, request.resume_token, to_message, woken)
+            is_outdated = lambda: self._targets.rules is not rules  # noqa: E731 - as short as what it says
+            forget = partial(self._watches.discard, woken)
+            source = WatchSource(view, request.resume_token, to_message, woken, is_outdated, forget)
+            # Before its first pull, which looks at the rules.
+            self._watches.add(woken)
+            return source
 
         return BackgroundSource(self._lists, open_source, wake)
-
-    def _may_describe(self, principal: Principal | None, model: CatalogModel) -> bool:
-        """Return whether the caller may see the signatures of a model that it may list."""
-        return self._targets.rules.may(principal, "describe", model.name)
 
     def _get_signature(self, call: Call) -> None:
         request = parse(pb.GetSignatureRequest, call.request)

@@ -40,6 +40,11 @@ class InUse:
         self._waiting = {name: file.load() for name, file in files.items()}
         self._due = 0.0
 
+    def follow(self, files: Mapping[str, UsedFile]) -> None:
+        """Save to other lists; what is in one that was not saved to is of an earlier time, and not loaded."""
+        self._files = files
+        self._waiting = {name: self._waiting.get(name, set()) for name in files}
+
     def load(self) -> None:
         """Load versions that were in use, a few at a time, those with an alias first."""
         if not any(self._waiting.values()):

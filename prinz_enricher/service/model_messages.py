@@ -13,7 +13,7 @@ from google.rpc import status_pb2
 from prinz_enricher.catalog import CatalogModel, CatalogVersion, ChangeKind, ChangeSet
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, signature_pb2
-from prinz_enricher.errors import Overloaded
+from prinz_enricher.errors import Overloaded, ResyncRequired
 from prinz_enricher.scoring.ports import Status, Target, WorkerPool
 from prinz_enricher.service.catalog_view import CatalogView
 from prinz_enricher.service.status import to_status
@@ -152,6 +152,7 @@ class WatchSource:
 
     `token` is of the last event that the caller has seen; empty to begin with the whole catalog. `wake` is called when
     there is something to pull again. Raises RegistryUnavailable, and ResyncRequired where the token is too old.
+    The watch ends where it `is_outdated`, since its caller may see other models by now.
     """
 
     def __init__(
@@ -160,8 +161,12 @@ class WatchSource:
         token: str,
         to_message: Callable[[CatalogModel], model_pb2.Model],
         wake: Callable[[], None],
+        is_outdated: Callable[[], bool] = lambda: False,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_close = on_close
         self._to_message = to_message
+        self._is_outdated = is_outdated
         self._wake = wake
         self._waiting: deque[ChangeSet] = deque()
         self._is_behind = False
@@ -172,6 +177,8 @@ class WatchSource:
 
     def pull(self) -> bytes | status_pb2.Status | None:
         """Return the next event; None where nothing has changed."""
+        if self._is_outdated():
+            return to_status(ResyncRequired())
         if self._is_behind:
             return to_status(Overloaded(f"this watch is more than {MAX_BEHIND} changes behind"))
         event = next(self._events)
@@ -179,6 +186,7 @@ class WatchSource:
 
     def close(self) -> None:
         """End the watch."""
+        self._on_close()
         self._watch.end()
         self._waiting.clear()
 

@@ -93,6 +93,17 @@ class Registries:
         self.catalog.stop()
         self._closing.close()
 
+    def change(self, settings: Mapping[str, RegistrySettings]) -> None:
+        """Go on with other rules and intervals of the same registries."""
+        for member in self.catalog.members:
+            new = settings[member.name]
+            store = _store(new, member.url)
+            # It is of the rules, as is the list beside it.
+            if store is not None:
+                self.used_files[member.name] = UsedFile(store.path)
+            selection = Selection(new.include, new.exclude)
+            member.catalog.change(new.refresh_interval, new.signature_ttl, selection, store)
+
     def of(self, target: Target) -> OpenRegistry:
         """Return the registry that a target is from."""
         return self._opened[target.registry_name]

@@ -42,7 +42,7 @@ class Targets:
 
     def __init__(self, catalog: Union, pool: WorkerPool, settings: Settings, rules: AccessRules | None = None) -> None:
         self.rules = rules or AccessRules(settings.access)
-        """Who may do what with which model."""
+        """Who may do what with which model; others take their place when the settings are read again."""
         self._catalog = catalog
         self._pool = pool
         self._policy = tuple(settings.scoring.default_version)
@@ -55,11 +55,14 @@ class Targets:
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
         self._known: dict[int, tuple[CatalogVersion, Target]] = {}
 
-    def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> CatalogVersion:
-        """Return the version that a reference means now; raises EnricherError, also where the caller has no right."""
+    def resolve(
+        self, model: model_pb2.ModelRef, principal: Principal | None, method: Method, rules: AccessRules | None = None
+    ) -> CatalogVersion:
+        """Return the version that a reference means now; raises EnricherError, also by these rules."""
         if not model.name:
             raise InvalidRequest("model.name", "is required")
-        if not (self.rules.may(principal, method, model.name) or self.rules.may(principal, "list", model.name)):
+        rules = rules or self.rules
+        if not (rules.may(principal, method, model.name) or rules.may(principal, "list", model.name)):
             # Before anything shows whether there is one, such as a registry that is not read yet.
             raise ModelNotFound(model.name)
         selector = model.WhichOneof("selector")
@@ -71,7 +74,7 @@ class Targets:
         if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
             raise why
         if model.name in snapshot.models:
-            self.rules.check(principal, method, model.name)
+            rules.check(principal, method, model.name)
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         return meant if version is not None else self._aliases.choose(snapshot.models[model.name], alias, meant)
 

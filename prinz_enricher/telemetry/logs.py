@@ -32,21 +32,23 @@ def configure_logging(level: str, style: str) -> None:
     handler.setFormatter(formatter(foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()], processors=after))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    set_log_level(level)
+    root.setLevel(level.upper())
     # httpx logs every request at INFO; the registry is read every few seconds.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Loggers are made once and kept, with their class: another level is other methods of it.
+    for name, method in vars(structlog.make_filtering_bound_logger(level)).items():
+        if not name.startswith("__"):
+            setattr(_Logger, name, method)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, formatter.wrap_for_formatter],
-        # Loggers are kept by their modules, so that one of a level could not change it.
-        wrapper_class=structlog.make_filtering_bound_logger("notset"),
+        processors=[*shared, formatter.wrap_for_formatter],
+        wrapper_class=_Logger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
 
 
-def set_log_level(level: str) -> None:
-    """Log from a level on: debug, info, warning or error."""
-    logging.getLogger().setLevel(level.upper())
+class _Logger(structlog.BoundLoggerBase):
+    """The class of all loggers, with methods that do nothing below the level."""
 
 
 def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 BURST = """
-import threading, time
+import queue, threading, time
 from pathlib import Path
 
 from prinz_enricher.cli.process_setup import wait_for_signal
@@ -23,11 +23,11 @@ def run():
     kept, most = burst()
     while resident() > most // 2:
         time.sleep(0.1)
-    ended.set()
+    signals.put(15)
 
-ended = threading.Event()
+signals = queue.SimpleQueue()
 threading.Timer(0.1, run).start()
-wait_for_signal(ended)
+assert wait_for_signal(signals) == 15
 """
 
 FILES = """

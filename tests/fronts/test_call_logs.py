@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,11 +18,12 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from prinz_enricher.application import Application
-from prinz_enricher.config import AuthSettings, LoggingSettings, QuotaSettings, Settings
+from prinz_enricher.config import AuthSettings, LoggingSettings, QuotaSettings, ServerSettings, Settings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelError
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity
 from prinz_enricher.scoring.ports import Target
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.accounting import Accounting
@@ -226,12 +226,12 @@ def test_switched_while_it_runs(kind: str, tmp_path: Path) -> None:
             assert future.code() == grpc.StatusCode.INTERNAL
         assert service.call(score_request("nobody", 1.0)).code() == grpc.StatusCode.NOT_FOUND
         service.log.configure(LoggingSettings(requests="all"))
-        service.front.set_log(service.accounting)
+        service.front.change(ServerSettings(), AccessRules(()), service.accounting)
         go_on.set()
         assert len(list(stream)) == 1
         assert service.call(identified(score_request("good", 1.0), "then")).code() == grpc.StatusCode.OK
         eventually(lambda: len(service.lines(ANSWERED)) == 2)
-        service.front.set_log(None)
+        service.front.change(ServerSettings(), AccessRules(()), None)
         assert service.call(identified(score_request("good", 1.0), "off")).code() == grpc.StatusCode.OK
     assert [line["request_id"] for line in service.lines(ANSWERED)] == ["after", "then"]
     assert [(line["model"], line["correlation_id"]) for line in service.lines(FAILED)] == [("bad", "c0ffee")]
@@ -239,8 +239,7 @@ def test_switched_while_it_runs(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_application(kind: str, tmp_path: Path) -> None:
-    """It logs by its settings, and by others as soon as they are set; what is counted is written when it stops."""
-    level = logging.getLogger().level
+    """It logs by its settings, and by others once they are read again; counts are written when it stops."""
     settings = Settings.load(
         {
             "server": {"port": 0, "front": kind, "grace_period": 1.0},
@@ -262,12 +261,11 @@ def test_an_application(kind: str, tmp_path: Path) -> None:
                     assert future.code() == grpc.StatusCode.UNAVAILABLE
 
                 refuse()
-                application.set_logging(LoggingSettings(level="error", requests="errors"))
-                assert logging.getLogger().level == logging.ERROR
+                changed = {"logging": LoggingSettings(requests="errors")}
+                application.reload(lambda: settings.model_copy(update=changed))
                 for _ in range(3):
                     refuse()
         finally:
             application.stop()
-            logging.getLogger().setLevel(level)
     found = [(line["event"], line["reason"], line.get("calls")) for line in logs if line.get("model") == "wine"]
     assert found == [(FAILED, "REGISTRY_UNAVAILABLE", None), (COUNTED[FAILED], "REGISTRY_UNAVAILABLE", 2)]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import tempfile
 import threading
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, cast
 
 import click
@@ -57,14 +59,14 @@ def main(front: str, files: int | None, *, tokens: bool) -> None:
         process_setup.trim_memory()
         sys.setswitchinterval(0.0002)
         click.echo(port)
-        ended = threading.Event()
+        signals: SimpleQueue[int] = SimpleQueue()
 
         def wait_for_end() -> None:
             sys.stdin.read()
-            ended.set()
+            signals.put(signal.SIGTERM)
 
         threading.Thread(target=wait_for_end, daemon=True).start()
-        process_setup.wait_for_signal(ended)
+        process_setup.wait_for_signal(signals)
         # A test ends it whatever is in flight.
         os._exit(0)
 

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from prinz_enricher.application import Application
 from prinz_enricher.client import Client
-from prinz_enricher.config import Settings
+from prinz_enricher.config import ServerSettings, Settings
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.service.calls import CallHandler, CallLog, SourceOpener
 from tests.conftest import RunningRegistry
 from tests.support.deadline import wait_until
@@ -103,11 +104,11 @@ class AskedFront:
         """Listen nowhere."""
         return 0
 
-    def set_log(self, log: CallLog | None) -> None:
-        """Note nothing."""
-
     def set_health(self, services: dict[str, bool]) -> None:
         """Tell nobody."""
+
+    def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
+        """Change nothing."""
 
     def drain(self, grace: float) -> None:
         """Ask."""

@@ -32,18 +32,17 @@ import sys
 import structlog
 from prinz_enricher.config import LoggingSettings
 from prinz_enricher.telemetry import configure_logging
-from prinz_enricher.telemetry.logs import set_log_level
 from prinz_enricher.telemetry.request_log import ANSWERED, RequestLog
 
 configure_logging("error", sys.argv[1])
 log = structlog.get_logger()
 log.warning("unseen")
-set_log_level("debug")
+configure_logging("debug", sys.argv[1])
 log.debug("seen")
 requests = RequestLog(LoggingSettings(requests="all"))
 requests.add(ANSWERED, {"model": "a\nfalse line", "request_id": "\x1b[31m\u202e\x85", "reason": ""})
 requests.close()
-set_log_level("warning")
+configure_logging("warning", sys.argv[1])
 log.info("unseen")
 """
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def test_unit_lets_the_service_work() -> None:
     assert keys["SystemCallErrorNumber"] == "EPERM"
     assert int(keys["TimeoutStopSec"]) > ServerSettings().grace_period + 10
     assert int(keys["LimitNOFILE"]) >= 65536
+    assert keys["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert (keys["KillMode"], keys["OOMPolicy"], keys["Type"]) == ("mixed", "continue", "notify")
     assert not keys.keys() & {"MemoryDenyWriteExecute", "ProcSubset", "PrivateNetwork", "NoExecPaths", "PrivateUsers"}
     hardened = {"DynamicUser": "yes", "ProtectSystem": "strict", "NoNewPrivileges": "yes", "CapabilityBoundingSet": ""}
@@ -48,13 +50,19 @@ def test_unit_lets_the_service_work() -> None:
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_service_reports_its_state(abstract: bool, tmp_path: Path) -> None:
-    """It is READY once it listens, and STOPPING when it drains."""
+    """It is READY once it listens, RELOADING while it reads its settings again, and STOPPING when it drains."""
+    file = tmp_path / "prinz.toml"
+    file.write_text('registry.url = "http://127.0.0.1:9"\n')
     address = f"\0{tmp_path}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address)
         systemd.settimeout(30)
         variables = {"NOTIFY_SOCKET": address.replace("\0", "@")}
-        with serve("--registry", "http://127.0.0.1:9", until="listening", variables=variables) as running:
+        with serve("--config", str(file), until="listening", variables=variables) as running:
+            assert systemd.recv(100) == b"READY=1"
+            running.process.send_signal(signal.SIGHUP)
+            state, time = systemd.recv(100).split(b"\n")
+            assert (state, time.startswith(b"MONOTONIC_USEC=")) == (b"RELOADING=1", True)
             assert systemd.recv(100) == b"READY=1"
             assert running.end() == 0
         assert systemd.recv(100) == b"STOPPING=1"

@@ -130,3 +130,18 @@ def test_no_job_is_lost_or_doubled_whatever_is_done(steps: list[tuple[str, int]]
         assert len(queue) == len(inside)
     assert sorted(map(id, queue.clear())) == sorted(map(id, inside))
     assert (queue.rows, len(queue)) == (0, 0)
+
+
+def test_other_limits_for_what_waits() -> None:
+    """Jobs that wait go by the limits of now, in the order they came, and none is lost or refused."""
+    small, middle, large = pending(3), pending(4), pending(9)
+    queue = queue_of(small, middle, large)
+    queue.limit(10, 4, 0.0)
+    assert (len(queue), queue.rows, queue.calls(share=True)) == (3, 16, 4)
+    assert not queue.push(pending())
+    assert queue.remove(middle)
+    assert [queue.next_batch(0.0).jobs for _ in range(3)] == [[small], [large], []]
+    queue.limit(10, 100, 0.0)
+    assert queue.push(small)
+    assert queue.push(middle)
+    assert queue.next_batch(0.0).jobs == [small, middle]

@@ -149,3 +149,31 @@ def test_threads_count_each_call_once() -> None:
     for thread in threads:
         thread.join()
     assert (passed.count("call"), passed.count("row")) == (500, 1_000)
+
+
+def test_other_quotas_go_on_with_what_was_used() -> None:
+    """Calls in flight stay counted, also while they are not limited; rows that are owed are owed at the new rate."""
+    clock = Clock()
+    limited = quotas(clock, rows=1_000, calls=3)
+    assert [limited.enter(NK) for _ in range(3)] == [None] * 3
+    assert limited.charge(NK, 10_000) is None
+    limited.change(QuotaSettings(rows_per_second=10_000, calls_in_flight=4))
+    assert limited.enter(NK) is None
+    assert limited.enter(NK) is not None
+    refused = limited.charge(NK, 1_000)
+    assert refused is not None
+    assert refused.retry_after == pytest.approx(0.1, abs=0.01)
+    # At a lower rate nobody waits longer for what was used before.
+    limited.change(QuotaSettings(rows_per_second=1_000, calls_in_flight=None))
+    refused = limited.charge(NK, 100)
+    assert refused is not None
+    assert refused.retry_after == pytest.approx(0.1, abs=0.01)
+    for _ in range(3):
+        limited.leave(NK)
+    limited.change(QuotaSettings(calls_in_flight=1))
+    assert limited.charge(NK, 1 << 40) is None
+    assert limited.enter(NK) is not None
+    limited.leave(NK)
+    assert limited.enter(NK) is None
+    limited.change(QuotaSettings())
+    assert not limited.enabled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +16,14 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import ModelNotFound, RegistryUnavailable
 from prinz_enricher.registry import RegistryClient
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.catalog_view import CatalogView
+from prinz_enricher.service.score.messages import Limits
 from prinz_enricher.service.targets import Targets
 from tests.support.gathering import HandPool
 from tests.support.guarded_service import (
+    WAIT,
     GuardedService,
     events_of,
     model_of,
@@ -216,3 +221,67 @@ def test_callers_of_one_group(guarded: GuardedService) -> None:
             assert isinstance(outcome, bytes)
             [half] = pb.ScoreResponse.FromString(outcome).columns.columns[0].doubles.values
             assert half == request.columns.columns[0].doubles.values[0] / 2
+
+
+OTHER_RULES = (rule("nk", "fraud-b wine", "list watch score"), rule("ops", "*"))
+LIMITS = Limits(10_000, 1 << 24)
+
+
+def test_other_rules(guarded: GuardedService) -> None:
+    """They count from the next call on, whatever was known of a caller before; what was given by the former ends."""
+    for request in (score_request("fraud-a", 1.0), score_request("wine", 1.0)):
+        guarded.ask(NK, *[request] * 3)
+    page = guarded.one(NK, pb.ListModelsRequest(page_size=2))
+    source, other = guarded.watch(NK), guarded.watch(OPS)
+    token = events_of(source)[-1].resume_token
+    events_of(other)
+
+    guarded.service.change(LIMITS, AccessRules(OTHER_RULES))
+
+    outcomes = guarded.ask(NK, *[score_request("fraud-a", 1.0)] * 3, *[score_request("wine", 1.0)] * 3)
+    assert [reason_of(outcome) for outcome in outcomes] == ["MODEL_NOT_FOUND"] * 3 + ["OK"] * 3
+    assert listed(guarded, NK) == ["fraud-b", "wine"]
+    again = guarded.one(NK, pb.ListModelsRequest(page_token=page.next_page_token))
+    assert reason_of(again) == "INVALID_PAGE_TOKEN"
+    for watch in (source, other):
+        assert not isinstance(watch, status_pb2.Status)
+        assert reason_of(watch.pull()) == "RESYNC_REQUIRED"
+        watch.close()
+    assert reason_of(guarded.watch(NK, token)) == "RESYNC_REQUIRED"
+    assert [event.added.name for event in events_of(guarded.watch(NK))] == ["fraud-b", "wine", ""]
+
+
+def test_the_same_rules_end_no_watch(guarded: GuardedService) -> None:
+    """Who reads rules again that have not changed ends nothing."""
+    source = guarded.watch(NK)
+    events_of(source)
+    guarded.service.change(LIMITS, AccessRules(RULES))
+    guarded.catalog.change(model_of("fraud-b", "changed"))
+    assert [event.changed.name for event in events_of(source)] == ["fraud-b"]
+
+
+def test_rules_change_while_calls_come(guarded: GuardedService) -> None:
+    """Calls that both rules allow are answered, whoever shares a group with them; the others by one of both."""
+    stop = threading.Event()
+
+    def change() -> None:
+        both = AccessRules(OTHER_RULES), AccessRules(RULES)
+        while not stop.is_set():
+            for rules in both:
+                guarded.service.change(LIMITS, rules)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        seen: set[str] = set()
+        until = time.monotonic() + WAIT
+        while len(seen) < 2 and time.monotonic() < until:
+            asked = [(who, score_request("fraud-a", 1.0)) for who in (NK, OPS, OPS, NK)]
+            asked += [(who, score_request("fraud-b", 1.0)) for who in (NK, OPS)]
+            reasons = [reason_of(outcome) for outcome in guarded.ask_each(asked)]
+            assert [reasons[place] for place in (1, 2, 4, 5)] == ["OK"] * 4
+            seen |= {reasons[0], reasons[3]}
+    finally:
+        stop.set()
+        changing.join()
+    assert seen == {"OK", "MODEL_NOT_FOUND"}

@@ -143,3 +143,18 @@ def test_no_call_without_a_line() -> None:
     assert call.code == 14
     assert places(quotas, NK) == 1
     log.close()
+
+
+def test_quotas_that_come_and_go() -> None:
+    """A call that began without a limit of calls leaves no place when it ends, and one that had a place leaves it."""
+    quotas = Quotas(QuotaSettings(rows_per_second=7))
+    accounting = Accounting(quotas, None)
+    uncounted = begun(accounting)
+    quotas.change(QuotaSettings(calls_in_flight=2))
+    counted = begun(accounting)
+    uncounted.end(None)
+    assert places(quotas, NK) == 1
+    quotas.change(QuotaSettings())
+    counted.end(None)
+    quotas.change(QuotaSettings(calls_in_flight=2))
+    assert places(quotas, NK) == 2

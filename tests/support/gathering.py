@@ -17,6 +17,7 @@ from prinz_enricher.config import AccessRule, QuotaSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import EnricherError, InvalidRequest, ModelNotFound
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Job, ScoreResult, Status, Target, WorkerState
 from prinz_enricher.security.access import AccessRules, Method
 from prinz_enricher.security.principal import Principal
@@ -117,6 +118,9 @@ class HandPool:
         self.asked.append(rows)
         return self.told
 
+    def change(self, settings: PoolSettings) -> None:
+        """Change nothing."""
+
     def load(self, target: Target, *, instead: bool = False, if_room: bool = False) -> None:
         """Load nothing."""
 
@@ -172,13 +176,15 @@ class Service(EnricherService):
         self._log = None
         self._grouper = RequestGrouper(pool, fake, self._quotas, shared, self._series)
 
-    def resolve(self, model: model_pb2.ModelRef, principal: Principal | None, method: Method) -> Any:
+    def resolve(
+        self, model: model_pb2.ModelRef, principal: Principal | None, method: Method, rules: AccessRules | None = None
+    ) -> Any:
         """Return what is served under a name."""
         if not model.name:
             raise InvalidRequest("model.name", "is required")
         if model.name not in self.models:
             raise ModelNotFound(model.name)
-        self.rules.check(principal, method, model.name)
+        (rules or self.rules).check(principal, method, model.name)
         return self.models[model.name]
 
     def of(self, version: Any) -> Target:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -28,23 +28,31 @@ class Serve:
 
 
 @contextmanager
-def serve(*flags: str, until: str = "serving", variables: Mapping[str, str] | None = None) -> Iterator[Serve]:
+def serve(
+    *flags: str,
+    until: str = "serving",
+    variables: Mapping[str, str | None] | None = None,
+    begin: Callable[[int], object] = lambda _: None,
+) -> Iterator[Serve]:
     """Run `prinz-enricher serve` until its log has an event; ends it whatever happens.
 
     Args:
         flags: Of the command line.
         until: The event.
-        variables: More environment variables.
+        variables: More environment variables; None removes one.
+        begin: Called with the number of the process once that begins.
     """
     command = [sys.executable, "-m", "prinz_enricher.cli", "serve", "--port", "0", "--log-format", "json", *flags]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PRINZ_")}
     # What an earlier test had in use is nothing to this one.
-    environment = {**kept, "PRINZ_SCORING__PRELOAD": "", **(variables or {})}
+    wanted = {**kept, "PRINZ_SCORING__PRELOAD": "", **(variables or {})}
+    environment = {key: value for key, value in wanted.items() if value is not None}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert process.stderr is not None
     lines: list[str] = []
     reader: threading.Thread | None = None
     try:
+        begin(process.pid)
         for line in process.stderr:
             lines.append(line)
             if json.loads(line)["event"] == until:

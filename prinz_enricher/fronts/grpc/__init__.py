@@ -10,12 +10,11 @@ from pathlib import Path
 import structlog
 
 from prinz_enricher.config import ServerSettings, is_loopback
-from prinz_enricher.fronts.grpc.admission import UNLIMITED, FrontLimits
+from prinz_enricher.fronts.grpc.admission import FrontLimits, limits_of
 from prinz_enricher.fronts.grpc.authentication import Callers, FrontSecurity
 from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
 from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
 from prinz_enricher.fronts.listener import address_text
-from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.calls import Front, FrontError
 from prinz_enricher.telemetry.series import Series
 
@@ -48,10 +47,7 @@ def open_front(settings: ServerSettings, security: FrontSecurity | None = None, 
 
         make = NativeFront
         log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
-    inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
-    age = settings.max_connection_age
-    limits = FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes, connection_seconds=age)
-    return make(address_text(host, settings.port), limits, security or FrontSecurity(), series)
+    return make(address_text(host, settings.port), limits_of(settings), security or FrontSecurity(), series)
 
 
 def _why_not_native(settings: ServerSettings, installed: bool) -> str:

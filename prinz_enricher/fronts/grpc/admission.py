@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from google.rpc import status_pb2
 
+from prinz_enricher.config import ServerSettings
 from prinz_enricher.errors import Overloaded, ShuttingDown
+from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.status import to_status
 
 UNLIMITED = 1 << 62
@@ -38,6 +40,13 @@ class FrontLimits:
     connection_seconds: float = 0.0
 
 
+def limits_of(settings: ServerSettings) -> FrontLimits:
+    """Return the bounds that settings say."""
+    inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
+    age = settings.max_connection_age
+    return FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes, connection_seconds=age)
+
+
 class FairLimit:
     """A limit on what all callers have of something; once it is reached, those with little get a reserve beyond it.
 
@@ -50,10 +59,13 @@ class FairLimit:
 
     def __init__(self, limit: int, reserve: int) -> None:
         self.total = 0
-        self._limit = limit
-        self._reserve = reserve
+        self.change(limit, reserve)
         self._lock = threading.Lock()
         self._taken: dict[Hashable, int] = {}
+
+    def change(self, limit: int, reserve: int) -> None:
+        """Go on with another limit; who has more than that keeps it."""
+        self._limit, self._reserve = limit, reserve
 
     @property
     def is_half_taken(self) -> bool:
@@ -93,16 +105,22 @@ class Admission:
         self.draining = False
         self._open: dict[Hashable, tuple[Hashable, int]] = {}
         self._lock = threading.Lock()
-        self._calls = FairLimit(limits.calls, limits.calls // 4)
-        self._streams = FairLimit(limits.calls, limits.calls // 4)
-        self._bytes = FairLimit(limits.inflight_bytes, min(limits.inflight_bytes // 4, _MAX_RESERVE))
+        self._calls, self._streams, self._bytes = (FairLimit(0, 0) for _ in range(3))
+        self.change(limits)
+        self._shutting_down = to_status(ShuttingDown())
+
+    def change(self, limits: FrontLimits) -> None:
+        """Go on with other limits; what is in flight stays."""
+        self.limits = limits
+        self._calls.change(limits.calls, limits.calls // 4)
+        self._streams.change(limits.calls, limits.calls // 4)
+        self._bytes.change(limits.inflight_bytes, min(limits.inflight_bytes // 4, _MAX_RESERVE))
         # Refusals come when there is least time, so each is written once.
         self._overloaded = to_status(Overloaded(f"{limits.calls} calls are in flight"))
         self._many_streams = to_status(Overloaded(f"{limits.calls} streams are open"))
         self._full_reason = f"requests and answers of {limits.inflight_bytes} bytes are in flight"
         self._full = to_status(Overloaded(self._full_reason))
         self._unread = to_status(Overloaded(f"answers of {limits.inflight_bytes} bytes are not read yet"))
-        self._shutting_down = to_status(ShuttingDown())
 
     @property
     def in_flight(self) -> int:

@@ -18,10 +18,10 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
+from prinz_enricher.config import ServerSettings
 from prinz_enricher.errors import Code, InternalError, MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits
+from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits, limits_of
 from prinz_enricher.fronts.grpc.authentication import (
     FrontSecurity,
     Verdict,
@@ -36,6 +36,7 @@ from prinz_enricher.fronts.grpc.receiving import COPIES, Receiver
 from prinz_enricher.fronts.grpc.reflection import add_reflection
 from prinz_enricher.fronts.grpc.score_stream import ScoreStream
 from prinz_enricher.fronts.grpc.turns import Turns
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
 from prinz_enricher.service.status import to_status
@@ -116,10 +117,6 @@ class GrpcioFront:
                 f"can't listen on {self._address}: the port is in use, or the address is not local"
             ) from error
 
-    def set_log(self, log: CallLog | None) -> None:
-        """Note calls and streams that begin from now on in this log, or in none."""
-        self._log = log
-
     def set_health(self, services: dict[str, bool]) -> None:
         """Set which services are SERVING (True) or NOT_SERVING (False). One thread calls it."""
         # The loop serves calls: it gets what has changed, of a thousand models one.
@@ -128,6 +125,11 @@ class GrpcioFront:
         self._health_set = dict(services)
         if gone or changed:
             self._run(self._set_health(gone, changed))
+
+    def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
+        """Go on with other numbers of calls and bytes in flight, other rules and another log."""
+        self._admission.change(limits_of(settings))
+        self._run(self._change(rules, log))
 
     def refuse(self) -> None:
         """Refuse new calls, and end the streams that owe no answers; calls in flight go on."""
@@ -176,9 +178,7 @@ class GrpcioFront:
                 ("grpc.max_connection_age_ms", min(int(self._limits.connection_seconds * 1000) or _NEVER, _NEVER)),
             ],
         )
-        self._health = (
-            ModelHealth(callers, self._security.rules) if self._security.rules.restricted else HealthServicer()
-        )
+        self._health = ModelHealth(callers, self._security.rules)
         counting = CountingServer(self._server, methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, counting)
         counting.add_generic_rpc_handlers(
@@ -201,6 +201,10 @@ class GrpcioFront:
             port = self._server.add_secure_port(self._address, server_credentials(self._security.certificates))
         await self._server.start()
         return port
+
+    async def _change(self, rules: AccessRules, log: CallLog | None) -> None:
+        self._health.change(rules)
+        self._log = log
 
     async def _refuse(self) -> None:
         # The server still listens while calls in flight end: its own stop would end new ones as CANCELLED, where

@@ -72,18 +72,35 @@ class ModelHealth(HealthServicer):  # type: ignore[misc]  # it has no types
         super().__init__()
         self._callers = callers
         self._rules = rules
+        self._changed = asyncio.Event()
+
+    def change(self, rules: AccessRules) -> None:
+        """Go on with other rules; in the loop's thread."""
+        self._rules = rules
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Return the health of a service."""
         return await super().Check(await self._seen(request, context), context)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - likewise
-        """Send the health of a service, and what it changes to."""
-        await super().Watch(await self._seen(request, context), context)
+        """Send the health of a service, and what it changes to, also where the caller may see another one by then."""
+        while True:
+            changed = asyncio.ensure_future(self._changed.wait())
+            watch = asyncio.ensure_future(super().Watch(await self._seen(request, context), context))
+            try:
+                await asyncio.wait((changed, watch), return_when=asyncio.FIRST_COMPLETED)
+                if watch.done():
+                    # It ends with an error alone.
+                    await watch
+            finally:
+                changed.cancel()
+                watch.cancel()
 
     async def _seen(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckRequest:
         """Return what is asked for, or a service that there never is."""
-        if not request.service.startswith(_MODEL):
+        if not (self._rules.restricted and request.service.startswith(_MODEL)):
             return request
         caller: Verdict | None = None
         if self._callers is not None:

@@ -21,8 +21,9 @@ import structlog
 from google.rpc import status_pb2
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from prinz_enricher.config import ServerSettings
 from prinz_enricher.errors import MessageTooLarge
-from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
+from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits, limits_of
 from prinz_enricher.fronts.grpc.authentication import (
     Callers,
     FrontSecurity,
@@ -33,6 +34,7 @@ from prinz_enricher.fronts.grpc.authentication import (
 )
 from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
 from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
@@ -113,14 +115,15 @@ class NativeFront:
         self._thread.start()
         return self._native.bound_port
 
-    def set_log(self, log: CallLog | None) -> None:
-        """Note calls and streams that begin from now on in this log, or in none."""
-        self._log = log
-        self._fallback.set_log(log)
-
     def set_health(self, services: dict[str, bool]) -> None:
         """Set which services are SERVING (True) or NOT_SERVING (False)."""
         self._fallback.set_health(services)
+
+    def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
+        """Go on with other numbers of calls and bytes in flight, other rules and another log."""
+        self._admission.change(limits_of(settings))
+        self._log = log
+        self._fallback.change(settings, rules, log)
 
     def drain(self, grace: float) -> None:
         """Refuse new calls, wait up to `grace` seconds for those in flight, and stop listening."""

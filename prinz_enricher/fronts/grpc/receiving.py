@@ -87,7 +87,6 @@ class Receiver(grpc.GenericRpcHandler):
     ) -> None:
         self._admission = admission
         self._limits = limits
-        self._most = min(MAX_UNCOUNTED, max(1, limits.inflight_bytes // 8 // limits.message_bytes))
         self._refuse = refuse
         self._caller_of = caller_of
         self._loop = asyncio.get_running_loop()
@@ -107,10 +106,11 @@ class Receiver(grpc.GenericRpcHandler):
         handlers = self._handlers.get(details.method)
         if handlers is None:
             return None
-        if len(self._receiving) >= self._most:
+        most = min(MAX_UNCOUNTED, max(1, self._admission.limits.inflight_bytes // 8 // self._limits.message_bytes))
+        if len(self._receiving) >= most:
             # Those who left before their request was there are noted by nobody.
             self._receiving = {task for task in self._receiving if not task.done()}
-            if len(self._receiving) >= self._most:
+            if len(self._receiving) >= most:
                 return handlers[1]
         self._receiving.add(asyncio.current_task())
         return handlers[0]

@@ -87,7 +87,15 @@ class RemotePool(VersionPool):
         """Ask nobody yet; settings of worker numbers do not count. Raises AccessError as `ConnectionPool`."""
         self._client = EndpointClient(endpoint, access)
         self._parts = ThreadPoolExecutor(endpoint.max_concurrent, thread_name_prefix=f"remote-{name}")
-        context = EndpointContext(name, self._client, self._parts, settings, on_observed)
+        self._context = EndpointContext(name, self._client, self._parts, settings, on_observed)
+        series = series or Series()
+        series.upstreams[name] = self._client.usage
+        super().__init__(lambda target: RemoteWorker(target, self._context), settings, on_change, series=series)
+
+    def change(self, settings: PoolSettings) -> None:
+        """Go on with other limits and times."""
+        self._context = replace(self._context, settings=settings)
+        endpoint = self._client.endpoint
         # Its workers are requests: each has a thread, and no other process.
         requests = replace(
             settings,
@@ -96,9 +104,7 @@ class RemotePool(VersionPool):
             max_replicas=endpoint.max_concurrent,
             hang_grace=settings.hang_grace + endpoint.timeout,
         )
-        series = series or Series()
-        series.upstreams[name] = self._client.usage
-        super().__init__(lambda target: RemoteWorker(target, context), requests, on_change, series=series)
+        super().change(requests)
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and close all connections."""

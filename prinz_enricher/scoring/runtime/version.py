@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
+from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Status, Target, Worker, WorkerState
 from prinz_enricher.scoring.queue import Pending, Stage
 from prinz_enricher.scoring.runtime.inflight import MAX_IN_FLIGHT
@@ -118,6 +119,12 @@ class ModelVersionRuntime:
                     slot.wake()
                 self._lock.notify_all()
         self.grow()
+
+    def change(self, settings: PoolSettings) -> None:
+        """Go on with other limits and times."""
+        with self._lock:
+            self.group.settings = settings
+            self.group.queue.limit(settings.max_queue_rows, settings.max_shared_rows, settings.max_delay)
 
     # Starting and ending.
 

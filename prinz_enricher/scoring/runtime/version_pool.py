@@ -57,14 +57,13 @@ class VersionPool:
         self._series = series or Series()
         self._make_worker = make_worker
         self._on_change = on_change
-        self._settings = settings or PoolSettings()
         self._spares = spares
-        self._budget = self._settings.memory_budget or default_budget()
         self._timer = Timer("deadlines")
         self._load_times = LoadTimes()
         self._lock = threading.Lock()
         self._versions: dict[Key, ModelVersionRuntime] = {}
         self._leaving: list[ModelVersionRuntime] = []
+        self.change(settings or PoolSettings())
         self._unloaded: dict[Key, None] = {}
         self._logged: dict[Key, str] = {}
         self._kept: dict[Key, Target] = {}
@@ -138,6 +137,15 @@ class VersionPool:
             versions = list(self._versions.items())
         for key, version in versions:
             version.wish(wanted[key])
+
+    def change(self, settings: PoolSettings) -> None:
+        """Go on with other limits and times; see `WorkerPool`."""
+        with self._lock:
+            self._settings = settings
+            self._budget = settings.memory_budget or default_budget()
+            versions = self._all()
+        for version in versions:
+            version.change(settings)
 
     def status(self, target: Target) -> Status:
         """Return where a target is in its life."""

@@ -20,6 +20,7 @@ from prinz_enricher.batch.layout import Layout, input_layout
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
 from prinz_enricher.scoring.ports import Job, Target, WorkerPool
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, are_noted
@@ -117,12 +118,13 @@ class RequestGrouper:
         self._series = series or Series()
         self._pool = pool
         self._targets = targets
-        self._rules = targets.rules
         self._quotas = quotas
-        self._max_calls = min(max_rows, MAX_CALLS)
         self._templates = Templates()
-        # By the name of a model, principals that may score it: rules never change.
-        self._allowed_by_model: dict[str, frozenset[Principal | None]] = {}
+        self.limit(max_rows)
+
+    def limit(self, max_rows: int) -> None:
+        """Submit groups of up to so many calls from now on."""
+        self._max_calls = min(max_rows, MAX_CALLS)
 
     def submit(self, calls: Sequence[Call]) -> _Ungrouped:
         """Submit what can be grouped of calls with small requests; returns the other calls."""
@@ -191,13 +193,15 @@ class RequestGrouper:
 
     def _submit(self, some: RequestGroup, ungrouped: _Ungrouped) -> None:
         """Submit a group, those with about the same deadline together."""
-        if self._rules.restricted:
-            some = self._allowed(some, ungrouped)
+        # The same for all of them, whatever rules come meanwhile.
+        rules = self._targets.rules
+        if rules.restricted:
+            some = self._allowed(some, rules, ungrouped)
             if not some.calls:
                 return
         try:
             # All of them may, as the first one.
-            version = self._targets.resolve(some.request.model, some.calls[0].principal, "score")
+            version = self._targets.resolve(some.request.model, some.calls[0].principal, "score", rules)
             _note(some, version.name, version.version)
             series = self._series.version(version.name, version.version)
             for call in some.calls:
@@ -229,18 +233,18 @@ class RequestGrouper:
         for places, deadline in _by_deadline(some.calls, self._max_calls):
             self._send(spec, layout, some.at(places), deadline, ungrouped)
 
-    def _allowed(self, some: RequestGroup, ungrouped: _Ungrouped) -> RequestGroup:
+    def _allowed(self, some: RequestGroup, rules: AccessRules, ungrouped: _Ungrouped) -> RequestGroup:
         """Return the group of those whose callers may score the model; the others hear why not by themselves."""
         name = some.request.model.name
-        allowed = self._allowed_by_model.get(name, _NOBODY)
+        allowed = rules.scorers.get(name, _NOBODY)
         others = {call.principal for call in some.calls} - allowed
         if not others:
             return some
-        refused = {principal for principal in others if not self._rules.may(principal, "score", name)}
+        refused = {principal for principal in others if not rules.may(principal, "score", name)}
         if len(refused) < len(others):
-            if len(self._allowed_by_model) >= _MAX_ALLOWED or len(allowed) >= _MAX_ALLOWED:
-                self._allowed_by_model = {}
-            self._allowed_by_model[name] = allowed | (others - refused)
+            if len(rules.scorers) >= _MAX_ALLOWED or len(allowed) >= _MAX_ALLOWED:
+                rules.scorers = {}
+            rules.scorers[name] = allowed | (others - refused)
         if not refused:
             return some
         _leave(some.at([place for place, call in enumerate(some.calls) if call.principal in refused]), ungrouped)
