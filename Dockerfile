@@ -15,7 +15,7 @@ COPY pyproject.toml ./
 # Apart from the code: as long as these stay as they are, a change of the code installs only the code.
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv --python /usr/local/bin/python /opt/prinz-enricher && \
-    uv pip install --python /opt/prinz-enricher --constraint constraints.txt --requirements pyproject.toml --extra s3
+    uv pip install --python /opt/prinz-enricher --constraint constraints.txt --requirements pyproject.toml --extra s3 --extra otel
 COPY LICENSE README.md ./
 COPY prinz_enricher prinz_enricher
 COPY samples samples

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,15 @@ from prinz_enricher.telemetry import configure_logging
 from prinz_enricher.telemetry.audit import AuditError, AuditLog
 from prinz_enricher.telemetry.request_log import RequestLog
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from prinz_enricher.security.certificates import CertificateFiles
 
 log = structlog.stdlib.get_logger(__name__)
+
+_FLUSH_SECONDS = 5.0
+"""How long the last spans may take to be exported."""
 
 START_ERRORS = (AccessError, AdminHttpError, AuditError, FrontError, PrivateServerError, ProvisionError, SecurityError)
 """What an application raises that can't start here; each says in one sentence why."""
@@ -68,6 +73,7 @@ class Application:
         self._admin: AdminHttpServer | None = None
         self._audit: AuditLog | None = None
         self._series = Series()
+        self._tracing = open_tracing()
         tls, mutual = settings.server.tls, bool(settings.server.tls.client_ca)
         self._certificates = _open_certificates(tls)
         self._authenticator = Authenticator(settings.auth, client_certificates=mutual)
@@ -79,7 +85,7 @@ class Application:
             # Before anything is started, such as the server of a local store.
             listen(settings.server.host, settings.server.port, "gRPC", FrontError).close()
         secured = FrontSecurity(asked, self._certificates, self._rules)
-        self._front = front or open_front(settings.server, secured, self._series)
+        self._front = front or open_front(settings.server, secured, self._series, self._tracing)
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set, self._series)
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""
@@ -181,6 +187,9 @@ class Application:
             self._audit.close()
         self._catalog.stop()
         self._pool.close(grace=5.0)
+        if self._tracing is not None:
+            # Workers have ended, and so have their spans.
+            self._tracing.close(_FLUSH_SECONDS)
         if self._admin is not None:
             self._admin.stop()
         self._close_security()
@@ -300,6 +309,26 @@ def _pool_settings(settings: Settings) -> PoolSettings:
     shared = type(settings.scoring).model_fields.keys() & {field.name for field in fields(PoolSettings)}
     keys: dict[str, Any] = {key: getattr(settings.scoring, key) for key in shared}
     return PoolSettings(**keys, memory_budget=settings.workers.memory_budget)
+
+
+def open_tracing(variables: Mapping[str, str] = os.environ) -> Tracing | None:
+    """Return what traces calls, as OpenTelemetry's standard variables say; None where they do not ask for it."""
+    exporters = variables.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    disabled = variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or exporters == "none" or not (exporters or any(variables.get(name) for name in endpoints)):
+        return None
+    try:
+        # A service that traces nothing does not import OpenTelemetry.
+        from prinz_enricher.telemetry.span_export import SpanExport
+
+        return Tracing(SpanExport(exporters or "otlp"))
+    except ImportError as error:
+        log.warning("calls are not traced: install the extra otel, as in prinz-enricher[otel]", why=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever OpenTelemetry makes of its variables
+        # Not its words, which may have a header's value.
+        log.warning("calls are not traced: a variable OTEL_* is invalid", error=type(error).__name__)
+    return None
 
 
 def open_pool(

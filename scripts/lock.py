@@ -15,7 +15,7 @@ def main() -> None:
         python = Path(folder) / "bin" / "python"
         subprocess.run(["python3", "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
-        wanted = [".[s3]", "--group", "dev", "--group", "environment"]
+        wanted = [".[s3,otel]", "--group", "dev", "--group", "environment"]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, cwd=ROOT)
         frozen = subprocess.run(
             [python, "-m", "pip", "freeze", "--exclude", "prinz-enricher"], check=True, capture_output=True, text=True

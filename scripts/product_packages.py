@@ -1,4 +1,4 @@
-"""The packages that the product runs with: those of `prinz-enricher[s3]`, and all that they require, as installed."""
+"""The packages that the product runs with: those of `prinz-enricher[s3,otel]` and all that they require."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Package:
     requires: frozenset[str] = frozenset()
 
 
-def product_packages(licences: Mapping[str, str], extras: tuple[str, ...] = ("s3",)) -> dict[str, Package]:
+def product_packages(licences: Mapping[str, str], extras: tuple[str, ...] = ("s3", "otel")) -> dict[str, Package]:
     """Return the product and its packages by name, as this Python and this machine need them.
 
     Ends the program where another version is installed than constraints.txt has. `licences` are those of packages whose

@@ -12,11 +12,12 @@ import math
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from prinz_enricher.client.call_span import Context, caller_context
 from prinz_enricher.client.connection import AsyncChannel, Channel, acquired, async_acquired, seconds_until
 from prinz_enricher.client.score_plan import RowRequest
 from prinz_enricher.client.scores import Scores, read_rows
@@ -48,6 +49,7 @@ class RowCall(Generic[W]):
     Attributes:
         waiter: What it waits on.
         outcome: What a thread finds when it wakes.
+        context: The caller's context of OpenTelemetry, if it has any.
     """
 
     row: tuple[object, ...]
@@ -55,6 +57,7 @@ class RowCall(Generic[W]):
     waiter: W
     gone: bool = False
     outcome: Outcome | None = None
+    context: Context | None = field(default_factory=caller_context)
 
 
 class Lane(Generic[W]):
@@ -97,6 +100,10 @@ class Lane(Generic[W]):
     def encode(self) -> bytes:
         """Return the serialised message in flight; raises InvalidInput for values without a form on the wire."""
         return self.request.encode([call.row for call in self.in_flight])
+
+    def contexts(self) -> list[Context]:
+        """Return the contexts of the calls of the message in flight."""
+        return [call.context for call in self.in_flight if call.context is not None]
 
     def deadline(self) -> float:
         """Return the latest deadline of those in flight."""
@@ -218,10 +225,10 @@ class ThreadCoalescer(_Lanes[threading.Lock]):
         outcomes: Sequence[Outcome] | None = [Sign.ALONE] * len(calls)
         try:
             if len(calls) == 1:
-                response = self._channel.score(lane.encode(), lane.deadline())
+                response = self._channel.score(lane.encode(), lane.deadline(), lane.contexts())
                 outcomes = read_rows(response, lane.request.outputs, 1)
             else:
-                future = self._channel.start_score(lane.encode(), lane.deadline())
+                future = self._channel.start_score(lane.encode(), lane.deadline(), lane.contexts())
                 outcomes = None
                 future.add_done_callback(lambda done: self._read(lane, calls, done))
         except Exception as error:  # noqa: BLE001 - each of its callers raises it
@@ -301,7 +308,7 @@ class TaskCoalescer(_Lanes[_Future]):
         calls = lane.next_message()
         if calls:
             try:
-                response = await self._channel.score(lane.encode(), lane.deadline())
+                response = await self._channel.score(lane.encode(), lane.deadline(), lane.contexts())
                 _answer(calls, read_rows(response, lane.request.outputs, len(calls)))
             except asyncio.CancelledError:
                 _answer(calls, _failures(client_closed(), calls))

@@ -14,6 +14,7 @@ from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.signature.types import Signature
 from prinz_enricher.telemetry.series import Usage
+from prinz_enricher.telemetry.tracing import AnyTrace, BatchTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Job:
         calls: Number of calls it stands for, of one row each if it is more than one.
         split_calls: Makes a job of each of those calls, in the order of the rows. Called at most once, when they can't
             be scored together. After it, `done` may still report an outcome for calls not yet answered.
+        traces: Those of its calls that are in any.
     """
 
     target: Target
@@ -123,6 +125,7 @@ class Job:
     nulls: bool = True
     calls: int = 1
     split_calls: Callable[[], Sequence[Job]] = tuple
+    traces: Sequence[AnyTrace] = ()
 
 
 class WorkerPool(Protocol):
@@ -243,12 +246,19 @@ class Worker(Protocol):
         """Load the model; blocks. Raises LoadFailed if it can't be loaded, WorkerDied if the worker ends meanwhile."""
 
     def send(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+        self,
+        id: int,
+        batch: pa.RecordBatch,
+        params: Mapping[str, object],
+        correlation: str,
+        deadline: float | None,
+        trace: BatchTrace | None = None,
     ) -> bool:
         """Send a batch of one or more checked rows, with every parameter; False if a busy worker declines it.
 
         Batches are scored in the order sent. The `id` is returned with the answer; the `deadline` is the first of its
-        jobs', by `time.monotonic()`. Raises EnricherError if no worker can score it, and WorkerDied.
+        jobs', by `time.monotonic()`; the `trace` is for requests to other servers. Raises EnricherError if no worker
+        can score it, and WorkerDied.
         """
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:

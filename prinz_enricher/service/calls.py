@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
-from google.rpc import status_pb2
+from google.rpc import code_pb2, status_pb2
 
 from prinz_enricher.config import ServerSettings
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
-from prinz_enricher.service.status import reason_of
+from prinz_enricher.service.status import reason_of, with_trace_id
 from prinz_enricher.telemetry.series import VersionSeries
+from prinz_enricher.telemetry.tracing import AnyTrace, CallTrace
+
+SERVICE: Final = "prinz.enricher.v1.EnricherService"
+
+_FAULTS: Final = {2, 4, 12, 13, 14, 15}
+"""Codes for which the service is at fault, as OpenTelemetry's conventions for gRPC have it."""
 
 MAX_REQUEST_ID = 256
 """Characters of a request_id."""
@@ -75,6 +81,7 @@ class Call:
         peer: The address that the call comes from, as gRPC writes it, such as `ipv4:10.0.0.7:40312`; empty if unknown.
         audit: Takes what is noted of the call, for the audit and other logs; None where nothing is.
         series: Counts the call, once it is known which version it scores.
+        trace: Where it stands in a trace; None where it is in none.
     """
 
     method: str
@@ -85,6 +92,7 @@ class Call:
     peer: str = field(default="", kw_only=True)
     audit: CallRecord | None = field(default=None, kw_only=True)
     series: VersionSeries | None = field(default=None, kw_only=True)
+    trace: AnyTrace | None = field(default=None, kw_only=True)
 
     def respond(self, message: bytes) -> bool:
         """Answer with a serialised response message.
@@ -106,6 +114,25 @@ class Call:
         """Count the call as one that ended with an error; once, by its front."""
         if self.series is not None:
             self.series.failed(reason_of(status))
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it is in, as 32 hexadecimal digits; empty for none."""
+        return "" if self.trace is None else self.trace.id
+
+    def traced(self, status: status_pb2.Status) -> status_pb2.Status:
+        """Return an error of this call, with the id of its trace."""
+        return status if self.trace is None else with_trace_id(status, self.trace.id)
+
+    def end_trace(self, status: status_pb2.Status | None) -> None:
+        """Make the span of the call, which ends with an answer (None) or an error; once, by its front."""
+        if not isinstance(self.trace, CallTrace):
+            return
+        code = 0 if status is None else status.code
+        error = "" if status is None or code not in _FAULTS else reason_of(status)
+        served = self.series
+        known = {} if served is None else {"prinz.model": served.model, "prinz.version": served.version}
+        self.trace.end(f"{SERVICE}/{self.method}", self.arrived, str(code_pb2.Code.Name(code)), error, known)
 
     def cancelled(self) -> bool:
         """Return whether the caller has gone."""

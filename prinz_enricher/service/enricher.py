@@ -170,7 +170,7 @@ class EnricherService:
         except EnricherError as error:
             call.fail(to_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of this service
-            call.fail(internal_failure(log, "call failed", error, method=call.method))
+            call.fail(internal_failure(log, "call failed", error, method=call.method, trace_id=call.trace_id))
         if size > HUGE_REQUEST:
             # Its memory is free by now, and nobody waits for the thread of a large request.
             _trim_heap()

@@ -48,6 +48,18 @@ def to_status(error: EnricherError) -> status_pb2.Status:
     return status
 
 
+def with_trace_id(status: status_pb2.Status, trace_id: str) -> status_pb2.Status:
+    """Return an error whose ErrorInfo has the id of a trace; one without details, which nobody waits for, as it is."""
+    if not (status.details and trace_id):
+        return status
+    traced = status_pb2.Status()
+    traced.CopyFrom(status)
+    info = error_details_pb2.ErrorInfo.FromString(traced.details[0].value)
+    info.metadata["trace_id"] = trace_id
+    traced.details[0].value = info.SerializeToString()
+    return traced
+
+
 def reason_of(status: status_pb2.Status) -> str:
     """Return the reason of an error; its code's name for one without, of a call that nobody waits for."""
     if status.details:

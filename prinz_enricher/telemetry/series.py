@@ -75,7 +75,8 @@ class MethodSeries:
 class VersionSeries:
     """The calls of one version of a model, and the work for them; `calls` is by outcome."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str, version: str) -> None:
+        self.model, self.version = model, version
         self.lock = threading.Lock()
         self.calls = {"ok": 0}
         self.rows = self.restarts = 0
@@ -163,7 +164,7 @@ class Series:
         found = self.versions.get(key)
         if found is None:
             with self.lock:
-                found = self.versions.setdefault(key, VersionSeries())
+                found = self.versions.setdefault(key, VersionSeries(*key))
         return found
 
     def retain(self, versions: Collection[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from prinz_enricher.scoring.cost import CallCost
 from prinz_enricher.scoring.ports import Loaded, WorkerAnswer, WorkerDied
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
+from prinz_enricher.telemetry.tracing import BatchTrace
 from tests.scoring.scripted import FAST, Call, rows, scripted, target_of, until
 
 QUICK = replace(FAST, watch_interval=0.01, max_workers=4)
@@ -36,7 +37,13 @@ class HandWorker:
         return Loaded("by hand", batching=True)
 
     def send(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+        self,
+        id: int,
+        batch: pa.RecordBatch,
+        params: Mapping[str, object],
+        correlation: str,
+        deadline: float | None,
+        trace: BatchTrace | None = None,
     ) -> bool:
         """Keep a batch."""
         with self._changed:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from prinz_enricher.errors import BatchTooLarge
 from prinz_enricher.scoring.ports import Loaded, ScoreResult, Target, WorkerDied, WorkerState
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
+from prinz_enricher.telemetry.tracing import BatchTrace
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
@@ -52,7 +53,13 @@ class RefusingWorker(HandWorker):
     """A worker that can't be given calls with a certain value."""
 
     def send(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+        self,
+        id: int,
+        batch: pa.RecordBatch,
+        params: Mapping[str, object],
+        correlation: str,
+        deadline: float | None,
+        trace: BatchTrace | None = None,
     ) -> bool:
         """Refuse a batch that holds thirteen."""
         if 13.0 in batch.column(1).to_pylist():
@@ -79,7 +86,13 @@ def test_a_worker_that_takes_nothing_is_killed() -> None:
 
     class Deaf(HandWorker):
         def send(
-            self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+            self,
+            id: int,
+            batch: pa.RecordBatch,
+            params: Mapping[str, object],
+            correlation: str,
+            deadline: float | None,
+            trace: BatchTrace | None = None,
         ) -> bool:
             with self._changed:
                 self._changed.wait_for(lambda: self._dead)

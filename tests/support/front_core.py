@@ -24,6 +24,7 @@ from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallLog, Front, Source
 from prinz_enricher.service.status import to_status
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import Tracing
 
 LIMIT = 64 * 1024
 WAIT = 30.0
@@ -181,10 +182,11 @@ def running_front(
     security: FrontSecurity | None = None,
     log: CallLog | None = None,
     series: Series | None = None,
+    tracing: Tracing | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
     """Run a front of a kind, with these limits in place of the usual ones; the channel has no TLS."""
-    front, core = make_front(kind, security=security, series=series, **limits), Core()
+    front, core = make_front(kind, security=security, series=series, tracing=tracing, **limits), Core()
     port = front.start(core.handle, core.open_source, log)
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         yield Running(front, core, port, channel)
@@ -192,11 +194,17 @@ def running_front(
 
 
 def make_front(
-    kind: str, port: int = 0, security: FrontSecurity | None = None, series: Series | None = None, **limits: Any
+    kind: str,
+    port: int = 0,
+    security: FrontSecurity | None = None,
+    series: Series | None = None,
+    tracing: Tracing | None = None,
+    **limits: Any,
 ) -> Front:
     """Make a front of a kind, which does not listen yet, with these limits in place of the usual ones."""
     usual: Any = FrontLimits(LIMIT, MAX_CALLS, MAX_INFLIGHT, PATIENCE)
-    front: Front = FRONTS[kind](f"127.0.0.1:{port}", replace(usual, **limits), security or FrontSecurity(), series)
+    limited, security = replace(usual, **limits), security or FrontSecurity()
+    front: Front = FRONTS[kind](f"127.0.0.1:{port}", limited, security, series, tracing)
     return front
 
 

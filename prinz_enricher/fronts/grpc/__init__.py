@@ -17,6 +17,7 @@ from prinz_enricher.fronts.grpc.grpcio_front import GrpcioFront
 from prinz_enricher.fronts.listener import address_text
 from prinz_enricher.service.calls import Front, FrontError
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import Tracing
 
 __all__ = ["SERVICE", "Callers", "FrontLimits", "FrontSecurity", "GrpcioFront", "open_front"]
 
@@ -26,11 +27,16 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 log = structlog.stdlib.get_logger(__name__)
 
 
-def open_front(settings: ServerSettings, security: FrontSecurity | None = None, series: Series | None = None) -> Front:
+def open_front(
+    settings: ServerSettings,
+    security: FrontSecurity | None = None,
+    series: Series | None = None,
+    tracing: Tracing | None = None,
+) -> Front:
     """Return the front of the settings; `auto` is the native one where it is installed and fit for what is asked.
 
-    It does not listen yet, and counts its calls in the series. Raises FrontError where the native front is required and
-    not installed.
+    It does not listen yet, counts its calls in the series, and traces them where it gets what does. Raises FrontError
+    where the native front is required and not installed.
     """
     kind, host = settings.front, settings.host
     installed = importlib.util.find_spec("pygrpc_native") is not None
@@ -41,13 +47,13 @@ def open_front(settings: ServerSettings, security: FrontSecurity | None = None, 
     )
     if against:
         log.info("front chosen", front="grpcio", why=against)
-        make: Callable[[str, FrontLimits, FrontSecurity, Series | None], Front] = GrpcioFront
+        make: Callable[[str, FrontLimits, FrontSecurity, Series | None, Tracing | None], Front] = GrpcioFront
     else:
         from prinz_enricher.fronts.grpc.native_front import NativeFront
 
         make = NativeFront
         log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
-    return make(address_text(host, settings.port), limits_of(settings), security or FrontSecurity(), series)
+    return make(address_text(host, settings.port), limits_of(settings), security or FrontSecurity(), series, tracing)
 
 
 def _why_not_native(settings: ServerSettings, installed: bool) -> str:

@@ -155,8 +155,10 @@ def note_begin(log: CallLog | None, call: Call) -> status_pb2.Status | None:
         return None
     record = log.begin(call.method, call.principal, call.peer)
     if isinstance(record, status_pb2.Status):
-        return record
+        return call.traced(record)
     record.arrived = call.arrived
+    if call.trace is not None:
+        record.trace_id = call.trace.id
     call.audit = record
     return None
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -39,8 +40,9 @@ from prinz_enricher.fronts.grpc.turns import Turns
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
-from prinz_enricher.service.status import to_status
+from prinz_enricher.service.status import to_status, with_trace_id
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import Metadata, Tracing
 
 LINGER = 0.5
 """Seconds that new calls still hear SHUTTING_DOWN, once those in flight have ended."""
@@ -84,7 +86,9 @@ class GrpcioFront:
         limits: FrontLimits,
         security: FrontSecurity = FrontSecurity(),  # noqa: B008
         series: Series | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._series = series or Series()
         self._address = address
         self._limits = limits
@@ -256,6 +260,8 @@ class GrpcioFront:
             deadline = None if remaining is None else arrived + remaining
             peer = "" if self._log is None else context.peer()
             call = _UnaryCall(method, request, arrived, deadline, self, answer, principal=caller, peer=peer)
+            if self._tracing is not None:
+                call.trace = self._tracing.begin(_metadata(context))
             # The error of a call that is refused holds these frames until garbage is collected.
             del request
             if refusal is not None:
@@ -279,6 +285,8 @@ class GrpcioFront:
                     self._leave(answer)
                 if call.audit is not None:
                     call.audit.end(None if isinstance(result, bytes) else result or gone(call))
+                if call.trace is not None:
+                    call.end_trace(None if isinstance(result, bytes) else result or gone(call))
                 call.request = b""
             return result if isinstance(result, bytes) else await _abort(context, result)
 
@@ -303,6 +311,9 @@ class GrpcioFront:
         status: status_pb2.Status,
         principal: Principal | None = None,
     ) -> bytes:
+        if self._tracing is not None and (trace := self._tracing.begin(_metadata(context))) is not None:
+            # It has no span: refusals come when there is least time.
+            status = with_trace_id(status, trace.id)
         if self._log is not None:
             self._log.refuse(method, principal, context.peer(), status)
         return await _abort(context, status)
@@ -323,6 +334,7 @@ class GrpcioFront:
                 result = self._admission.resize(answer, COPIES * size) or result
         responded = isinstance(result, bytes)
         if not isinstance(result, bytes):
+            result = call.traced(result)
             call.note_failure(result)
         self._answers.append((answer, result))
         # Read after the answer is there, and reset before answers are read: none stays behind.
@@ -403,7 +415,9 @@ class GrpcioFront:
     async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         caller, record = await self._admit_stream("ScoreStream", context)
         key = caller or _key_of(context)
-        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, lambda: self._log)
+        begin = None if self._tracing is None else partial(self._tracing.begin, _metadata(context))
+        noted = partial(getattr, self, "_log")
+        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, noted, begin)
         self._score_streams.add(stream)
         end: status_pb2.Status | None = gone()
         try:
@@ -489,6 +503,12 @@ def _connection_limits() -> list[tuple[str, int]]:
 
 def _is_stream(method: Any) -> bool:
     return bool(method.client_streaming or method.server_streaming)
+
+
+def _metadata(context: grpc.aio.ServicerContext[bytes, bytes]) -> Metadata:
+    """Return the metadata of a call."""
+    found: Any = context.invocation_metadata()
+    return found or ()
 
 
 def _key_of(context: grpc.aio.ServicerContext[bytes, bytes]) -> Hashable:

@@ -39,6 +39,7 @@ from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, FrontError, SourceOpener
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -67,7 +68,9 @@ class NativeFront:
         limits: FrontLimits,
         security: FrontSecurity = FrontSecurity(),  # noqa: B008
         series: Series | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._series = series or Series()
         self._address = address
         self._limits = limits
@@ -102,7 +105,7 @@ class NativeFront:
         self._folder = Path(tempfile.mkdtemp(prefix="prinz-front-"))
         socket = self._folder / "grpcio.sock"
         limits = replace(self._limits, connection_seconds=0.0)
-        self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security, self._series)
+        self._fallback = GrpcioFront(f"unix:{socket}", limits, self._security, self._series, self._tracing)
         try:
             self._fallback.start(handler, open_source, log)
         except FrontError:
@@ -168,6 +171,8 @@ class NativeFront:
                 metadata, peer, remaining = details
                 deadline = None if remaining is None else arrived + remaining
                 call = _NativeCall(METHODS[method], request, arrived, deadline, self, number, peer=peer)
+                if self._tracing is not None:
+                    call.trace = self._tracing.begin(metadata)
                 if number in ended and self._log is None:
                     self._methods[call.method].end(gone(call).code, 0.0)
                     continue
@@ -239,6 +244,7 @@ class NativeFront:
         self._send_refusal(call, status)
 
     def _send_refusal(self, call: _NativeCall, status: status_pb2.Status) -> None:
+        status = call.traced(status)
         if self._log is not None:
             self._log.refuse(call.method, call.principal, call.peer, status)
         self._send_failure(call.number, status)
@@ -268,6 +274,9 @@ class NativeFront:
 
     def fail(self, number: int, status: status_pb2.Status) -> None:
         """Answer a call with an error, if it is open."""
+        call = self._calls.get(number)
+        if call is not None:
+            status = call.traced(status)
         if self._end(number, status):
             self._send_failure(number, status)
 
@@ -283,6 +292,8 @@ class NativeFront:
                 call.note_failure(status)
             if call.audit is not None:
                 call.audit.end(None if status is _OK else status)
+            if call.trace is not None:
+                call.end_trace(None if status is _OK else status)
         if self._admission.draining and not self._admission.in_flight:
             self._idle.set()
         return was_open

@@ -31,6 +31,7 @@ from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallLog
 from prinz_enricher.service.status import to_status
+from prinz_enricher.telemetry.tracing import AnyTrace
 
 MAX_MESSAGES = 1024
 """Messages of a stream whose answers are not sent yet: more than keeps every worker busy, and few enough that the
@@ -66,7 +67,9 @@ class ScoreStream:
         limits: FrontLimits,
         principal: Principal | None = None,
         log: Callable[[], CallLog | None] = lambda: None,
+        begin_trace: Callable[[], AnyTrace | None] | None = None,
     ) -> None:
+        self._begin_trace = begin_trace
         self.max_message_bytes = limits.message_bytes
         self._context = context
         self._caller = caller
@@ -121,6 +124,7 @@ class ScoreStream:
                 message.note_failure(end)
                 if message.audit is not None:
                     message.audit.end(end)
+                message.end_trace(end)
             for answer in (*self._writing, *unsent):
                 self._admission.drop(self._caller, len(answer))
         return to_status(ShuttingDown()) if reading.cancelled() else self._end
@@ -171,6 +175,8 @@ class ScoreStream:
         message = _Message(
             "Score", request, arrived, deadline, self, sequence, len(data), principal=self._principal, peer=self._peer
         )
+        if self._begin_trace is not None:
+            message.trace = self._begin_trace()
         self._unsent += 1
         with self._lock:
             self._open.add(message)
@@ -180,7 +186,7 @@ class ScoreStream:
         if refusal is None:
             refusal = note_begin(log, message)
         elif log is not None:
-            log.refuse("Score", self._principal, self._peer, refusal)
+            log.refuse("Score", self._principal, self._peer, message.traced(refusal))
         if refusal is None:
             self._batcher.add(message)
         else:
@@ -249,6 +255,7 @@ class ScoreStream:
             self._admission.leave(message)
             refusal = self._admission.hold(self._caller, len(answer))
             if refusal is not None:
+                refusal = message.traced(refusal)
                 answer, error = write_status(message.sequence, refusal), refusal
             self._answers.append(answer)
             self._held += len(answer) - message.size
@@ -257,6 +264,8 @@ class ScoreStream:
             message.note_failure(error)
         if message.audit is not None:
             message.audit.end(error)
+        if message.trace is not None:
+            message.end_trace(error)
         if asleep and threading.get_ident() == self._thread:
             self._wake()
         elif asleep:
@@ -287,6 +296,7 @@ class _Message(Call):
         return False
 
     def fail(self, status: status_pb2.Status) -> None:
+        status = self.traced(status)
         self.stream.answer(self, write_status(self.sequence, status), status)
 
     def cancelled(self) -> bool:

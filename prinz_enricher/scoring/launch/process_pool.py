@@ -34,6 +34,7 @@ from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.signature.types import Origin, Signature
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import BatchTrace
 
 _MAX_AHEAD = 1 << 20
 """Bytes of a batch that is sent while its worker makes another call: for more, the sealed memory that it needs so that
@@ -199,7 +200,13 @@ class WorkerProcess:
     # Batches and answers.
 
     def send(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+        self,
+        id: int,
+        batch: pa.RecordBatch,
+        params: Mapping[str, object],
+        correlation: str,
+        deadline: float | None,
+        trace: BatchTrace | None = None,
     ) -> bool:
         """Send a batch to the process; a second one only if its frame is sure not to wait.
 

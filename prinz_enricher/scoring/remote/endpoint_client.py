@@ -24,6 +24,7 @@ from prinz_enricher.registry.auth import Access
 from prinz_enricher.scoring.remote.http_sender import AttemptFailed, HttpSender, Request, RetryScope
 from prinz_enricher.scoring.remote.load_balancer import Backend, BackendHealth, LoadBalancer, State
 from prinz_enricher.scoring.remote.upstream import CallCancelled, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from prinz_enricher.telemetry.tracing import BatchTrace
 
 SLICE_SECONDS = 0.1
 """How often it is looked whether a call was cancelled."""
@@ -129,10 +130,12 @@ class EndpointClient:
         *,
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
+        trace: BatchTrace | None = None,
     ) -> bytes:
         """Ask for predictions, at a path of `endpoint.paths`; blocks, and returns JSON, as it came.
 
         All waiting ends at the deadline, by `time.monotonic()`, or if `cancelled`, polled ten times a second, says so.
+        Each attempt is a part of the `trace`.
 
         Raises:
             UpstreamFailed: No base gave an answer.
@@ -142,7 +145,7 @@ class EndpointClient:
         """
         if cancelled():
             raise CallCancelled("the call was cancelled")
-        call = _Call(Request(path, content, content_type), deadline)
+        call = _Call(Request(path, content, content_type, trace), deadline)
         with self._lock:
             if not self._is_open:
                 raise UpstreamFailed("the service is shutting down")

@@ -30,6 +30,7 @@ from prinz_enricher.scoring.remote.connection_pool import ConnectionPool, HttpCo
 from prinz_enricher.scoring.remote.load_balancer import BackendHealth
 from prinz_enricher.scoring.remote.upstream import UpstreamFailed, UpstreamRefused
 from prinz_enricher.telemetry.series import OTHER
+from prinz_enricher.telemetry.tracing import BatchTrace
 
 MAX_REFUSAL_BYTES = 1 << 20
 """How much is read of an answer that is an error; MLflow's repeat the data, and have the model's stack trace."""
@@ -59,6 +60,7 @@ class Request:
     path: str
     content: bytes = field(repr=False)
     content_type: str
+    trace: BatchTrace | None = None
 
 
 class RetryScope(Enum):
@@ -157,6 +159,9 @@ class HttpSender:
             (b"Content-Type", request.content_type.encode("ascii")),
             (b"Content-Length", b"%d" % len(request.content)),
         ]
+        traced = None if request.trace is None else request.trace.begin_request()
+        if traced is not None:
+            headers += traced.headers
         if authorization:
             headers.append((b"Authorization", authorization.encode("ascii")))
         sent = httpcore.Request(b"POST", pool.url(request.path), headers=headers, content=request.content)
@@ -179,6 +184,8 @@ class HttpSender:
             raise _broken(url, connection, error) from error
         finally:
             self.requests[status] += 1
+            if traced is not None:
+                traced.end(f"{url}{request.path}", status)
             await pool.release(connection, answered=answered)
         return answer
 

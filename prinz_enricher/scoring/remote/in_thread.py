@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.ports import WorkerAnswer, WorkerDied
+from prinz_enricher.telemetry.tracing import BatchTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Given:
     params: Mapping[str, object]
     correlation: str
     deadline: float | None
+    trace: BatchTrace | None = None
 
 
 class InThreadWorker(ABC):
@@ -41,11 +43,17 @@ class InThreadWorker(ABC):
         """
 
     def send(
-        self, id: int, batch: pa.RecordBatch, params: Mapping[str, object], correlation: str, deadline: float | None
+        self,
+        id: int,
+        batch: pa.RecordBatch,
+        params: Mapping[str, object],
+        correlation: str,
+        deadline: float | None,
+        trace: BatchTrace | None = None,
     ) -> bool:
         """Keep a batch until `receive` scores it."""
         self.check_alive()
-        self._given.append((id, Given(batch, params, correlation, deadline)))
+        self._given.append((id, Given(batch, params, correlation, deadline, trace)))
         return True
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 import structlog
@@ -40,6 +41,7 @@ from prinz_enricher.scoring.remote.upstream import CallCancelled, UpstreamFailed
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.signature import input_schema
 from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.tracing import BatchTrace
 from prinz_enricher.worker import trial
 
 _PER_BASE = 2
@@ -275,7 +277,7 @@ class RemoteWorker(InThreadWorker):
         deadline = time.monotonic() + context.settings.max_compute if call.deadline is None else call.deadline
         body = encode(batch, target.signature, call.params, form)
         try:
-            content = self._post(body, deadline)
+            content = self._post(body, deadline, call.trace)
             if self._answers.learning:
                 self._content = content
             return decode(content, target.name, target.version, target.signature, batch.num_rows, self._answers)
@@ -288,9 +290,9 @@ class RemoteWorker(InThreadWorker):
         except CallCancelled as exc:
             raise WorkerDied("killed") from exc
 
-    def _post(self, body: Body, deadline: float) -> bytes:
-        post = self._context.client.post
-        return post(self._path, body.content, body.content_type, deadline=deadline, cancelled=self._is_killed)
+    def _post(self, body: Body, deadline: float, trace: BatchTrace | None = None) -> bytes:
+        ask = partial(self._context.client.post, deadline=deadline, cancelled=self._is_killed, trace=trace)
+        return ask(self._path, body.content, body.content_type)
 
     def _refusal(self, refusal: UpstreamRefused, call: Given) -> EnricherError:
         """Return what a refusal of a model server means, without its words."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prinz_enricher.scoring.queue import Pending, Stage, single_calls
 from prinz_enricher.scoring.runtime.timer import Alarm
+from prinz_enricher.telemetry.tracing import BatchTrace
 
 MAX_IN_FLIGHT = 2
 """Batches that a worker has at most: it goes on with the second one while the answer to the first is in transit."""
@@ -28,6 +29,7 @@ class InFlightBatch:
     began: float = 0.0
     sent: bool = False
     hang: Alarm | None = None
+    trace: BatchTrace | None = None
 
 
 class InFlightBatches:
@@ -70,7 +72,10 @@ class InFlightBatches:
         """Make a batch of jobs, behind the others."""
         deadlines = (pending.job.deadline for pending in jobs)
         end = min(float("inf") if one is None else one for one in deadlines)
-        self._batches.append(InFlightBatch(next(self._ids), jobs, sum(pending.rows for pending in jobs), end))
+        batch = InFlightBatch(next(self._ids), jobs, sum(pending.rows for pending in jobs), end)
+        if callers := [(trace, pending.submitted) for pending in jobs for trace in pending.job.traces]:
+            batch.trace = BatchTrace(callers, batch.rows)
+        self._batches.append(batch)
         for pending in jobs:
             pending.stage = Stage.PREPARED
 

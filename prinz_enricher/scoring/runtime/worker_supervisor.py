@@ -109,6 +109,9 @@ class WorkerSupervisor:
                 if self._send_batches(worker) and (answer := worker.receive(wait)) is not None:
                     self._handle(answer)
             except WorkerDied as exc:
+                first = self._slot.batches.first
+                if first is not None and first.sent and first.trace is not None:
+                    first.trace.end(first.began, "WORKER_DIED")
                 ended = self._stop_worker() or "unknown"
                 self._group.log.debug("a worker is gone", how=ended, why=str(exc))
                 self._group.died(self._slot, ended)
@@ -128,7 +131,8 @@ class WorkerSupervisor:
                     self._begin(batch)
             try:
                 deadline = None if batch.end == float("inf") else batch.end
-                if not worker.send(batch.id, concat_jobs(batch.jobs), job.job.params, job.correlation, deadline):
+                rows = concat_jobs(batch.jobs)
+                if not worker.send(batch.id, rows, job.job.params, job.correlation, deadline, batch.trace):
                     return True
             except WorkerDied:
                 raise
@@ -159,6 +163,9 @@ class WorkerSupervisor:
         if batch is None or batch.id != answer.id:
             raise WorkerDied("it answered another call")
         self._group.series.scored(batch.rows)
+        if batch.trace is not None:
+            # Before its calls are answered, of which some may be sent again.
+            batch.trace.end(batch.began, answer.outcome.reason if isinstance(answer.outcome, EnricherError) else "")
         if isinstance(answer.outcome, EnricherError):
             self._handle_error(batch, answer.outcome)
             return

@@ -48,6 +48,7 @@ from prinz_enricher.service.score.messages import (
 from prinz_enricher.service.status import internal_failure, to_status
 from prinz_enricher.signature import Field
 from prinz_enricher.telemetry.request_log import Line, RequestLog
+from prinz_enricher.telemetry.tracing import AnyTrace, CallTrace
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -78,12 +79,14 @@ class Answers:
     Attributes:
         ids: The `request_id` of each call, in UTF-8.
         alone: Whether there is one call, with any number of rows.
+        traces: Those of the calls that are in any.
     """
 
     spec: ScoreSpec
     calls: Sequence[Call]
     ids: Sequence[bytes]
     alone: bool = False
+    traces: Sequence[AnyTrace] = ()
 
     def cancelled(self) -> bool:
         """Return whether all callers have gone."""
@@ -114,7 +117,8 @@ class Answers:
             if answered and first.series is not None:
                 rows = outcome.batch.num_rows if self.alone else answered
                 seconds = time.monotonic() - first.arrived
-                first.series.answered(answered, rows, outcome.queue, outcome.compute, seconds)
+                trace_id = next((one.id for one in self.traces if isinstance(one, CallTrace)), None)
+                first.series.answered(answered, rows, outcome.queue, outcome.compute, seconds, trace_id)
 
     def _responses(self, scores: ScoreResult) -> list[bytes]:
         spec = self.spec
@@ -140,10 +144,18 @@ class Answers:
         target = self.spec.target
         if self.spec.log is not None and error.code in _OURS:
             line: Line = {"model": target.name, "version": target.version, "code": error.code.name}
-            line |= {"reason": error.reason, "request_id": self.ids[0].decode(errors="replace"), "trace_id": ""}
-            line["correlation_id"] = error.metadata.get("correlation_id", "")
+            line |= {"reason": error.reason, "request_id": self.ids[0].decode(errors="replace")}
+            line |= {"trace_id": self.calls[0].trace_id, "correlation_id": error.metadata.get("correlation_id", "")}
             self.spec.log.score_failed(line, len(self.calls))
         fail_all(self.calls, to_status(error))
+
+
+def traces_of(calls: Sequence[Call], rows: int) -> list[AnyTrace]:
+    """Return the traces of calls of so many rows each."""
+    traces = [trace for call in calls if (trace := call.trace) is not None]
+    for trace in traces:
+        trace.rows = rows
+    return traces
 
 
 def fail_all(calls: Sequence[Call], status: status_pb2.Status) -> None:
@@ -205,8 +217,9 @@ def score_alone(
     if call.deadline is not None and time.monotonic() >= call.deadline:
         raise DeadlineExceeded("queue")
     # These live until the call is answered; the values of its request need not.
-    answers = Answers(ScoreSpec(target, params, outputs, form, log), [call], [request.request_id.encode()], alone=True)
-    job = Job(target, rows, params, call.deadline, answers.done, call.cancelled)
+    spec, traces = ScoreSpec(target, params, outputs, form, log), traces_of([call], rows.num_rows)
+    answers = Answers(spec, [call], [request.request_id.encode()], alone=True, traces=traces)
+    job = Job(target, rows, params, call.deadline, answers.done, call.cancelled, traces=traces)
     for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
         pool.submit(part)
 

@@ -24,7 +24,7 @@ from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, are_noted
-from prinz_enricher.service.score.call import Answers, ScoreSpec, fail_all
+from prinz_enricher.service.score.call import Answers, ScoreSpec, fail_all, traces_of
 from prinz_enricher.service.score.template import Template, Templates, learn_template
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
@@ -77,7 +77,8 @@ def _job_of(
     spec: ScoreSpec, calls: Sequence[Call], ids: Sequence[bytes], batch: pa.RecordBatch, deadline: float | None
 ) -> Job:
     """Return the job of a group, with the first of the calls' deadlines."""
-    answers = Answers(spec, calls, ids)
+    traces = traces_of(calls, 1)
+    answers = Answers(spec, calls, ids, traces=traces)
 
     def split_calls() -> list[Job]:
         return [
@@ -95,6 +96,7 @@ def _job_of(
         nulls=False,
         calls=len(calls),
         split_calls=split_calls,
+        traces=traces,
     )
 
 

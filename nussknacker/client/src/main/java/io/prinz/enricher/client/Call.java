@@ -1,5 +1,6 @@
 package io.prinz.enricher.client;
 
+import io.grpc.Metadata;
 import io.prinz.enricher.values.Row;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
@@ -12,6 +13,9 @@ final class Call {
   final Row row;
   /** By {@code System.nanoTime()}. */
   final long deadline;
+
+  /** Continue the caller's trace; null for none. */
+  final Metadata trace = TraceHeaders.current();
 
   private final Executor executor;
   private final CompletableFuture<Map<String, Object>> future = new CompletableFuture<>();

@@ -99,6 +99,7 @@ public final class EnricherClient implements AutoCloseable {
             method,
             request,
             deadline,
+            TraceHeaders.current(),
             new Sender.Outcome<R>() {
               @Override
               public void answered(R response) {

@@ -1,11 +1,13 @@
 package io.prinz.enricher.client;
 
+import io.grpc.Metadata;
 import io.prinz.enricher.v1.ScoreRequest;
 import io.prinz.enricher.v1.ScoreResponse;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
@@ -112,7 +114,9 @@ final class Lane {
       outcome.failed(new EnricherException("INTERNAL", "", "the rows can't be written: " + unwritable));
       return;
     }
-    sender.send(Methods.SCORE, request, deadline, outcome);
+    // A message is a part of one trace: that of the first of its callers who is in any.
+    Metadata trace = calls.stream().map(call -> call.trace).filter(Objects::nonNull).findFirst().orElse(null);
+    sender.send(Methods.SCORE, request, deadline, trace, outcome);
   }
 
   private void landed(Message message) {

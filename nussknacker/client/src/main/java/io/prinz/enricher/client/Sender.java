@@ -2,10 +2,13 @@ package io.prinz.enricher.client;
 
 import io.grpc.Attributes;
 import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientInterceptors;
 import io.grpc.ClientStreamTracer;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.stub.ClientCalls;
+import io.grpc.stub.MetadataUtils;
 import io.grpc.stub.StreamObserver;
 import java.time.Duration;
 import java.util.Set;
@@ -43,15 +46,17 @@ final class Sender {
    * Sends a request.
    *
    * @param deadline by {@code System.nanoTime()}
+   * @param trace headers that continue the caller's trace; null for none
    */
-  <Q, R> void send(MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome) {
-    attempt(method, request, deadline, outcome, 0, null);
+  <Q, R> void send(MethodDescriptor<Q, R> method, Q request, long deadline, Metadata trace, Outcome<R> outcome) {
+    attempt(method, request, deadline, trace, outcome, 0, null);
   }
 
   private <Q, R> void attempt(
       MethodDescriptor<Q, R> method,
       Q request,
       long deadline,
+      Metadata trace,
       Outcome<R> outcome,
       int earlier,
       EnricherException before) {
@@ -61,8 +66,11 @@ final class Sender {
             .withCallCredentials(channels.token())
             .withDeadlineAfter(Math.max(0, deadline - System.nanoTime()), TimeUnit.NANOSECONDS)
             .withStreamTracerFactory(reached);
+    Channel next = channels.next();
+    Channel channel =
+        trace == null ? next : ClientInterceptors.intercept(next, MetadataUtils.newAttachHeadersInterceptor(trace));
     ClientCalls.asyncUnaryCall(
-        channels.next().newCall(method, options),
+        channel.newCall(method, options),
         request,
         new StreamObserver<R>() {
           private R response;
@@ -75,7 +83,7 @@ final class Sender {
           @Override
           public void onError(Throwable failure) {
             EnricherException error = Errors.of(failure, reached.service ? null : channels.connection());
-            if (!again(method, request, deadline, outcome, earlier, error)) {
+            if (!again(method, request, deadline, trace, outcome, earlier, error)) {
               // That the time was up while there was no connection again says less than why there was none.
               boolean away = before != null && !reached.service && Errors.isTooLate(error);
               outcome.failed(away ? before : error);
@@ -90,7 +98,13 @@ final class Sender {
   }
 
   private <Q, R> boolean again(
-      MethodDescriptor<Q, R> method, Q request, long deadline, Outcome<R> outcome, int earlier, EnricherException error) {
+      MethodDescriptor<Q, R> method,
+      Q request,
+      long deadline,
+      Metadata trace,
+      Outcome<R> outcome,
+      int earlier,
+      EnricherException error) {
     if (!Errors.mayPass(error)) {
       return false;
     }
@@ -98,7 +112,7 @@ final class Sender {
     if (deadline - System.nanoTime() - pause < LEAST_LEFT) {
       return false;
     }
-    Retry<Q, R> retry = new Retry<>(method, request, deadline, outcome, earlier + 1, error);
+    Retry<Q, R> retry = new Retry<>(method, request, deadline, trace, outcome, earlier + 1, error);
     retries.add(retry);
     try {
       timer.schedule(retry, pause, TimeUnit.NANOSECONDS);
@@ -151,6 +165,7 @@ final class Sender {
     private final MethodDescriptor<Q, R> method;
     private final Q request;
     private final long deadline;
+    private final Metadata trace;
     private final Outcome<R> outcome;
     private final int earlier;
     private final EnricherException before;
@@ -159,12 +174,14 @@ final class Sender {
         MethodDescriptor<Q, R> method,
         Q request,
         long deadline,
+        Metadata trace,
         Outcome<R> outcome,
         int earlier,
         EnricherException before) {
       this.method = method;
       this.request = request;
       this.deadline = deadline;
+      this.trace = trace;
       this.outcome = outcome;
       this.earlier = earlier;
       this.before = before;
@@ -178,7 +195,7 @@ final class Sender {
       if (Errors.isTransport(before)) {
         channels.reconnect();
       }
-      attempt(method, request, deadline, outcome, earlier, before);
+      attempt(method, request, deadline, trace, outcome, earlier, before);
     }
   }
 }

@@ -26,6 +26,12 @@ public final class ServiceProcess implements AutoCloseable {
 
   /** Starts it, and waits until it serves the models of these names, loaded; an asterisk stands for any text. */
   public ServiceProcess(int port, String preload, String... flags) throws IOException, InterruptedException {
+    this(port, Map.of(), preload, flags);
+  }
+
+  /** Starts it with more variables. */
+  ServiceProcess(int port, Map<String, String> variables, String preload, String... flags)
+      throws IOException, InterruptedException {
     this.port = port;
     String python = variable("PRINZ_TEST_PYTHON");
     ProcessBuilder builder =
@@ -34,6 +40,7 @@ public final class ServiceProcess implements AutoCloseable {
             "--port", Integer.toString(port), "--registry", registry(), "--log-format", "json", "--preload", preload);
     builder.command().addAll(List.of(flags));
     builder.environment().put("PRINZ_REGISTRY__REFRESH_INTERVAL", "0.2");
+    builder.environment().putAll(variables);
     builder.redirectErrorStream(true);
     process = builder.start();
     reader = new Thread(this::read, "service-log");

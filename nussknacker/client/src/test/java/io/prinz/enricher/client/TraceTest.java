@@ -1,0 +1,91 @@
+package io.prinz.enricher.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.sun.net.httpserver.HttpServer;
+import io.opentelemetry.api.trace.Span;
+import io.opentelemetry.api.trace.SpanContext;
+import io.opentelemetry.api.trace.TraceFlags;
+import io.opentelemetry.api.trace.TraceState;
+import io.opentelemetry.context.Scope;
+import io.prinz.enricher.v1.Signature;
+import java.net.InetSocketAddress;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.ForkJoinPool;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
+
+/** Calls continue the trace of who makes them. */
+@Timeout(180)
+@EnabledIfEnvironmentVariable(named = "PRINZ_TEST_REGISTRY", matches = ".+", disabledReason = "needs make test-nussknacker")
+class TraceTest {
+  private static final Duration LONG = Duration.ofSeconds(60);
+  private static final String WINE = "MLF-ElasticnetWineModel-1";
+  private static final String TRACE = "0af7651916cd43dd8448eb211c80319c";
+  private static final String SPAN = "b7ad6b7169203331";
+  private static final String METHOD = "prinz.enricher.v1.EnricherService/Score";
+
+  /** A row that leaves alone, and rows that share messages, are spans of the caller's trace at the service. */
+  @Test
+  void aCallContinuesTheTraceOfItsCaller() throws Exception {
+    assertNull(TraceHeaders.current());
+    BlockingQueue<String> spans = new LinkedBlockingQueue<>();
+    HttpServer receiver = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 0);
+    receiver.createContext(
+        "/v1/traces",
+        exchange -> {
+          // A protobuf message, in which ids are the bytes that they are and names are text.
+          spans.add(new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.ISO_8859_1));
+          exchange.sendResponseHeaders(200, -1);
+          exchange.close();
+        });
+    receiver.start();
+    Map<String, String> variables =
+        Map.of(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:" + receiver.getAddress().getPort(),
+            "OTEL_TRACES_SAMPLER", "parentbased_always_off",
+            "OTEL_BSP_SCHEDULE_DELAY", "20");
+    try (ServiceProcess service = new ServiceProcess(ServiceProcess.freePort(), variables, WINE);
+        EnricherClient client = new EnricherClient(Connection.to(List.of(service.address())).build())) {
+      ModelReference model = ModelReference.ofDefault(WINE);
+      Signature signature = client.signature(model, LONG);
+      Map<String, Object> row = new HashMap<>();
+      signature.getInputsList().forEach(field -> row.put(field.getName(), 0.5));
+      Scorer scorer = client.scorer(model, signature, Map.of(), List.of(), LONG);
+      Map<String, Object> scores = scorer.score(row, ForkJoinPool.commonPool()).get(60, TimeUnit.SECONDS);
+      SpanContext caller =
+          SpanContext.create(TRACE, SPAN, TraceFlags.getSampled(), TraceState.builder().put("a", "1").build());
+      try (Scope scope = Span.wrap(caller).makeCurrent()) {
+        assertEquals(scores, scorer.score(row, ForkJoinPool.commonPool()).get(60, TimeUnit.SECONDS));
+      }
+      StringBuilder seen = new StringBuilder();
+      for (String name : List.of(METHOD, "queue", "predict", "a=1", bytes(TRACE), bytes(SPAN))) {
+        while (seen.indexOf(name) < 0) {
+          String more = spans.poll(60, TimeUnit.SECONDS);
+          assertTrue(more != null, "no span with " + name);
+          seen.append(more);
+        }
+      }
+    } finally {
+      receiver.stop(0);
+    }
+  }
+
+  private static String bytes(String hexadecimal) {
+    StringBuilder text = new StringBuilder();
+    for (int place = 0; place < hexadecimal.length(); place += 2) {
+      text.append((char) Integer.parseInt(hexadecimal.substring(place, place + 2), 16));
+    }
+    return text.toString();
+  }
+}
