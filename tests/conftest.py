@@ -35,6 +35,12 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+@pytest.fixture(autouse=True)
+def logging_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a command that a test runs in this process from setting the level of the logs that other tests read."""
+    monkeypatch.setattr("prinz_enricher.telemetry.configure_logging", lambda *_: None)
+
+
 @dataclass(frozen=True)
 class RunningRegistry:
     """A real `mlflow server` on loopback.
