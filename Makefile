@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile clean
+.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +81,9 @@ fuzz: $(READY) ## Ask the service all sorts of nonsense (MINUTES=10), and see th
 
 hostile: $(READY) ## Attack a service in each known way, and print what others see of it (ARGS=--help)
 	$(BIN)/python -m tests.hostile $(ARGS)
+
+soak: $(READY) ## Call a service in all ways while workers, files and registry fail (MINUTES=30), and see that it holds (ARGS=--help)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 bench-batch: $(READY) ## What the columnar core costs, beside its floor
 	$(BIN)/python benchmarks/batch.py

@@ -21,6 +21,10 @@ _MIN_CALLS = 5
 _OUTLIER = 10.0
 """Multiple of the estimate that a call counts as at most: one pause of the machine must not shut callers out."""
 
+_FAR = 16
+"""Multiple of the most rows lately seen in a call up to which the line is followed. Beyond, the noise of calls of a few
+rows would become minutes, and one call of many rows shut out all others while it has its turn."""
+
 UNKNOWN_LOAD_SECONDS = 5.0
 """Estimate of a load as long as none was timed."""
 
@@ -34,7 +38,7 @@ class CallCost:
 
     def __init__(self) -> None:
         self._calls = 0
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._weight = self._x = self._y = self._xx = self._xy = self._most = 0.0
         self._fixed = self._each = 0.0
 
     @property
@@ -44,6 +48,7 @@ class CallCost:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a call of some rows that took some seconds."""
+        self._most = max(rows, self._most * _DECAY)
         if self.known:
             seconds = min(seconds, _OUTLIER * max(self.estimate(rows), 1e-4))
         self._calls += 1
@@ -61,11 +66,13 @@ class CallCost:
 
     def estimate(self, rows: int) -> float:
         """Estimate a call's seconds; 0.0 if nothing is known."""
-        return self._fixed + self._each * rows
+        return self._fixed + self._each * min(rows, _FAR * self._most)
 
     def wait(self, calls: float, rows: int, in_flight: float, workers: int) -> float:
         """Estimate the seconds until a job has its turn after waiting calls and work in flight; 0.0 if unknown."""
-        return (in_flight + calls * self._fixed + rows * self._each) / workers if self.known else 0.0
+        if not self.known:
+            return 0.0
+        return (in_flight + calls * self._fixed + min(rows, calls * _FAR * self._most) * self._each) / workers
 
 
 class LoadTimes:

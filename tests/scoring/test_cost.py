@@ -16,12 +16,13 @@ from prinz_enricher.scoring.cost import CallCost
     rows=st.integers(1, 1000),
 )
 def test_a_line_is_learnt(fixed: float, each: float, sizes: list[int], rows: int) -> None:
-    """Where calls cost a + b·n, so does the estimate, for other sizes too."""
+    """Where calls cost a + b·n, so does the estimate, for other sizes too, up to sixteen times the largest."""
     cost = CallCost()
     for size in sizes:
         cost.observe(size, fixed + each * size)
     if all(fixed + each * size <= 9 * (fixed + each * min(sizes)) for size in sizes):
         # Below the bound for outliers, whatever the order.
+        rows = min(rows, 16 * sizes[-1])
         assert cost.estimate(rows) == pytest.approx(fixed + each * rows, rel=0.05, abs=1e-3 * fixed)
 
 
@@ -52,6 +53,22 @@ def test_rows_of_one_size_tell_nothing_of_more_rows() -> None:
     for _ in range(10):
         cost.observe(1, 0.01)
     assert cost.estimate(1000) == pytest.approx(0.01)
+
+
+def test_a_few_rows_tell_nothing_of_very_many() -> None:
+    """What noise makes of calls of a few rows shuts nobody out while a call of many rows waits or is scored."""
+    cost = CallCost()
+    for _ in range(10):
+        for size, took in ((1, 0.002), (19, 0.04), (20, 0.02), (3, 0.001)):
+            cost.observe(size, took)
+    assert 0.02 < cost.estimate(20) < 0.05
+    assert cost.estimate(50_000) < 1.0
+    assert cost.wait(2, 50_020, 0.0, 1) < 1.5
+    # Once such a call was seen, it is known what it costs; not for ever.
+    cost.observe(50_000, 20.0)
+    for _ in range(5):
+        cost.observe(2, 0.002)
+    assert cost.estimate(50_000) == pytest.approx(20.0, rel=0.2)
 
 
 def test_one_pause_of_the_machine_counts_little() -> None:

@@ -1,4 +1,4 @@
-"""A proxy of TCP connections on loopback that now and then cuts an answer in the middle, and resets the connection."""
+"""A proxy of TCP connections on loopback that cuts answers in the middle, or all connections for a while."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ class CuttingProxy:
 
     Args:
         port: Of loopback, where it leads to.
-        every: The first cut is of the answer with this number, and so on.
+        every: The first cut is of the answer with this number, and so on; 0 for none.
+
+    Attributes:
+        cuts: How many answers were cut.
+        away: Whether all connections are closed, new ones too.
     """
 
     def __init__(self, port: int, every: int) -> None:
         self.cuts = 0
+        self.away = False
         self._port = port
         self._every = every
         self._answers = itertools.count(1)
@@ -52,11 +57,13 @@ class CuttingProxy:
         self._thread.join()
 
     def _pass(self, client: socket.socket) -> None:
+        if self.away:
+            return
         with socket.create_connection(("127.0.0.1", self._port), timeout=60) as server:
             up = threading.Thread(target=_copy, args=(client, server), daemon=True)
             up.start()
             while content := server.recv(1 << 16):
-                if next(self._answers) % self._every == 0:
+                if self._cuts_next():
                     self.cuts += 1
                     client.sendall(content[: len(content) - 3])
                     # To close it now sends a reset.
@@ -65,6 +72,9 @@ class CuttingProxy:
                     break
                 client.sendall(content)
         up.join(timeout=10)
+
+    def _cuts_next(self) -> bool:
+        return self.away or (self._every > 0 and next(self._answers) % self._every == 0)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

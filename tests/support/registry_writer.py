@@ -71,6 +71,10 @@ class RegistryWriter:
         )
         return str(answer["model_version"]["version"])
 
+    def copy_version(self, name: str, source: str) -> None:
+        """Add a version whose files are those of another one, which MLflow 3 has logged and has this source."""
+        self._post("model-versions/create", name=name, source=source, model_id=source.removeprefix("models:/"))
+
     def mlmodel_path(self, uri: str) -> Path:
         """Return where the server keeps the MLmodel file of a version with this source."""
         return self.artifacts.joinpath(*uri.removeprefix("mlflow-artifacts:/").split("/"), "MLmodel")
