@@ -162,12 +162,12 @@ def main() -> None:
         line = f"{name:32} {rate:8,.0f}/s {cpu * 1e6:7,.0f} µs"
         for baseline in SIDES[name].baselines:
             pairs = list(zip(found, results[baseline], strict=True))
-            line += f"\n    of {baseline}: calls/s {_mean([mine.rate / other.rate for mine, other in pairs])}"
-            line += f", CPU {_mean([mine.cpu / other.cpu for mine, other in pairs])}"
+            line += f"\n    of {baseline}: calls/s {mean_ratio([mine.rate / other.rate for mine, other in pairs])}"
+            line += f", CPU {mean_ratio([mine.cpu / other.cpu for mine, other in pairs])}"
         print(line)
 
 
-def _mean(ratios: list[float]) -> str:
+def mean_ratio(ratios: list[float]) -> str:
     """Return the geometric mean of ratios, and its 95 % interval: normal, so meant for some thirty rounds and more."""
     logs = [math.log(ratio) for ratio in ratios]
     mean, error = statistics.fmean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
