@@ -18,6 +18,7 @@ from prinz_enricher.config import ConfigError, Settings, TlsSettings, reload
 from prinz_enricher.fronts.admin.admin_http import AdminHttpError, AdminHttpServer
 from prinz_enricher.fronts.admin.http_tls import HttpTls
 from prinz_enricher.fronts.grpc import SERVICE, Callers, FrontSecurity, open_front
+from prinz_enricher.fronts.grpc.admission import limits_of
 from prinz_enricher.fronts.listener import listen
 from prinz_enricher.provision.provision_errors import ProvisionError
 from prinz_enricher.registry import AccessError, PrivateServerError, open_access
@@ -44,12 +45,16 @@ from prinz_enricher.telemetry.series import Series
 from prinz_enricher.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
+    from prinz_enricher.fronts.http.api import ApiLimits
+    from prinz_enricher.fronts.http.http_front import HttpFront
     from prinz_enricher.security.certificates import CertificateFiles
 
 log = structlog.stdlib.get_logger(__name__)
 
 _FLUSH_SECONDS = 5.0
 """How long the last spans may take to be exported."""
+_LEAST_GRACE = 2.0
+"""Seconds that requests of HTTP have to end, however long those of gRPC took."""
 
 START_ERRORS = (AccessError, AdminHttpError, AuditError, FrontError, PrivateServerError, ProvisionError, SecurityError)
 """What an application raises that can't start here; each says in one sentence why."""
@@ -71,6 +76,7 @@ class Application:
         self._health_thread = threading.Thread(target=self._keep_health, name="health", daemon=True)
         self._registries = Registries(settings.all_registries)
         self._admin: AdminHttpServer | None = None
+        self._api: HttpFront | None = None
         self._audit: AuditLog | None = None
         self._series = Series()
         self._tracing = open_tracing()
@@ -122,6 +128,10 @@ class Application:
             port = self._front.start(self._service.handle, self._service.open_source, self._call_log())
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
+            if self._settings.api.port is not None:
+                self._api = self._open_api()
+                undo.callback(self._api.drain, 0.0)
+                self._api.start(self._service.handle, self._call_log())
             if self._settings.http.port is not None:
                 asked = self._authenticator if self._authenticator.enabled else None
                 certificates = self._certificates
@@ -162,6 +172,8 @@ class Application:
         self._quotas.change(settings.quota)
         self._service.change(_limits_of(settings), rules)
         self._front.change(settings.server, rules, self._call_log())
+        if self._api is not None:
+            self._api.change(limits_of(settings.server), _api_limits(settings), self._call_log())
         self._pool.change(_pool_settings(settings))
         if settings.all_registries != old.all_registries:
             self._registries.change(settings.all_registries)
@@ -180,7 +192,12 @@ class Application:
         self._draining = True
         self._health_changed.set()
         self._health_thread.join()
+        if self._api is not None:
+            self._api.begin_drain()
+        began = time.monotonic()
         self._front.drain(grace)
+        if self._api is not None:
+            self._api.drain(max(_LEAST_GRACE, grace - (time.monotonic() - began)))
         self._service.close()
         self._requests.close()
         if self._audit is not None:
@@ -200,6 +217,25 @@ class Application:
         """Return what notes calls; None where none need be noted, which costs least."""
         needed = self._quotas.enabled or self._audit is not None or self._requests.enabled
         return self._accounting if needed else None
+
+    def _open_api(self) -> HttpFront:
+        """Return the HTTP API, which listens and takes no connections yet; raises FrontError."""
+        # A service without it does not import what it needs.
+        from prinz_enricher.fronts.http.http_front import HttpFront
+
+        server, api = self._settings.server, self._settings.api
+        listener = listen(api.host, api.port or 0, "the HTTP API", FrontError)
+        required = bool(server.tls.client_ca)
+        tls = None if self._certificates is None else HttpTls(server.tls, self._certificates, required=required)
+        callers = self._callers if self._authenticator.enabled else None
+        log.info("http api listens", host=api.host, port=listener.getsockname()[1], tls=tls is not None)
+        return HttpFront(
+            *(listener, self._targets, limits_of(server), _api_limits(self._settings)),
+            callers=callers,
+            tls=tls,
+            series=self._series,
+            tracing=self._tracing,
+        )
 
     def _close_security(self) -> None:
         self._callers.close()
@@ -303,6 +339,13 @@ def _limits_of(settings: Settings) -> Limits:
     server, scoring = settings.server, settings.scoring
     decoded = server.max_decoded_bytes or 8 * server.max_message_bytes
     return Limits(scoring.max_batch_rows, server.max_message_bytes, scoring.max_shared_rows, decoded)
+
+
+def _api_limits(settings: Settings) -> ApiLimits:
+    # A service without the HTTP API does not import it.
+    from prinz_enricher.fronts.http.api import ApiLimits
+
+    return ApiLimits(settings.server.max_message_bytes, settings.scoring.max_batch_rows, settings.api.timeout)
 
 
 def _pool_settings(settings: Settings) -> PoolSettings:

@@ -13,6 +13,7 @@ _RELOADED: Final[Mapping[str, frozenset[str]]] = {
     for section, keys in {
         "registry": "include exclude refresh_interval signature_ttl",
         "server": "max_decoded_bytes max_calls max_inflight_bytes grace_period",
+        "api": "timeout",
         "access": "principals models methods",
         "quota": "rows_per_second calls_in_flight",
         "scoring": "preload max_workers replicas max_batch_rows max_queue_rows max_shared_rows max_delay max_wait"

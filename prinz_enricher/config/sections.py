@@ -134,6 +134,17 @@ class HttpSettings(Section):
         return self
 
 
+class ApiSettings(Section):
+    """The HTTP API, with the TLS, tokens and rules of gRPC; see docs/http-api.md."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """address to listen on; 0.0.0.0 for all"""
+    port: int | None = Field(None, ge=0, le=65535)
+    """port; 0 picks a free one; unset disables the API"""
+    timeout: float = Field(60.0, gt=0, le=3600)
+    """maximum seconds of a request; callers may set less by the header X-Request-Timeout"""
+
+
 class LoggingSettings(Section):
     """Logs, written to standard error; see docs/logging.md."""
 

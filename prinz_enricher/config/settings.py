@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from prinz_enricher.config.caller_settings import AccessRule, AuditSettings, AuthSettings, QuotaSettings
 from prinz_enricher.config.connections import EndpointSettings, RegistrySettings
 from prinz_enricher.config.sections import (
+    ApiSettings,
     CacheSettings,
     HttpSettings,
     LoggingSettings,
@@ -48,6 +49,7 @@ class Settings(Section):
     registries: dict[str, RegistrySettings] = Field({}, description="more registries, each under a name")
     endpoints: dict[str, EndpointSettings] = Field({}, description="model servers elsewhere, each under a name")
     server: ServerSettings = ServerSettings()
+    api: ApiSettings = ApiSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     access: tuple[AccessRule, ...] = ()
@@ -71,6 +73,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _are_safe(self) -> Self:
         hosts = {"server.host": self.server.host} | ({} if self.http.port is None else {"http.host": self.http.host})
+        hosts |= {} if self.api.port is None else {"api.host": self.api.host}
         opened = next((key for key, host in hosts.items() if not is_loopback(host)), None)
         if opened is not None and not self.server.tls.enabled and not self.server.insecure:
             hint = "set server.tls.certificate and key, or allow it by server.insecure (--insecure)"

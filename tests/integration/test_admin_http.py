@@ -158,7 +158,7 @@ def test_nothing_of_the_door_without_a_port() -> None:
     program = """
 import sys
 import prinz_enricher.service, prinz_enricher.cli.serve
-found = sorted({"waitress", "prometheus_client"} & sys.modules.keys())
+found = sorted({"waitress", "prometheus_client", "httptools", "prinz_enricher.fronts.http"} & sys.modules.keys())
 sys.exit(f"imported: {found}" if found else 0)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -26,6 +26,7 @@ BASE: dict[str, Any] = {
     "endpoints": {"farm": {"urls": ["https://127.0.0.1:7"]}},
     "auth": {"tokens_file": "tokens.toml"},
     "http": {"port": 1},
+    "api": {"port": 1},
 }
 
 OTHER: dict[str, object] = {
@@ -245,7 +246,7 @@ def test_what_is_taken_over_reaches_what_works_by_it(hostile_server: HostileServ
     shown = {"scoring.preload", "scoring.max_batch_rows", "logging.level", "logging.format", "registry.signature_ttl"}
     shown |= {"server.grace_period", "server.max_decoded_bytes", "registry.include", "registry.exclude"}
     shown |= {"registry.refresh_interval", "access", "quota.rows_per_second"}
-    shown |= {"logging.requests", "logging.slow_call_seconds"}
+    shown |= {"logging.requests", "logging.slow_call_seconds", "api.timeout"}
     taken = {".".join(path) for path in KEYS if is_reloaded(".".join(path[:-1]), path[-1])} | {"access"}
     assert taken == changes.keys() | shown
     assert AccessRule.model_fields.keys() == {key for key in AccessRule.model_fields if is_reloaded("access", key)}

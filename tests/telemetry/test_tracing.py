@@ -20,6 +20,8 @@ from prinz_enricher.telemetry.span_export import SpanExport
 from prinz_enricher.telemetry.tracing import CallTrace, Tracing, UnsampledTrace
 from tests.support.call_log import Log
 from tests.support.front_core import FRONTS, WAIT, Running, eventually, running_front
+from tests.support.guarded_service import GuardedService
+from tests.support.http_api import running_api
 from tests.support.span_receiver import ERROR, SERVER, SpanReceiver
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -306,3 +308,20 @@ def test_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     (processor,) = spans._processors
     assert "grpc" in type(processor.span_exporter).__module__
     spans.close(5.0)
+
+
+def test_requests_of_http(receiver: SpanReceiver, tracing: Tracing) -> None:
+    """They continue the trace of their headers; an error names it."""
+    with GuardedService("wine") as service, running_api(service, tracing=tracing) as api:
+        assert api.score([{"x": 1}], headers={"traceparent": SAMPLED, "tracestate": "a=b"}).status_code == 200
+        found = receiver.of_trace(TRACE, [METHOD, "queue", "predict"])
+        assert (found[METHOD].parent, found[METHOD].state, found[METHOD].attributes["prinz.model"]) == (
+            SPAN,
+            "a=b",
+            "wine",
+        )
+        refused = api.score([{"x": "text"}], headers={"traceparent": UNSAMPLED})
+        assert (refused.status_code, refused.json()["trace_id"]) == (422, TRACE)
+        for value in HOSTILE.values():
+            headers = {"traceparent": value} if value and len(value) < 9_000 else {}
+            assert api.score([{"x": 1}], headers=headers).status_code == 200

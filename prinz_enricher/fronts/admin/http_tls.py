@@ -24,22 +24,23 @@ log = structlog.stdlib.get_logger(__name__)
 class HttpTls:
     """What a new connection needs, by the certificates as they are now. One thread calls it.
 
-    A client may show a certificate of `client_ca`, and need not: probes have none.
+    A client may show a certificate of `client_ca`, and need not unless it is `required`: probes have none.
     """
 
-    def __init__(self, settings: TlsSettings, files: CertificateFiles) -> None:
+    def __init__(self, settings: TlsSettings, files: CertificateFiles, *, required: bool = False) -> None:
         self._settings = settings
+        self._verify = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
         self._files = files
         self._loaded = files.current
         self._failed: Certificates | None = None
-        self._context = _load(settings, files.current)
+        self._context = _load(settings, files.current, self._verify)
 
     def context(self) -> ssl.SSLContext:
         """Return the context of a new connection."""
         current = self._files.current
         if current is not self._loaded:
             try:
-                self._context, self._loaded = _load(self._settings, current), current
+                self._context, self._loaded = _load(self._settings, current, self._verify), current
             except OSError as error:
                 # Exchanged again since they were read; the next connection finds them whole. Each is logged once.
                 if current is not self._failed:
@@ -48,18 +49,18 @@ class HttpTls:
         return self._context
 
 
-def _load(settings: TlsSettings, certificates: Certificates) -> ssl.SSLContext:
+def _load(settings: TlsSettings, certificates: Certificates, verify: ssl.VerifyMode) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Python takes them from files alone. A password would be asked for on the terminal.
     context.load_cert_chain(settings.certificate, settings.key, password=lambda: b"")
     if certificates.client_ca is not None:
         context.load_verify_locations(cadata=certificates.client_ca.decode("ascii", errors="ignore"))
-        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_mode = verify
     return context
 
 
-def client_certificate(connection: ssl.SSLSocket) -> ClientCertificate | None:
+def client_certificate(connection: ssl.SSLSocket | ssl.SSLObject) -> ClientCertificate | None:
     """Return what names the client of a connection whose handshake is done; None without a certificate."""
     found: Any = connection.getpeercert()
     if not found:

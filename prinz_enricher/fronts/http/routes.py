@@ -1,0 +1,73 @@
+"""The routes of the HTTP API: which paths there are, what each takes, and in which form it has its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prinz_enricher.fronts.http.problems import NUSSKNACKER, PROBLEM
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route.
+
+    Attributes:
+        template: Its path, as OpenAPI and metrics have it.
+        method: The one that it takes; HEAD goes with GET.
+        does: What is done, by name.
+        errors: The form of its errors.
+        method_name: As the audit log has it.
+        is_open: Whether anybody may ask.
+    """
+
+    template: str
+    method: str
+    does: str
+    errors: str = PROBLEM
+    method_name: str = "Score"
+    is_open: bool = False
+
+    def match(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """Return the parts of a path by their names in the template; None for another path."""
+        parts = self.template.split("/")[1:]
+        if len(parts) != len(segments):
+            return None
+        found: dict[str, str] = {}
+        for part, segment in zip(parts, segments, strict=True):
+            if not part.startswith("{"):
+                if part != segment:
+                    return None
+                continue
+            name, _, ending = part[1:].partition("}")
+            value = segment.removesuffix(ending)
+            if not value or (ending and value == segment):
+                return None
+            found[name] = value
+        return found
+
+
+ROUTES: Final = (
+    Route("/v1/models", "GET", "list", method_name="ListModels"),
+    # Before the one without an ending.
+    Route("/v1/models/{name}:score", "POST", "score"),
+    Route("/v1/models/{name}/versions/{version}:score", "POST", "score"),
+    Route("/v1/models/{name}/aliases/{alias}:score", "POST", "score"),
+    Route("/v1/models/{name}", "GET", "get", method_name="ListModels"),
+)
+
+_BY_LENGTH: Final[dict[int, list[Route]]] = {}
+for _route in ROUTES:
+    _BY_LENGTH.setdefault(_route.template.count("/"), []).append(_route)
+
+
+def find_routes(segments: Sequence[str]) -> list[tuple[Route, dict[str, str]]]:
+    """Return the routes of a path, with its parts; of several methods, or none."""
+    tried = ((route, route.match(segments)) for route in _BY_LENGTH.get(len(segments), ()))
+    return [(route, names) for route, names in tried if names is not None]
+
+
+def errors_of(path: bytes) -> str:
+    """Return the form of errors of whatever has no route."""
+    return NUSSKNACKER if path.startswith(b"/nussknacker/") else PROBLEM

@@ -1,0 +1,196 @@
+"""Rows in bodies of HTTP as `Score` messages, and responses as bodies: what a caller of gRPC does by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qs, quote
+
+from prinz_enricher.batch.json_answers import EXACT, NULLS, JsonStyle, json_values, write
+from prinz_enricher.batch.json_rows import columns_of, json_columns, json_params, parse_json
+from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import model_pb2
+from prinz_enricher.errors import BatchTooLarge, InvalidRequest, OutputMismatch, SignatureChanged
+from prinz_enricher.service.calls import Call
+from prinz_enricher.service.targets import Targets
+from prinz_enricher.signature import Signature
+from prinz_enricher.telemetry.series import Series
+
+ARROW: Final = "application/vnd.apache.arrow.stream"
+JSON: Final = "application/json"
+DIGEST: Final = 8
+"""Characters of a signature's digest that stand in the paths of Nussknacker."""
+
+_KEYS: Final = {"rows", "params", "outputs"}
+_DECODE_ERROR: Final = "has a year outside 1 to 9999, which JSON can't tell"
+
+
+@dataclass(slots=True)
+class Asked:
+    """Rows as a caller sends them, before they are checked: column by column."""
+
+    columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    rows: int = 0
+    params: Mapping[str, object] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    stream: bytes | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """The body of an answer with its media type, and lines of its head."""
+
+    body: bytes
+    media: str = JSON
+    headers: bytes = b""
+
+
+class ScoreForm:
+    """How a route has its rows and its scores. One object for each request."""
+
+    def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
+        """Return the rows of a body; raises EnricherError."""
+        raise NotImplementedError
+
+    def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:
+        """Return the answer with the scores; raises OverflowError for a value that JSON lacks."""
+        raise NotImplementedError
+
+
+class ScoreExchange:
+    """Turns one body into a serialised `ScoreRequest`, and the response into a body.
+
+    The version is chosen here, since its signature says what a text or a number means, and named in the request: the
+    service then checks rights, quotas and rows as it does for gRPC.
+    """
+
+    def __init__(
+        self, targets: Targets, series: Series, reference: model_pb2.ModelRef, form: ScoreForm, digest: str = ""
+    ) -> None:
+        self._targets = targets
+        self._series = series
+        self._reference = reference
+        self._form = form
+        self._digest = digest
+        self._signature: Signature | None = None
+        self._version = ""
+
+    def request(self, call: Call, body: bytes, media: str, query: bytes, request_id: str, max_rows: int) -> bytes:
+        """Return the message that asks for a body's scores; raises EnricherError."""
+        reference = self._reference
+        if call.audit is not None:
+            call.audit.model = reference.name
+        version = self._targets.resolve(reference, call.principal, "score")
+        self._version = version.version
+        if call.audit is not None:
+            call.audit.version = version.version
+        call.series = self._series.version(version.name, version.version)
+        signature = self._signature = self._targets.signature(version)
+        if self._digest and (len(self._digest) < DIGEST or not signature.digest.startswith(self._digest)):
+            raise SignatureChanged(version.name, version.version, signature.digest)
+        asked = self._form.read(body, media, query, signature)
+        if asked.rows > max_rows:
+            raise BatchTooLarge(asked.rows, max_rows)
+        message = pb.ScoreRequest(request_id=request_id, outputs=_texts(asked.outputs))
+        message.model.name, message.model.version = version.name, version.version
+        if asked.stream is None:
+            # No rows have no columns either, and fit every model.
+            columns = asked.columns if asked.rows else dict.fromkeys((field.name for field in signature.inputs), ())
+            message.columns.CopyFrom(json_columns(columns, asked.rows, signature.inputs))
+            message.signature_digest = signature.digest
+        else:
+            message.arrow_stream = asked.stream
+        for name, value in json_params(asked.params, signature.params).items():
+            message.params[name].CopyFrom(value)
+        return message.SerializeToString()
+
+    def answer(self, response: bytes) -> Answer:
+        """Return the body with the scores of a serialised response; raises OutputMismatch."""
+        if self._signature is None:
+            raise ValueError("answered before it was asked")
+        message = pb.ScoreResponse.FromString(response)
+        try:
+            return self._form.write(message, self._signature)
+        except OverflowError:
+            raise OutputMismatch(self._reference.name, self._version, _DECODE_ERROR) from None
+
+
+def _texts(names: Sequence[object]) -> list[str]:
+    texts = [name for name in names if isinstance(name, str) and name.isprintable()]
+    if len(texts) < len(names):
+        raise InvalidRequest("outputs", "is not a list of names")
+    return texts
+
+
+def objects(batch: Any, style: JsonStyle, more: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
+    """Return an object for each row of a `ColumnBatch`, with `more` in each that is no column."""
+    columns = {column.name: json_values(column, style) for column in batch.columns}
+    if not columns:
+        return [dict(more or {}) for _ in range(batch.num_rows)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return rows if more is None else [{**more, **row} for row in rows]
+
+
+class JsonForm(ScoreForm):
+    """`{"rows": [{…}], "params": {…}, "outputs": […]}` and `{"model": …, "rows": […], "timing": …}`; or Arrow."""
+
+    def __init__(self) -> None:
+        self._arrow = False
+
+    def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
+        """Return the rows of JSON, or of an Arrow stream with parameters and outputs in the query."""
+        if media == ARROW:
+            self._arrow = True
+            options = parse_qs(query.decode("ascii", "replace"))
+            params = parse_json(options.get("params", ["{}"])[-1].encode())
+            if not isinstance(params, dict):
+                raise InvalidRequest("params", "is not an object")
+            return Asked(stream=body, params=params, outputs=options.get("outputs", []))
+        content = parse_json(body)
+        if not isinstance(content, dict) or "rows" not in content:
+            raise InvalidRequest("body", 'is not an object with "rows"')
+        if unknown := sorted(content.keys() - _KEYS):
+            raise InvalidRequest("body", f"has {len(unknown)} keys other than rows, params and outputs")
+        columns, rows = columns_of(content["rows"])
+        params, outputs = content.get("params") or {}, content.get("outputs") or []
+        if not isinstance(params, dict) or not isinstance(outputs, list):
+            raise InvalidRequest("body", "has params that are no object, or outputs that are no list")
+        return Asked(columns, rows, params, outputs)
+
+    def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:
+        """Return the scores of each row."""
+        model, timing = response.model, response.timing
+        if self._arrow:
+            return Answer(response.arrow_stream, ARROW, f"Prinz-Model-Version: {quote(model.version)}\r\n".encode())
+        content = {
+            "model": {"name": model.name, "version": model.version},
+            "rows": objects(response.columns, EXACT),
+            "timing": {
+                "queue": timing.queue.ToJsonString(),
+                "compute": timing.compute.ToJsonString(),
+                "total": timing.total.ToJsonString(),
+                "batchRows": timing.batch_rows,
+            },
+        }
+        return Answer(write(content).encode())
+
+
+class NussknackerForm(ScoreForm):
+    """An object of inputs and one of outputs, or a list of them."""
+
+    def __init__(self, *, many: bool) -> None:
+        self._many = many
+
+    def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
+        """Return the row, or the rows."""
+        content = parse_json(body)
+        if not self._many and not isinstance(content, dict):
+            raise InvalidRequest("body", "is not an object")
+        columns, rows = columns_of(content if self._many else [content], "body")
+        return Asked(columns, rows)
+
+    def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:
+        """Return the scores, with the version that they are of."""
+        rows = objects(response.columns, NULLS, {"modelVersion": response.model.version})
+        return Answer(write(rows if self._many else rows[0]).encode())
