@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -246,7 +247,7 @@ def test_a_callback_may_submit_again() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_job_is_answered_exactly_once_whatever_happens(seed: int) -> None:
-    """Threads submit while workers die, jobs expire, versions are unloaded and the pool closes."""
+    """Threads submit while workers die, jobs expire, versions are unloaded, limits change and the pool closes."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     lock = threading.Lock()
 
@@ -281,6 +282,8 @@ def test_every_job_is_answered_exactly_once_whatever_happens(seed: int) -> None:
             )
             if own.random() < 0.01:
                 pool.retain([target_of(version="1")])
+            if own.random() < 0.05:
+                pool.change(replace(settings, max_shared_rows=own.choice([1, 2, 1024]), max_workers=own.choice([2, 3])))
 
     threads = [
         threading.Thread(target=submit, args=(mine, random.Random(seed * 100 + i)))  # noqa: S311 - no secret
@@ -299,3 +302,21 @@ def test_every_job_is_answered_exactly_once_whatever_happens(seed: int) -> None:
         call.outcome()
     assert all(len(call.outcomes) == 1 for call in every)
     assert sum(isinstance(call.outcomes[0], ScoreResult) for call in every) > 100
+
+
+def test_other_limits_for_versions_in_use() -> None:
+    """Workers come and go by the numbers of now, without a call, and a version that is idle for long is unloaded."""
+    target = target_of()
+
+    def available() -> int:
+        return pool.usage()[target.name, target.version]["available"]
+
+    with closing(InlinePool(lambda _: scripted, FAST)) as pool:
+        assert Call(pool, target, rows(("", 1.0))).values() == [2.0]
+        for replicas in (2, 1):
+            pool.change(replace(FAST, replicas=replicas))
+            pool.retain([target])
+            until(lambda wanted=replicas: available() == wanted)  # type: ignore[misc]  # mypy infers no default
+        assert Call(pool, target, rows(("", 1.0))).values() == [2.0]
+        pool.change(replace(FAST, idle_unload=0.01))
+        until(lambda: pool.status(target).state is WorkerState.DISCOVERED)
