@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from opentelemetry.sdk.resources import Resource
@@ -48,7 +48,7 @@ class SpanExport:
             resource = Resource.create()
             if str(resource.attributes["service.name"]).startswith("unknown_service"):
                 resource = resource.merge(Resource({"service.name": "prinz-enricher", "service.version": __version__}))
-            self._resource = resource
+            self._resource = _Resource(resource.attributes, resource.schema_url)
             sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
             self.parent_based = isinstance(sampler, ParentBased)
             root = getattr(sampler, "_root", sampler)
@@ -111,6 +111,17 @@ def _exporter(name: str) -> SpanExporter:
         exporter: SpanExporter = entry.load()()
         return exporter
     raise ImportError(f"there is no exporter {name[:40]!r}")
+
+
+class _Resource(Resource):
+    """Hashed once: the hash is that of a JSON text, asked for with each span, and took a third of the export."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class _Problems(logging.Handler):

@@ -9,7 +9,7 @@ import io.opentelemetry.api.trace.Span;
 import io.opentelemetry.api.trace.SpanContext;
 import io.opentelemetry.api.trace.TraceFlags;
 import io.opentelemetry.api.trace.TraceState;
-import io.opentelemetry.context.Scope;
+import io.opentelemetry.context.Context;
 import io.prinz.enricher.v1.Signature;
 import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
@@ -35,7 +35,7 @@ class TraceTest {
   private static final String SPAN = "b7ad6b7169203331";
   private static final String METHOD = "prinz.enricher.v1.EnricherService/Score";
 
-  /** A row that leaves alone, and rows that share messages, are spans of the caller's trace at the service. */
+  /** A call is a span of its caller's trace at the service, with the wait and the model call; one in none is none. */
   @Test
   void aCallContinuesTheTraceOfItsCaller() throws Exception {
     assertNull(TraceHeaders.current());
@@ -65,9 +65,9 @@ class TraceTest {
       Map<String, Object> scores = scorer.score(row, ForkJoinPool.commonPool()).get(60, TimeUnit.SECONDS);
       SpanContext caller =
           SpanContext.create(TRACE, SPAN, TraceFlags.getSampled(), TraceState.builder().put("a", "1").build());
-      try (Scope scope = Span.wrap(caller).makeCurrent()) {
-        assertEquals(scores, scorer.score(row, ForkJoinPool.commonPool()).get(60, TimeUnit.SECONDS));
-      }
+      Context traced = Context.current().with(Span.wrap(caller));
+      var again = traced.wrap(() -> scorer.score(row, ForkJoinPool.commonPool())).call();
+      assertEquals(scores, again.get(60, TimeUnit.SECONDS));
       StringBuilder seen = new StringBuilder();
       for (String name : List.of(METHOD, "queue", "predict", "a=1", bytes(TRACE), bytes(SPAN))) {
         while (seen.indexOf(name) < 0) {
