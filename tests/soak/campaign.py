@@ -39,6 +39,9 @@ CALLERS: Final = 3
 WARM_UP: Final = 0.2
 """The part of the time after which what is held is compared: caches, arenas and threads are there by then."""
 
+START_SECONDS: Final = 600.0
+"""How long it may take until there is something to soak: that is not what is measured."""
+
 MAX_SLOPE: Final = 1.0
 """MB a minute by which the memory of a service may grow after that."""
 
@@ -103,7 +106,7 @@ def soaked(folder: Path, fronts: Sequence[str], seed: int) -> Iterator[tuple[lis
     store.mkdir()
     certificates = Certificates(folder)
     with ExitStack() as stack:
-        server = stack.enter_context(MlflowServer(store, port))
+        server = stack.enter_context(MlflowServer(store, port, start_seconds=START_SECONDS))
         registry = stack.enter_context(RegistryWriter(server.url, server.database, server.artifacts))
         original = models.register_models(registry, folder)
         proxy = stack.enter_context(CuttingProxy(port, 0))
@@ -128,7 +131,7 @@ def _load(service: Service) -> None:
     rows = {models.TEXTS: models.typed(1, chance), models.SHARED: models.typed(1, chance)}
     with service.client(coalesce=False) as client:
         for name in (f"{models.MOVING}/1", f"{models.MOVING}/2", *models.NAMES):
-            wait_until(partial(_scores, client, name, rows.get(name, models.numbers(1, chance))), 120)
+            wait_until(partial(_scores, client, name, rows.get(name, models.numbers(1, chance))), START_SECONDS)
     service.base = service.scrape()
 
 

@@ -27,6 +27,9 @@ TIMEOUT: Final = 120.0
 MAX_ROWS: Final = 60_000
 """Rows of a call at most."""
 
+MAX_WAIT: Final = 30.0
+"""Seconds that a call may wait: more than by default, since other work of the machine is no fault of the service."""
+
 CONNECTION_AGE: Final = 40.0
 """Seconds of a connection at most, on the grpcio front."""
 
@@ -41,6 +44,7 @@ snapshot_folder = ""
 
 [scoring]
 max_batch_rows = {max_rows}
+max_wait = {max_wait}
 
 [server]
 front = "{front}"
@@ -201,7 +205,7 @@ def running(
     file = folder / "prinz.toml"
     tls = "" if pair is None else f'\n[server.tls]\ncertificate = "{pair[0]}"\nkey = "{pair[1]}"\n'
     text = _SETTINGS.format(
-        max_rows=MAX_ROWS, front=front, age=CONNECTION_AGE, tls=tls, upstream=upstream, remote=REMOTE
+        max_rows=MAX_ROWS, max_wait=MAX_WAIT, front=front, age=CONNECTION_AGE, tls=tls, upstream=upstream, remote=REMOTE
     )
     file.write_text(text, encoding="utf-8")
     variables = {"XDG_CACHE_HOME": str(folder)}

@@ -24,16 +24,24 @@ class MlflowServer:
         port: Where it listens.
         variables: More environment variables of it.
         artifact_root: A store that clients read and write by themselves; empty where the server does it for them.
+        start_seconds: How long it may take to start.
     """
 
     def __init__(
-        self, store: Path, port: int, variables: Mapping[str, str] | None = None, *, artifact_root: str = ""
+        self,
+        store: Path,
+        port: int,
+        variables: Mapping[str, str] | None = None,
+        *,
+        artifact_root: str = "",
+        start_seconds: float = START_SECONDS,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.database = store / "mlflow.db"
         self.artifacts = store / "mlartifacts"
         self.artifacts.mkdir(exist_ok=True)
         self._port = port
+        self._start_seconds = start_seconds
         served = ["--artifacts-destination", str(self.artifacts)]
         self._store = ["--no-serve-artifacts", "--default-artifact-root", artifact_root] if artifact_root else served
         self._variables = dict(variables or {})
@@ -64,7 +72,7 @@ class MlflowServer:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
         )
-        wait_until(self._answers, START_SECONDS)
+        wait_until(self._answers, self._start_seconds)
 
     def kill(self) -> None:
         """Kill it with all its processes."""
