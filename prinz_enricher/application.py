@@ -345,7 +345,10 @@ def _api_limits(settings: Settings) -> ApiLimits:
     # A service without the HTTP API does not import it.
     from prinz_enricher.fronts.http.api import ApiLimits
 
-    return ApiLimits(settings.server.max_message_bytes, settings.scoring.max_batch_rows, settings.api.timeout)
+    api = settings.api
+    return ApiLimits(
+        settings.server.max_message_bytes, settings.scoring.max_batch_rows, api.timeout, api.document_principal
+    )
 
 
 def _pool_settings(settings: Settings) -> PoolSettings:

@@ -143,6 +143,8 @@ class ApiSettings(Section):
     """port; 0 picks a free one; unset disables the API"""
     timeout: float = Field(60.0, gt=0, le=3600)
     """maximum seconds of a request; callers may set less by the header X-Request-Timeout"""
+    document_principal: str = ""
+    """caller as whom Nussknacker's document is served without a token; it fetches it without one"""
 
 
 class LoggingSettings(Section):

@@ -27,6 +27,7 @@ from prinz_enricher.scoring.ports import Status, Target, WorkerPool, WorkerState
 from prinz_enricher.scoring.routing import LOCAL
 from prinz_enricher.security.access import AccessRules, Method
 from prinz_enricher.security.principal import Principal
+from prinz_enricher.service.catalog_view import CatalogView
 from prinz_enricher.signature import Origin, Signature
 
 log = structlog.stdlib.get_logger(__name__)
@@ -77,6 +78,10 @@ class Targets:
             rules.check(principal, method, model.name)
         meant = resolve(snapshot, model.name, version, alias, self._policy)
         return meant if version is not None else self._aliases.choose(snapshot.models[model.name], alias, meant)
+
+    def view(self, principal: Principal | None, method: Method) -> Snapshot:
+        """Return what a caller may list, or watch, now; raises RegistryUnavailable before the registry was read."""
+        return CatalogView(self._catalog, self.rules, principal, method).snapshot()
 
     def default_version(self, model: CatalogModel) -> CatalogVersion | None:
         """Return the version that a reference without a selector means; None for none."""

@@ -71,7 +71,9 @@ def api() -> Iterator[RunningApi]:
 
 
 @contextmanager
-def guarded(folder: Path, quota: QuotaSettings | None = None, audit: AuditLog | None = None) -> Iterator[RunningApi]:
+def guarded(
+    folder: Path, quota: QuotaSettings | None = None, audit: AuditLog | None = None, **options: Any
+) -> Iterator[RunningApi]:
     """Run the API for callers with tokens, by rules."""
     tokens = folder / "tokens.toml"
     tokens.write_text(
@@ -86,7 +88,7 @@ def guarded(folder: Path, quota: QuotaSettings | None = None, audit: AuditLog | 
     try:
         with (
             FailingService("fraud-a", "fraud-bad", "geheim", rules=RULES, quotas=quotas) as service,
-            running_api(service, callers=callers, log=Accounting(quotas, audit)) as running,
+            running_api(service, callers=callers, log=Accounting(quotas, audit), **options) as running,
         ):
             yield running
     finally:

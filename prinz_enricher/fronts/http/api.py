@@ -7,12 +7,14 @@ serve callers in turns.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -20,6 +22,7 @@ import structlog
 from google.protobuf import json_format
 from google.rpc import status_pb2
 
+from prinz_enricher.catalog import Snapshot
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import (
@@ -35,9 +38,19 @@ from prinz_enricher.fronts.grpc.admission import SMALL, Admission
 from prinz_enricher.fronts.grpc.authentication import Callers, Verdict, gone, note_begin
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.http.http_connection import HttpRequest
-from prinz_enricher.fronts.http.problems import Problem, problem_of, write_problem
+from prinz_enricher.fronts.http.nussknacker_document import write_document
+from prinz_enricher.fronts.http.problems import NUSSKNACKER, Problem, problem_of, write_problem
 from prinz_enricher.fronts.http.routes import Route, errors_of, find_routes
-from prinz_enricher.fronts.http.score_exchange import ARROW, JSON, Answer, JsonForm, ScoreExchange, ScoreForm
+from prinz_enricher.fronts.http.score_exchange import (
+    ARROW,
+    JSON,
+    Answer,
+    JsonForm,
+    NussknackerForm,
+    ScoreExchange,
+    ScoreForm,
+)
+from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, CallLog
 from prinz_enricher.service.fair_threads import FairThreads
@@ -53,6 +66,10 @@ MAX_JSON_BYTES: Final = 32 * 1024 * 1024
 """Bytes of a body of JSON or CSV: read, it takes some twenty times as many. Arrow is for more."""
 _JSON_MEMORY: Final = 20
 
+NUSSKNACKER_SECONDS: Final = 8.0
+"""Seconds of a request of Nussknacker at most: Flink fails a job whose event takes ten."""
+
+_MAX_DOCUMENTS: Final = 32
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _NO_STORE: Final = b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
 
@@ -61,11 +78,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ApiLimits:
-    """Bounds of requests: bytes of a message, rows, and the seconds that a caller may wait."""
+    """Bounds of requests: bytes of a message, rows, and the seconds that a caller may wait.
+
+    Who asks for Nussknacker's document without a name sees what `document_principal` sees.
+    """
 
     message_bytes: int
     rows: int
     seconds: float
+    document_principal: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,12 +152,19 @@ class Api:
         self._limits = limits
         self._series = series
         self._tracing = tracing
+        self._documents: dict[Principal | None, tuple[Snapshot, AccessRules, bytes]] = {}
+        # One object, as for each caller.
+        self._reader = Principal(limits.document_principal) if limits.document_principal else None
         self._readers = FairThreads(3, "http-bodies")
         self._answers: deque[tuple[HttpCall, bytes | status_pb2.Status]] = deque()
         self._scheduled = False
         self._loop: Any = None
         self._log: CallLog | None = None
         self._does: dict[str, Callable[[HttpRequest, _Context], None]] = {
+            "openapi": self._openapi,
+            "document": self._document,
+            "nussknacker": lambda request, context: self._nussknacker(request, context, many=False),
+            "nussknacker_many": lambda request, context: self._nussknacker(request, context, many=True),
             "list": self._list,
             "get": self._get,
             "score": self._score,
@@ -183,6 +211,9 @@ class Api:
             return
         authorization = request.headers.get(b"authorization", b"").decode("latin-1") or None
         certificate = None if request.connection.tls is None else client_certificate(request.connection.tls)
+        if route.does == "document" and not authorization and certificate is None and self._reader is not None:
+            self._admit(request, self._reader)
+            return
         verdict = self._callers.known(authorization, certificate)
         if verdict is not None:
             self._admit(request, verdict)
@@ -272,7 +303,7 @@ class Api:
 
     def _no_route(self, request: HttpRequest, others: list[Route]) -> None:
         if not others:
-            self._problem(request, Problem(404, "PATH_NOT_FOUND", "There is no such path."))
+            self._problem(request, Problem(404, "PATH_NOT_FOUND", "There is no such path; GET /openapi.json has all."))
             return
         methods = ", ".join(sorted({route.method for route in others}))
         problem = Problem(405, "METHOD_NOT_ALLOWED", f"The path takes {methods} alone.")
@@ -280,6 +311,44 @@ class Api:
         self._problem(request, problem, f"Allow: {methods}\r\n".encode())
 
     # What is asked for.
+
+    def _openapi(self, request: HttpRequest, _: _Context) -> None:
+        self._respond(request, 200, Answer(files(__package__).joinpath("openapi.json").read_bytes()))
+
+    def _document(self, request: HttpRequest, context: _Context) -> None:
+        principal, seen = context.principal, self._targets.view(context.principal, "list")
+        rules, kept = self._targets.rules, self._documents.get(principal)
+        if kept is not None and kept[0] is seen and kept[1] is rules:
+            self._send_document(request, kept[2])
+            return
+
+        def make() -> None:
+            may = partial(rules.may, principal, "score")
+            try:
+                secured = self._callers is not None
+                body = write_document(seen.models, self._targets.default_version, may, secured=secured)
+            except Exception as error:  # noqa: BLE001 - a fault of this service
+                self._soon(self._refuse, request, internal_failure(log, "document not written", error))
+                return
+            if len(self._documents) >= _MAX_DOCUMENTS:
+                self._documents.clear()
+            self._documents[principal] = seen, rules, body
+            self._soon(self._send_document, request, body)
+
+        self._readers.submit(self._key(request), make)
+
+    def _send_document(self, request: HttpRequest, body: bytes) -> None:
+        tag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
+        headers = b"Cache-Control: no-cache\r\nETag: " + tag + b"\r\n"
+        if tag in request.headers.get(b"if-none-match", b""):
+            self._count(request, 304)
+            request.respond(304, headers, b"")
+            return
+        self._respond(request, 200, Answer(body, headers=headers), caching=b"")
+
+    def _nussknacker(self, request: HttpRequest, context: _Context, *, many: bool) -> None:
+        if self._takes(request, context, JSON):
+            self._exchange(request, context, NussknackerForm(many=many))
 
     def _list(self, request: HttpRequest, context: _Context) -> None:
         options = _options(request, {"view", "page_size", "page_token", "filter"})
@@ -361,7 +430,8 @@ class Api:
         self, request: HttpRequest, context: _Context, method: str, finish: Callable[[bytes], Answer]
     ) -> HttpCall | None:
         """Return the call of a request, noted as begun; None where it is refused, which is answered."""
-        deadline = request.arrived + min(self._limits.seconds, _timeout(request))
+        most = NUSSKNACKER_SECONDS if context.errors == NUSSKNACKER else self._limits.seconds
+        deadline = request.arrived + min(most, self._limits.seconds, _timeout(request))
         connection = request.connection
         call = HttpCall(
             *(method, b"", request.arrived, deadline, self, request, finish),
@@ -461,11 +531,11 @@ class Api:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(act, *arguments)
 
-    def _respond(self, request: HttpRequest, status: int, answer: Answer) -> None:
+    def _respond(self, request: HttpRequest, status: int, answer: Answer, caching: bytes = _NO_STORE) -> None:
         if request.answered:
             return
         self._count(request, status)
-        headers = b"Content-Type: " + answer.media.encode() + b"\r\n" + _NO_STORE + answer.headers
+        headers = b"Content-Type: " + answer.media.encode() + b"\r\n" + caching + answer.headers
         if request_id := request.context.request_id:
             headers += b"X-Request-Id: " + request_id.encode("ascii") + b"\r\n"
         request.respond(status, headers, answer.body)

@@ -49,6 +49,13 @@ class Route:
 
 
 ROUTES: Final = (
+    Route("/openapi.json", "GET", "openapi", method_name="Document", is_open=True),
+    Route("/nussknacker/openapi.json", "GET", "document", NUSSKNACKER, method_name="Document"),
+    *(
+        Route(f"/nussknacker/v1/{kind}/{{name}}{alias}/{{digest}}", "POST", does, NUSSKNACKER)
+        for kind, does in (("score", "nussknacker"), ("score-many", "nussknacker_many"))
+        for alias in ("", "/{alias}")
+    ),
     Route("/v1/models", "GET", "list", method_name="ListModels"),
     # Before the one without an ending.
     Route("/v1/models/{name}:score", "POST", "score"),
