@@ -38,6 +38,7 @@ from prinz_enricher.fronts.grpc.admission import SMALL, Admission
 from prinz_enricher.fronts.grpc.authentication import Callers, Verdict, gone, note_begin
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.http.http_connection import HttpRequest
+from prinz_enricher.fronts.http.invocations import CSV, InvocationsForm
 from prinz_enricher.fronts.http.nussknacker_document import write_document
 from prinz_enricher.fronts.http.problems import NUSSKNACKER, Problem, problem_of, write_problem
 from prinz_enricher.fronts.http.routes import Route, errors_of, find_routes
@@ -165,6 +166,7 @@ class Api:
             "document": self._document,
             "nussknacker": lambda request, context: self._nussknacker(request, context, many=False),
             "nussknacker_many": lambda request, context: self._nussknacker(request, context, many=True),
+            "invocations": self._invocations,
             "list": self._list,
             "get": self._get,
             "score": self._score,
@@ -349,6 +351,10 @@ class Api:
     def _nussknacker(self, request: HttpRequest, context: _Context, *, many: bool) -> None:
         if self._takes(request, context, JSON):
             self._exchange(request, context, NussknackerForm(many=many))
+
+    def _invocations(self, request: HttpRequest, context: _Context) -> None:
+        if self._takes(request, context, JSON, CSV):
+            self._exchange(request, context, InvocationsForm())
 
     def _list(self, request: HttpRequest, context: _Context) -> None:
         options = _options(request, {"view", "page_size", "page_token", "filter"})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prinz_enricher.fronts.http.problems import NUSSKNACKER, PROBLEM
+from prinz_enricher.fronts.http.problems import INVOCATIONS, NUSSKNACKER, PROBLEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ ROUTES: Final = (
         for kind, does in (("score", "nussknacker"), ("score-many", "nussknacker_many"))
         for alias in ("", "/{alias}")
     ),
+    Route("/model/{name}/invocations", "POST", "invocations", INVOCATIONS),
+    Route("/model/{name}/{version}/invocations", "POST", "invocations", INVOCATIONS),
+    Route("/serving-endpoints/{name}/invocations", "POST", "invocations", INVOCATIONS),
     Route("/v1/models", "GET", "list", method_name="ListModels"),
     # Before the one without an ending.
     Route("/v1/models/{name}:score", "POST", "score"),
