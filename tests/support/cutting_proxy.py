@@ -71,6 +71,9 @@ class CuttingProxy:
                     client.shutdown(socket.SHUT_RD)
                     break
                 client.sendall(content)
+            else:
+                # It closes an idle connection: the client is not to use it again.
+                client.shutdown(socket.SHUT_RDWR)
         up.join(timeout=10)
 
     def _cuts_next(self) -> bool:
