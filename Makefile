@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile soak clean
+.PHONY: help demo test test-slow test-alerts test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,9 @@ test-slow: $(READY) ## The tests that start, stop and kill servers, or build env
 
 test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
 	$(BIN)/pytest --durations 0 tests/environment $(ARGS)
+
+test-alerts: $(READY) ## Have each alert's cause before a real Prometheus, which is to be installed; takes the whole machine
+	PRINZ_TEST_ALERTS=1 $(BIN)/pytest tests/integration/test_alerts.py $(ARGS)
 
 test-nightly: $(READY) ## The property tests of the columnar core with over a million random values
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 tests/batch tests/signature tests/worker/test_worker_frames.py

@@ -59,18 +59,20 @@ class Authority:
         dns_names: Sequence[str] = (),
         spiffe_id: str = "",
         expired: bool = False,
+        days: int = 1,
     ) -> Pair:
-        """Make a certificate, whose common name is `name`, with its key; the files have this name, too."""
+        """Make a certificate of common name `name`, for so many days, with its key; the files have this name, too."""
         key = ec.generate_private_key(ec.SECP256R1())
-        built = _named(_builder(_common_name(name), self._name, key, expired=expired), addresses, dns_names, spiffe_id)
+        built = _builder(_common_name(name), self._name, key, days=-1 if expired else days)
+        built = _named(built, addresses, dns_names, spiffe_id)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return _write(
             self._folder, name, built.add_extension(issuer, critical=False).sign(self._key, hashes.SHA256()), key
         )
 
-    def server(self, name: str = "server") -> Pair:
+    def server(self, name: str = "server", *, days: int = 1) -> Pair:
         """Make the certificate of a server that is called by `localhost` or by 127.0.0.1."""
-        return self.sign(name, dns_names=["localhost"])
+        return self.sign(name, dns_names=["localhost"], days=days)
 
     def server_context(self, pair: Pair | None = None, *, ask_clients: bool = False) -> ssl.SSLContext:
         """Return what a server on 127.0.0.1 needs; it may refuse clients without a certificate of ours."""
@@ -95,7 +97,7 @@ def _common_name(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, expired: bool = False
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int = 1
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -104,7 +106,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(_NOW - dt.timedelta(days=2))
-        .not_valid_after(_NOW + dt.timedelta(days=-1 if expired else 1))
+        .not_valid_after(_NOW + dt.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
