@@ -102,6 +102,20 @@ def test_expect(api: RunningApi) -> None:
     assert (status, headers["connection"], problem["reason"]) == (413, "close", "MESSAGE_TOO_LARGE")
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_body_behind_an_upgrade(api: RunningApi, *, together: bool) -> None:
+    """A client that asks for HTTP/2 with its body, as Java's does by default, hears why not: its body is not lost."""
+    raw = api.raw()
+    head, end, body = request(b'{"rows":[{"x":3}]}', "Connection: Upgrade", "Upgrade: h2c").partition(b"\r\n\r\n")
+    for part in [head + end + body] if together else [head + end, body]:
+        raw.send(part)
+    status, headers, problem = raw.answer()
+    assert (status, headers["connection"], problem["reason"]) == (400, "close", "INVALID_HTTP")
+    assert "Upgrade" in problem["detail"]
+    assert raw.is_closed()
+    assert api.score([{"x": 3}]).status_code == 200
+
+
 def test_pipelining(slow: RunningApi) -> None:
     """Requests that come at once are answered in their order, each after the one before."""
     raw = slow.raw()

@@ -253,6 +253,9 @@ class CallerConnection(asyncio.Protocol):
             request.path = b""
         if self._fields + len(request.target) > MAX_HEAD_BYTES:
             self._too_large()
+        elif self._parser.should_upgrade() and request.announced:
+            # The parser reads no body behind it, and an empty one is not what the caller has sent.
+            self._break(400, "INVALID_HTTP", "The server has HTTP/1.1 alone: send the body without the header Upgrade.")
         elif not request.path.startswith(b"/") or (version == "1.1" and b"host" not in request.headers):
             self._break(400, "INVALID_HTTP", "The request has no path, or no header Host.")
         elif self._active is None and not self._write_paused:
