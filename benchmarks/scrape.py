@@ -2,7 +2,7 @@
 
 The registry is in memory, and every version is scored at a model server of this benchmark's, as that many worker
 processes have no room on one machine. Each version is called once, then one caller goes on, alone and while the metrics
-are scraped: as OpenMetrics, whole, on a new connection each time.
+are scraped: as OpenMetrics, whole, on a new connection each time. At last all versions are called before each scrape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prinz_enricher.contract import enricher_service_pb2 as pb
 from tests.support.model_server import ModelServer, Reply, Request
 
 MODELS, VERSIONS = 1_000, 3
-SCRAPES = 30
+SCRAPES, BUSY_SCRAPES = 30, 5
 METHOD = "/prinz.enricher.v1.EnricherService/Score"
 
 
@@ -129,6 +129,12 @@ def main() -> None:
             done.set()
             thread.join()
             report("calls while it is scraped", calls)
+            busy = []
+            for _ in range(BUSY_SCRAPES):
+                with ThreadPoolExecutor(16) as threads:
+                    list(threads.map(partial(first_score, score), requests))
+                busy.append(scrape(port)[0])
+            report("scrapes, all versions called before", busy)
             page = pages[-1][1]
             found = len(re.findall(b"^prinz_enricher_calls_total{", page, flags=re.MULTILINE))
             print(f"page: {len(page) / 1e6:.2f} MB, {page.count(bytes((10,))):,} lines, {found:,} versions")

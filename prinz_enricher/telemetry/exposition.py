@@ -6,7 +6,7 @@ prometheus_client makes an object of each sample, which takes ten times as long.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
@@ -141,20 +141,18 @@ class Exposition:
         self._gauge("prinz_enricher_worker_memory_bytes", "Resident memory of workers", memory)
 
     def _add_versions(self, series: Series, versions: Sequence[tuple[str, VersionSeries]]) -> None:
-        calls: list[_Sample] = []
-        rows: list[_Sample] = []
-        restarts: list[_Sample] = []
-        for labels, one in _paced(versions):
-            with one.lock:
-                calls += [(f'{labels},outcome="{outcome}"', count) for outcome, count in one.calls.items()]
-                rows.append((labels, one.rows))
-                restarts.append((labels, one.restarts))
-        self._counter("prinz_enricher_calls", "Score calls, by outcome", calls)
-        self._counter("prinz_enricher_rows", "Rows answered", rows)
-        self._counter("prinz_enricher_worker_restarts", "Workers that replaced one that had ended", restarts)
+        counts = [_lines(one, "counts", _counts, labels) for labels, one in _paced(versions)]
+        counters = (
+            ("prinz_enricher_calls", "Score calls, by outcome"),
+            ("prinz_enricher_rows", "Rows answered"),
+            ("prinz_enricher_worker_restarts", "Workers that replaced one that had ended"),
+        )
+        for (name, what), texts in zip(counters, zip(*counts, strict=True) if counts else ((), (), ()), strict=True):
+            self._begin(name if self._open_metrics else f"{name}_total", what, "counter")
+            self._parts += texts
 
         left = MAX_BYTES - len(self.text().encode())
-        labels_bytes = sum([len(labels.encode()) for labels, _ in versions])
+        labels_bytes = len("".join([labels for labels, _ in versions]).encode())
         while True:
             detail = _DETAILS[series.detail]
             durations, batches = detail.templates()
@@ -167,19 +165,15 @@ class Exposition:
         has_room = left - size > len(versions) * len(SECONDS) * _EXEMPLAR_BYTES
         exemplars = self._open_metrics and has_room and detail.phases[-1] is not None
         kind = "summary" if detail.rows is None else "histogram"
-        seconds, batch_rows = [], []
-        for labels, one in _paced(versions):
-            with one.lock:
-                phases = zip((one.queue, one.compute, one.total), detail.phases, strict=True)
-                text = durations % tuple(value for found, bounds in phases for value in _values(found, bounds))
-                if exemplars and one.total.exemplars:
-                    text = _with_exemplars(text, one.total)
-                seconds.append(text.replace("\0", labels))
-                batch_rows.append((batches % _values(one.batch_rows, detail.rows)).replace("\0", labels))
+        form = detail, exemplars
+        spreads = [
+            _lines(one, form, _spreads, labels, detail, (durations, batches), exemplars)
+            for labels, one in _paced(versions)
+        ]
         self._begin(_DURATION, "Seconds of calls that were answered", kind)
-        self._parts += seconds
+        self._parts += [text for text, _ in spreads]
         self._begin(_BATCH_ROWS, "Rows of the batches that workers answered", kind)
-        self._parts += batch_rows
+        self._parts += [text for _, text in spreads]
 
     def _counter(self, name: str, what: str, samples: Iterable[_Sample]) -> None:
         self._begin(name if self._open_metrics else f"{name}_total", what, "counter")
@@ -196,6 +190,32 @@ class Exposition:
 
     def _begin(self, name: str, what: str, kind: str) -> None:
         self._parts.append(f"# HELP {name} {what}\n# TYPE {name} {kind}\n")
+
+
+def _lines(one: VersionSeries, form: object, write: Callable[..., tuple[str, ...]], *how: object) -> tuple[str, ...]:
+    """Return the lines of a version in a form, which are written only where something was counted since."""
+    with one.lock:
+        found = one.lines.get(form)
+        if found is None:
+            found = one.lines[form] = write(one, *how)
+    return found
+
+
+def _counts(one: VersionSeries, labels: str) -> tuple[str, ...]:
+    calls = [f'prinz_enricher_calls_total{{{labels},outcome="{name}"}} {count}\n' for name, count in one.calls.items()]
+    rows = f"prinz_enricher_rows_total{{{labels}}} {one.rows}\n"
+    return "".join(calls), rows, f"prinz_enricher_worker_restarts_total{{{labels}}} {one.restarts}\n"
+
+
+def _spreads(
+    one: VersionSeries, labels: str, detail: _Detail, templates: tuple[str, str], with_exemplars: bool
+) -> tuple[str, ...]:
+    durations, batches = templates
+    phases = zip((one.queue, one.compute, one.total), detail.phases, strict=True)
+    text = durations % tuple(value for found, bounds in phases for value in _values(found, bounds))
+    if with_exemplars and one.total.exemplars:
+        text = _with_exemplars(text, one.total)
+    return text.replace("\0", labels), (batches % _values(one.batch_rows, detail.rows)).replace("\0", labels)
 
 
 def _values(found: Buckets, bounds: _Bounds) -> tuple[float, ...]:

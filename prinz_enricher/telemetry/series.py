@@ -73,7 +73,11 @@ class MethodSeries:
 
 
 class VersionSeries:
-    """The calls of one version of a model, and the work for them; `calls` is by outcome."""
+    """The calls of one version of a model, and the work for them; `calls` is by outcome.
+
+    `lines` has what the last scrapes wrote of it, by the form, until something is counted: most versions of thousands
+    are not called between two scrapes.
+    """
 
     def __init__(self, model: str, version: str) -> None:
         self.model, self.version = model, version
@@ -82,6 +86,7 @@ class VersionSeries:
         self.rows = self.restarts = 0
         self.queue, self.compute, self.total = (Buckets(SECONDS) for _ in range(3))
         self.batch_rows = Buckets(ROWS)
+        self.lines: dict[object, tuple[str, ...]] = {}
 
     def answered(
         self, calls: int, rows: int, queue: float, compute: float, total: float, trace_id: str | None = None
@@ -96,21 +101,25 @@ class VersionSeries:
             self.queue.add(queue, calls)
             self.compute.add(compute, calls)
             self.total.add(total, calls, trace_id)
+            self.lines.clear()
 
     def failed(self, reason: str) -> None:
         """Count a call that got no scores."""
         with self.lock:
             self.calls[reason] = self.calls.get(reason, 0) + 1
+            self.lines.clear()
 
     def scored(self, rows: int) -> None:
         """Count a batch that a worker has answered."""
         with self.lock:
             self.batch_rows.add(rows)
+            self.lines.clear()
 
     def restarted(self) -> None:
         """Count a worker that replaces one that has ended."""
         with self.lock:
             self.restarts += 1
+            self.lines.clear()
 
 
 Usage = Mapping[tuple[str, str], Mapping[str, int]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from prometheus_client.openmetrics import parser
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from prinz_enricher.telemetry.exposition import MAX_BYTES, Exposition, Versions
-from prinz_enricher.telemetry.series import ROWS, SECONDS, Series, Usage
+from prinz_enricher.telemetry.series import ROWS, SECONDS, Series, Usage, VersionSeries
 
 read_openmetrics: Any = parser.text_string_to_metric_families
 
@@ -157,3 +158,33 @@ def test_exemplars() -> None:
     }
     series.detail = 2
     assert exemplars() == {}
+
+
+@pytest.mark.parametrize("open_metrics", [False, True])
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda one: one.answered(2, 6, 0.1, 0.2, 0.3),
+        lambda one: one.answered(1, 3, 0.1, 0.2, 0.3, "0af7651916cd43dd8448eb211c80319c"),
+        lambda one: one.failed("OVERLOADED"),
+        lambda one: one.scored(64),
+        lambda one: one.restarted(),
+    ],
+    ids=["answered", "traced", "failed", "scored", "restarted"],
+)
+def test_counted_between_scrapes(count: Callable[[VersionSeries], None], open_metrics: bool) -> None:
+    """Whatever is counted after a scrape stands in the next one as if there had been none before."""
+    scraped, fresh = used(2), used(2)
+    before = written(scraped, open_metrics=open_metrics)
+    assert written(scraped, open_metrics=open_metrics) == before == written(fresh, open_metrics=open_metrics)
+    written(scraped, open_metrics=not open_metrics)
+    fresh = used(2)
+    for series in (scraped, fresh):
+        count(series.versions["model-0001", "2"])
+    after, expected = (_without_time(written(series, open_metrics=open_metrics)) for series in (scraped, fresh))
+    assert after == expected != _without_time(before)
+
+
+def _without_time(text: str) -> str:
+    """Return a page without the times of its exemplars."""
+    return re.sub(r"(# \{.*\} \S+) \S+", r"\1", text)
