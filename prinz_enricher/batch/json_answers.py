@@ -86,5 +86,6 @@ def _plain(value: object, style: JsonStyle) -> object:
         case list():
             return [_plain(one, style) for one in value]
         case dict():
-            return {name: _plain(one, style) for name, one in value.items()}
+            # The wire has them in no order; the same answer is the same text.
+            return {name: _plain(one, style) for name, one in sorted(value.items())}
     return None if value is UNSET else value
