@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-alerts test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-checkouts hostile soak clean
+.PHONY: help demo test test-slow test-alerts test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -123,6 +123,9 @@ bench-security: $(READY) ## What TLS, tokens and access rules cost, by turns (AR
 
 bench-scrape: $(READY) ## What a scrape of /metrics costs with 3,000 versions in use
 	$(BIN)/python -m benchmarks.scrape
+
+bench-http: $(READY) ## Single rows over HTTP, beside MLflow's server and the least that answers HTTP (ARGS=--help)
+	$(BIN)/python -m benchmarks.http_api $(ARGS)
 
 bench-checkouts: $(READY) ## What a change costs: this checkout and another one by turns (OTHER=folder, ARGS=--help)
 	$(BIN)/python -m benchmarks.checkouts $(OTHER) $(ARGS)
