@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -68,8 +69,17 @@ REFUSED = {
 def others(scratch_registry: RegistryWriter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service before a registry with the models."""
     register(scratch_registry.url, REGISTER, tmp_path_factory.mktemp("others"))
-    with own_service(scratch_registry.url, scoring={"allow_observed_outputs": True}) as service:
+    with own_service(scratch_registry.url, scoring={"allow_observed_outputs": True}, api={"port": 0}) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def http(others: Service) -> Iterator[httpx.Client]:
+    """A client of its HTTP API."""
+    assert others.application._api is not None
+    port = others.application._api._listener.getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=LONG) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +138,29 @@ def test_each_row_is_right(others: Service, caller: Client, name: str, form: str
     assert [in_form(others, caller, name, [row], form) for row in rows] == [[row] for row in wanted]
 
 
+def over_http(http: httpx.Client, name: str, rows: list[dict[str, Any]], road: str) -> list[Any]:
+    """Score rows by one of the roads of HTTP."""
+    if road == "v1":
+        return list(http.post(f"/v1/models/{name}:score", json={"rows": rows}).json()["rows"])
+    if road == "invocations":
+        answer = http.post(f"/model/{name}/invocations", json={"dataframe_records": rows}).json()
+        # A model with one output and no name for it answers with bare values.
+        return [row if isinstance(row, dict) else {"output_0": row} for row in answer["predictions"]]
+    paths = http.get("/nussknacker/openapi.json").json()["paths"]
+    [path] = [path for path, item in paths.items() if item["post"]["operationId"] == f"score-{name}-many"]
+    return [{key: row[key] for key in row if key != "modelVersion"} for row in http.post(path, json=rows).json()]
+
+
+@pytest.mark.parametrize("road", ["v1", "invocations", "nussknacker"])
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.usefixtures("caller")
+def test_each_row_is_right_over_http(http: httpx.Client, name: str, road: str) -> None:
+    """Together, and alone."""
+    rows, wanted = RIGHT[name]
+    assert over_http(http, name, rows, road) == wanted
+    assert [over_http(http, name, [row], road) for row in rows] == [[row] for row in wanted]
+
+
 @pytest.mark.parametrize("name", ["ranked", "polars", "pair", "scaled", "by-run", "halved-observed"])
 def test_each_dense_row_is_right(others: Service, caller: Client, name: str) -> None:
     """Where inputs and outputs are all numbers."""
@@ -169,7 +202,9 @@ def version_of(client: Client, name: str) -> model_pb2.ModelVersion:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_be_wrong_is_refused_and_seen_in_the_list(others: Service, caller: Client, name: str) -> None:
+def test_what_would_be_wrong_is_refused_and_seen_in_the_list(
+    others: Service, caller: Client, http: httpx.Client, name: str
+) -> None:
     """The caller and whoever lists the models get the same reason."""
     with pytest.raises(ServiceError) as caught:
         caller.score(name, X)
@@ -178,6 +213,9 @@ def test_what_would_be_wrong_is_refused_and_seen_in_the_list(others: Service, ca
     listed = version_of(caller, name)
     assert listed.state == model_pb2.ModelVersion.STATE_FAILED
     assert REFUSED[name] in listed.state_message
+    problem = http.post(f"/v1/models/{name}:score", json={"rows": X}).json()
+    assert (problem["status"], problem["reason"]) == (409, "MODEL_LOAD_FAILED")
+    assert REFUSED[name] in problem["detail"]
     assert (
         REFUSED[name]
         in CliRunner(env={"COLUMNS": "2000"}).invoke(group, ["models", "--address", others.address]).output
