@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 
+import httpx
 import pyarrow as pa
 import pytest
 
@@ -13,7 +14,7 @@ from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from prinz_enricher.signature import Field
-from tests.support.running_service import Service
+from tests.support.running_service import LONG, Service
 from tests.support.script import run_script
 
 ROWS: dict[str, list[dict[str, object]]] = {
@@ -71,6 +72,22 @@ def test_columns_arrow_and_pyfunc_agree(client: Client, by_mlflow: dict[str, lis
     assert exact(client.score(name, pa.RecordBatch.from_pylist(rows)).batch) == together
     assert [exact(client.score(name, [row]).batch)[0] for row in rows[:20]] == alone
     assert [exact(client.score(name, pa.RecordBatch.from_pylist([row])).batch)[0] for row in rows[:20]] == alone
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_http_agrees(service: Service, client: Client, by_mlflow: dict[str, list[list[str]]], name: str) -> None:
+    """Scores over each road of HTTP are equal to the last bit, too."""
+    api, rows = service.application._api, ROWS[name]
+    assert api is not None
+    digest = client.signature(name)[1].digest[:8]
+    with httpx.Client(base_url=f"http://127.0.0.1:{api._listener.getsockname()[1]}", trust_env=False) as http:
+        by_v1 = http.post(f"/v1/models/{name}:score", json={"rows": rows}, timeout=LONG).json()["rows"]
+        many = http.post(f"/nussknacker/v1/score-many/{name}/{digest}", json=rows, timeout=LONG).json()
+        body = {"dataframe_records": rows}
+        predictions = http.post(f"/model/{name}/invocations", json=body, timeout=LONG).json()["predictions"]
+
+    scores = [[row["output_0"] for row in by_v1], [row["output_0"] for row in many], predictions]
+    assert [[float(value).hex() for value in some] for some in scores] == [by_mlflow[name][0]] * 3
 
 
 def test_dense_agrees(
