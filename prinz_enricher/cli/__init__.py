@@ -19,6 +19,7 @@ COMMANDS = {
     "models": ("describe", "List the models of a service."),
     "signature": ("describe", "Show the inputs, outputs and parameters of a model."),
     "score": ("score", "Score the rows of a file."),
+    "nussknacker-config": ("nussknacker_config", "Print the configuration of Nussknacker's own OpenAPI enricher."),
     "token": ("token", "Make a token for a caller."),
     "loadtest": ("loadtest", "Measure the throughput and latency of a server."),
 }
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"prinz_enricher.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

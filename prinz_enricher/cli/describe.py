@@ -22,7 +22,7 @@ from prinz_enricher.cli.service_connection import (
     waiting_display,
 )
 from prinz_enricher.contract import model_pb2
-from prinz_enricher.signature import AnyValue, ListOf, MapOf, Record, Scalar, Signature, Tensor, Type
+from prinz_enricher.signature import Signature, type_text
 
 _UNLIMITED_WIDTH: Final = 10_000
 
@@ -102,24 +102,6 @@ def print_scores(title: str, row: Mapping[str, object], scores: Mapping[str, obj
     console = _console()
     print_line(console, title)
     console.print(table)
-
-
-def type_text(type_: Type) -> str:
-    """Return a type as a person writes it, such as `array(double)`."""
-    match type_:
-        case Scalar(kind):
-            return kind.value
-        case ListOf(items):
-            return f"array({type_text(items)})"
-        case MapOf(values):
-            return f"map({type_text(values)})"
-        case Record(fields):
-            parts = [f"{field.name}{'' if field.required else '?'}: {type_text(field.type)}" for field in fields]
-            return f"object({', '.join(parts)})"
-        case Tensor(dtype, shape):
-            return f"tensor({dtype}, {list(shape)})"
-        case AnyValue():
-            return "any"
 
 
 def _console() -> Console:

@@ -21,6 +21,7 @@ from prinz_enricher.signature.types import Signature as Signature
 from prinz_enricher.signature.types import SignatureError as SignatureError
 from prinz_enricher.signature.types import Tensor as Tensor
 from prinz_enricher.signature.types import Type as Type
+from prinz_enricher.signature.types import type_text as type_text
 from prinz_enricher.signature.value import Micros as Micros
 from prinz_enricher.signature.value import from_value as from_value
 from prinz_enricher.signature.value import to_value as to_value

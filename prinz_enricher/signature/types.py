@@ -147,6 +147,24 @@ class Signature:
         return hash(self.digest)
 
 
+def type_text(type: Type) -> str:
+    """Return a type as a person writes it, such as `array(double)`."""
+    match type:
+        case Scalar(kind):
+            return kind.value
+        case ListOf(items):
+            return f"array({type_text(items)})"
+        case MapOf(values):
+            return f"map({type_text(values)})"
+        case Record(fields):
+            parts = [f"{field.name}{'' if field.required else '?'}: {type_text(field.type)}" for field in fields]
+            return f"object({', '.join(parts)})"
+        case Tensor(dtype, shape):
+            return f"tensor({dtype}, {list(shape)})"
+        case AnyValue():
+            return "any"
+
+
 def _canonical_field(field: Field) -> list[object]:
     return [field.name, _canonical_type(field.type), field.required]
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from prinz_enricher.catalog import CatalogModel, Snapshot
+from prinz_enricher.errors import EnricherError
 from prinz_enricher.fronts.http.nussknacker_document import schema_of, write_document
+from prinz_enricher.fronts.http.problems import NUSSKNACKER, problem_of, write_problem
 from prinz_enricher.fronts.http.routes import ROUTES
+from prinz_enricher.service.status import to_status
 from prinz_enricher.signature import (
     AnyValue,
     Field,
@@ -26,8 +29,27 @@ from prinz_enricher.signature import (
     Tensor,
 )
 from tests.fronts.test_http_api import EchoService, bearer, guarded
+from tests.service.test_status import EVERY
 from tests.support.guarded_service import SIGNATURE, GuardedService, model_of
 from tests.support.http_api import RunningApi, running_api
+
+STATUSES = {
+    400: ("INVALID_REQUEST", "INVALID_FILTER", "INVALID_PAGE_TOKEN"),
+    401: ("TOKEN_MISSING", "TOKEN_INVALID"),
+    403: ("MODEL_FORBIDDEN",),
+    409: (
+        "MODEL_NOT_FOUND", "VERSION_NOT_FOUND", "ALIAS_NOT_FOUND", "SIGNATURE_CHANGED", "MODEL_LOAD_FAILED",
+        "LOADER_NOT_ALLOWED", "RESYNC_REQUIRED",
+    ),
+    413: ("BATCH_TOO_LARGE", "MESSAGE_TOO_LARGE", "DECODED_TOO_LARGE"),
+    422: ("INVALID_INPUT",),
+    429: ("OVERLOADED", "QUOTA_EXCEEDED"),
+    500: ("MODEL_ERROR", "OUTPUT_MISMATCH", "INTERNAL"),
+    501: ("UNIMPLEMENTED",),
+    503: ("MODEL_LOADING", "REGISTRY_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "SHUTTING_DOWN", "AUDIT_UNAVAILABLE"),
+    504: ("DEADLINE_EXCEEDED",),
+}  # fmt: skip
+"""The reasons of each status that Nussknacker sees."""
 
 DIGEST = SIGNATURE.digest[:8]
 INT32 = {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1}
@@ -97,7 +119,9 @@ def test_operations() -> None:
     }
     one = document["paths"][f"/nussknacker/v1/score/wine/{DIGEST}"]["post"]
     body = one["requestBody"]["content"]["application/json"]["schema"]
-    assert body == {"type": "object", "properties": {"x": {"type": "number", "format": "double"}}}
+    shown = {"title": "x (double)", "description": "double, required"}
+    field = {**shown, "type": "number", "format": "double"}
+    assert body == {"type": "object", "properties": {"x": field}, "required": ["x"]}
     answers = [code for code, answer in one["responses"].items() if "content" in answer]
     assert answers == ["200"]
     assert document["openapi"] == "3.0.3"
@@ -178,6 +202,17 @@ def test_faults(api: RunningApi, path: str, body: Any, status: int, error: str) 
     assert fault.keys() == {"error", "message", "correlationId"}
     if error == "INVALID_INPUT":
         assert fault["message"] == "x: is text; wanted double"
+
+
+@pytest.mark.parametrize("error", EVERY, ids=lambda error: error.reason)
+def test_the_status_of_each_reason(error: EnricherError) -> None:
+    """Each reason has its status, and never 404; where a retry makes sense it is said when."""
+    status, headers, body = write_problem(problem_of(to_status(error)), NUSSKNACKER)
+
+    assert error.reason in STATUSES[status]
+    fault = json.loads(body)
+    assert (fault["error"], fault.keys()) == (error.reason, {"error", "message", "correlationId"})
+    assert (b"Retry-After: " in headers) == (status in {429, 503})
 
 
 def test_few_faults_are_told() -> None:

@@ -9,11 +9,10 @@ import pytest
 
 from prinz_enricher.batch import batch_to_rows, encode_dense
 from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
-from prinz_enricher.cli.describe import type_text
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
-from prinz_enricher.signature import Field
+from prinz_enricher.signature import Field, type_text
 from tests.support.running_service import LONG, Service
 from tests.support.script import run_script
 

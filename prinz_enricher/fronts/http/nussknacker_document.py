@@ -2,7 +2,8 @@
 
 It holds what Nussknacker 1.18 and its parser take, and no more: 3.0.3, one answer with a schema, no enumerations, no
 nulls. A long is a number without a format: as an integer, Nussknacker would decode it through a double. A path has the
-digest of its signature, which Nussknacker keeps with a deployed scenario, so that rows of another one are refused.
+digest of its signature, which Nussknacker keeps with a deployed scenario, so that rows of another one are refused. What
+Nussknacker does not read (titles, descriptions, which inputs are required) is for `prinz-enricher nussknacker-config`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from prinz_enricher.signature import (
     Signature,
     Tensor,
     Type,
+    type_text,
 )
 
 _INT32: Final = {"type": "integer", "format": "int32", "minimum": -(1 << 31), "maximum": (1 << 31) - 1}
@@ -54,6 +56,8 @@ _FAULTS: Final = {
     "422": {"description": "An input does not fit the signature"},
     "503": {"description": "Not ready now; Retry-After tells when"},
 }
+_SHORT: Final = 30
+"""Characters of a type that has room in a title."""
 _NOT_OF_ID: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -79,6 +83,20 @@ def schema_of(type: Type) -> dict[str, Any]:
 
 def _object(fields: Iterable[Field]) -> dict[str, Any]:
     return {"type": "object", "properties": {field.name: schema_of(field.type) for field in fields}}
+
+
+def _inputs(fields: Iterable[Field]) -> dict[str, Any]:
+    """Return the schema of a row, with what a person who fills a form is to know."""
+    properties: dict[str, Any] = {}
+    required = []
+    for field in fields:
+        text = type_text(field.type)
+        title = f"{field.name} ({text if len(text) <= _SHORT else text.partition('(')[0]})"
+        hint = f"{text}, {'required' if field.required else 'optional'}"
+        hint += f": {field.description}" if field.description else ""
+        properties[field.name] = {"title": title, "description": hint, **schema_of(field.type)}
+        required += [field.name] if field.required else []
+    return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
 def write_document(
@@ -149,7 +167,7 @@ def _new_id(name: str, alias: str, ids: set[str]) -> str:
 
 
 def _operation(signature: Signature, *, many: bool) -> dict[str, Any]:
-    inputs, outputs = _object(signature.inputs), _object(signature.outputs)
+    inputs, outputs = _inputs(signature.inputs), _object(signature.outputs)
     outputs["properties"].setdefault("modelVersion", {"type": "string"})
     if many:
         inputs, outputs = ({"type": "array", "items": one} for one in (inputs, outputs))
