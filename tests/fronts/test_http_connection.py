@@ -274,6 +274,21 @@ def test_drain(slow: RunningApi) -> None:
         slow.raw()
 
 
+def test_who_has_just_connected(slow: RunningApi) -> None:
+    """At the end of a drain idle connections are closed, but not one whose first request is still on its way."""
+    idle, new = slow.raw(), slow.raw()
+    idle.send(GET)
+    assert idle.answer()[0] == 200
+    ended = threading.Thread(target=slow.front.drain, args=(WAIT,))
+    ended.start()
+    assert idle.is_closed()
+    new.send(GET)
+    status, headers, _ = new.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    ended.join(WAIT)
+    assert not ended.is_alive()
+
+
 def test_many_connections(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the limit, the connection that was not used for the longest time makes room."""
     monkeypatch.setattr(api.front, "_most", 4)

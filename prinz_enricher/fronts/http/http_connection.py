@@ -131,6 +131,8 @@ class CallerConnection(asyncio.Protocol):
     def __init__(self, handler: RequestHandler, connections: dict[CallerConnection, None]) -> None:
         self.due = time.monotonic() + HEAD_SECONDS
         """When it is closed unless something happens, by `time.monotonic()`."""
+        self.used = False
+        """Whether anything was received."""
         self.peer = ""
         self.host = ""
         self.tls: Any = None
@@ -184,6 +186,7 @@ class CallerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
+        self.used = True
         if self._lingering or self._broken:
             return
         if self.idle:

@@ -52,6 +52,7 @@ class HttpFront:
         tracing: Tracing | None = None,
     ) -> None:
         self._listener = listener
+        self.port: int = listener.getsockname()[1]
         self._limits = limits
         self._tls = tls
         self._admission = Admission(limits)
@@ -68,8 +69,7 @@ class HttpFront:
         self._listener.setblocking(False)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(handler, log), self._loop).result()
-        port: int = self._listener.getsockname()[1]
-        return port
+        return self.port
 
     def change(self, limits: FrontLimits, api_limits: ApiLimits, log: CallLog | None) -> None:
         """Go on with other bounds of requests, and another log."""
@@ -149,13 +149,18 @@ class HttpFront:
     async def _drain(self, grace: float) -> None:
         began = time.monotonic()
         # What comes on a connection that seems idle is answered: its sender may have sent it before it could know.
-        while self._connections and time.monotonic() - began < min(grace, QUIET_SECONDS):  # noqa: ASYNC110 - they end in many places
+        while (self._connections or self._opening) and time.monotonic() - began < min(grace, QUIET_SECONDS):  # noqa: ASYNC110 - they end in many places
             await asyncio.sleep(0.02)
+        # Those that wait would be cut off with the listener, and have sent their requests.
+        self._accept()
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        while self._connections and time.monotonic() - began < grace:
+        closed = time.monotonic()
+        while (self._connections or self._opening) and (now := time.monotonic()) - began < grace:
             for connection in list(self._connections):
-                connection.close_idle()
+                # Whoever has just connected is about to ask.
+                if connection.used or now - closed > QUIET_SECONDS:
+                    connection.close_idle()
             await asyncio.sleep(0.02)
         for task in list(self._opening):
             task.cancel()
