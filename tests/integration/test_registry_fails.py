@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -29,7 +30,8 @@ WINE = pb.GetSignatureRequest(model=model_pb2.ModelRef(name="wine"))
 def serving(url: str, **registry: object) -> Iterator[Service]:
     """Run the service before a registry."""
     section: Mapping[str, object] = {"url": url, "refresh_interval": 0.05, "timeout": 2.0, **registry}
-    settings = Settings.load({"registry": section, "server": {"port": 0, "grace_period": 5.0}}, environment={})
+    sections = {"registry": section, "server": {"port": 0, "grace_period": 5.0}, "api": {"port": 0}}
+    settings = Settings.load(sections, environment={})
     application = Application(settings)
     port = application.start()
     try:
@@ -43,6 +45,15 @@ def health(service: Service, name: str) -> int:
     with service.channel() as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
     return int(answer.status)
+
+
+def document(service: Service) -> tuple[str, int]:
+    """Return the tag of the document for Nussknacker's own enricher, and how many operations it has."""
+    api = service.application._api
+    assert api is not None
+    port = api._listener.getsockname()[1]
+    answer = httpx.get(f"http://127.0.0.1:{port}/nussknacker/openapi.json", trust_env=False, timeout=30)
+    return answer.headers["etag"], len(answer.json()["paths"])
 
 
 @pytest.fixture
@@ -64,18 +75,21 @@ def registry(hostile_server: HostileServer) -> SyntheticRegistry:
     ids=["500", "403", "truncated", "cut", "circle"],
 )
 def test_known_models_go_on(hostile_server: HostileServer, registry: SyntheticRegistry, answer: Answer) -> None:
-    """However the registry fails, lists and signatures go on, health tells, and what is new comes by itself."""
+    """However the registry fails, lists and documents go on, health tells, and what is new comes by itself."""
     with serving(hostile_server.url) as service:
         assert service.application.ready.wait(30)
         stub = service.stub()
         before = stub.ListModels(pb.ListModelsRequest(view=pb.MODEL_VIEW_FULL))
         wait_until(lambda: health(service, "registry") == SERVING)
+        described = document(service)
+        assert described[1] == 6
         hostile_server.respond = lambda _: answer
         wait_until(lambda: health(service, "registry") == NOT_SERVING)
         for _ in range(20):
             assert stub.ListModels(pb.ListModelsRequest(view=pb.MODEL_VIEW_FULL)).models == before.models
             assert stub.GetSignature(WINE).signature == before.models[-1].versions[0].signature
         assert health(service, "") == health(service, "model/wine") == SERVING
+        assert document(service) == described
         registry.add("new")
         hostile_server.respond = registry
         wait_until(lambda: "new" in {model.name for model in stub.ListModels(pb.ListModelsRequest()).models})
@@ -108,12 +122,14 @@ def test_start_while_the_registry_is_down(
     with serving(hostile_server.url, snapshot_folder=folder) as service:
         assert service.application.ready.wait(30)
         before = service.stub().ListModels(pb.ListModelsRequest(view=pb.MODEL_VIEW_FULL))
+        described = document(service)
     hostile_server.respond = lambda _: Answer(b"", 503)
     with serving(hostile_server.url, snapshot_folder=folder) as service:
         assert service.application.ready.wait(30)
         stub = service.stub()
         after = stub.ListModels(pb.ListModelsRequest(view=pb.MODEL_VIEW_FULL))
         assert after.models == before.models
+        assert document(service) == described
         assert after.catalog_revision == before.catalog_revision
         assert after.catalog_age.ToNanoseconds() > 0
         assert stub.GetSignature(WINE).signature.digest
