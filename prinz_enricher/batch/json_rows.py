@@ -187,6 +187,8 @@ def json_params(given: Mapping[str, object], params: Sequence[Param]) -> dict[st
 
 
 def _write(column: value_pb2.Column, values: Sequence[object], type: Type, violations: Violations) -> None:
+    if len(values) == 1 and isinstance(type, Scalar) and _write_one(column, values[0], type.kind):
+        return
     path = column_path(column.name)
     if isinstance(type, Scalar):
         held = _leaves(values, type.kind, path, violations)
@@ -197,6 +199,21 @@ def _write(column: value_pb2.Column, values: Sequence[object], type: Type, viola
     add = column.nested.values.add
     for row, value in enumerate(values):
         _fill(add(), value, type, f"{path}[{row}]", violations)
+
+
+def _write_one(column: value_pb2.Column, value: Any, kind: ScalarKind) -> bool:
+    """Write the most frequent values of a row alone, which need no look; returns False for all others."""
+    if value.__class__ is float and kind is ScalarKind.DOUBLE:
+        column.doubles.values.append(value)
+    elif value.__class__ is str and kind is ScalarKind.STRING and value.isascii():
+        column.strings.values.append(value)
+    elif value.__class__ is int and kind is ScalarKind.LONG and -_INT64 <= value < _INT64:
+        column.int64s.values.append(value)
+    elif value.__class__ is bool and kind is ScalarKind.BOOLEAN:
+        column.bools.values.append(value)
+    else:
+        return False
+    return True
 
 
 def _fill(message: value_pb2.Value, value: object, type: Type, path: str, violations: Violations) -> None:
