@@ -77,7 +77,7 @@ ENV PATH=/opt/prinz-enricher/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /var/lib/prinz-enricher
 VOLUME /var/lib/prinz-enricher
-EXPOSE 50051 9090
+EXPOSE 8080 50051 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/readyz', timeout=4)"]
 ENTRYPOINT ["prinz-enricher"]

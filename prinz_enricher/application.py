@@ -96,6 +96,11 @@ class Application:
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""
 
+    @property
+    def api_port(self) -> int | None:
+        """The port of the HTTP API, while there is one."""
+        return None if self._api is None else self._api.port
+
     def start(self, ended: threading.Event | None = None) -> int:
         """Listen, and begin to read the registry; returns the port. `ended` ends the wait for a local store's server.
 

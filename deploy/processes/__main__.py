@@ -110,7 +110,7 @@ def check_ports(place: Place) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((place.listen if name in {"PROXY_PORT", "S3_PORT"} else "127.0.0.1", port))
+                probe.bind((place.listen if name in {"PROXY_PORT", "S3_PORT", "PRINZ_API_PORT"} else "127.0.0.1", port))
             except OSError:
                 taken.append(f"{name}={port}")
     if taken:

@@ -82,6 +82,10 @@ def proxy_rules(place: Place) -> str:
     values = {
         "PROXY_LISTEN": f"{place.listen}:{place.ports['PROXY_PORT']}",
         "S3_LISTEN": f"{place.listen}:{place.ports['S3_PORT']}",
+        "API_LISTEN": f"{place.listen}:{place.ports['PRINZ_API_PORT']}",
+        "ENRICHER": f"127.0.0.1:{place.ports['ENRICHER_PORT']}",
+        # Asked by nobody: all hosts are addresses.
+        "RESOLVER": "127.0.0.1",
         "REGISTRY": f"127.0.0.1:{place.ports['MLFLOW_PORT']}",
         "BUCKET": f"127.0.0.1:{place.ports['BUCKET_PORT']}",
         **{host: f"127.0.0.1:{place.ports[f'{host}_PORT']}" for _, _, host in MODELS.values()},

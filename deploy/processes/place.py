@@ -20,9 +20,11 @@ MODELS = {
 """The served models: each its program's name, the version, and what its host is called in the proxy's template."""
 
 _PORTS = (
-    *("PROXY_PORT", "S3_PORT", "PRINZ_PORT", "PRINZ_HTTP_PORT", "POSTGRES_PORT", "BUCKET_PORT", "MLFLOW_PORT"),
+    *("PROXY_PORT", "S3_PORT", "PRINZ_API_PORT", "PRINZ_PORT", "PRINZ_HTTP_PORT"),
+    *("POSTGRES_PORT", "BUCKET_PORT", "MLFLOW_PORT", "ENRICHER_PORT"),
     *(f"{host}_PORT" for _, _, host in MODELS.values()),
 )
+_PUBLIC = frozenset(_PORTS[:5])
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Place:
 
     def url(self, port: str) -> str:
         """Return the URL of a server, by the name of its port."""
-        host = self.host if port in {"PROXY_PORT", "S3_PORT", "PRINZ_PORT", "PRINZ_HTTP_PORT"} else "127.0.0.1"
+        host = self.host if port in _PUBLIC else "127.0.0.1"
         return f"http://{host}:{self.ports[port]}"
 
     @property

@@ -98,6 +98,8 @@ def programs(place: Place) -> list[Program]:
                 **clients,
                 "PRINZ_REGISTRY__URL": place.registry,
                 "PRINZ_HTTP__HOST": place.listen,
+                "PRINZ_API__HOST": "127.0.0.1",
+                "PRINZ_API__PORT": str(place.ports["ENRICHER_PORT"]),
                 "PRINZ_ENDPOINTS__PRINZ__URLS": place.registry,
                 "PRINZ_ENDPOINTS__DATABRICKS__URLS": place.registry,
                 "XDG_CACHE_HOME": str(place.home / "cache"),
@@ -105,7 +107,7 @@ def programs(place: Place) -> list[Program]:
                 "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path("~/.cache/uv").expanduser())),
             },
             needs=("proxy",),
-            page=f"{place.host}:{place.ports['PRINZ_PORT']} (gRPC)",
+            page=f"{place.host}:{place.ports['PRINZ_PORT']} (gRPC), {place.url('PRINZ_API_PORT')} (HTTP)",
         ),
         *(
             Program(

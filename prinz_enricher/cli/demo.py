@@ -52,9 +52,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the service.  [default: 50051, or a free one with --once]"
 )
+@click.option("--api-port", default=0, type=click.IntRange(0, 65535), help="Port of the HTTP API; 0 for a free one.")
 @click.option("--wine-csv", type=_CSV, help="Train on the UCI wine quality set.")
 @click.option("--fraud-csv", type=_CSV, help="Train on the BankSim set.")
-def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, fraud_csv: Path | None) -> None:
+def demo(
+    once: bool, folder: Path, port: int | None, api_port: int, wine_csv: Path | None, fraud_csv: Path | None
+) -> None:
     """Train sample models, serve them, and show how to call them; Ctrl-C ends it all.
 
     Starts a real MLflow server on a SQLite store, trains and registers the sample models in it, and serves them.
@@ -72,7 +75,9 @@ def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, frau
             with console.status("training the sample models …"):
                 _train(registry.url, wine_csv, fraud_csv, ended)
             with console.status("starting the service, and a worker for each model …"):
-                service = own_service(registry.url, server={"port": port}, scoring={"preload": ["*"]})
+                service = own_service(
+                    registry.url, server={"port": port}, api={"port": api_port}, scoring={"preload": ["*"]}
+                )
                 application, port = stack.enter_context(service)
                 address = f"localhost:{port}"
                 client = stack.enter_context(connect(address, None, _LOAD_SECONDS))
@@ -80,7 +85,8 @@ def demo(once: bool, folder: Path, port: int | None, wine_csv: Path | None, frau
             if once:
                 _show_scores(client)
             else:
-                _show_service(client, address, registry.url, folder / "payments.csv")
+                api = f"http://localhost:{application.api_port}"
+                _show_service(client, address, api, registry.url, folder / "payments.csv")
                 wait_for_signal(signals)
                 console.print("ending …")
     except PrivateServerError as error:
@@ -143,7 +149,7 @@ def _show_scores(client: Client) -> None:
                 print_scores(f"{scores.name}, version {scores.version}: a row and its score", row, score)
 
 
-def _show_service(client: Client, address: str, registry: str, payments: Path) -> None:
+def _show_service(client: Client, address: str, api: str, registry: str, payments: Path) -> None:
     # With a column that is not an input of the model.
     rows = ["payment;age;gender;category;amount", "1;4;F;es_transportation;800.0", "2;2;M;es_travel;7500.0"]
     payments.write_text("\n".join(rows) + "\n")
@@ -156,7 +162,7 @@ def _show_service(client: Client, address: str, registry: str, payments: Path) -
     ]
     request = {"model": {"name": FRAUD}, "columns": {"num_rows": 1, "columns": columns}}
     lines = [
-        f"Serving on {address}; the registry's pages are at {registry}. In another terminal:",
+        f"Serving on {address} (gRPC) and {api} (HTTP); the registry's pages are at {registry}. In another terminal:",
         "",
         f"  {command} models --address {address}",
         f"  {command} signature {FRAUD} --address {address}",
@@ -165,6 +171,14 @@ def _show_service(client: Client, address: str, registry: str, payments: Path) -
         f"  grpcurl -plaintext {address} prinz.enricher.v1.EnricherService/ListModels",
         f"  grpcurl -plaintext -d '{json.dumps(request)}' \\",
         f"    {address} prinz.enricher.v1.EnricherService/Score",
+        "",
+        f"  curl {api}/v1/models",
+        f"  curl {api}/v1/models/{FRAUD}:score -H 'Content-Type: application/json' \\",
+        f"    -d '{json.dumps({'rows': EXAMPLES[FRAUD]})}'",
+        "",
+        "The models as enrichers of Nussknacker, without a jar:",
+        "",
+        f"  {command} nussknacker-config --api {api}",
         "",
         "Ctrl-C ends it all.",
     ]

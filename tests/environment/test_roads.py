@@ -113,6 +113,17 @@ def test_every_road_gives_the_same_scores(
     assert scores(environment.address) == here
 
 
+def test_the_http_api(environment: WholeEnvironment) -> None:
+    """Through the proxy the HTTP API answers as gRPC does, and its document for Nussknacker has paths that score."""
+    expected, _ = scores(environment.address)[WINE]
+    with httpx.Client(base_url=environment.api, trust_env=False, timeout=60) as api:
+        answer = api.post(f"/v1/models/{WINE}:score", json={"rows": [WINE_ROW]})
+        assert answer.json()["rows"] == [{"output_0": expected}]
+        paths = api.get("/nussknacker/openapi.json").json()["paths"]
+        [path] = [path for path, one in paths.items() if one["post"]["operationId"] == f"score-{WINE}-champion"]
+        assert api.post(path, json=WINE_ROW).json() == {"modelVersion": "1", "output_0": expected}
+
+
 def test_a_path_of_no_served_model_is_not_found(environment: WholeEnvironment) -> None:
     """The proxy does not let MLflow's pages answer for a model that nobody serves."""
     for path in ("nobody/invocations", "model/nobody/1/invocations", f"model/{WINE}/2/invocations"):

@@ -17,8 +17,8 @@ import httpx
 from deploy.processes.place import ROOT
 
 PORTS = (
-    *("PROXY_PORT", "S3_PORT", "PRINZ_PORT", "PRINZ_HTTP_PORT", "POSTGRES_PORT", "BUCKET_PORT", "MLFLOW_PORT"),
-    *("WINE_1_PORT", "WINE_2_PORT", "FRAUD_3_PORT"),
+    *("PROXY_PORT", "S3_PORT", "PRINZ_API_PORT", "PRINZ_PORT", "PRINZ_HTTP_PORT"),
+    *("POSTGRES_PORT", "BUCKET_PORT", "MLFLOW_PORT", "ENRICHER_PORT", "WINE_1_PORT", "WINE_2_PORT", "FRAUD_3_PORT"),
 )
 
 SECONDS = 900.0
@@ -38,6 +38,7 @@ class WholeEnvironment:
         self.registry = f"http://127.0.0.1:{self.ports['PROXY_PORT']}"
         self.bucket = f"http://127.0.0.1:{self.ports['S3_PORT']}"
         self.address = f"127.0.0.1:{self.ports['PRINZ_PORT']}"
+        self.api = f"http://127.0.0.1:{self.ports['PRINZ_API_PORT']}"
         self.door = f"http://127.0.0.1:{self.ports['PRINZ_HTTP_PORT']}"
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -28,8 +28,7 @@ def test_with_the_service() -> None:
     application = Application(settings(), pool=InlinePool(lambda _: lambda batch, _: batch))
     application.start()
     try:
-        assert application._api is not None
-        port = application._api._listener.getsockname()[1]
+        port = application.api_port
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
             answer = client.get("/v1/models")
             assert (answer.status_code, answer.json()["reason"]) == (503, "REGISTRY_UNAVAILABLE")

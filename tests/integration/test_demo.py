@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from prinz_enricher.cli.demo import EXAMPLES
@@ -57,6 +58,13 @@ def test_commands_to_paste(folder: Path, running: subprocess.Popen[str]) -> None
         printed.append(line.rstrip())
         if "Ctrl-C" in line:
             break
+    called = re.findall(r"  curl (\S+)(?: -H '(.+): (.+)' \\\n    -d '(.+)')?$", "\n".join(printed), flags=re.MULTILINE)
+    answers = [
+        httpx.request(
+            "POST" if body else "GET", url, content=body, headers={key: value} if body else {}, trust_env=False
+        )
+        for url, key, value, body in called
+    ]
     commands = [line.strip() for line in printed if line.startswith("  ") and "prinz-enricher" in line.split()[0]]
 
     results = [subprocess.run(shlex.split(c), capture_output=True, text=True, check=False) for c in commands]
@@ -64,8 +72,12 @@ def test_commands_to_paste(folder: Path, running: subprocess.Popen[str]) -> None
     running.send_signal(signal.SIGINT)
 
     assert running.wait(timeout=60) == 0
-    assert [result.returncode for result in results] == [0, 0, 0], results
-    assert (folder / "scored.csv").read_text().splitlines()[0] == '"payment","output_0"'
+    assert [result.returncode for result in results] == [0, 0, 0, 0], results
+    assert "score-MLF-FraudDetection-3-champion" in results[-1].stdout
+    assert [answer.status_code for answer in answers] == [200, 200]
+    head, first, *_ = (folder / "scored.csv").read_text().splitlines()
+    assert head == '"payment","output_0"'
+    assert first.split(",")[1] == str(answers[1].json()["rows"][0]["output_0"])
     assert any(re.search(r"grpcurl .*EnricherService/Score|EnricherService/Score", line) for line in printed)
     assert len(started) > 1
     assert [pid for pid in started if is_there(pid)] == []

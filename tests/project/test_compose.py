@@ -182,8 +182,19 @@ def test_proxy_gets_every_host() -> None:
     given = variables("proxy")
 
     assert set(VARIABLE.findall(template)) == given.keys()
+    # It looks that one up when it is asked for, since that one waits for it.
+    later = given.pop("ENRICHER").split(":")[0]
     hosts = {value.split(":")[0] for value in given.values() if ":" in value}
     assert hosts == SERVICES["proxy"]["depends_on"].keys()
+    assert "proxy" in SERVICES[later]["depends_on"]
+
+
+def test_designer_finds_the_api() -> None:
+    """The designer reads the document where the proxy serves the HTTP API, once the service is healthy."""
+    settings = (ROOT / "deploy" / "nussknacker" / "designer.conf").read_text()
+
+    assert set(re.findall(r"http://(\S+?)[/\"]", settings)) == {f"proxy:{variables('proxy')['API_LISTEN']}"}
+    assert SERVICES["designer"]["depends_on"]["prinz-enricher"]["condition"] == "service_healthy"
 
 
 def test_nobody_waits_for_who_waits_for_him() -> None:
