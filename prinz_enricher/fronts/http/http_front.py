@@ -100,18 +100,19 @@ class HttpFront:
         if self._listener.fileno() >= 0:
             self._loop.add_reader(self._listener, self._accept)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take connections that wait; returns whether there may be more."""
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:
                 # No files are left: who waits is taken once others have gone.
                 log.warning("no connection can be taken for HTTP", why=str(error))
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(_NO_FILES_SECONDS, self._listen)
-                return
+                return False
             accepted.setblocking(False)
             if len(self._connections) + len(self._opening) >= self._most and not self._make_room():
                 accepted.close()
@@ -119,6 +120,7 @@ class HttpFront:
             task = self._loop.create_task(self._open(accepted))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+        return True
 
     def _make_room(self) -> bool:
         """Close the connection that was not used for the longest time; returns whether there is one."""
@@ -152,7 +154,8 @@ class HttpFront:
         while (self._connections or self._opening) and time.monotonic() - began < min(grace, QUIET_SECONDS):  # noqa: ASYNC110 - they end in many places
             await asyncio.sleep(0.02)
         # Those that wait would be cut off with the listener, and have sent their requests.
-        self._accept()
+        while self._accept():
+            continue
         self._loop.remove_reader(self._listener)
         self._listener.close()
         closed = time.monotonic()
