@@ -211,6 +211,8 @@ class ForkServer:
                     # By now it may be another one.
                     if self._running is not None and self._running[0] is process:
                         self._stop()
+                    # Where other processes need all processors, the next one would not come to an end either.
+                    self._nice = 0
                 raise ForkFailed(str(exc)) from exc
 
     def restart_if_needed(self, max_bytes: int) -> None:

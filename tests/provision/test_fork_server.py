@@ -151,6 +151,31 @@ def test_a_forked_process_is_a_child_with_what_was_asked_for_and_nothing_else(
     assert len(found["fds"]) <= 5
 
 
+def test_what_was_too_slow_is_imported_at_full_priority(
+    serve: Callable[..., ForkServer], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports that did not end in time have no higher niceness in the next server."""
+    monkeypatch.setattr("prinz_enricher.provision.child_process._FORK_SECONDS", 0.2)
+    seen, go = folder / "seen", folder / "go"
+    (folder / "slow.py").write_text(
+        "import os, pathlib, threading, time\n"
+        f"with open({str(seen)!r}, 'a') as file:\n"
+        "    print(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), file=file)\n"
+        f"while not pathlib.Path({str(go)!r}).exists():\n"
+        "    time.sleep(0.01)\n"
+    )
+    server = serve("slow", nice=5)
+    wait_until(lambda: seen.exists() and "\n" in seen.read_text(), PATIENCE)
+    with pytest.raises(ForkFailed, match=r"no answer within 0\.2 s"):
+        Running(server, folder, "tell")
+    monkeypatch.undo()
+    server.start()
+    wait_until(lambda: seen.read_text().count("\n") == 2, PATIENCE)
+    go.touch()
+    assert told(server, folder)["nice"] == os.nice(0)
+    assert [int(line) - os.nice(0) for line in seen.read_text().split()] == [5, 0]
+
+
 def test_what_is_imported_is_imported_once_and_chance_is_anew(serve: Callable[..., ForkServer], folder: Path) -> None:
     """Three processes share one import, and no two draw the same numbers or use the same temporary folder."""
     server = serve("heavy")
