@@ -54,6 +54,45 @@ for factor, column in ((2, "n"), (3, "n"), (3, "m")):
 mlflow.MlflowClient().set_registered_model_alias("moving", "champion", "1")
 """
 
+_TYPED = """
+import sys
+import mlflow
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, Array, Map, Object, Property
+
+mlflow.set_tracking_uri(sys.argv[1])
+
+class Mirror(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+scalars = ("boolean", "integer", "long", "float", "double", "string", "binary", "datetime")
+columns = [ColSpec(kind, f"a {kind}") for kind in scalars]
+columns += [
+    ColSpec(Array("long"), "series"),
+    ColSpec(Object([Property("id", "long"), Property("note", "string", required=False)]), "thing"),
+    ColSpec(Map("double"), "ratings"),
+    ColSpec(Array(Object([Property("at", "datetime")])), "things"),
+    ColSpec(AnyType(), "extra", required=False),
+    ColSpec("long", "perhaps", required=False),
+]
+few = [ColSpec("long", "n"), ColSpec("datetime", "at"), ColSpec("string", "note", required=False)]
+tensors = [
+    TensorSpec(np.dtype(np.float64), (-1, 2, 3), "pixels"),
+    TensorSpec(np.dtype(np.int64), (-1,), "count"),
+    TensorSpec(np.dtype(np.uint8), (-1, 4), "small"),
+]
+odd = [ColSpec("long", 'a.b {"${HOME}"}')]
+models = {"every-type": columns, "tensors": tensors, "mirror": few, 'odd "${HOME}" }': odd}
+for name, schema in ((name, Schema(fields)) for name, fields in models.items()):
+    mlflow.pyfunc.log_model(
+        name="mirror", python_model=Mirror(), signature=ModelSignature(schema, schema), pip_requirements=["mlflow"],
+        registered_model_name=name,
+    )
+"""
+
 
 def decimals() -> Iterator[str]:
     """Yield decimals, each with the bits of the double that the service takes for it, or `refused`."""
@@ -111,6 +150,7 @@ def main() -> int:
             subprocess.run(training, cwd=ROOT, env=variables, check=True, timeout=300)
             register_touchy(registry.url, folder)
             register(registry.url, _MOVING, folder)
+            register(registry.url, _TYPED, folder)
             build = [maven, "--batch-mode", "--no-transfer-progress", "--file", str(ROOT / "nussknacker"), "verify"]
             # It ends with this process, and with it what it started.
             with subprocess.Popen(
