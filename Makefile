@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-alerts test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
+.PHONY: help demo test test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,13 +31,16 @@ demo: $(READY) ## Train sample models, serve them, and say how to call them (ARG
 
 # Two processes, each of which has its own servers; what a file's tests share stays in one of them.
 test: $(READY) lint ## Pass the linters and the quick tests, two at a time (ARGS go to pytest instead, and it runs one)
-	$(BIN)/pytest --ignore tests/environment $(or $(ARGS),-m "not slow" --numprocesses 2 --dist loadfile)
+	$(BIN)/pytest --ignore tests/environment --ignore tests/console $(or $(ARGS),-m "not slow" --numprocesses 2 --dist loadfile)
 
 test-slow: $(READY) ## The tests that start, stop and kill servers, or build environments (ARGS go to pytest)
-	$(BIN)/pytest --ignore tests/environment -m slow --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --ignore tests/environment --ignore tests/console -m slow --numprocesses 2 --dist loadfile $(ARGS)
 
 test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
 	$(BIN)/pytest --durations 0 tests/environment $(ARGS)
+
+test-console: $(READY) ## The console in Chromium, which is to be installed (PRINZ_CONSOLE_IMAGES=1: new pictures for docs/)
+	$(BIN)/pytest --durations 0 tests/console $(ARGS)
 
 test-alerts: $(READY) ## Have each alert's cause before a real Prometheus, which is to be installed; takes the whole machine
 	PRINZ_TEST_ALERTS=1 $(BIN)/pytest tests/integration/test_alerts.py $(ARGS)

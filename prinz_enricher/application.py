@@ -134,7 +134,7 @@ class Application:
             undo.callback(self._service.close)
             undo.callback(self._front.drain, 0.0)
             if self._settings.api.port is not None:
-                self._api = self._open_api()
+                self._api = self._open_api(port)
                 undo.callback(self._api.drain, 0.0)
                 self._api.start(self._service.handle, self._call_log())
             if self._settings.http.port is not None:
@@ -223,7 +223,7 @@ class Application:
         needed = self._quotas.enabled or self._audit is not None or self._requests.enabled
         return self._accounting if needed else None
 
-    def _open_api(self) -> HttpFront:
+    def _open_api(self, grpc_port: int) -> HttpFront:
         """Return the HTTP API, which listens and takes no connections yet; raises FrontError."""
         # A service without it does not import what it needs.
         from prinz_enricher.fronts.http.http_front import HttpFront
@@ -240,6 +240,7 @@ class Application:
             tls=tls,
             series=self._series,
             tracing=self._tracing,
+            grpc_port=grpc_port,
         )
 
     def _close_security(self) -> None:

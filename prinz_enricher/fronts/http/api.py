@@ -7,16 +7,13 @@ serve callers in turns.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.resources import files
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 import structlog
 from google.protobuf import json_format
@@ -37,10 +34,12 @@ from prinz_enricher.fronts.admin.http_tls import client_certificate
 from prinz_enricher.fronts.grpc.admission import SMALL, Admission
 from prinz_enricher.fronts.grpc.authentication import Callers, Verdict, gone, note_begin
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
+from prinz_enricher.fronts.http.console import Console, tag_of
 from prinz_enricher.fronts.http.http_connection import HttpRequest
 from prinz_enricher.fronts.http.invocations import CSV, InvocationsForm
 from prinz_enricher.fronts.http.nussknacker_document import write_document
 from prinz_enricher.fronts.http.problems import NUSSKNACKER, Problem, problem_of, write_problem
+from prinz_enricher.fronts.http.request_options import options_of, timeout_of, view_of
 from prinz_enricher.fronts.http.routes import Route, errors_of, find_routes
 from prinz_enricher.fronts.http.score_exchange import (
     ARROW,
@@ -144,7 +143,8 @@ class Api:
         admission: Admission,
         limits: ApiLimits,
         series: Series,
-        tracing: Tracing | None = None,
+        tracing: Tracing | None,
+        console: Console,
     ) -> None:
         self.draining = False
         self.admission = admission
@@ -153,7 +153,8 @@ class Api:
         self._limits = limits
         self._series = series
         self._tracing = tracing
-        self._documents: dict[Principal | None, tuple[Snapshot, AccessRules, bytes]] = {}
+        self._console = console
+        self._documents: dict[Principal | None, tuple[Snapshot, AccessRules, Answer]] = {}
         # One object, as for each caller.
         self._reader = Principal(limits.document_principal) if limits.document_principal else None
         self._readers = FairThreads(3, "http-bodies")
@@ -162,7 +163,8 @@ class Api:
         self._loop: Any = None
         self._log: CallLog | None = None
         self._does: dict[str, Callable[[HttpRequest, _Context], None]] = {
-            "openapi": self._openapi,
+            "file": self._file,
+            "activity": self._activity,
             "document": self._document,
             "nussknacker": lambda request, context: self._nussknacker(request, context, many=False),
             "nussknacker_many": lambda request, context: self._nussknacker(request, context, many=True),
@@ -314,39 +316,64 @@ class Api:
 
     # What is asked for.
 
-    def _openapi(self, request: HttpRequest, _: _Context) -> None:
-        self._respond(request, 200, Answer(files(__package__).joinpath("openapi.json").read_bytes()))
+    def _file(self, request: HttpRequest, _: _Context) -> None:
+        found = self._console.files.get(request.path)
+        if found is None:
+            self._no_route(request, [])
+        else:
+            self._send_tagged(request, found.answer, found.tag)
+
+    def _activity(self, request: HttpRequest, context: _Context) -> None:
+        options = options_of(request, {"model", "version"})
+        name = options.get("model", "")
+        if name not in self._targets.view(context.principal, "list").models:
+            raise ModelNotFound(name)
+
+        def make() -> None:
+            answer = self._console.activity(name, options.get("version"))
+            self._soon(self._respond, request, 200, answer)
+
+        self._make(request, make)
 
     def _document(self, request: HttpRequest, context: _Context) -> None:
         principal, seen = context.principal, self._targets.view(context.principal, "list")
         rules, kept = self._targets.rules, self._documents.get(principal)
         if kept is not None and kept[0] is seen and kept[1] is rules:
-            self._send_document(request, kept[2])
+            self._send_tagged(request, kept[2], tag_of(kept[2].body))
             return
 
         def make() -> None:
-            may = partial(rules.may, principal, "score")
-            try:
-                secured = self._callers is not None
-                body = write_document(seen.models, self._targets.default_version, may, secured=secured)
-            except Exception as error:  # noqa: BLE001 - a fault of this service
-                self._soon(self._refuse, request, internal_failure(log, "document not written", error))
-                return
+            may, secured = partial(rules.may, principal, "score"), self._callers is not None
+            body = write_document(seen.models, self._targets.default_version, may, secured=secured)
             if len(self._documents) >= _MAX_DOCUMENTS:
                 self._documents.clear()
-            self._documents[principal] = seen, rules, body
-            self._soon(self._send_document, request, body)
+            answer = Answer(body, headers=b"Cache-Control: no-cache\r\n")
+            self._documents[principal] = seen, rules, answer
+            self._soon(self._send_tagged, request, answer, tag_of(body))
 
-        self._readers.submit(self._key(request), make)
+        self._make(request, make)
 
-    def _send_document(self, request: HttpRequest, body: bytes) -> None:
-        tag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
-        headers = b"Cache-Control: no-cache\r\nETag: " + tag + b"\r\n"
+    def _make(self, request: HttpRequest, make: Callable[[], None]) -> None:
+        """Answer a request by another thread, since it may take long."""
+
+        def work() -> None:
+            try:
+                make()
+            except Exception as error:  # noqa: BLE001 - a fault of this service
+                self._soon(self._refuse, request, internal_failure(log, "http answer not written", error))
+
+        self._readers.submit(self._key(request), work)
+
+    def _send_tagged(self, request: HttpRequest, answer: Answer, tag: bytes) -> None:
+        """Answer with what has a tag; with the tag alone where the caller has it."""
+        headers = answer.headers + b"ETag: " + tag + b"\r\n"
         if tag in request.headers.get(b"if-none-match", b""):
             self._count(request, 304)
             request.respond(304, headers, b"")
-            return
-        self._respond(request, 200, Answer(body, headers=headers), caching=b"")
+        elif (refusal := self.admission.resize(request, len(answer.body))) is not None:
+            self._refuse(request, refusal)
+        else:
+            self._respond(request, 200, replace(answer, headers=headers), caching=b"")
 
     def _nussknacker(self, request: HttpRequest, context: _Context, *, many: bool) -> None:
         if self._takes(request, context, JSON):
@@ -357,20 +384,20 @@ class Api:
             self._exchange(request, context, InvocationsForm())
 
     def _list(self, request: HttpRequest, context: _Context) -> None:
-        options = _options(request, {"view", "page_size", "page_token", "filter"})
+        options = options_of(request, {"view", "page_size", "page_token", "filter"})
         size = options.get("page_size", "0")
         if not (size.isascii() and size.isdigit() and len(size) < 8):
             raise InvalidRequest("page_size", "is not a number of models")
         message = pb.ListModelsRequest(
             page_size=int(size), page_token=options.get("page_token", ""), filter=options.get("filter", ""),
-            view=_view(options),
+            view=view_of(options),
         )  # fmt: skip
         self._call(request, context, "ListModels", message.SerializeToString(), _list_answer)
 
     def _get(self, request: HttpRequest, context: _Context) -> None:
         name = context.names["name"]
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        message = pb.ListModelsRequest(filter=f'name = "{quoted}"', view=_view(_options(request, {"view"})))
+        message = pb.ListModelsRequest(filter=f'name = "{quoted}"', view=view_of(options_of(request, {"view"})))
 
         def finish(response: bytes) -> Answer:
             listed = pb.ListModelsResponse.FromString(response)
@@ -437,7 +464,7 @@ class Api:
     ) -> HttpCall | None:
         """Return the call of a request, noted as begun; None where it is refused, which is answered."""
         most = NUSSKNACKER_SECONDS if context.errors == NUSSKNACKER else self._limits.seconds
-        deadline = request.arrived + min(most, self._limits.seconds, _timeout(request))
+        deadline = request.arrived + min(most, self._limits.seconds, timeout_of(request))
         connection = request.connection
         call = HttpCall(
             *(method, b"", request.arrived, deadline, self, request, finish),
@@ -567,34 +594,3 @@ class Api:
 def _list_answer(response: bytes) -> Answer:
     message = pb.ListModelsResponse.FromString(response)
     return Answer(json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode())
-
-
-def _options(request: HttpRequest, known: set[str]) -> dict[str, str]:
-    """Return the query of a request; raises InvalidRequest for what is unknown, or there twice."""
-    found = parse_qs(request.query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=16)
-    for name, values in found.items():
-        if name not in known or len(values) > 1:
-            raise InvalidRequest("query", f"has a key that is there twice, or none of {', '.join(sorted(known))}")
-    return {name: values[0] for name, values in found.items()}
-
-
-def _view(options: dict[str, str]) -> Any:
-    views = {"basic": pb.MODEL_VIEW_BASIC, "full": pb.MODEL_VIEW_FULL}
-    view = views.get(options.get("view", "basic"))
-    if view is None:
-        raise InvalidRequest("view", "is neither basic nor full")
-    return view
-
-
-def _timeout(request: HttpRequest) -> float:
-    """Return the seconds that a caller waits, by its header; raises InvalidRequest."""
-    text = request.headers.get(b"x-request-timeout")
-    if text is None:
-        return float("inf")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise InvalidRequest("X-Request-Timeout", "is no number of seconds above 0")
-    return seconds

@@ -16,9 +16,11 @@ from prinz_enricher.fronts.grpc.admission import Admission, FrontLimits
 from prinz_enricher.fronts.grpc.authentication import Callers
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
 from prinz_enricher.fronts.http.api import Api, ApiLimits
+from prinz_enricher.fronts.http.console import Console
 from prinz_enricher.fronts.http.http_connection import HEAD_SECONDS, CallerConnection
 from prinz_enricher.service.calls import CallHandler, CallLog
 from prinz_enricher.service.targets import Targets
+from prinz_enricher.telemetry.activity import SAMPLE_SECONDS
 from prinz_enricher.telemetry.series import Series
 from prinz_enricher.telemetry.tracing import Tracing
 
@@ -37,7 +39,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class HttpFront:
-    """Serves the HTTP API at a socket that listens; with `tls` alone by TLS."""
+    """Serves the HTTP API at a socket that listens; with `tls` alone by TLS. The console shows the port of gRPC."""
 
     def __init__(
         self,
@@ -50,13 +52,16 @@ class HttpFront:
         tls: HttpTls | None = None,
         series: Series | None = None,
         tracing: Tracing | None = None,
+        grpc_port: int = 0,
     ) -> None:
         self._listener = listener
         self.port: int = listener.getsockname()[1]
         self._limits = limits
         self._tls = tls
         self._admission = Admission(limits)
-        self.api = Api(targets, callers, self._admission, api_limits, series or Series(), tracing)
+        series = series or Series()
+        self._console = Console(series, grpc_port, tls=tls is not None)
+        self.api = Api(targets, callers, self._admission, api_limits, series, tracing, self._console)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = min(MAX_CONNECTIONS, files // 2) if files > 0 else MAX_CONNECTIONS
         self._connections: dict[CallerConnection, None] = {}
@@ -95,6 +100,7 @@ class HttpFront:
         self.api.open(self._loop, batcher, log)
         self._listen()
         self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._loop.call_later(SAMPLE_SECONDS, self._sample)
 
     def _listen(self) -> None:
         if self._listener.fileno() >= 0:
@@ -147,6 +153,10 @@ class HttpFront:
         for connection in list(self._connections):
             connection.check(now)
         self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sample(self) -> None:
+        self._loop.call_later(SAMPLE_SECONDS, self._sample)
+        self._console.sample()
 
     async def _drain(self, grace: float) -> None:
         began = time.monotonic()

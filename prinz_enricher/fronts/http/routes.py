@@ -49,7 +49,12 @@ class Route:
 
 
 ROUTES: Final = (
-    Route("/openapi.json", "GET", "openapi", method_name="Document", is_open=True),
+    # Before the files beside it.
+    Route("/console/activity", "GET", "activity", method_name="ListModels"),
+    *(
+        Route(path, "GET", "file", method_name="Document", is_open=True)
+        for path in ("/", "/console/{file}", "/docs", "/docs/{file}", "/openapi.json")
+    ),
     Route("/nussknacker/openapi.json", "GET", "document", NUSSKNACKER, method_name="Document"),
     *(
         Route(f"/nussknacker/v1/{kind}/{{name}}{alias}/{{digest}}", "POST", does, NUSSKNACKER)
