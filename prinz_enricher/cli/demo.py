@@ -162,7 +162,8 @@ def _show_service(client: Client, address: str, api: str, registry: str, payment
     ]
     request = {"model": {"name": FRAUD}, "columns": {"num_rows": 1, "columns": columns}}
     lines = [
-        f"Serving on {address} (gRPC) and {api} (HTTP); the registry's pages are at {registry}. In another terminal:",
+        f"Serving on {address} (gRPC) and {api} (HTTP, with a console for the browser).",
+        f"The registry's pages are at {registry}. In another terminal:",
         "",
         f"  {command} models --address {address}",
         f"  {command} signature {FRAUD} --address {address}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +18,7 @@ from tests.fronts.test_http_api import bearer, guarded
 from tests.support.guarded_service import GuardedService
 from tests.support.http_api import RunningApi, running_api
 
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = files(prinz_enricher.fronts.http) / "pages"
 NAMES = sorted(one.name for one in FOLDER.iterdir())
 PATHS = {"/": "index.html", "/docs": "docs.html", "/docs/docs.js": "docs.js"}
@@ -64,6 +68,17 @@ def test_other_files(api: RunningApi) -> None:
     for path in ("/console/index.html", "/console/x.js", "/console/..%2fapi.py", "/console/", "/console", "/docs/"):
         answer = api.client.get(path)
         assert (answer.status_code, answer.json()["reason"]) == (404, "PATH_NOT_FOUND")
+
+
+def test_the_wheel_has_the_files(tmp_path: Path) -> None:
+    """The files are in the wheel of the service."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name.removeprefix("prinz_enricher/fronts/http/pages/") for name in archive.namelist()}
+
+    assert set(NAMES) <= held
 
 
 def test_nothing_is_inline() -> None:

@@ -37,7 +37,7 @@ export function charts(intervals) {
 function chart(title, intervals, format, lines) {
   const all = lines.flatMap(([, , values]) => values).filter((value) => value !== null);
   const most = Math.max(...all, 0);
-  const x = (place) => (WIDTH * (1 - Math.min(1, intervals[place].ago / SECONDS))).toFixed(1);
+  const x = (place) => (WIDTH * (1 - intervals[place].ago / Math.max(SECONDS, intervals[0].ago))).toFixed(1);
   const y = (value) => (HEIGHT - 2 - (HEIGHT - 6) * (most ? value / most : 0)).toFixed(1);
   const path = (values) => values.map((value, place) => {
     if (value === null) return "";
