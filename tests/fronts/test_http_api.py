@@ -254,6 +254,7 @@ def test_methods_and_media(api: RunningApi) -> None:
     answer = api.client.delete("/v1/models")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
     assert api.client.get("/v1/models/wine:score").status_code in {404, 405}
+    assert api.client.options("/v1/models/wine:score").headers["allow"] == "POST"
     answer = api.client.post("/v1/models/wine:score", content="x", headers={"Content-Type": "text/plain"})
     assert (answer.status_code, answer.json()["reason"]) == (415, "MEDIA_TYPE_NOT_SUPPORTED")
 

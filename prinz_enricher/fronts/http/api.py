@@ -309,7 +309,7 @@ class Api:
         if not others:
             self._problem(request, Problem(404, "PATH_NOT_FOUND", "There is no such path; GET /openapi.json has all."))
             return
-        methods = ", ".join(sorted({route.method for route in others}))
+        methods = ", ".join(sorted({route.method for route in others if route.template == others[0].template}))
         problem = Problem(405, "METHOD_NOT_ALLOWED", f"The path takes {methods} alone.")
         request.context.errors = others[0].errors
         self._problem(request, problem, f"Allow: {methods}\r\n".encode())
