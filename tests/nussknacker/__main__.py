@@ -85,7 +85,7 @@ tensors = [
     TensorSpec(np.dtype(np.uint8), (-1, 4), "small"),
 ]
 odd = [ColSpec("long", 'a.b {"${HOME}"}')]
-models = {"every-type": columns, "tensors": tensors, "mirror": few, 'odd "${HOME}" }': odd}
+models = {"every-type": columns, "some-tensors": tensors, "mirror": few, 'odd "${HOME}" }': odd}
 for name, schema in ((name, Schema(fields)) for name, fields in models.items()):
     mlflow.pyfunc.log_model(
         name="mirror", python_model=Mirror(), signature=ModelSignature(schema, schema), pip_requirements=["mlflow"],

@@ -52,7 +52,7 @@ class RealServiceTest {
 
   @BeforeAll
   static void start() throws IOException, InterruptedException {
-    service = new ServiceProcess(ServiceProcess.freePort(), "*");
+    service = new ServiceProcess(ServiceProcess.freePort(), "MLF-*", "--preload", "t*", "--preload", "moving");
     client = clientOf(service.address());
     engine = Executors.newFixedThreadPool(2);
   }

@@ -48,7 +48,7 @@ import org.junit.jupiter.api.parallel.ExecutionMode;
 @EnabledIfEnvironmentVariable(named = "PRINZ_TEST_REGISTRY", matches = ".+", disabledReason = "needs make test-nussknacker")
 class StockEnricherCallsTest {
   private static final int SENDERS = 200;
-  private static final int ROUNDS = 15;
+  private static final int ROUNDS = 6;
 
   /** As Nussknacker 1.18 sets it up; the rest are the client's own defaults, written out. */
   private static DefaultAsyncHttpClientConfig.Builder asNussknacker() {

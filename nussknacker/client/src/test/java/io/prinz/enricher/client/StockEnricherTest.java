@@ -130,7 +130,7 @@ class StockEnricherTest {
   /** The types that this service has are among those of the models here, in both directions. */
   @Test
   void everyTypeIsThere() {
-    for (String name : List.of("score-every-type", "score-tensors")) {
+    for (String name : List.of("score-every-type", "score-some-tensors")) {
       Operation operation =
           document.getPaths().values().stream()
               .map(PathItem::getPost)
@@ -139,7 +139,7 @@ class StockEnricherTest {
               .orElseThrow();
       for (String types : List.of(inputOf(operation), outputOf(operation))) {
         List<String> wanted =
-            name.equals("score-tensors")
+            name.equals("score-some-tensors")
                 ? List.of("pixels: List[List[Double]]", "count: BigDecimal", "small: List[Integer]")
                 : List.of(
                     "a boolean: Boolean", "a integer: Integer", "a long: BigDecimal", "a float: Double",

@@ -40,7 +40,7 @@ class ScenariosTest {
   def start(): Unit = {
     // Where another test left it is that test's own.
     ServiceProcess.moveAlias("moving", "champion", "1")
-    service = new ServiceProcess(ServiceProcess.freePort(), "*")
+    service = new ServiceProcess(ServiceProcess.freePort(), "MLF-*", "--preload", "t*", "--preload", "moving")
     resolved = resolve()
   }
 
