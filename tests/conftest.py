@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,9 @@ DATABASE = "mlflow.db"
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     # The tests start a dozen processes that import MLflow; compiling it takes each of them five seconds.
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "prinz-enricher" / "bytecode"))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A background job of a shell ignores it, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What a service stores of its catalog is not to come back in another test, nor to stay on the disk. uv keeps its own
 # cache, or it would download everything anew.
 os.environ.setdefault("UV_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 90.0) -> None:
     """Wait until something has happened; fail where it has not in time."""
     limit = time.monotonic() + seconds
     while not happened():
