@@ -23,6 +23,7 @@ from prinz_enricher.scoring.ports import Target
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
 from prinz_enricher.worker.loaded_model import LoadedModel
 from tests.fronts.test_golden_over_http import PINNED, ROWS, by_invocations, instants
+from tests.scoring.remote.test_same_as_mlflow import serving  # noqa: F401 - a fixture, for each test
 from tests.support.guarded_service import GuardedService, model_of
 from tests.support.http_api import RunningApi, running_api
 
@@ -119,14 +120,6 @@ def _told(answer: httpx.Response) -> str:
         predictions = [dict(zip(predictions, row, strict=True)) for row in zip(*predictions.values(), strict=True)]
     # The server ends base64 with a new line.
     return json.dumps(predictions, sort_keys=True).replace("=\\n", "=")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def serving() -> Iterator[None]:
-    """What MLflow's server says of itself in the environment ends with these tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-        yield
 
 
 @pytest.fixture(scope="module")
