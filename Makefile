@@ -14,8 +14,9 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3"; exit 1; }
 	@uv pip install --help 2>/dev/null | grep -q -e --group || $(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "Neither uv nor Python's venv module is installed; on Debian: apt-get install python3-venv"; exit 1; }
-# uv does not read pip's settings: a package index of your own is passed on.
-	@set -e; if uv pip install --help 2>/dev/null | grep -q -e --group; then \
+# uv does not read pip's settings: a package index of your own is passed on. The uv of this environment, which is first
+# on the path where it is active, goes with it.
+	@set -e; if [ "$$(command -v uv)" != "$(abspath $(BIN))/uv" ] && uv pip install --help 2>/dev/null | grep -q -e --group; then \
 	  uv=uv; uv venv --quiet --clear --python $(PYTHON) $(VENV); \
 	else \
 	  uv=$(BIN)/uv; $(PYTHON) -m venv --clear $(VENV); \

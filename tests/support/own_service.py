@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+
 from prinz_enricher.application import Application
 from prinz_enricher.config import Settings
 from tests.support.running_service import Service
@@ -58,6 +60,9 @@ def own_service(url: str, **sections: Mapping[str, object]) -> Iterator[Service]
         },
         environment={},
     )
+    # With its first list pyarrow imports pandas, where the command line does not keep it out: for seconds, in which the
+    # service would read no calls.
+    pa.array([0])
     application = Application(settings)
     port = application.start()
     try:
