@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ WRITTEN = {
     "list": "[-9223372036854775808, 1]", "map": '{"it\'s": "1969-07-20T20:17:40Z"}',
     "any": '{"b": [1, 1.5, null, "x"]}', "record": '{"a": "/w=="}',
 }  # fmt: skip
+SPEL = Path(__file__).parents[2] / "nussknacker/component/src/test/resources/console.spel"
 SHOWN = WRITTEN | {"at": "2024-02-29T23:59:59.123456Z"}
 
 
@@ -89,6 +91,19 @@ def test_find_score_and_call(console: ConsolePage, port: int) -> None:
     assert console.snippet("Nussknacker SpEL").startswith("{'age': '4', 'gender': 'F', 'category': 'es_transportation'")
 
 
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed here")
+def test_grpcurl(console: ConsolePage, port: int) -> None:
+    """The same call by grpcurl has the same scores."""
+    console.show(port, "fraud", FRAUD)
+    console.write(ROW)
+    console.score()
+
+    response = json_format.ParseDict(bash(console.snippet("grpcurl")), pb.ScoreResponse())
+
+    [row] = objects(response.columns, EXACT)
+    assert row == bash(console.snippet("curl"))["rows"][0]
+
+
 def test_copy(console: ConsolePage, port: int) -> None:
     """A snippet is copied by its button."""
     console.show(port, "fraud", FRAUD)
@@ -128,7 +143,8 @@ def test_every_type(console: ConsolePage, echo: RunningApi) -> None:
     request = json_format.Parse(words[words.index("-d") + 1], pb.ScoreRequest())
     [by_grpc] = objects(echo.service.one(None, request).columns, EXACT)
     assert by_grpc == by_curl
-    assert "'long': 9007199254740993L" in console.snippet("Nussknacker SpEL")
+    # A test of the component has Nussknacker evaluate it.
+    assert console.snippet("Nussknacker SpEL") == SPEL.read_text().strip()
 
 
 def test_what_is_left_out(console: ConsolePage, echo: RunningApi) -> None:

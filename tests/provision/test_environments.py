@@ -32,7 +32,7 @@ def environments(
     folder: Path, mode: Any = "isolated", *, overrides: tuple[str, ...] = (), **options: Any
 ) -> Environments:
     """Make environments in a folder."""
-    uv = Uv(timeout=100.0, **options)
+    uv = Uv(timeout=280.0, **options)
     return Environments(folder / "environments", uv, max_bytes=20 << 30, mode=mode, overrides=overrides)
 
 
