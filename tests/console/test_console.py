@@ -39,7 +39,7 @@ WRITTEN = {
     "list": "[-9223372036854775808, 1]", "map": '{"it\'s": "1969-07-20T20:17:40Z"}',
     "any": '{"b": [1, 1.5, null, "x"]}', "record": '{"a": "/w=="}',
 }  # fmt: skip
-SPEL = Path(__file__).parents[2] / "nussknacker/component/src/test/resources/console.spel"
+SPEL = Path(__file__).parents[2] / "nussknacker/client/src/test/resources/console.spel"
 SHOWN = WRITTEN | {"at": "2024-02-29T23:59:59.123456Z"}
 
 
@@ -143,7 +143,7 @@ def test_every_type(console: ConsolePage, echo: RunningApi) -> None:
     request = json_format.Parse(words[words.index("-d") + 1], pb.ScoreRequest())
     [by_grpc] = objects(echo.service.one(None, request).columns, EXACT)
     assert by_grpc == by_curl
-    # A test of the component has Nussknacker evaluate it.
+    # A test of the JVM client evaluates it.
     assert console.snippet("Nussknacker SpEL") == SPEL.read_text().strip()
 
 

@@ -3,7 +3,7 @@ package io.prinz.enricher.nussknacker
 import cats.data.Validated.{Invalid, Valid}
 import com.typesafe.config.{Config, ConfigException, ConfigFactory}
 import io.prinz.enricher.client.ServiceProcess
-import org.junit.jupiter.api.Assertions.{assertArrayEquals, assertEquals, assertThrows, assertTrue, fail}
+import org.junit.jupiter.api.Assertions.{assertEquals, assertThrows, assertTrue, fail}
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable
 import org.junit.jupiter.api.{AfterAll, BeforeAll, Test, TestInstance, Timeout}
 import pl.touk.nussknacker.engine.api.component.ComponentDefinition
@@ -16,7 +16,6 @@ import pl.touk.nussknacker.engine.lite.util.test.LiteTestScenarioRunner._
 import pl.touk.nussknacker.engine.spel.SpelExtension._
 import pl.touk.nussknacker.engine.util.test.{RunListResult, TestScenarioRunner}
 
-import java.nio.file.{Files, Paths}
 import java.time.{LocalDateTime, ZoneOffset}
 import scala.jdk.CollectionConverters._
 
@@ -187,18 +186,6 @@ class ScenariosTest {
     assertEquals(Nil, result.errors)
     val saw = result.successes.head.toString
     assertTrue(saw.contains("9007199254740993") && !saw.contains("perhaps a double"), saw)
-  }
-
-  /** The record that the console of the service shows for SpEL, of every type, is one to Nussknacker. */
-  @Test
-  def snippetOfTheConsole(): Unit = {
-    val snippet = Files.readString(Paths.get("../component/src/test/resources/console.spel"))
-    val record  = success(scenario(snippet.spel, chosen(Fraud) ++ fraud(): _*)).asInstanceOf[java.util.Map[String, AnyRef]]
-    val list    = java.util.List.of[Any](Long.MinValue, 1)
-    assertEquals(List(9007199254740993L, Int.MinValue.toLong, null, 0.5, true, list),
-      List("long", "integer", "double", "float", "flag", "list").map(record.get))
-    assertEquals("a 'b' \"c\" $d \\ ß", record.get("text"))
-    assertArrayEquals(Array[Byte](0, -1), record.get("bytes").asInstanceOf[Array[Byte]])
   }
 
   /** In tests of scenarios the model is asked, or values are made up, typed, as configured. */
