@@ -193,8 +193,9 @@ class Series:
 
     def requested(self, method: str, route: str, status: str, seconds: float) -> None:
         """Count an HTTP request."""
+        key = method, route, status
         with self.lock:
-            self.requests.setdefault((method, route, status), Buckets(SECONDS)).add(seconds)
+            (self.requests.get(key) or self.requests.setdefault(key, Buckets(SECONDS))).add(seconds)
 
 
 _REPORTED = {"fetch": "fetch", "environment": "environment", "load": "load", "warm_up": "warm"}

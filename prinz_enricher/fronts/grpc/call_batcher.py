@@ -31,8 +31,9 @@ class CallBatcher:
     keeps this well below what it admits.
     """
 
-    def __init__(self, handler: CallHandler, max_calls: int) -> None:
+    def __init__(self, handler: CallHandler, max_calls: int, idle_ticks: int = IDLE_TICKS) -> None:
         self._handler = handler
+        self._last_tick = idle_ticks
         self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
         # Not every system has it.
@@ -59,7 +60,7 @@ class CallBatcher:
         if len(self._waiting) > self._seen:
             self._seen, self._idle_ticks = len(self._waiting), 0
         self._idle_ticks += 1
-        if self._waiting and self._idle_ticks <= IDLE_TICKS and self._loop.time() < self._until:
+        if self._waiting and self._idle_ticks <= self._last_tick and self._loop.time() < self._until:
             # The polling thread may need this very core.
             self._yield_core()
             self._loop.call_soon(self._tick)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from prinz_enricher.fronts.http.score_exchange import Answer
+from prinz_enricher.fronts.http.row_template import Answer
 from prinz_enricher.telemetry.activity import Activity, Interval, quantile
 from prinz_enricher.telemetry.series import Series
 

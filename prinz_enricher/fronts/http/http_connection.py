@@ -12,7 +12,6 @@ import time
 from collections import deque
 from http import HTTPStatus
 from typing import Any, Final, Protocol
-from urllib.parse import unquote_to_bytes
 
 import httptools
 import structlog
@@ -77,10 +76,6 @@ class HttpRequest:
     def announced(self) -> bool:
         """Whether the head says that there is a body."""
         return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
-
-    def segments(self) -> list[str]:
-        """Return the decoded segments of the path; raises UnicodeDecodeError."""
-        return [unquote_to_bytes(part).decode() for part in self.path.split(b"/")[1:]]
 
     def respond(self, status: int, headers: bytes, body: bytes, *, close: bool = False) -> None:
         """Answer; the first answer counts. `headers` are whole lines. By the loop's thread."""

@@ -96,7 +96,8 @@ class HttpFront:
             self.api.close()
 
     async def _start(self, handler: CallHandler, log: CallLog | None) -> None:
-        batcher = CallBatcher(handler, max(1, min(_MAX_WAITING, self._limits.calls // 4)))
+        # The requests that have come are read in one turn of the loop, and those that come meanwhile in the next one.
+        batcher = CallBatcher(handler, max(1, min(_MAX_WAITING, self._limits.calls // 4)), idle_ticks=1)
         self.api.open(self._loop, batcher, log)
         self._listen()
         self._loop.call_later(_SWEEP_SECONDS, self._sweep)

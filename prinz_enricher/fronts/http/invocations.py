@@ -17,7 +17,8 @@ from prinz_enricher.batch.json_answers import PYTHON, json_values, write
 from prinz_enricher.batch.json_rows import columns_of, parse_json
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
-from prinz_enricher.fronts.http.score_exchange import Answer, Asked, ScoreForm, objects
+from prinz_enricher.fronts.http.row_template import Answer
+from prinz_enricher.fronts.http.score_exchange import Asked, ScoreForm, objects
 from prinz_enricher.signature import AnyValue, Scalar, ScalarKind, Signature, Type
 
 CSV: Final = "text/csv"

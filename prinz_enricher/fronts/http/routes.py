@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from prinz_enricher.fronts.http.problems import INVOCATIONS, NUSSKNACKER, PROBLEM
 
@@ -77,8 +79,10 @@ for _route in ROUTES:
     _BY_LENGTH.setdefault(_route.template.count("/"), []).append(_route)
 
 
-def find_routes(segments: Sequence[str]) -> list[tuple[Route, dict[str, str]]]:
-    """Return the routes of a path, with its parts; of several methods, or none."""
+@lru_cache(maxsize=512)
+def find_routes(path: bytes) -> Sequence[tuple[Route, dict[str, str]]]:
+    """Return the routes of a path, with its decoded parts; of several methods, or none. Raises UnicodeDecodeError."""
+    segments = [unquote_to_bytes(part).decode() for part in path.split(b"/")[1:]]
     tried = ((route, route.match(segments)) for route in _BY_LENGTH.get(len(segments), ()))
     return [(route, names) for route, names in tried if names is not None]
 

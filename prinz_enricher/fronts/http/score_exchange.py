@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
 
 from prinz_enricher.batch.json_answers import EXACT, NULLS, JsonStyle, json_values, write
 from prinz_enricher.batch.json_rows import columns_of, json_columns, json_params, parse_json
+from prinz_enricher.batch.wire import prefix
+from prinz_enricher.catalog import CatalogVersion
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidRequest, OutputMismatch, SignatureChanged
+from prinz_enricher.fronts.http.row_template import JSON, MAX_BODY, Answer, RowTemplate, RowTemplates
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.signature import Signature
 from prinz_enricher.telemetry.series import Series
 
 ARROW: Final = "application/vnd.apache.arrow.stream"
-JSON: Final = "application/json"
 DIGEST: Final = 8
 """Characters of a signature's digest that stand in the paths of Nussknacker."""
 
 _KEYS: Final = {"rows", "params", "outputs"}
+_REQUEST_ID: Final = pb.ScoreRequest.DESCRIPTOR.fields_by_name["request_id"].number
+_RESPONSE_ID: Final = pb.ScoreResponse.DESCRIPTOR.fields_by_name["request_id"].number
 _DECODE_ERROR: Final = "has a year outside 1 to 9999, which JSON can't tell"
 
 
@@ -35,15 +40,6 @@ class Asked:
     params: Mapping[str, object] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     stream: bytes | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """The body of an answer with its media type, and lines of its head."""
-
-    body: bytes
-    media: str = JSON
-    headers: bytes = b""
 
 
 class ScoreForm:
@@ -66,15 +62,19 @@ class ScoreExchange:
     """
 
     def __init__(
-        self, targets: Targets, series: Series, reference: model_pb2.ModelRef, form: ScoreForm, digest: str = ""
+        self, targets: Targets, series: Series, templates: RowTemplates, names: Mapping[str, str], form: ScoreForm
     ) -> None:
+        """Make one for a path with these parts."""
         self._targets = targets
+        self._templates = templates
         self._series = series
-        self._reference = reference
+        self._reference = model_pb2.ModelRef(name=names["name"], version=names.get("version"), alias=names.get("alias"))
         self._form = form
-        self._digest = digest
+        self._digest = names.get("digest", "")
         self._signature: Signature | None = None
         self._version = ""
+        self._template: RowTemplate | None = None
+        self._id = b""
 
     def request(self, call: Call, body: bytes, media: str, query: bytes, request_id: str, max_rows: int) -> bytes:
         """Return the message that asks for a body's scores; raises EnricherError."""
@@ -89,10 +89,24 @@ class ScoreExchange:
         signature = self._signature = self._targets.signature(version)
         if self._digest and (len(self._digest) < DIGEST or not signature.digest.startswith(self._digest)):
             raise SignatureChanged(version.name, version.version, signature.digest)
+        self._id = request_id.encode()
+        general = partial(self._write, version, signature, media, query, max_rows)
+        if media == JSON and len(body) <= MAX_BODY:
+            of = (type(self._form), version.name, version.version)
+            write = partial(self._form.write, signature=signature)
+            message, self._template = self._templates.read(of, body, signature, general, write)
+        else:
+            message = general(body)
+        # Concatenated messages are one message with the fields of all.
+        return message + _id_field(_REQUEST_ID, self._id)
+
+    def _write(
+        self, version: CatalogVersion, signature: Signature, media: str, query: bytes, max_rows: int, body: bytes
+    ) -> bytes:
         asked = self._form.read(body, media, query, signature)
         if asked.rows > max_rows:
             raise BatchTooLarge(asked.rows, max_rows)
-        message = pb.ScoreRequest(request_id=request_id, outputs=_texts(asked.outputs))
+        message = pb.ScoreRequest(outputs=_texts(asked.outputs))
         message.model.name, message.model.version = version.name, version.version
         if asked.stream is None:
             # No rows have no columns either, and fit every model.
@@ -109,11 +123,17 @@ class ScoreExchange:
         """Return the body with the scores of a serialised response; raises OutputMismatch."""
         if self._signature is None:
             raise ValueError("answered before it was asked")
-        message = pb.ScoreResponse.FromString(response)
         try:
-            return self._form.write(message, self._signature)
+            if self._template is None:
+                return self._form.write(pb.ScoreResponse.FromString(response), self._signature)
+            # The id is no part of an answer; the rest is the same for calls that were scored together.
+            return self._template.answer(response.removesuffix(_id_field(_RESPONSE_ID, self._id)))
         except OverflowError:
             raise OutputMismatch(self._reference.name, self._version, _DECODE_ERROR) from None
+
+
+def _id_field(number: int, id: bytes) -> bytes:
+    return prefix(number, len(id)) + id if id else b""
 
 
 def _texts(names: Sequence[object]) -> list[str]:
