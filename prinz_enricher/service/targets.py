@@ -60,24 +60,24 @@ class Targets:
         self, model: model_pb2.ModelRef, principal: Principal | None, method: Method, rules: AccessRules | None = None
     ) -> CatalogVersion:
         """Return the version that a reference means now; raises EnricherError, also by these rules."""
-        if not model.name:
+        name, rules = model.name, rules or self.rules
+        if not name:
             raise InvalidRequest("model.name", "is required")
-        rules = rules or self.rules
-        if not (rules.may(principal, method, model.name) or rules.may(principal, "list", model.name)):
+        if not (rules.may(principal, method, name) or rules.may(principal, "list", name)):
             # Before anything shows whether there is one, such as a registry that is not read yet.
-            raise ModelNotFound(model.name)
+            raise ModelNotFound(name)
         selector = model.WhichOneof("selector")
         if selector and not getattr(model, selector):
             raise InvalidRequest(f"model.{selector}", "is empty; leave it out for the default version")
         version = model.version if selector == "version" else None
         alias = model.alias if selector == "alias" else None
         snapshot = self._catalog.snapshot()
-        if model.name not in snapshot.models and (why := self._catalog.unknown(model.name)) is not None:
+        if name not in snapshot.models and (why := self._catalog.unknown(name)) is not None:
             raise why
-        if model.name in snapshot.models:
-            rules.check(principal, method, model.name)
-        meant = resolve(snapshot, model.name, version, alias, self._policy)
-        return meant if version is not None else self._aliases.choose(snapshot.models[model.name], alias, meant)
+        if name in snapshot.models:
+            rules.check(principal, method, name)
+        meant = resolve(snapshot, name, version, alias, self._policy)
+        return meant if version is not None else self._aliases.choose(snapshot.models[name], alias, meant)
 
     def view(self, principal: Principal | None, method: Method) -> Snapshot:
         """Return what a caller may list, or watch, now; raises RegistryUnavailable before the registry was read."""
@@ -118,6 +118,8 @@ class Targets:
 
     def signature(self, version: CatalogVersion) -> Signature:
         """Return a version's signature; raises EnricherError as `of` does."""
+        if (known := self._known.get(id(version))) is not None:
+            return known[1].signature
         self._catalog.prioritize(version)
         if self._is_refused(version):
             raise LoaderNotAllowed(version.name, version.version, version.loader)

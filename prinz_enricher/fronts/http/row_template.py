@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
@@ -43,7 +43,7 @@ class Answer:
     headers: bytes = b""
 
 
-Write = Callable[[pb.ScoreResponse], Answer]
+_Write = Callable[[pb.ScoreResponse], Answer]
 
 
 class _Doubles:
@@ -78,22 +78,22 @@ class _Doubles:
 class RowTemplate:
     """How bodies that differ in their numbers alone are read and answered; `write` writes any answer to them."""
 
-    def __init__(self, signature: Signature, request: _Doubles, write: Write) -> None:
+    def __init__(self, signature: Signature, request: _Doubles, write: _Write) -> None:
         self.signature = signature
         self.request = request
         self._write = write
         # Of the latest model call that many shared.
         self._response: _Doubles | None = None
         self._texts: list[str] = []
-        self._answer: Answer | None = None
+        self._headers = b""
 
     def answer(self, response: bytes) -> Answer:
         """Return the answer for a response; raises OverflowError for a value that JSON lacks."""
         scores = None if self._response is None else self._response.unpack(response)
-        if scores is not None and self._answer is not None and all(map(math.isfinite, scores)):
+        if scores is not None and all(map(math.isfinite, scores)):
             texts = [*self._texts]
             texts[1::2] = map(repr, scores)
-            return replace(self._answer, body="".join(texts).encode())
+            return Answer("".join(texts).encode(), headers=self._headers)
         message = pb.ScoreResponse.FromString(response)
         answer = self._write(message)
         if scores is None and message.timing.batch_rows >= _MANY:
@@ -105,7 +105,7 @@ class RowTemplate:
                     head, _, rest = rest.partition(repr(other))
                     texts += [head, repr(value)]
                 if "".join([*texts, rest]).encode() == answer.body:
-                    self._response, self._texts, self._answer = learnt, [*texts, rest], answer
+                    self._response, self._texts, self._headers = learnt, [*texts, rest], answer.headers
         return answer
 
 
@@ -116,7 +116,7 @@ class RowTemplates:
         self._known: dict[tuple[object, ...], RowTemplate] = {}
 
     def read(
-        self, of: Sequence[object], body: bytes, signature: Signature, general: Callable[[bytes], bytes], write: Write
+        self, of: Sequence[object], body: bytes, signature: Signature, general: Callable[[bytes], bytes], write: _Write
     ) -> tuple[bytes, RowTemplate | None]:
         """Return the request for a body, and the template that has read it; raises what the `general` way raises.
 
