@@ -1,8 +1,8 @@
 """What a scrape costs with 1,000 models of 3 versions in use: `make bench-scrape`.
 
 The registry is in memory, and every version is scored at a model server of this benchmark's, as that many worker
-processes have no room on one machine. Each version is called once, which takes minutes, since it proves first which rows
-may share a request. Then one caller goes on, alone and while the metrics are scraped: as OpenMetrics, whole, on a new
+processes have no room on one machine. Each version is called once, which takes minutes: it first proves which rows may
+share a request. Then one caller goes on, alone and while the metrics are scraped: as OpenMetrics, whole, on a new
 connection each time. At last all versions are called before each scrape.
 """
 

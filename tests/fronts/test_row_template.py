@@ -143,6 +143,12 @@ def test_any_scores(
             assert exchange.answer(response) == general.answer(response)
 
 
+def test_a_list_is_no_row(service: GuardedService) -> None:
+    """What was learnt of lists is not known of rows by themselves."""
+    lists, row = Asking(service, "list").taught(), Asking(service, "row")
+    assert "is not an object" in str(row.outcome('[{"a": 1.5}]', lists.templates)[1])
+
+
 def test_another_signature(service: GuardedService) -> None:
     """What was learnt for a version is forgotten with its signature."""
     asking = Asking(service, "rows").taught()

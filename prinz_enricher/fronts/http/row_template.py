@@ -82,30 +82,31 @@ class RowTemplate:
         self.signature = signature
         self.request = request
         self._write = write
-        # Of the latest model call that many shared.
-        self._response: _Doubles | None = None
-        self._texts: list[str] = []
-        self._headers = b""
+        # Of the latest model call that many shared: all at once, since large responses are read by other threads.
+        self._learnt: tuple[_Doubles, list[str], bytes] | None = None
 
     def answer(self, response: bytes) -> Answer:
         """Return the answer for a response; raises OverflowError for a value that JSON lacks."""
-        scores = None if self._response is None else self._response.unpack(response)
-        if scores is not None and all(map(math.isfinite, scores)):
-            texts = [*self._texts]
-            texts[1::2] = map(repr, scores)
-            return Answer("".join(texts).encode(), headers=self._headers)
+        scores = None
+        if self._learnt is not None:
+            doubles, known, headers = self._learnt
+            scores = doubles.unpack(response)
+            if scores is not None and all(map(math.isfinite, scores)):
+                texts = [*known]
+                texts[1::2] = map(repr, scores)
+                return Answer("".join(texts).encode(), headers=headers)
         message = pb.ScoreResponse.FromString(response)
         answer = self._write(message)
         if scores is None and message.timing.batch_rows >= _MANY:
             values = [value for column in message.columns.columns for value in column.doubles.values]
             with contextlib.suppress(ValueError):
-                learnt, others, texts = _Doubles(response, values), _OTHERS[: len(values)], []
+                learnt, others, texts = _Doubles(response, values), _OTHERS[: len(values)], list[str]()
                 rest = self._write(pb.ScoreResponse.FromString(learnt.pack(others))).body.decode()
                 for value, other in zip(values, others, strict=True):
                     head, _, rest = rest.partition(repr(other))
                     texts += [head, repr(value)]
                 if "".join([*texts, rest]).encode() == answer.body:
-                    self._response, self._texts, self._headers = learnt, [*texts, rest], answer.headers
+                    self._learnt = learnt, [*texts, rest], answer.headers
         return answer
 
 

@@ -45,6 +45,9 @@ class Asked:
 class ScoreForm:
     """How a route has its rows and its scores. One object for each request."""
 
+    many = False
+    """Whether the body is a list, where a form has rows by themselves and lists of them."""
+
     def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
         """Return the rows of a body; raises EnricherError."""
         raise NotImplementedError
@@ -92,7 +95,7 @@ class ScoreExchange:
         self._id = request_id.encode()
         general = partial(self._write, version, signature, media, query, max_rows)
         if media == JSON and len(body) <= MAX_BODY:
-            of = (type(self._form), version.name, version.version)
+            of = (type(self._form), self._form.many, version.name, version.version)
             write = partial(self._form.write, signature=signature)
             message, self._template = self._templates.read(of, body, signature, general, write)
         else:
@@ -206,17 +209,17 @@ class NussknackerForm(ScoreForm):
     """An object of inputs and one of outputs, or a list of them."""
 
     def __init__(self, *, many: bool) -> None:
-        self._many = many
+        self.many = many
 
     def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
         """Return the row, or the rows."""
         content = parse_json(body)
-        if not self._many and not isinstance(content, dict):
+        if not self.many and not isinstance(content, dict):
             raise InvalidRequest("body", "is not an object")
-        columns, rows = columns_of(content if self._many else [content], "body")
+        columns, rows = columns_of(content if self.many else [content], "body")
         return Asked(columns, rows)
 
     def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:
         """Return the scores, with the version that they are of."""
         rows = objects(response.columns, NULLS, {"modelVersion": response.model.version})
-        return Answer(write(rows if self._many else rows[0]).encode())
+        return Answer(write(rows if self.many else rows[0]).encode())
