@@ -7,7 +7,7 @@ FROM python:3.12-slim-bookworm AS build
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /build
 COPY constraints.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore --constraint constraints.txt uv
+RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore --constraint constraints.txt maturin uv
 
 
 FROM build AS enricher-build
@@ -21,6 +21,17 @@ COPY prinz_enricher prinz_enricher
 COPY samples samples
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/prinz-enricher --build-constraints constraints.txt --no-deps .
+RUN --mount=from=front-build,source=/dist,target=/dist \
+    uv pip install --no-cache --python /opt/prinz-enricher --no-deps /dist/*.whl
+
+
+FROM rust:1.95-slim-bookworm AS front-build
+# A program; what it builds goes with each Python from 3.11 on, and needs none to be built.
+COPY --from=build /usr/local/bin/maturin /usr/local/bin/maturin
+WORKDIR /build
+COPY front front
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/front/target \
+    maturin build --release --manifest-path front/Cargo.toml --out /dist
 
 
 FROM build AS mlflow-build

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
+.PHONY: help demo front test test-front test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,17 @@ test-nightly: $(READY) ## The property tests of the columnar core with over a mi
 
 test-nussknacker: $(READY) ## Build the modules for the JVM with Maven, and test them against real services (ARGS go to mvn)
 	$(BIN)/python -m tests.nussknacker $(ARGS)
+
+front: $(READY) ## Build the Rust front into the environment, where cargo is (docs/fronts.md)
+	@command -v cargo >/dev/null || { echo "cargo is needed, Rust 1.85 or newer; on Debian: apt-get install rustup"; exit 1; }
+	rm -rf dist/front
+	PATH="$(abspath $(BIN)):$$PATH" maturin build --quiet --release --manifest-path front/Cargo.toml --interpreter $(BIN)/python --out dist/front
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --reinstall --no-index dist/front/*.whl
+
+test-front: ## Format, lint and test the Rust front's crate
+	cargo fmt --manifest-path front/Cargo.toml --check
+	cargo clippy --quiet --release --manifest-path front/Cargo.toml --all-features --all-targets -- --deny warnings
+	cargo test --quiet --release --manifest-path front/Cargo.toml
 
 lint: $(READY) ## Format, lint, types, the direction of imports, the contract
 	$(BIN)/ruff format --check .

@@ -254,6 +254,7 @@ class Application:
         found: dict[str, dict[str, float]] = {
             "auth_failures": {**self._authenticator.failures()},
             "quota_rejections": {**self._quotas.rejections()},
+            "connection_refusals": {**self._front.refusals()},
             "reload_failures": {"settings": self._reload_failures, **self._authenticator.reload_failures()},
         }
         if (files := self._certificates) is not None:

@@ -76,6 +76,31 @@ class TlsSettings(Section):
         return self
 
 
+class ConnectionSettings(Section):
+    """What a gRPC connection may take; which front has which limit says docs/fronts.md."""
+
+    max_connections: int | None = Field(None, ge=1)
+    """maximum connections; more are closed at once; by default as many as files may be open, less 256"""
+    per_peer: int | None = Field(None, ge=1)
+    """maximum connections of one address; by default half of all"""
+    streams: int = Field(500, ge=1, le=2**31 - 1)
+    """maximum open calls of a connection; more wait at the caller"""
+    header_bytes: int = Field(16 * 1024, ge=1024, le=MIB)
+    """maximum bytes of the metadata of a call"""
+    handshake_seconds: float = Field(20.0, gt=0)
+    """maximum seconds until a connection has begun, and until the headers of a call are whole"""
+    idle_seconds: float = Field(300.0, ge=0)
+    """seconds without calls after which a connection is closed; 0 for no limit"""
+    resets_per_second: int = Field(1000, ge=1, le=2**31 - 1)
+    """maximum calls that a connection may reset within a second; it is closed beyond"""
+    frames_per_second: int = Field(10_000, ge=1, le=2**31 - 1)
+    """maximum frames without content (such as PING, SETTINGS) within a second of a connection; it is closed beyond"""
+    unread_bytes: int = Field(64 * MIB, ge=1)
+    """maximum bytes of a connection's answers that wait to be read; calls beyond are reset, but a lone one"""
+    age_grace: float = Field(0.0, ge=0)
+    """seconds that calls of a connection may take beyond `server.max_connection_age`; 0 for no limit"""
+
+
 class ServerSettings(Section):
     """The gRPC server; see docs/fronts.md."""
 
@@ -86,6 +111,7 @@ class ServerSettings(Section):
     insecure: bool = False
     """allow addresses other than loopback without TLS, also for HTTP; tokens can be read on their way"""
     tls: TlsSettings = TlsSettings()
+    connection: ConnectionSettings = ConnectionSettings()
     max_connection_age: float = Field(3600.0, ge=0)
     """maximum seconds of a connection; its calls still end; 0 for no limit"""
     max_message_bytes: int = Field(128 * MIB, ge=1024, le=2**31 - 1)
@@ -98,15 +124,15 @@ class ServerSettings(Section):
     max_inflight_bytes: int | None = Field(None, ge=1 << 20)
     """maximum bytes of the requests in flight and of unread answers; more are OVERLOADED; by default a
     quarter of the memory of machine or container"""
-    front: Literal["auto", "native", "grpcio"] = "auto"
-    """`native`, `grpcio`, or auto: native where available"""
+    front: Literal["auto", "rust", "native", "grpcio"] = "auto"
+    """`rust`, `native`, `grpcio`, or auto: the first of them that is available and fit"""
     grace_period: float = Field(30.0, ge=0, le=3600)
     """seconds for calls to end at SIGTERM"""
 
     @model_validator(mode="after")
     def _front_has_tls(self) -> Self:
         if self.front == "native" and self.tls.enabled:
-            raise ValueError('front: "native" has no TLS; use "grpcio", or "auto"')
+            raise ValueError('front: "native" has no TLS; use "rust", "grpcio", or "auto"')
         return self
 
 

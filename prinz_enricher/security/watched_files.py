@@ -38,6 +38,7 @@ class WatchedFiles(Generic[_Content]):
         self._paths = [Path(path) for path in paths]
         self._parse = parse
         self._on_change: Callable[[_Content], object] = lambda _: None
+        self._users: list[Callable[[_Content], object]] = []
         self._read_from = self._seen = self._identity()
         self.current = self._read()
         self._ended = threading.Event()
@@ -48,6 +49,10 @@ class WatchedFiles(Generic[_Content]):
         self._on_change = on_change or self._on_change
         self._thread = threading.Thread(target=self._watch, name=f"watch-{self.what}", daemon=True)
         self._thread.start()
+
+    def use_in(self, use: Callable[[_Content], object]) -> None:
+        """Have new content used, before it is current; what raises SecurityError makes it invalid."""
+        self._users.append(use)
 
     def stop(self) -> None:
         """Stop watching."""
@@ -64,7 +69,10 @@ class WatchedFiles(Generic[_Content]):
         # Once for each change, good or bad.
         self._read_from = found
         try:
-            self.current = self._read()
+            content = self._read()
+            for use in self._users:
+                use(content)
+            self.current = content
         except SecurityError as error:
             # What was exchanged while it was read is read again.
             if self._identity() != found:

@@ -182,6 +182,9 @@ class Front(Protocol):
     def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
         """Go on with other numbers of calls and bytes in flight, other rules and another log, for new calls."""
 
+    def refusals(self) -> dict[str, int]:
+        """Return how many connections, or answers, each limit on them has ended; empty where that is not known."""
+
     def drain(self, grace: float) -> None:
         """Take no new calls, wait at most `grace` seconds for those in flight, and stop listening. Once is enough."""
 

@@ -28,6 +28,11 @@ NOTHING: tuple[Series, Usage, Versions] = (Series(), {}, ())
 SECURITY: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str, str]] = {
     "auth_failures": (CounterMetricFamily, "reason", "Calls whose caller is not known, by the error's reason"),
     "quota_rejections": (CounterMetricFamily, "principal", "Calls of a caller that were over a quota"),
+    "connection_refusals": (
+        CounterMetricFamily,
+        "reason",
+        "Connections refused or ended, and answers reset, at a limit",
+    ),
     "reload_failures": (CounterMetricFamily, "what", "New settings, certificates, tokens or keys that can't be used"),
     "tls_certificate_expiry_seconds": (GaugeMetricFamily, "what", "Seconds until the certificate in use expires"),
 }

@@ -21,7 +21,7 @@ from prinz_enricher.fronts.grpc import SERVICE
 from prinz_enricher.scoring.ports import Target, WorkerDied
 from prinz_enricher.service.calls import Front
 from prinz_enricher.telemetry.series import VersionSeries
-from tests.support.front_core import FRONTS, OPTIONS, WAIT, eventually, make_front
+from tests.support.front_core import KINDS, OPTIONS, WAIT, eventually, make_front
 from tests.support.guarded_service import GuardedService, halve, score_request
 
 THIRTEEN = 13.0
@@ -94,7 +94,7 @@ class Open:
                 assert sum(phase.counts) == expected["ok"]
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def running(request: pytest.FixtureRequest) -> Iterator[Open]:
     """A service behind each kind of front."""
     with opened(str(request.param)) as running:

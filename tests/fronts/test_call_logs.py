@@ -29,13 +29,13 @@ from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.accounting import Accounting
 from prinz_enricher.service.calls import Front
 from prinz_enricher.telemetry.request_log import ANSWERED, COUNTED, FAILED, SLOW, RequestLog
-from tests.support.front_core import FRONTS, OPTIONS, WAIT, eventually, make_front
+from tests.support.front_core import KINDS, OPTIONS, WAIT, eventually, make_front
 from tests.support.guarded_service import GuardedService, halve, score_request, signature_request
 
 BEARER = [("authorization", "Bearer token-of-nk")]
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of front."""
     return str(request.param)

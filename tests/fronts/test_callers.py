@@ -26,14 +26,14 @@ from prinz_enricher.security.authenticator import Authenticator
 from prinz_enricher.security.principal import ClientCertificate, Principal
 from prinz_enricher.service.status import to_status
 from tests.support.call_log import Log
-from tests.support.front_core import FRONTS, WAIT, Running, eventually, refusal, running_front
+from tests.support.front_core import KINDS, WAIT, Running, eventually, refusal, running_front
 from tests.support.issuer import SigningKey, bad_tokens, jwks, jwt_settings
 
 TOKEN, EXPIRED = "a-token-of-these-tests", "a-token-that-has-expired"
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of front."""
     return str(request.param)
@@ -334,7 +334,7 @@ def test_calls_over_a_quota(kind: str, tmp_path: Path) -> None:
             front.score(TOKEN)
         trailing: Any = raised.value
         # pygrpc-native does not send it.
-        if kind == "grpcio":
+        if kind != "native":
             assert dict(trailing.trailing_metadata())["grpc-retry-pushback-ms"] == "250"
         assert refusal(lambda: front.score(TOKEN))[1] == "QUOTA_EXCEEDED"
         opened: Any = front.running.channel.stream_stream("/prinz.enricher.v1.EnricherService/ScoreStream")
@@ -364,7 +364,7 @@ def test_odd_paths(kind: str, tmp_path: Path) -> None:
     """A method has one path: what is only like it is UNIMPLEMENTED, or no HTTP/2 at all, with a token and without."""
     with guarded(kind, tmp_path) as front:
         for path in ODD_PATHS:
-            broken = kind == "native" and not path.startswith("/")
+            broken = kind != "grpcio" and not path.startswith("/")
             expected = grpc.StatusCode.INTERNAL if broken else grpc.StatusCode.UNIMPLEMENTED
             assert [front.code(path, token) for token in (None, TOKEN)] == [expected] * 2, path
         assert front.running.core.handled == 0
@@ -372,9 +372,10 @@ def test_odd_paths(kind: str, tmp_path: Path) -> None:
 
 
 def test_paths_with_a_query(kind: str, tmp_path: Path) -> None:
-    """A query is part of the path for grpcio; pygrpc-native drops it, and the call is one of the method in all else."""
-    codes = {"grpcio": [grpc.StatusCode.UNIMPLEMENTED] * 2, "native": [UNAUTHENTICATED, grpc.StatusCode.OK]}
+    """A query is part of the path; what drops it (native), or a fragment (Rust), calls the method in all else."""
+    unknown, dropped = [grpc.StatusCode.UNIMPLEMENTED] * 2, [UNAUTHENTICATED, grpc.StatusCode.OK]
+    codes = {"grpcio": (unknown, unknown), "native": (dropped, dropped), "rust": (unknown, dropped)}
     with guarded(kind, tmp_path) as front:
-        for path in ("Score?x=1", "Score#x"):
+        for path, expected in zip(("Score?x=1", "Score#x"), codes[kind], strict=True):
             whole = f"/prinz.enricher.v1.EnricherService/{path}"
-            assert [front.code(whole, token) for token in (None, TOKEN)] == codes[kind]
+            assert [front.code(whole, token) for token in (None, TOKEN)] == expected

@@ -1,5 +1,6 @@
 """Which front is chosen, and what the log says of it."""
 
+import importlib.util
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from prinz_enricher.config import ServerSettings, TlsSettings
 from prinz_enricher.fronts import grpc as choice
 from prinz_enricher.service.calls import FrontError
+from tests.support.front_core import NEEDS_RUST
 
 
 def chosen(kind: Any, host: str = "::1", **keys: Any) -> tuple[str, str]:
@@ -21,13 +23,34 @@ def chosen(kind: Any, host: str = "::1", **keys: Any) -> tuple[str, str]:
     return type(front).__name__, logs[0]["why"]
 
 
-def test_the_native_front_is_taken_where_it_is_installed() -> None:
+@pytest.fixture
+def without_rust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Rust front is not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "prinz_enricher_front" else found(name)
+    )
+
+
+@NEEDS_RUST
+def test_the_rust_front_is_taken_where_it_is_installed() -> None:
+    """Auto means rust on any address, and the settings can say otherwise."""
+    assert chosen("auto") == chosen("auto", "0.0.0.0") == ("RustFront", "it is installed")  # noqa: S104 - likewise
+    tls = TlsSettings(certificate="tls.crt", key="tls.key")
+    assert chosen("auto", tls=tls) == ("RustFront", "it is installed")
+    assert chosen("rust") == ("RustFront", "by the settings")
+    assert chosen("grpcio") == ("GrpcioFront", "by the settings")
+
+
+@pytest.mark.usefixtures("without_rust")
+def test_the_native_front_is_taken_where_the_rust_front_is_not_installed() -> None:
     """Auto means native, and the settings can say otherwise."""
     assert chosen("auto") == ("NativeFront", "it is installed")
     assert chosen("native") == ("NativeFront", "by the settings")
     assert chosen("grpcio") == ("GrpcioFront", "by the settings")
 
 
+@pytest.mark.usefixtures("without_rust")
 def test_where_others_can_reach_it() -> None:
     """Auto means grpcio with TLS, and on an address that is not loopback; native is taken there if it is asked for."""
     tls = TlsSettings(certificate="tls.crt", key="tls.key")
@@ -40,15 +63,17 @@ def test_where_others_can_reach_it() -> None:
         assert chosen("auto", host)[0] == "NativeFront"
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Auto means grpcio where pygrpc-native is missing, and native is refused in plain words."""
+def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto means grpcio where both packages are missing, and a front without its own is refused in plain words."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     assert chosen("auto") == ("GrpcioFront", "pygrpc-native is not installed")
-    with pytest.raises(FrontError, match="needs the package pygrpc-native"):
-        chosen("native")
+    for kind, package in (("native", "pygrpc-native"), ("rust", "prinz-enricher-front")):
+        with pytest.raises(FrontError, match=f"the {kind} front needs the package {package}"):
+            chosen(kind)
 
 
+@pytest.mark.usefixtures("without_rust")
 def test_where_memory_is_not_granted_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Auto means grpcio where a message that is only announced could end the process."""
     strict = tmp_path / "overcommit_memory"

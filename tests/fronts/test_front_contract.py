@@ -16,7 +16,7 @@ from prinz_enricher.fronts.grpc import SERVICE
 from prinz_enricher.service.calls import FrontError
 from prinz_enricher.service.status import to_status
 from tests.support.front_core import (
-    FRONTS,
+    KINDS,
     LIMIT,
     MAX_CALLS,
     MAX_INFLIGHT,
@@ -30,7 +30,7 @@ from tests.support.front_core import (
 )
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of front."""
     return str(request.param)

@@ -1,4 +1,4 @@
-"""TLS and client certificates on the grpcio front, and their exchange while it serves."""
+"""TLS and client certificates on the fronts that have TLS, and their exchange while they serve."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ from prinz_enricher.security.principal import Principal
 from tests.support.call_log import Log
 from tests.support.certificates import Authority, Pair, self_signed
 from tests.support.deadline import wait_until
-from tests.support.front_core import OPTIONS, WAIT, Core, make_front, refusal
+from tests.support.front_core import NEEDS_RUST, OPTIONS, WAIT, Core, make_front, refusal
 from tests.support.issuer import SigningKey, jwks, jwt_settings
 
 SCORE = f"/{SERVICE.full_name}/Score"
+
+
+@pytest.fixture(params=["grpcio", pytest.param("rust", marks=NEEDS_RUST)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of front that has TLS."""
+    return str(request.param)
 
 
 @dataclass
@@ -76,7 +82,9 @@ class Secure:
 
 
 @contextmanager
-def secure(folder: Path, *, mutual: bool = False, auth: AuthSettings | None = None, **limits: Any) -> Iterator[Secure]:
+def secure(
+    kind: str, folder: Path, *, mutual: bool = False, auth: AuthSettings | None = None, **limits: Any
+) -> Iterator[Secure]:
     """Run a front with a certificate of an authority of its own."""
     authority = Authority(folder)
     pair = authority.server()
@@ -86,7 +94,7 @@ def secure(folder: Path, *, mutual: bool = False, auth: AuthSettings | None = No
     authenticator = Authenticator(settings, client_certificates=mutual)
     callers = Callers(authenticator, tokens=settings.enabled, certificates=mutual)
     security = FrontSecurity(callers if mutual or auth else None, files)
-    front, core, log = make_front("grpcio", security=security, **limits), Core(), Log()
+    front, core, log = make_front(kind, security=security, **limits), Core(), Log()
     port = front.start(core.handle, core.open_source, log)
     try:
         yield Secure(core, log, authority, files, callers, port)
@@ -105,10 +113,10 @@ def exchange(new: Pair, old: Pair) -> None:
         Path(copy).replace(getattr(old, name))
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls(kind: str, tmp_path: Path) -> None:
     """A client that trusts the authority is answered, and one that does not, or has no TLS, is not."""
     (tmp_path / "other").mkdir()
-    with secure(tmp_path) as front:
+    with secure(kind, tmp_path) as front:
         assert front.score() == b"Score:x"
         assert refusal(lambda: front.score(ca=Authority(tmp_path / "other").file))[0] == grpc.StatusCode.UNAVAILABLE
         with grpc.insecure_channel(f"127.0.0.1:{front.port}", options=OPTIONS) as channel:
@@ -116,10 +124,10 @@ def test_tls(tmp_path: Path) -> None:
             assert refusal(lambda: plain(b"x", timeout=WAIT))[0] == grpc.StatusCode.UNAVAILABLE
 
 
-def test_client_certificates_name_the_caller(tmp_path: Path) -> None:
+def test_client_certificates_name_the_caller(kind: str, tmp_path: Path) -> None:
     """A caller is its certificate's SPIFFE id, else its first DNS name, else its common name; a token goes before."""
     (tmp_path / "jwks.json").write_bytes(jwks(key := SigningKey("one")))
-    with secure(tmp_path, mutual=True, auth=AuthSettings(jwt=jwt_settings(tmp_path / "jwks.json"))) as front:
+    with secure(kind, tmp_path, mutual=True, auth=AuthSettings(jwt=jwt_settings(tmp_path / "jwks.json"))) as front:
         sign = front.authority.sign
         names = ["a.example.com", "b.example.com"]
         named = {
@@ -147,10 +155,10 @@ def test_client_certificates_name_the_caller(tmp_path: Path) -> None:
         assert refusal(lambda: front.score(named["a.example.com"], token=forged))[1] == "TOKEN_INVALID"
 
 
-def test_bad_client_certificates(tmp_path: Path) -> None:
+def test_bad_client_certificates(kind: str, tmp_path: Path) -> None:
     """Who has none, or one that has expired or that no authority of ours signed, gets no connection."""
     (tmp_path / "other").mkdir()
-    with secure(tmp_path, mutual=True) as front:
+    with secure(kind, tmp_path, mutual=True) as front:
         expired = front.authority.sign("late", expired=True)
         stranger = Authority(tmp_path / "other").sign("stranger")
         for pair in (None, expired, stranger, self_signed(tmp_path, "alone")):
@@ -158,11 +166,11 @@ def test_bad_client_certificates(tmp_path: Path) -> None:
         assert front.core.handled == 0
 
 
-def test_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_certificate(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New connections get the new one, and never the old one again; a bad one is passed over, and counted."""
     monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.02)
     (tmp_path / "new").mkdir()
-    with secure(tmp_path) as front:
+    with secure(kind, tmp_path) as front:
         front.files.start()
         other = Authority(tmp_path / "new")
         old, new = front.served(), other.server()
@@ -190,9 +198,9 @@ def der(pair: Pair) -> bytes:
     return x509.load_pem_x509_certificate(pair.certificate.read_bytes()).public_bytes(Encoding.DER)
 
 
-def test_connections_grow_old(tmp_path: Path) -> None:
+def test_connections_grow_old(kind: str, tmp_path: Path) -> None:
     """A connection of the maximum age is left by its callers: no call fails, long ones end, and watches are ended."""
-    with secure(tmp_path, connection_seconds=0.3) as front, front.channel() as channel:
+    with secure(kind, tmp_path, connection_seconds=0.3) as front, front.channel() as channel:
         long = channel.unary_unary(SCORE).future(b"keep", timeout=WAIT)
         call = front.core.next_kept()
         watching = channel.unary_stream(f"/{SERVICE.full_name}/WatchModels")(b"", timeout=WAIT)
@@ -209,7 +217,7 @@ def test_connections_grow_old(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_exchange_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exchange_under_load(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates, tokens and keys are exchanged twenty times while callers call: no call fails."""
     monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.02)
     keys = [SigningKey("0")]
@@ -227,7 +235,7 @@ def test_exchange_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     write(1)
     auth = AuthSettings(tokens_file=str(tokens), jwt=jwt_settings(jwks_file))
-    with secure(tmp_path, mutual=True, auth=auth, connection_seconds=0.5) as front:
+    with secure(kind, tmp_path, mutual=True, auth=auth, connection_seconds=0.5) as front:
         front.files.start()
         pair, own = (
             front.authority.sign("caller"),

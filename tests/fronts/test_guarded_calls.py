@@ -30,13 +30,13 @@ from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.accounting import Accounting
 from prinz_enricher.service.calls import Front
 from prinz_enricher.telemetry.audit import AuditLog
-from tests.support.front_core import FRONTS, OPTIONS, WAIT, eventually, make_front
+from tests.support.front_core import KINDS, OPTIONS, WAIT, eventually, make_front
 from tests.support.guarded_service import GuardedService, halve, model_of, rule, score_request, signature_request
 
 RULES = (rule("nk", "fraud-* slow"), rule("ops", "*"))
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of front."""
     return str(request.param)

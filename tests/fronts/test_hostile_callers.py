@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from prinz_enricher.config import ConnectionSettings
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc.admission import Admission, FairLimit, FrontLimits
-from prinz_enricher.fronts.grpc.grpcio_front import MAX_STREAMS
 from prinz_enricher.fronts.grpc.score_stream import FIRST_ANSWERS, MAX_MESSAGES
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.status import to_status
 from tests.hostile.frames import DATA, Connection, frame, header_block, message
-from tests.support.front_core import LIMIT, WAIT, Running, eventually, running_front
+from tests.support.front_core import LIMIT, NEEDS_RUST, WAIT, Running, eventually, running_front
 
 
 def test_whoever_has_little_gets_in_though_another_has_all() -> None:
@@ -175,9 +175,19 @@ def test_streams_of_one_caller_keep_no_other_out() -> None:
         watching.cancel()
 
 
-@pytest.mark.parametrize(("front", "streams"), [("native", MAX_STREAMS + 100), ("grpcio", MAX_STREAMS)])
+MAX_STREAMS = ConnectionSettings().streams
+
+
+@pytest.mark.parametrize(
+    ("front", "streams"),
+    [
+        ("native", MAX_STREAMS + 100),
+        ("grpcio", MAX_STREAMS),
+        pytest.param("rust", MAX_STREAMS, marks=NEEDS_RUST),
+    ],
+)
 def test_open_calls_of_a_connection(front: str, streams: int) -> None:
-    """A connection has so many open calls on grpcio; what native forwards of all its callers has no such limit."""
+    """A connection has so many open calls; what native forwards of all its callers has no such limit."""
     with running_front(front, calls=1_000) as running, Connection(running.port) as greedy:
         body, block = message(b""), header_block("WatchModels")
         greedy.receive(WAIT)

@@ -16,12 +16,12 @@ from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc import SERVICE
 from prinz_enricher.service.status import to_status
 from prinz_enricher.telemetry.series import Series
-from tests.support.front_core import FRONTS, LIMIT, MAX_CALLS, WAIT, Running, eventually, refusal, running_front
+from tests.support.front_core import KINDS, LIMIT, MAX_CALLS, WAIT, Running, eventually, refusal, running_front
 
 OK, CANCELLED, LATE, NOT_FOUND, EXHAUSTED, UNAVAILABLE = 0, 1, 4, 5, 8, 14
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of front."""
     return str(request.param)

@@ -10,7 +10,7 @@ from prinz_enricher.errors import ModelNotFound
 from prinz_enricher.fronts.grpc.score_stream import MAX_HELD_BYTES, MAX_MESSAGES
 from prinz_enricher.service.status import to_status
 from tests.support.front_core import (
-    FRONTS,
+    KINDS,
     LIMIT,
     MAX_CALLS,
     WAIT,
@@ -23,7 +23,7 @@ from tests.support.front_core import (
 )
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     """A front that listens."""
     with running_front(request.param) as running:

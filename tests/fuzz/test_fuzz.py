@@ -14,9 +14,10 @@ from tests.fuzz.answers import check
 from tests.fuzz.campaign import TIMEOUT, scores, variants
 from tests.fuzz.questions import Question, questions
 from tests.fuzz.server_process import ServerProcess
+from tests.support.front_core import KINDS
 
 
-@pytest.fixture(scope="module", params=["grpcio", "native"])
+@pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """A server with each front, for all of these tests."""
     with ServerProcess(request.param) as server:

@@ -12,6 +12,7 @@ from tests.hostile.attacks import ATTACKS, SERVER_FLAGS, Target
 from tests.hostile.campaign import Callers, Server, running
 from tests.hostile.frames import GoneError
 from tests.hostile.models import INFLIGHT_BYTES, MIB
+from tests.support.front_core import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +27,7 @@ NOT_HELD = {
         "large-bodies": "it receives whole requests before anybody is asked",
         "unread-answers": "it does not say when an answer was read",
     },
+    "rust": {"full-of-connections": "new callers are refused while idle ones have all the files"},
 }
 """What a front can't hold, and why: docs/security.md."""
 
@@ -52,7 +54,7 @@ def servers() -> Iterator[Servers]:
         yield Servers(stack)
 
 
-@pytest.mark.parametrize("front", ["grpcio", "native"])
+@pytest.mark.parametrize("front", KINDS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_others_are_served(servers: Servers, front: str, name: str) -> None:
     """While an attack goes on and after it, others get their answers, health is SERVING, and memory is bounded."""

@@ -110,6 +110,10 @@ class AskedFront:
     def change(self, settings: ServerSettings, rules: AccessRules, log: CallLog | None) -> None:
         """Change nothing."""
 
+    def refusals(self) -> dict[str, int]:
+        """Return none."""
+        return {}
+
     def drain(self, grace: float) -> None:
         """Ask."""
         self._ask()

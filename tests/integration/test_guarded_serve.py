@@ -12,6 +12,7 @@ import pytest
 
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
+from tests.support.front_core import KINDS
 from tests.support.hostile_server import HostileServer
 from tests.support.serve_process import serve
 from tests.support.synthetic_registry import SyntheticRegistry
@@ -27,7 +28,7 @@ def caller(name: str) -> Any:
     return [("authorization", f"Bearer token-of-{name}")]
 
 
-@pytest.mark.parametrize("front", ["grpcio", "native"])
+@pytest.mark.parametrize("front", KINDS)
 def test_settings_guard_the_service(front: str, hostile_server: HostileServer, tmp_path: Path) -> None:
     """Each caller sees its models, is over its own quota, and has its lines in the audit log."""
     hostile_server.respond = SyntheticRegistry("fraud-a", "geheim")

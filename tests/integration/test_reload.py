@@ -22,13 +22,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc, model_pb2
 from tests.support.deadline import wait_until
+from tests.support.front_core import KINDS
 from tests.support.guarded_service import score_request
 from tests.support.hostile_server import HostileServer, answer_json
 from tests.support.serve_process import Serve, serve
 from tests.support.synthetic_registry import SyntheticRegistry
 
 READ, REFUSED = "settings read again", "settings not taken over, nothing has changed"
-FRONTS = pytest.mark.parametrize("front", ["grpcio", "native"])
+FRONTS = pytest.mark.parametrize("front", KINDS)
 SECRET = "hunter-2-of-the-registry"  # noqa: S105 - made up
 
 

@@ -22,6 +22,7 @@ from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.fronts.grpc.score_stream import MAX_MESSAGES
+from tests.support.front_core import KINDS
 from tests.support.own_service import own_service, register
 from tests.support.registry_writer import RegistryWriter
 from tests.support.running_service import LONG, Service
@@ -141,7 +142,7 @@ def sleepers(scratch_registry: RegistryWriter, tmp_path_factory: pytest.TempPath
     return scratch_registry
 
 
-@pytest.fixture(scope="module", params=["grpcio", "native"])
+@pytest.fixture(scope="module", params=KINDS)
 def slow_service(sleepers: RegistryWriter, request: pytest.FixtureRequest) -> Iterator[Service]:
     """A service of such models, all loaded."""
     with own_service(sleepers.url, registry={"include": NAMES}, server={"front": request.param}) as service:
@@ -308,7 +309,7 @@ def test_the_example_of_the_page(service: Service) -> None:
     assert "no-such-model" in lines[5]
 
 
-@pytest.fixture(params=["grpcio", "native"])
+@pytest.fixture(params=KINDS)
 def stoppable(sleepers: RegistryWriter, request: pytest.FixtureRequest) -> Iterator[tuple[Service, Callable[[], None]]]:
     """A service of such models, all loaded, and what stops it."""
     settings = {"front": request.param, "grace_period": LONG}

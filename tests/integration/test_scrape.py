@@ -25,6 +25,7 @@ from prinz_enricher.cli.demo import EXAMPLES
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from tests.conftest import RunningRegistry
 from tests.support.deadline import wait_until
+from tests.support.front_core import KINDS
 from tests.support.guarded_service import score_request
 from tests.support.hostile_server import HostileServer
 from tests.support.model_server import ModelServer, Reply, Request, Script
@@ -230,7 +231,7 @@ class Upstream:
 RAISED = "Encountered an unexpected error while evaluating the model. Verify that the input is compatible"
 
 
-@pytest.mark.parametrize("front", ["native", "grpcio"])
+@pytest.mark.parametrize("front", KINDS)
 def test_models_elsewhere(front: str) -> None:
     """Of a model server's models: errors, halving, retries, cancels and deadlines; requests, breakers; what is gone."""
     registry = SyntheticRegistry()
@@ -320,7 +321,7 @@ def leave_early(caller: Caller, upstream: Upstream) -> None:
     upstream.go_on.set()
 
 
-@pytest.mark.parametrize("front", ["native", "grpcio"])
+@pytest.mark.parametrize("front", KINDS)
 def test_models_here(front: str, sample_registry: RunningRegistry) -> None:
     """Of worker processes: calls and rows, the steps of a load, memory, and the restart of one that was killed."""
     request = pb.ScoreRequest()

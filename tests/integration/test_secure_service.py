@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import enricher_service_pb2_grpc
 from tests.support.certificates import Authority, Pair
-from tests.support.front_core import refusal
+from tests.support.front_core import IS_BUILT, refusal
 from tests.support.running_service import LONG, Service
 from tests.support.serve_process import Serve, serve
 
@@ -75,7 +75,8 @@ def test_tokens_over_tls(service: Service, tmp_path: Path) -> None:
     assert (refused.status_code, probe.status_code, metrics.status_code) == (401, 200, 200)
     assert 'prinz_enricher_auth_failures_total{reason="TOKEN_INVALID"} 1.0' in metrics.text
     assert 80_000 < samples(metrics.text, 'prinz_enricher_tls_certificate_expiry_seconds{what="server"}') < 86_500
-    assert event(running, "front chosen")["why"] == "the native front has no TLS"
+    chosen = ("rust", "it is installed") if IS_BUILT else ("grpcio", "the native front has no TLS")
+    assert (event(running, "front chosen")["front"], event(running, "front chosen")["why"]) == chosen
     assert TOKEN not in logged
 
 

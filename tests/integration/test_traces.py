@@ -18,6 +18,7 @@ from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
 from tests.support.deadline import wait_until
+from tests.support.front_core import KINDS
 from tests.support.model_server import ModelServer, Reply, Request
 from tests.support.own_service import own_service
 from tests.support.running_service import LONG, Service, refused
@@ -95,7 +96,7 @@ def receiver() -> Iterator[SpanReceiver]:
         yield receiver
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=KINDS)
 def traced(
     request: pytest.FixtureRequest, sample_registry: Any, server: ModelServer, receiver: SpanReceiver
 ) -> Iterator[Service]:

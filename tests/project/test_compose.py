@@ -99,7 +99,7 @@ def test_images_are_pinned() -> None:
     assert all(("image" in one) != ("build" in one) for one in SERVICES.values())
     for name, stage in stages().items():
         base = stage.split()[0]
-        assert base in stages() or re.fullmatch(r"python:3\.\d+-slim-\w+", base), name
+        assert base in stages() or re.fullmatch(r"(python:3|rust:1)\.\d+-slim-\w+", base), name
 
 
 def test_ports_come_from_the_settings() -> None:

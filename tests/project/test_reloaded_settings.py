@@ -181,6 +181,10 @@ class Front:
         """Keep what is changed."""
         self.changed = settings, rules, log
 
+    def refusals(self) -> dict[str, int]:
+        """Return none."""
+        return {}
+
     def drain(self, grace: float) -> None:
         """Keep how long calls may take."""
         self.grace = grace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import queue
 import threading
 import time
@@ -32,7 +33,20 @@ MAX_CALLS = 20
 MAX_INFLIGHT = 2 * LIMIT
 PATIENCE = 1.0
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+IS_BUILT = importlib.util.find_spec("prinz_enricher_front") is not None
+"""Whether `make front` has built the Rust front: without it the tests of it are skipped."""
+
 FRONTS: dict[str, Any] = {"grpcio": GrpcioFront, "native": NativeFront}
+if IS_BUILT:
+    from prinz_enricher.fronts.grpc.rust_front import RustFront
+
+    FRONTS["rust"] = RustFront
+
+NEEDS_RUST = pytest.mark.skipif(
+    not IS_BUILT, reason="the Rust front is not built: `make front` builds it where cargo is"
+)
+KINDS = [*FRONTS] if IS_BUILT else [*FRONTS, pytest.param("rust", marks=NEEDS_RUST)]
+"""Each kind of front, as the parameters of a test."""
 
 
 @dataclass

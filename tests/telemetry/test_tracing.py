@@ -19,7 +19,7 @@ from prinz_enricher.application import open_tracing
 from prinz_enricher.telemetry.span_export import SpanExport
 from prinz_enricher.telemetry.tracing import CallTrace, Tracing, UnsampledTrace
 from tests.support.call_log import Log
-from tests.support.front_core import FRONTS, WAIT, Running, eventually, running_front
+from tests.support.front_core import KINDS, WAIT, Running, eventually, running_front
 from tests.support.guarded_service import GuardedService
 from tests.support.http_api import running_api
 from tests.support.span_receiver import ERROR, SERVER, SpanReceiver
@@ -73,7 +73,7 @@ class traced:  # noqa: N801 - a context
         self.tracing.close(5.0)
 
 
-@pytest.fixture(params=sorted(FRONTS))
+@pytest.fixture(params=KINDS)
 def running(request: pytest.FixtureRequest, tracing: Tracing) -> Iterator[Running]:
     """A front of each kind that traces its calls."""
     with running_front(request.param, tracing=tracing) as running:
@@ -154,7 +154,7 @@ def test_messages_of_streams(running: Running, receiver: SpanReceiver) -> None:
     assert {(span.trace_id, span.parent) for span in spans} == {(TRACE, SPAN)}
 
 
-@pytest.mark.parametrize("kind", sorted(FRONTS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_calls_that_are_noted(kind: str, tracing: Tracing) -> None:
     """What notes calls gets the id of the trace, sampled or not."""
     log = Log()

@@ -1,4 +1,4 @@
-"""The gRPC fronts: the native one is quicker and needs less memory, the grpcio one runs on every platform."""
+"""The gRPC fronts: the Rust one is quick and bounded, the native one quick, the grpcio one runs on every platform."""
 
 from __future__ import annotations
 
@@ -33,27 +33,44 @@ def open_front(
     series: Series | None = None,
     tracing: Tracing | None = None,
 ) -> Front:
-    """Return the front of the settings; `auto` is the native one where it is installed and fit for what is asked.
+    """Return the front of the settings; `auto` is the first that is installed and fit for what is asked.
 
     It does not listen yet, counts its calls in the series, and traces them where it gets what does. Raises FrontError
-    where the native front is required and not installed.
+    where a front is required and not installed.
     """
-    kind, host = settings.front, settings.host
-    installed = importlib.util.find_spec("pygrpc_native") is not None
-    if kind == "native" and not installed:
-        raise FrontError("the native front needs the package pygrpc-native, which is not installed")
-    against = (
-        "by the settings" if kind == "grpcio" else "" if kind == "native" else _why_not_native(settings, installed)
-    )
-    if against:
-        log.info("front chosen", front="grpcio", why=against)
-        make: Callable[[str, FrontLimits, FrontSecurity, Series | None, Tracing | None], Front] = GrpcioFront
-    else:
+    kind: str = settings.front
+    why = "by the settings"
+    if kind == "auto":
+        kind, why = _choose(settings)
+    elif kind != "grpcio" and not _is_installed(package := _PACKAGES[kind]):
+        raise FrontError(f"the {kind} front needs the package {package.replace('_', '-')}, which is not installed")
+    make: Callable[[str, FrontLimits, FrontSecurity, Series | None, Tracing | None], Front] = GrpcioFront
+    if kind == "rust":
+        from prinz_enricher.fronts.grpc.rust_front import RustFront
+
+        make = RustFront
+    elif kind == "native":
         from prinz_enricher.fronts.grpc.native_front import NativeFront
 
         make = NativeFront
-        log.info("front chosen", front="native", why="by the settings" if kind == "native" else "it is installed")
-    return make(address_text(host, settings.port), limits_of(settings), security or FrontSecurity(), series, tracing)
+    log.info("front chosen", front=kind, why=why)
+    address = address_text(settings.host, settings.port)
+    return make(address, limits_of(settings), security or FrontSecurity(), series, tracing)
+
+
+_PACKAGES = {"rust": "prinz_enricher_front", "native": "pygrpc_native"}
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _choose(settings: ServerSettings) -> tuple[str, str]:
+    """Return the front that `auto` is, and why."""
+    if _is_installed(_PACKAGES["rust"]):
+        return "rust", "it is installed"
+    against = _why_not_native(settings, _is_installed(_PACKAGES["native"]))
+    return ("grpcio", against) if against else ("native", "it is installed")
 
 
 def _why_not_native(settings: ServerSettings, installed: bool) -> str:

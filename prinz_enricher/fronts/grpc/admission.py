@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 from google.rpc import status_pb2
 
-from prinz_enricher.config import ServerSettings
+from prinz_enricher.config import ConnectionSettings, ServerSettings
 from prinz_enricher.errors import Overloaded, ShuttingDown
 from prinz_enricher.provision.memory import default_budget
 from prinz_enricher.service.status import to_status
@@ -16,6 +17,10 @@ from prinz_enricher.service.status import to_status
 UNLIMITED = 1 << 62
 SMALL = 4096
 """Bytes of requests and answers that are not counted: ten thousand of them hold little."""
+
+_MAX_INT = 2**31 - 1
+_OTHER_FILES = 256
+"""Files that the service needs besides connections: workers, models, the registry."""
 
 _MAX_RESERVE = 64 * 1024 * 1024
 """Bytes over their limit for callers that have little in flight, at most."""
@@ -31,6 +36,7 @@ class FrontLimits:
         inflight_bytes: Bytes of requests in flight, of what those become, and of answers that are not read yet.
         patience: Seconds that a message of a stream may wait for its caller to read.
         connection_seconds: Age of a connection at which new calls are sent to another; 0 for no limit.
+        connection: What one connection, and all of them, may take besides.
     """
 
     message_bytes: int
@@ -38,13 +44,27 @@ class FrontLimits:
     inflight_bytes: int = UNLIMITED
     patience: float = 60.0
     connection_seconds: float = 0.0
+    connection: ConnectionSettings = ConnectionSettings()  # noqa: RUF009 - it is frozen
 
 
 def limits_of(settings: ServerSettings) -> FrontLimits:
     """Return the bounds that settings say."""
     inflight_bytes = settings.max_inflight_bytes or default_budget(0.25) or UNLIMITED
     age = settings.max_connection_age
-    return FrontLimits(settings.max_message_bytes, settings.max_calls, inflight_bytes, connection_seconds=age)
+    return FrontLimits(
+        settings.max_message_bytes,
+        settings.max_calls,
+        inflight_bytes,
+        connection_seconds=age,
+        connection=settings.connection,
+    )
+
+
+def max_connections(settings: ConnectionSettings) -> int:
+    """Return how many connections there may be: without files left, new callers would wait without an answer."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    by_files = min(_MAX_INT, max(files - _OTHER_FILES, files // 2)) if files > 0 else _MAX_INT
+    return min(by_files, settings.max_connections or by_files)
 
 
 class FairLimit:
@@ -103,6 +123,7 @@ class Admission:
 
     def __init__(self, limits: FrontLimits) -> None:
         self.draining = False
+        self._idle = threading.Event()
         self._open: dict[Hashable, tuple[Hashable, int]] = {}
         self._lock = threading.Lock()
         self._calls, self._streams, self._bytes = (FairLimit(0, 0) for _ in range(3))
@@ -132,9 +153,10 @@ class Admission:
         """Whether half of the bytes in flight that there may be are taken."""
         return self._bytes.is_half_taken
 
-    def is_open(self, call: Hashable) -> bool:
-        """Return whether a call was admitted and has not ended."""
-        return call in self._open
+    def wait_idle(self, seconds: float) -> None:
+        """Wait so long at most until no call is in flight, while it drains."""
+        if self._open:
+            self._idle.wait(seconds)
 
     def enter(self, call: Hashable, caller: Hashable, size: int = 0) -> status_pb2.Status | None:
         """Admit a call with a request of `size` bytes, a lone one of any size; returns the refusal, if any."""
@@ -184,6 +206,8 @@ class Admission:
         self._calls.release(caller)
         if size:
             self._bytes.release(caller, size)
+        if self.draining and not self._open:
+            self._idle.set()
         return True
 
     def enter_stream(self, caller: Hashable) -> status_pb2.Status | None:

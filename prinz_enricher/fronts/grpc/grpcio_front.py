@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 import math
-import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -20,9 +19,9 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from prinz_enricher.config import ServerSettings
+from prinz_enricher.config import ConnectionSettings, ServerSettings
 from prinz_enricher.errors import Code, InternalError, MessageTooLarge, Overloaded, ShuttingDown
-from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits, limits_of
+from prinz_enricher.fronts.grpc.admission import SMALL, Admission, FrontLimits, limits_of, max_connections
 from prinz_enricher.fronts.grpc.authentication import (
     FrontSecurity,
     Verdict,
@@ -50,23 +49,10 @@ LINGER = 0.5
 MAX_WAITING = 256
 """Calls that wait for their hand-over: as many as a group has."""
 
-MAX_STREAMS = 500
-"""Open calls of one connection; more wait at the caller. gRPC accepts calls one by one, whosever they are, so each
-connection can delay the others by so many: on two cores some 0.1 s."""
-
 STREAM_SECONDS = 0.002
 """Seconds from the begin of a stream to that of the next, by turns of callers: each takes a part of a millisecond."""
 
-MAX_METADATA_BYTES = 16 * 1024
-"""Bytes of the metadata of a call; the native front has the same limit."""
-
 MAX_PENDING = 10_000
-HANDSHAKE_SECONDS = 20
-IDLE_SECONDS = 300
-
-_MAX_INT = 2**31 - 1
-_OTHER_FILES = 256
-"""Files that the service needs besides connections: workers, models, the registry."""
 
 _T = TypeVar("_T")
 _Answer: TypeAlias = bytes | status_pb2.Status
@@ -78,7 +64,11 @@ def _is_of_service(record: logging.LogRecord) -> bool:
 
 
 class GrpcioFront:
-    """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front."""
+    """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front.
+
+    Behind the Rust front it serves all but the service's unary calls, by what `make_server` makes of the interceptors,
+    which listens by itself; and it has the admission of that front.
+    """
 
     def __init__(
         self,
@@ -87,14 +77,18 @@ class GrpcioFront:
         security: FrontSecurity = FrontSecurity(),  # noqa: B008
         series: Series | None = None,
         tracing: Tracing | None = None,
+        *,
+        make_server: Callable[[Sequence[grpc.aio.ServerInterceptor]], Any] | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self._make_server = make_server
         self._tracing = tracing
         self._series = series or Series()
         self._address = address
         self._limits = limits
         self._security = security
         self._log: CallLog | None = None
-        self._admission = Admission(limits)
+        self._admission = admission or Admission(limits)
         self.grow = self._admission.grow
         """Counts bytes more for a call in flight."""
         self._answers: deque[tuple[asyncio.Future[_Answer], _Answer]] = deque()
@@ -135,6 +129,10 @@ class GrpcioFront:
         self._admission.change(limits_of(settings))
         self._run(self._change(rules, log))
 
+    def refusals(self) -> dict[str, int]:
+        """Return nothing: grpc does not say what its limits have ended."""
+        return {}
+
     def refuse(self) -> None:
         """Refuse new calls, and end the streams that owe no answers; calls in flight go on."""
         self._run(self._refuse())
@@ -161,15 +159,36 @@ class GrpcioFront:
         self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
         callers = self._security.callers
         methods = served_methods(self._series)
-        self._server = grpc.aio.server(
-            interceptors=[] if callers is None else [TokenCheck(callers, self._refuse_call, methods)],
+        interceptors = [] if callers is None else [TokenCheck(callers, self._refuse_call, methods)]
+        self._server = (self._make_server or self._make_grpc_server)(interceptors)
+        self._health = ModelHealth(callers, self._security.rules)
+        counting = CountingServer(self._server, methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, counting)
+        if self._make_server is None:
+            counting.add_generic_rpc_handlers([self._unary_handlers()])
+        counting.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE.full_name, self._stream_handlers())]
+        )
+        add_reflection(counting, [SERVICE.full_name, HEALTH.full_name])
+        port = 0
+        if self._make_server is None:
+            if self._security.certificates is None:
+                port = self._server.add_insecure_port(self._address)
+            else:
+                port = self._server.add_secure_port(self._address, server_credentials(self._security.certificates))
+        await self._server.start()
+        return port
+
+    def _make_grpc_server(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+        return grpc.aio.server(
+            interceptors=interceptors,
             options=[
                 ("grpc.max_receive_message_length", self._limits.message_bytes),
                 # Answers are measured here, for an error that says what is wrong.
                 ("grpc.max_send_message_length", -1),
                 # By default grpc refuses some calls with more than 8 KiB at random, and tokens may have as many.
-                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_metadata_size", self._limits.connection.header_bytes),
+                ("grpc.absolute_max_metadata_size", self._limits.connection.header_bytes),
                 # Two services on one port by accident would each get half of the calls.
                 ("grpc.so_reuseport", 0),
                 # Calls that wait to be accepted; more are dropped as CANCELLED without a message, by default at random
@@ -177,34 +196,21 @@ class GrpcioFront:
                 ("grpc.server.max_pending_requests", max(MAX_PENDING, 2 * self._limits.calls)),
                 ("grpc.server.max_pending_requests_hard_limit", max(MAX_PENDING, 2 * self._limits.calls)),
                 # The native front forwards all its callers' streams over a few connections.
-                *([] if self._address.startswith("unix:") else _connection_limits()),
-                # Calls may end then, however long they take: there is no limit by default (`max_connection_age_grace`).
+                *([] if self._address.startswith("unix:") else _connection_limits(self._limits.connection)),
+                # Calls may end then, within `age_grace`.
                 ("grpc.max_connection_age_ms", min(int(self._limits.connection_seconds * 1000) or _NEVER, _NEVER)),
             ],
         )
-        self._health = ModelHealth(callers, self._security.rules)
-        counting = CountingServer(self._server, methods)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, counting)
-        counting.add_generic_rpc_handlers(
-            [
-                Receiver(
-                    SERVICE.full_name,
-                    {method.name: self._unary(method.name) for method in SERVICE.methods if not _is_stream(method)},
-                    self._admission,
-                    self._limits,
-                    self._refuse_call,
-                    _key_of,
-                ),
-                grpc.method_handlers_generic_handler(SERVICE.full_name, self._stream_handlers()),
-            ]
+
+    def _unary_handlers(self) -> Receiver:
+        return Receiver(
+            SERVICE.full_name,
+            {method.name: self._unary(method.name) for method in SERVICE.methods if not _is_stream(method)},
+            self._admission,
+            self._limits,
+            self._refuse_call,
+            _key_of,
         )
-        add_reflection(counting, [SERVICE.full_name, HEALTH.full_name])
-        if self._security.certificates is None:
-            port = self._server.add_insecure_port(self._address)
-        else:
-            port = self._server.add_secure_port(self._address, server_credentials(self._security.certificates))
-        await self._server.start()
-        return port
 
     async def _change(self, rules: AccessRules, log: CallLog | None) -> None:
         self._health.change(rules)
@@ -480,24 +486,21 @@ class _UnaryCall(Call):
         self.front.grow(self.answer, size)
 
 
-def _connection_limits() -> list[tuple[str, int]]:
+def _connection_limits(settings: ConnectionSettings) -> list[tuple[str, int]]:
     """Return grpc's options that limit what a connection, and all of them, may take."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [
-        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_concurrent_streams", settings.streams),
         # It counts ended calls that are not cleared away yet, and so refuses those of a caller who waits at the
         # limit as it should: of 800 at a time three of four.
         ("grpc.http.overload_protection", 0),
         # What comes before anybody reads it: without this as much as the network carries, of each call.
         ("grpc.http2.bdp_probe", 0),
         # Connections that never begin, or do nothing, hold a file each; a good caller connects again.
-        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
-        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-        # Over this they are closed at once: without files left, new callers would wait without an answer.
-        (
-            "grpc.max_allowed_incoming_connections",
-            min(_MAX_INT, max(files - _OTHER_FILES, files // 2)) if files > 0 else _MAX_INT,
-        ),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", int(settings.idle_seconds * 1000) or _NEVER),
+        # Over this they are closed at once.
+        ("grpc.max_allowed_incoming_connections", max_connections(settings)),
+        ("grpc.max_connection_age_grace_ms", int(settings.age_grace * 1000) or _NEVER),
     ]
 
 
@@ -529,6 +532,12 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], status: status_pb2.Status) -> bytes:
+    await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(error_metadata(status)))
+    raise InternalError("abort")  # unreachable: abort always raises
+
+
+def error_metadata(status: status_pb2.Status) -> list[tuple[str, str | bytes]]:
+    """Return the trailers of an error besides its code and message."""
     metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if status.code == Code.RESOURCE_EXHAUSTED:
         for detail in status.details:
@@ -536,5 +545,4 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], status: status
                 # gRPC's own retries obey it (gRFC A6).
                 delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
                 metadata.append(("grpc-retry-pushback-ms", str(delay.ToMilliseconds())))
-    await context.abort(_CODES[status.code], status.message, trailing_metadata=tuple(metadata))
-    raise InternalError("abort")  # unreachable: abort always raises
+    return metadata

@@ -1,0 +1,207 @@
+//! The server: its listener, its threads, and the connections that are let in.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::connection::{Peer, Shared, serve, time_limit};
+use crate::lock::Lock;
+
+/// How long nothing is accepted after that has failed: without file descriptors, say.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What accepts connections.
+pub enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A server that runs.
+pub struct Running {
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+    runtime: Runtime,
+}
+
+/// Who is let in.
+struct Door {
+    shared: Arc<Shared>,
+    tls: Lock<Option<Arc<ServerConfig>>>,
+    peers: Lock<HashMap<IpAddr, usize>>,
+}
+
+impl Running {
+    /// Listen, with so many threads.
+    pub fn start(
+        shared: Arc<Shared>,
+        listeners: Vec<Listener>,
+        tls: Option<Arc<ServerConfig>>,
+        threads: usize,
+    ) -> std::io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("rust-front")
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()?;
+        let door = Arc::new(Door { shared: shared.clone(), tls: Lock::default(), peers: Lock::default() });
+        *door.tls.lock() = tls;
+        let entered = runtime.enter();
+        for listener in listeners {
+            match listener {
+                Listener::Tcp(listener) => {
+                    listener.set_nonblocking(true)?;
+                    let listener = TcpListener::from_std(listener)?;
+                    runtime.spawn(accept_tcp(door.clone(), listener));
+                }
+                Listener::Unix(listener) => {
+                    listener.set_nonblocking(true)?;
+                    let listener = UnixListener::from_std(listener)?;
+                    runtime.spawn(accept_unix(door.clone(), listener));
+                }
+            }
+        }
+        drop(entered);
+        Ok(Self { shared, door, runtime })
+    }
+
+    /// Have new connections begin with other certificates.
+    pub fn exchange(&self, tls: Arc<ServerConfig>) {
+        *self.door.tls.lock() = Some(tls);
+    }
+
+    /// Listen no more, and end all connections: within this time, if they end by themselves.
+    pub fn stop(self, grace: Duration) {
+        self.shared.stop.send_replace(true);
+        let until = Instant::now() + grace;
+        while self.shared.counts.open.load(Relaxed) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Tasks end where they wait; none waits for Python.
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        self.shared.bridge.close();
+    }
+}
+
+async fn accept_tcp(door: Arc<Door>, listener: TcpListener) {
+    let mut stop = door.shared.stop.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                if let Some(entry) = door.enter(Some(address.ip())) {
+                    let _ = stream.set_nodelay(true);
+                    tokio::spawn(entry.serve(stream, name_of(address)));
+                }
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn accept_unix(door: Arc<Door>, listener: UnixListener) {
+    let mut stop = door.shared.stop.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(entry) = door.enter(None) {
+                    tokio::spawn(entry.serve(stream, "unix:".to_owned()));
+                }
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Return an address as gRPC writes it.
+fn name_of(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => format!("ipv4:{address}"),
+        SocketAddr::V6(address) => match address.ip().to_ipv4_mapped() {
+            Some(ip) => format!("ipv4:{ip}:{}", address.port()),
+            None => format!("ipv6:%5B{}%5D:{}", address.ip(), address.port()),
+        },
+    }
+}
+
+impl Door {
+    /// Count a connection; None where there are too many.
+    fn enter(self: &Arc<Self>, ip: Option<IpAddr>) -> Option<Entry> {
+        let (limits, counts) = (&self.shared.limits, &self.shared.counts);
+        if counts.open.load(Relaxed) >= limits.connections {
+            counts.connections.fetch_add(1, Relaxed);
+            return None;
+        }
+        if let Some(ip) = ip {
+            let mut peers = self.peers.lock();
+            let of_peer = peers.get(&ip).copied().unwrap_or(0);
+            if of_peer >= limits.connections_of_peer {
+                counts.connections_of_peer.fetch_add(1, Relaxed);
+                return None;
+            }
+            peers.insert(ip, of_peer + 1);
+        }
+        counts.open.fetch_add(1, Relaxed);
+        Some(Entry { door: self.clone(), ip })
+    }
+}
+
+/// The place of a connection.
+struct Entry {
+    door: Arc<Door>,
+    ip: Option<IpAddr>,
+}
+
+impl Entry {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, name: String) {
+        let shared = self.door.shared.clone();
+        let tls = self.door.tls.lock().clone();
+        let Some(tls) = tls else {
+            let peer = Peer::new(shared.next_number(), name, None);
+            return serve(shared, stream, peer).await;
+        };
+        let greeting = TlsAcceptor::from(tls).accept(stream);
+        match timeout(time_limit(shared.limits.handshake_seconds), greeting).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let certificate = certificate.map(|found| found.to_vec());
+                let peer = Peer::new(shared.next_number(), name, certificate);
+                serve(shared, stream, peer).await;
+            }
+            _ => {
+                shared.counts.handshake.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.door.shared.counts.open.fetch_sub(1, Relaxed);
+        if let Some(ip) = self.ip {
+            let mut peers = self.door.peers.lock();
+            let left = peers.get(&ip).copied().unwrap_or(1) - 1;
+            if left == 0 {
+                peers.remove(&ip);
+            } else {
+                peers.insert(ip, left);
+            }
+        }
+    }
+}
