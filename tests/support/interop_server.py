@@ -106,13 +106,13 @@ class _Service:
             if given[2] is not None:
                 self._answer(number, name, given[2])
                 self._finish(number)
-        elif what == "message":
+        elif what == "message" and number in self.open:
             name, _, total = self.open[number]
             self.server.consume(number, 1)
             if name == "StreamingInputCall":
                 total[0] += len(self.types["InputRequest"].FromString(given).payload.body)
-            elif self._answer(number, name, given):
-                self.open.pop(number)
+            else:
+                self._answer(number, name, given)
         elif what == "end" and number in self.open:
             name, _, total = self.open[number]
             if name == "StreamingInputCall":
@@ -122,16 +122,15 @@ class _Service:
         elif what == "gone":
             self.open.pop(number, None)
 
-    def _answer(self, number: int, name: str, message: bytes) -> bool:
-        """Answer a message; returns whether that ends the call."""
+    def _answer(self, number: int, name: str, message: bytes) -> None:
+        """Answer a message, or end the call where it asks for that."""
         request = self.types["Request" if name == "UnaryCall" else "OutputRequest"].FromString(message)
         if request.response_status.code:
             self._finish(number, request.response_status.code, request.response_status.message)
-            return True
+            return
         sizes = [request.response_size] if name == "UnaryCall" else [one.size for one in request.response_parameters]
         for size in sizes:
             self.server.send(number, self.types["Response"](payload={"body": bytes(size)}).SerializeToString())
-        return False
 
     def _finish(self, number: int, code: int = 0, text: str = "") -> None:
         if number not in self.open:
