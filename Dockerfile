@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # Two images: `enricher` is the service, `mlflow` what MLflow's server, the training of the sample models and the model
-# servers of docker-compose.yaml share. `docker build --target enricher .` makes the first alone.
+# servers of docker-compose.yaml share. `docker build --target enricher .` makes the first alone, `--target enricher-rust`
+# the same with the Rust front.
 
 FROM python:3.12-slim-bookworm AS build
 # The environments are copied into other images, where links to a cache would lead nowhere.
@@ -21,17 +22,6 @@ COPY prinz_enricher prinz_enricher
 COPY samples samples
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/prinz-enricher --build-constraints constraints.txt --no-deps .
-RUN --mount=from=front-build,source=/dist,target=/dist \
-    uv pip install --no-cache --python /opt/prinz-enricher --no-deps /dist/*.whl
-
-
-FROM rust:1.95-slim-bookworm AS front-build
-# A program; what it builds goes with each Python from 3.11 on, and needs none to be built.
-COPY --from=build /usr/local/bin/maturin /usr/local/bin/maturin
-WORKDIR /build
-COPY front front
-RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/front/target \
-    maturin build --release --manifest-path front/Cargo.toml --out /dist
 
 
 FROM build AS mlflow-build
@@ -93,3 +83,21 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/readyz', timeout=4)"]
 ENTRYPOINT ["prinz-enricher"]
 CMD ["serve", "--config", "/etc/prinz-enricher/prinz.toml"]
+
+
+FROM rust:1.95-slim-bookworm AS front-build
+# A program; what it builds goes with each Python from 3.11 on, and needs none to be built.
+COPY --from=build /usr/local/bin/maturin /usr/local/bin/maturin
+WORKDIR /build
+COPY front front
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/front/target \
+    maturin build --release --manifest-path front/Cargo.toml --out /dist
+
+
+FROM enricher-build AS enricher-rust-build
+RUN --mount=from=front-build,source=/dist,target=/dist \
+    uv pip install --no-cache --python /opt/prinz-enricher --no-deps /dist/*.whl
+
+
+FROM enricher AS enricher-rust
+COPY --from=enricher-rust-build /opt/prinz-enricher /opt/prinz-enricher
