@@ -288,7 +288,8 @@ def test_models_elsewhere(front: str) -> None:
             assert caller.score(score_request("picky", 1.0)) == "MODEL_NOT_FOUND"
             registry.add("picky", mlmodel=mlmodel_text([{"type": "double", "name": "x"}]))
             wait_until(lambda: caller.score(score_request("picky", 1.0)) == "ok")
-            assert caller.page().by("outcome", "prinz_enricher_calls_total", model="picky") == {"ok": 1}
+            # A call counts a moment after its caller has heard.
+            wait_until(lambda: caller.page().by("outcome", "prinz_enricher_calls_total", model="picky") == {"ok": 1})
 
 
 def score_some(caller: Caller, number: int) -> None:
