@@ -109,7 +109,7 @@ class RustStreams:
             pass
         except asyncio.CancelledError:
             context.finish(Code.UNAVAILABLE, "the server is shutting down")
-        except Exception:
+        except Exception:  # whatever it is, the caller has to hear that the call is over
             log.exception("stream failed", path=path)
             context.finish(_UNKNOWN, "the service failed")
         finally:
