@@ -17,6 +17,7 @@ import structlog
 from prinz_enricher.scoring.launch import child as module
 from prinz_enricher.scoring.launch.child import Child
 from tests.scoring.scripted import PATIENCE
+from tests.support.deadline import wait_until
 from tests.support.processes import children, is_there
 
 WAIT = "import sys, time\ntime.sleep(600)\n"
@@ -49,7 +50,7 @@ def waiting(tmp_path: Path) -> Iterator[Any]:
 
 
 def descriptors() -> set[str]:
-    """Return the pipes and sockets that this process has open."""
+    """Return what this process has open; a thread of another test's server opens files for a moment."""
     links = set()
     for path in Path("/proc/self/fd").iterdir():
         # The one that lists them is closed by now.
@@ -69,7 +70,7 @@ def test_a_process_that_can_not_be_watched_is_ended(waiting: Any, monkeypatch: p
     monkeypatch.setattr(os, "pidfd_open", refuse)
     with pytest.raises(OSError, match=os.strerror(code)):
         waiting()
-    assert not descriptors() - before
+    wait_until(lambda: not descriptors() - before, PATIENCE)
     assert set(children(os.getpid())) <= there
 
 
@@ -83,7 +84,7 @@ def test_a_process_is_ended_where_no_thread_can_log_its_output(waiting: Any, mon
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError):
         waiting()
-    assert not descriptors() - before
+    wait_until(lambda: not descriptors() - before, PATIENCE)
     assert set(children(os.getpid())) <= there
 
 

@@ -26,6 +26,7 @@ from prinz_enricher.ipc.batches import BatchReader, BatchWriter
 from prinz_enricher.ipc.faults import FrameError
 from prinz_enricher.ipc.frames import Frame, FrameKind, FrameSocket
 from prinz_enricher.ipc.shared_memory import SHARED_FROM, can_share, mapped_memory, sealed_memory
+from tests.support.deadline import wait_until
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this platform has no sealed memory")
 
@@ -51,7 +52,8 @@ def no_descriptor_is_left() -> Iterator[None]:
     """Whatever a test does, no descriptor stays open."""
     before = descriptors()
     yield
-    assert descriptors() == before
+    # A thread of another test's server may have such a file open for a moment.
+    wait_until(lambda: not descriptors() - before)
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def test_a_shared_body_lives_as_long_as_what_is_made_of_it() -> None:
         sender.send(FrameKind.SCORE, {}, body=parts, schema_size=schema_size)
         before = descriptors()
         frame = received(receiver)
-        assert descriptors() == before
+        wait_until(lambda: not descriptors() - before)
         assert not frame.body.is_mutable
         back = BatchReader().read(frame)
         address = frame.body.address
