@@ -131,6 +131,9 @@ def test_a_handler_that_raises(running: Running) -> None:
         assert "thread" not in text
     calls = [score.future(b"raise", timeout=WAIT) for _ in range(20)]
     assert {refusal(call.result)[0] for call in calls} == {grpc.StatusCode.INTERNAL}
+    code, reason, text = refusal(lambda: next(running.watch(b"raise")))
+    assert (code, reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "thread" not in text
     assert score(b"x", timeout=WAIT) == b"Score:x"
 
 

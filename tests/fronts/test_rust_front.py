@@ -274,3 +274,12 @@ def test_messages_that_are_damaged(running: Running) -> None:
         assert odd.read(wait=0.1)
     assert running.core.handled == 0
     assert is_answered(running)
+
+
+def test_a_request_that_is_no_message(running: Running) -> None:
+    """What no handler expects, bytes that health can't read say, is INTERNAL with the id under which the log has it."""
+    check: Any = running.channel.unary_unary("/grpc.health.v1.Health/Check")
+    code, reason, text = refusal(lambda: check(b"\xff\xff", timeout=WAIT))
+    assert (code, reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "varint" not in text
+    assert check(b"", timeout=WAIT)

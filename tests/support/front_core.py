@@ -105,6 +105,8 @@ class Core:
         """Open a stream, or refuse it."""
         if request == b"refuse":
             return to_status(ModelNotFound(method))
+        if request == b"raise":
+            raise RuntimeError("can't start new thread")
         self.principals.append(principal)
         source = Numbers(wake)
         self.sources.append(source)

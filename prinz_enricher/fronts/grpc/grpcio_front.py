@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -39,9 +40,11 @@ from prinz_enricher.fronts.grpc.turns import Turns
 from prinz_enricher.security.access import AccessRules
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallHandler, CallLog, CallRecord, FrontError, Source, SourceOpener
-from prinz_enricher.service.status import to_status, with_trace_id
+from prinz_enricher.service.status import internal_failure, to_status, with_trace_id
 from prinz_enricher.telemetry.series import Series
 from prinz_enricher.telemetry.tracing import Metadata, Tracing
+
+log = structlog.stdlib.get_logger(__name__)
 
 LINGER = 0.5
 """Seconds that new calls still hear SHUTTING_DOWN, once those in flight have ended."""
@@ -368,14 +371,17 @@ class GrpcioFront:
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(woken.set)
 
-            source = self._open_source(method, request, wake, caller)
+            source: Source | status_pb2.Status | None = None
             self._streams.add(woken)
             try:
+                source = self._open_source(method, request, wake, caller)
                 end = source if isinstance(source, status_pb2.Status) else await self._feed(source, woken, context)
+            except Exception as error:  # noqa: BLE001 - a fault of this service
+                end = internal_failure(log, "stream failed", error, method=method)
             finally:
                 # Before the status is sent, which waits for a caller that does not read.
                 self._streams.discard(woken)
-                if not isinstance(source, status_pb2.Status):
+                if not isinstance(source, status_pb2.Status | None):
                     source.close()
                 if record is not None:
                     record.end(end or gone())
@@ -428,6 +434,8 @@ class GrpcioFront:
         end: status_pb2.Status | None = gone()
         try:
             end = await stream.serve()
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            end = internal_failure(log, "stream failed", error, method="ScoreStream")
         finally:
             self._score_streams.discard(stream)
             self._note_idle()

@@ -17,6 +17,8 @@ import grpc.aio
 import structlog
 
 from prinz_enricher.errors import Code
+from prinz_enricher.fronts.grpc.grpcio_front import error_metadata
+from prinz_enricher.service.status import internal_failure
 from prinz_enricher.telemetry.tracing import Metadata
 
 if TYPE_CHECKING:
@@ -109,9 +111,9 @@ class RustStreams:
             pass
         except asyncio.CancelledError:
             context.finish(Code.UNAVAILABLE, "the server is shutting down")
-        except Exception:  # whatever it is, the caller has to hear that the call is over
-            log.exception("stream failed", path=path)
-            context.finish(_UNKNOWN, "the service failed")
+        except Exception as error:  # noqa: BLE001 - a fault of this service
+            status = internal_failure(log, "stream failed", error, path=path)
+            context.finish(status.code, status.message, error_metadata(status))
         finally:
             del self._contexts[context.number]
             context.end()
@@ -242,9 +244,6 @@ class StreamContext:
             "peer_dns": [name.encode() for name in dns_names],
             "x509_common_name": [common_name.encode()],
         }
-
-
-_UNKNOWN = 2
 
 
 def encoded(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[str, bytes]]:
