@@ -1,10 +1,11 @@
-"""The least that answers HTTP by asyncio and httptools, as our API does; it prints its port."""
+"""The least that answers HTTP by asyncio and httptools, as our API does; prints its port. `app` is it for uvicorn."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import httptools
 
@@ -27,6 +28,19 @@ class BareConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Answer a request."""
         self._transport.write(ANSWER)
+
+
+async def app(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """Answer each request with the same, once it is read."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": BODY})
 
 
 async def main() -> None:

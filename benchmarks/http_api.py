@@ -1,5 +1,7 @@
 """Single rows over HTTP: ours, `mlflow models serve`, and the least that answers HTTP, by turns: `make bench-http`.
 
+The least is twice there: on asyncio and httptools, as ours, and as an application of uvicorn on the same two.
+
 All servers run at once, with all of their processes on the first core, and are called in turn from another one: by 64
 callers on as many connections, then by one. The model is the wine sample. A ratio is that of two servers in one round;
 printed are the geometric mean of the rounds' ratios and its 95 % interval.
@@ -82,6 +84,9 @@ def sides(stack: ExitStack, folder: Path, core: int) -> dict[str, Side]:
     invocation = json.dumps({"dataframe_records": [ROW]}).encode()
     with pinned({core}):
         bare = start(stack, "benchmarks.bare_http")
+        plain = free_port()
+        flags = ("--http", "httptools", "--loop", "asyncio", "--log-level", "warning", "--no-access-log")
+        start(stack, "uvicorn", "benchmarks.bare_http:app", "--port", str(plain), *flags)
         port = free_port()
         options = ("--env-manager", "local", "--port", str(port), "--workers", "1")
         # It starts uvicorn by its name.
@@ -101,6 +106,7 @@ def sides(stack: ExitStack, folder: Path, core: int) -> dict[str, Side]:
     rows = json.dumps({"rows": [ROW]}).encode()
     found = {
         "bare": Side(hello, "/", rows, "5.0"),
+        "bare, by uvicorn": Side(f"127.0.0.1:{plain}", "/", rows, "5.0"),
         "mlflow models serve": Side(theirs, INVOCATIONS, invocation, json.dumps(score)),
         "ours, /v1": Side(ours, SCORE, rows, json.dumps(score)),
         "ours, /invocations": Side(ours, f"/model/{MODEL}/invocations", invocation, json.dumps(score)),
@@ -150,7 +156,7 @@ def main() -> None:
     for name, rounds in results.items():
         rate, p50 = (statistics.median(values) for values in zip(*rounds, strict=True))
         print(f"{name:24} {CALLERS} callers {rate:8,.0f}/s    one caller p50 {p50:6.2f} ms")
-        for other in ("bare", "mlflow models serve") if name.startswith("ours") else ():
+        for other in ("bare", "bare, by uvicorn", "mlflow models serve") if name.startswith("ours") else ():
             pairs = list(zip(rounds, results[other], strict=True))
             rates, times = ([mine[place] / theirs[place] for mine, theirs in pairs] for place in (0, 1))
             print(f"    of {other}: calls/s {mean_ratio(rates)}, p50 {mean_ratio(times)}")
