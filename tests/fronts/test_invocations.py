@@ -182,7 +182,7 @@ def test_paths(api: RunningApi) -> None:
     assert api.client.post("/model/none/invocations", json=body).status_code == 404
 
 
-@pytest.mark.parametrize("form", [BodyForm.SPLIT, BodyForm.INPUTS])
+@pytest.mark.parametrize("form", [BodyForm.SPLIT, BodyForm.INPUTS, BodyForm.PARQUET])
 def test_our_own_remote_model(api: RunningApi, form: BodyForm) -> None:
     """What we send to model servers elsewhere comes back the same from ourselves."""
     rows = [{"x": 0.1, "n": 2**53 + 1, "s": "a"}, {"x": 5e-324, "n": -1, "s": ""}]

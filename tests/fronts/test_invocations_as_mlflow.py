@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 import yaml
 
+from prinz_enricher.fronts.http.parquet import PARQUET
 from prinz_enricher.scoring.ports import Target
 from prinz_enricher.signature import Signature, input_schema, output_schema, read_signature
 from prinz_enricher.worker.loaded_model import LoadedModel
@@ -98,7 +100,7 @@ class Both:
         self._app = httpx.ASGITransport(init(mlflow.pyfunc.load_model(str(folder))))
         self._api = api
 
-    def ask(self, body: str, media: str = "application/json") -> tuple[str, str]:
+    def ask(self, body: str | bytes, media: str = "application/json") -> tuple[str, str]:
         """Return the predictions of ours and of theirs for the same body, as Python writes them, or REFUSED."""
 
         async def send() -> httpx.Response:
@@ -180,6 +182,17 @@ def test_forms(body: Any, media: str, plain: Path, tmp_path: Path) -> None:
     with both(plain, tmp_path / "m", MIXED) as servers:
         ours, theirs = servers.ask(body if media else json.dumps(body), media or "application/json")
     assert ours == theirs != REFUSED
+
+
+def test_parquet(plain: Path, tmp_path: Path) -> None:
+    """Parquet of pandas, with an index and a column more, has the same predictions; neither takes other types."""
+    rows = {"n": [2**53 + 1, -1], "more": [1, 2], "x": [0.1, 5e-324], "s": ["ß", ""]}
+    with both(plain, tmp_path / "m", MIXED) as servers:
+        for frame in (pd.DataFrame(rows), pd.DataFrame(rows, index=["a", "b"]), pd.DataFrame(rows).set_index("more")):
+            ours, theirs = servers.ask(frame.to_parquet(), PARQUET)
+            assert ours == theirs != REFUSED
+        for name, wrong in (("n", [1.5, 2.0]), ("n", ["1", "2"]), ("s", [1, 2])):
+            assert servers.ask(pd.DataFrame(rows | {name: wrong}).to_parquet(), PARQUET) == (REFUSED, REFUSED)
 
 
 @pytest.mark.parametrize(

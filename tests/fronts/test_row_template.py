@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.fronts.http.invocations import InvocationsForm
+from prinz_enricher.fronts.http.parquet import ParquetReader
 from prinz_enricher.fronts.http.row_template import JSON, RowTemplates
 from prinz_enricher.fronts.http.score_exchange import JsonForm, NussknackerForm, ScoreExchange, ScoreForm
 from prinz_enricher.scoring.ports import ScoreResult
@@ -35,7 +36,7 @@ FORMS: dict[str, tuple[Callable[[], ScoreForm], str]] = {
     "rows": (JsonForm, '{"rows": [%s]}'),
     "row": (lambda: NussknackerForm(many=False), "%s"),
     "list": (lambda: NussknackerForm(many=True), "[%s]"),
-    "records": (InvocationsForm, '{"dataframe_records":[%s]}'),
+    "records": (lambda: InvocationsForm(ParquetReader(), 1 << 20, 100), '{"dataframe_records":[%s]}'),
 }
 
 numbers = st.one_of(

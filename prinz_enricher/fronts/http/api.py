@@ -37,6 +37,7 @@ from prinz_enricher.fronts.http.console import Console, tag_of
 from prinz_enricher.fronts.http.http_connection import HttpRequest
 from prinz_enricher.fronts.http.invocations import CSV, InvocationsForm
 from prinz_enricher.fronts.http.nussknacker_document import write_document
+from prinz_enricher.fronts.http.parquet import PARQUET, ParquetReader
 from prinz_enricher.fronts.http.problems import NUSSKNACKER, Problem, problem_of, write_problem
 from prinz_enricher.fronts.http.request_options import options_of, timeout_of, view_of
 from prinz_enricher.fronts.http.routes import Route, errors_of, find_routes
@@ -55,7 +56,7 @@ LARGE: Final = 32 * 1024
 """Bytes of a body, or of a response, from which other threads read or write it."""
 
 MAX_JSON_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of a body of JSON or CSV: read, it takes some twenty times as many. Arrow is for more."""
+"""Bytes of a body of JSON, CSV or Parquet: read, it takes some twenty times as many. Arrow is for more."""
 _JSON_MEMORY: Final = 20
 
 NUSSKNACKER_SECONDS: Final = 8.0
@@ -151,6 +152,8 @@ class Api:
         self._reader = Principal(limits.document_principal) if limits.document_principal else None
         self._templates = RowTemplates()
         self._readers = FairThreads(3, "http-bodies")
+        # Their own, since each may wait for seconds.
+        self._parquet, self._parquet_readers = ParquetReader(), FairThreads(2, "http-parquet")
         self._answers: deque[tuple[HttpCall, bytes | status_pb2.Status]] = deque()
         self._scheduled = False
         self._loop: Any = None
@@ -176,8 +179,10 @@ class Api:
         self._limits, self._log = limits, log
 
     def close(self) -> None:
-        """End the threads."""
-        self._readers.shutdown()
+        """End the threads, and the process that reads Parquet."""
+        for threads in (self._readers, self._parquet_readers):
+            threads.shutdown()
+        self._parquet.close()
 
     # What connections ask: see `RequestHandler`.
 
@@ -372,8 +377,9 @@ class Api:
             self._exchange(request, context, NussknackerForm(many=many))
 
     def _invocations(self, request: HttpRequest, context: _Context) -> None:
-        if self._takes(request, context, JSON, CSV):
-            self._exchange(request, context, InvocationsForm())
+        if self._takes(request, context, JSON, CSV, PARQUET):
+            most = min(self._limits.message_bytes, MAX_JSON_BYTES)
+            self._exchange(request, context, InvocationsForm(self._parquet, most, self._limits.rows))
 
     def _list(self, request: HttpRequest, context: _Context) -> None:
         options = options_of(request, {"view", "page_size", "page_token", "filter"})
@@ -422,10 +428,11 @@ class Api:
         body = b"".join(request.body)
         request.body.clear()
         work = partial(self._translate, call, exchange, body)
-        if len(body) <= LARGE:
+        if len(body) <= LARGE and context.media != PARQUET:
             work(self._batcher.add)
         else:
-            self._elsewhere(call, partial(work, partial(self._soon, self._batcher.add)))
+            threads = self._parquet_readers if context.media == PARQUET else self._readers
+            self._elsewhere(call, partial(work, partial(self._soon, self._batcher.add)), threads)
 
     def _translate(self, call: HttpCall, exchange: ScoreExchange, body: bytes, add: Callable[[Call], None]) -> None:
         """Write the request of a call, and hand it over; in any thread, and never raises."""
@@ -439,6 +446,9 @@ class Api:
             call.request = exchange.request(call, body, context.media, call.http.query, request_id, rows)
             if len(call.request) > self._limits.message_bytes:
                 raise MessageTooLarge("request", len(call.request), self._limits.message_bytes)  # noqa: TRY301
+            if context.media == PARQUET:
+                # It may be much more than its file.
+                call.hold(len(call.request))
         except EnricherError as error:
             call.fail(to_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of this service
@@ -501,7 +511,7 @@ class Api:
         while self._answers:
             call, result = self._answers.popleft()
             if isinstance(result, bytes) and (len(result) > LARGE or call.method != "Score"):
-                self._elsewhere(call, partial(self._write_elsewhere, call, result))
+                self._elsewhere(call, partial(self._write_elsewhere, call, result), self._readers)
             else:
                 self._end(call, self._written(call, result))
 
@@ -540,9 +550,9 @@ class Api:
         if call.trace is not None:
             call.end_trace(error)
 
-    def _elsewhere(self, call: HttpCall, work: Callable[[], None]) -> None:
+    def _elsewhere(self, call: HttpCall, work: Callable[[], None], threads: FairThreads) -> None:
         try:
-            self._readers.submit(self._key(call.http), work)
+            threads.submit(self._key(call.http), work)
         except RuntimeError as error:
             status = to_status(Overloaded(f"no thread can take the request ({error})"))
             if call.end():

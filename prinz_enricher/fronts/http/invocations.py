@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from prinz_enricher.batch import decode_stream, encode_columns
 from prinz_enricher.batch.json_answers import PYTHON, json_values, write
 from prinz_enricher.batch.json_rows import columns_of, parse_json
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
+from prinz_enricher.fronts.http.parquet import PARQUET, ParquetReader
 from prinz_enricher.fronts.http.row_template import Answer
 from prinz_enricher.fronts.http.score_exchange import Asked, ScoreForm, objects
 from prinz_enricher.signature import AnyValue, Scalar, ScalarKind, Signature, Type
@@ -34,13 +36,17 @@ _Columns = dict[str, list[object]]
 
 
 class InvocationsForm(ScoreForm):
-    """`dataframe_split`, `dataframe_records`, `instances`, `inputs` or CSV, and `{"predictions": …}`."""
+    """`dataframe_split`, `dataframe_records`, `instances`, `inputs`, CSV or Parquet, and `{"predictions": …}`."""
 
-    def __init__(self) -> None:
+    def __init__(self, parquet: ParquetReader, max_bytes: int, max_rows: int) -> None:
+        """Have Parquet read, of so many bytes and rows at most."""
+        self._parquet, self._max_bytes, self._max_rows = parquet, max_bytes, max_rows
         self._ignored: list[str] = []
 
     def read(self, body: bytes, media: str, query: bytes, signature: Signature) -> Asked:
         """Return the rows that the model takes of a body."""
+        if media == PARQUET:
+            return self._of_parquet(body, signature)
         params: Any = {}
         if media == CSV:
             columns, rows = _of_csv(body, signature)
@@ -58,6 +64,13 @@ class InvocationsForm(ScoreForm):
             self._ignored = [name for name in columns if name not in known]
             columns = {name: values for name, values in columns.items() if name in known}
         return Asked(columns, rows, params)
+
+    def _of_parquet(self, body: bytes, signature: Signature) -> Asked:
+        names = [field.name for field in signature.inputs]
+        by_place = bool(names) and names == _unnamed(len(names))
+        stream, self._ignored = self._parquet.read(body, names, by_place=by_place, max_bytes=self._max_bytes)
+        batch = decode_stream(stream, signature, self._max_rows, self._max_bytes)
+        return Asked(rows=batch.num_rows, batch=encode_columns(batch, signature.inputs))
 
     def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:
         """Return the predictions: a list of values where the one output has no name, else of objects."""
@@ -111,7 +124,7 @@ def _of_split(content: Any, signature: Signature) -> tuple[_Columns, int]:
         raise InvalidRequest(form, "has rows that are not as long as its columns")
     known = [field.name for field in signature.inputs]
     texts = [str(name) for name in names]
-    if len(texts) == len(known) and known == [f"input_{place}" for place in range(len(known))] and texts != known:
+    if len(texts) == len(known) and known == _unnamed(len(known)) and texts != known:
         # Inputs without names are taken by their places.
         texts = known
     columns: _Columns = {}
@@ -121,6 +134,11 @@ def _of_split(content: Any, signature: Signature) -> tuple[_Columns, int]:
             raise InvalidRequest(form, "has a column twice")
         columns[text] = [row[place] for row in data]
     return columns, len(data)
+
+
+def _unnamed(count: int) -> list[str]:
+    """Return what inputs without names are called."""
+    return [f"input_{place}" for place in range(count)]
 
 
 def _of_csv(body: bytes, signature: Signature) -> tuple[_Columns, int]:

@@ -13,7 +13,7 @@ from prinz_enricher.batch.json_rows import columns_of, json_columns, json_params
 from prinz_enricher.batch.wire import prefix
 from prinz_enricher.catalog import CatalogVersion
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.contract import model_pb2
+from prinz_enricher.contract import model_pb2, value_pb2
 from prinz_enricher.errors import BatchTooLarge, InvalidRequest, OutputMismatch, SignatureChanged
 from prinz_enricher.fronts.http.row_template import JSON, MAX_BODY, Answer, RowTemplate, RowTemplates
 from prinz_enricher.service.calls import Call
@@ -33,13 +33,14 @@ _DECODE_ERROR: Final = "has a year outside 1 to 9999, which JSON can't tell"
 
 @dataclass(slots=True)
 class Asked:
-    """Rows as a caller sends them, before they are checked: column by column."""
+    """Rows as a caller sends them, column by column, before they are checked; or an Arrow stream, or checked rows."""
 
     columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
     rows: int = 0
     params: Mapping[str, object] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     stream: bytes | None = None
+    batch: value_pb2.ColumnBatch | None = None
 
 
 class ScoreForm:
@@ -111,13 +112,16 @@ class ScoreExchange:
             raise BatchTooLarge(asked.rows, max_rows)
         message = pb.ScoreRequest(outputs=_texts(asked.outputs))
         message.model.name, message.model.version = version.name, version.version
-        if asked.stream is None:
+        if asked.batch is not None:
+            message.columns.CopyFrom(asked.batch)
+        elif asked.stream is None:
             # No rows have no columns either, and fit every model.
             columns = asked.columns if asked.rows else dict.fromkeys((field.name for field in signature.inputs), ())
             message.columns.CopyFrom(json_columns(columns, asked.rows, signature.inputs))
-            message.signature_digest = signature.digest
         else:
             message.arrow_stream = asked.stream
+        if asked.stream is None:
+            message.signature_digest = signature.digest
         for name, value in json_params(asked.params, signature.params).items():
             message.params[name].CopyFrom(value)
         return message.SerializeToString()
