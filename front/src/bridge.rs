@@ -135,14 +135,20 @@ pub struct Flow {
     consumed: Notify,
     unsent: AtomicUsize,
     wanted: AtomicBool,
+    over: AtomicBool,
 }
 
 impl Flow {
-    /// Wait until another message may be passed on to Python.
+    /// Return whether Python has ended the stream, and takes no more messages.
+    pub fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    /// Wait until another message may be passed on to Python, or the stream is over.
     pub async fn room(&self) {
         loop {
             let consumed = self.consumed.notified();
-            if self.unconsumed.lock().1 < WINDOW {
+            if self.unconsumed.lock().1 < WINDOW || self.is_over() {
                 return;
             }
             consumed.await;
@@ -397,6 +403,8 @@ impl Bridge {
         if matches!(command, Command::Finish(_)) {
             if let Some(open) = streams.open.remove(&number) {
                 let _ = open.commands.send(command);
+                open.flow.over.store(true, SeqCst);
+                open.flow.consumed.notify_one();
             }
             return true;
         }

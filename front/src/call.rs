@@ -63,7 +63,9 @@ pub async fn serve(
     let encoding = Encoding::of(head.headers.get("grpc-encoding").map(HeaderValue::as_bytes));
     let reader = Reader::new(shared.limits.message_bytes);
     let is_stream = kind == Kind::Stream;
-    let input = Inbound { reader, shared, peer, body, encoding, data: Bytes::new(), held: BytesMut::new(), is_stream };
+    let room = Hold::new(&shared.windows, peer.id);
+    let (data, held) = (Bytes::new(), BytesMut::new());
+    let input = Inbound { reader, shared, peer, body, encoding, data, held, room, is_stream };
     match kind {
         Kind::Unary => unary(arrival, input, out).await,
         Kind::Whole => {
@@ -176,6 +178,9 @@ async fn stream(request: Request, mut input: Inbound, mut out: Outbound) {
                     () = flow.room() => {}
                     fault = input.hold_back() => return fault,
                 }
+                if flow.is_over() {
+                    return input.discard().await;
+                }
                 if let Err(fault) = input.begin().await {
                     return fault;
                 }
@@ -240,9 +245,16 @@ struct Inbound {
     encoding: Encoding,
     reader: Reader,
     data: Bytes,
-    /// What came while no more could be passed on.
+    /// What came while no more could be passed on, by which the window of the connection is wider meanwhile.
     held: BytesMut,
+    room: Hold,
     is_stream: bool,
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.peer.let_go(self.held.len());
+    }
 }
 
 impl Inbound {
@@ -279,11 +291,16 @@ impl Inbound {
         open(message, self.encoding, self.shared.limits.message_bytes, hold).await.map(Some)
     }
 
-    /// Take what comes while no more may be passed on: many small frames take little then, and the window stays closed.
+    /// Take what comes while no more may be passed on: many small frames take little then, and the stream's window stays
+    /// closed. That of the connection is not, for others on it.
     async fn hold_back(&mut self) -> Fault {
         loop {
             match self.body.data().await {
-                Some(Ok(data)) => self.held.extend_from_slice(&data),
+                Some(Ok(data)) if self.room.grow(data.len()) => {
+                    self.held.extend_from_slice(&data);
+                    self.peer.hold_back(data.len());
+                }
+                Some(Ok(_)) => return Fault::NoRoom,
                 Some(Err(_)) => return Fault::Gone,
                 None => return std::future::pending().await,
             }
@@ -293,8 +310,26 @@ impl Inbound {
     /// Go on with what was held back; returns whether there was something.
     fn resume(&mut self) -> bool {
         self.data = self.held.split().freeze();
+        if self.data.is_empty() {
+            return false;
+        }
         let _ = self.body.flow_control().release_capacity(self.data.len());
-        !self.data.is_empty()
+        self.peer.let_go(self.data.len());
+        self.room = Hold::new(&self.shared.windows, self.peer.id);
+        true
+    }
+
+    /// Let go what has come and still comes of a stream that is over for Python, while its caller reads what it is owed.
+    async fn discard(&mut self) -> Fault {
+        while self.resume() {}
+        self.data.clear();
+        loop {
+            match self.body.data().await {
+                Some(Ok(data)) => drop(self.body.flow_control().release_capacity(data.len())),
+                Some(Err(_)) => return Fault::Gone,
+                None => return std::future::pending().await,
+            }
+        }
     }
 
     /// Wait until something of the next message is there, or the end of the call.
@@ -313,18 +348,22 @@ impl Inbound {
     }
 
     async fn raw(&mut self) -> Result<Option<Message>, Fault> {
+        let receiving = self.shared.receiving.clone();
         loop {
             while !self.data.is_empty() {
                 let mut left = &self.data[..];
-                let released = self.shared.receiving.released();
-                let hold = || Hold::new(&self.shared.receiving, self.peer.id);
+                let released = receiving.released();
+                let hold = || Hold::new(&receiving, self.peer.id);
                 let taken = self.reader.take(&mut left, hold);
                 let count = self.data.len() - left.len();
                 self.data.advance(count);
                 match taken {
                     Ok(None) => {}
                     // Its caller is held up; one of a unary call hears that it should come again.
-                    Err(Fault::NoRoom) if self.is_stream => released.await,
+                    Err(Fault::NoRoom) if self.is_stream => tokio::select! {
+                        () = released => {}
+                        fault = self.hold_back() => return Err(fault),
+                    },
                     _ => return taken,
                 }
             }

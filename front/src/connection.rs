@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::bridge::{Bridge, Kind};
-use crate::budget::FairLimit;
+use crate::budget::{FairLimit, Hold};
 use crate::call::{self, seconds};
 use crate::guard::{Abuse, Frames, Guard, Signs};
 
@@ -24,6 +24,9 @@ use crate::guard::{Abuse, Frames, Guard, Signs};
 const STREAM_WINDOW: u32 = 256 << 10;
 const NARROW_WINDOW: u32 = 256 << 10;
 const WIDE_WINDOW: u32 = 1 << 20;
+
+/// What HTTP/2 allows (RFC 9113, 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Bytes under which h2 has a frame for small, and bounds how many it keeps.
 const SMALL_FRAME: usize = 256;
@@ -92,6 +95,30 @@ pub struct Shared {
 }
 
 impl Shared {
+    pub fn new(
+        limits: Limits,
+        methods: HashMap<String, (usize, Kind)>,
+        metadata: Vec<String>,
+        waiting: usize,
+    ) -> std::io::Result<Arc<Self>> {
+        // What is not whole yet, and what makes receiving quicker, is little beside what is in flight.
+        let receiving = FairLimit::new((limits.inflight_bytes / 4).max(limits.message_bytes));
+        let unread = FairLimit::new(limits.inflight_bytes);
+        let windows = FairLimit::new((limits.inflight_bytes / 8).max(WIDE_WINDOW as usize));
+        Ok(Arc::new(Self {
+            limits,
+            methods,
+            metadata,
+            bridge: Bridge::new(waiting)?,
+            receiving,
+            windows,
+            unread,
+            counts: Counts::default(),
+            numbers: AtomicU64::new(1),
+            stop: watch::Sender::new(false),
+        }))
+    }
+
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Relaxed)
     }
@@ -107,14 +134,30 @@ pub struct Peer {
     /// The same for Python, made once.
     pub python: OnceLock<Box<dyn Any + Send + Sync>>,
     pub unread: AtomicUsize,
+    /// Bytes that its streams hold back.
+    held: AtomicUsize,
     calls: AtomicUsize,
     signs: Arc<Signs>,
 }
 
 impl Peer {
     pub fn new(id: u64, name: String, certificate: Option<Vec<u8>>) -> Arc<Self> {
-        let (unread, calls) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { id, name, certificate, python: OnceLock::new(), unread, calls, signs: Signs::new() })
+        let (unread, held, calls) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { id, name, certificate, python: OnceLock::new(), unread, held, calls, signs: Signs::new() })
+    }
+
+    /// Have the window of the connection widened by what a stream holds back.
+    pub fn hold_back(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Relaxed);
+        self.signs.noticed.notify_one();
+    }
+
+    /// Have it as narrow again.
+    pub fn let_go(&self, bytes: usize) {
+        if bytes > 0 {
+            self.held.fetch_sub(bytes, Relaxed);
+            self.signs.noticed.notify_one();
+        }
     }
 
     /// Have the windows of the connection widened, if that was not done before.
@@ -168,17 +211,21 @@ where
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop = shared.stop.subscribe();
     let (mut idle_since, mut leaving) = (None::<Instant>, None::<Instant>);
-    let mut wide = None;
+    let (mut wide, mut window) = (None, NARROW_WINDOW);
     loop {
         let abuse = tokio::select! {
             biased;
             () = peer.signs.noticed.notified() => {
                 if peer.signs.wide.load(Relaxed) && wide.is_none() {
-                    let mut hold = crate::budget::Hold::new(&shared.windows, peer.id);
-                    if hold.grow(WIDE_WINDOW as usize) {
-                        connection.set_target_window_size(WIDE_WINDOW);
-                    }
-                    wide = Some(hold);
+                    let mut hold = Hold::new(&shared.windows, peer.id);
+                    wide = Some(hold.grow(WIDE_WINDOW as usize).then_some(hold));
+                }
+                let base = if matches!(wide, Some(Some(_))) { WIDE_WINDOW } else { NARROW_WINDOW };
+                let held = u32::try_from(peer.held.load(Relaxed)).unwrap_or(0);
+                let wanted = base.saturating_add(held).min(MAX_WINDOW);
+                if wanted != window {
+                    window = wanted;
+                    connection.set_target_window_size(window);
                 }
                 peer.signs.abuse().map(|abuse| match abuse {
                     Abuse::Resets => &shared.counts.resets,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,12 +11,10 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use tokio::sync::watch;
 
 use crate::bridge::{Answer, Bridge, Command, End, Event, Kind, Request};
-use crate::budget::FairLimit;
 use crate::call::seconds;
-use crate::connection::{Counts, Limits, Peer, Shared};
+use crate::connection::{Limits, Peer, Shared};
 use crate::lock::Lock;
 use crate::message::{Content, Fault, prefix};
 use crate::server::{Listener, Running};
@@ -86,24 +84,8 @@ impl Server {
             };
             kinds.insert(path, (place, kind));
         }
-        let bridge = Bridge::new(waiting).map_err(PyOSError::new_err)?;
         let names = metadata.iter().map(|name| PyString::intern(py, name).unbind()).collect();
-        // What is not whole yet, and what makes receiving quicker, is little beside what is in flight.
-        let receiving = FairLimit::new((limits.inflight_bytes / 4).max(limits.message_bytes));
-        let unread = FairLimit::new(limits.inflight_bytes);
-        let windows = FairLimit::new(limits.inflight_bytes / 8);
-        let shared = Arc::new(Shared {
-            limits,
-            methods: kinds,
-            metadata,
-            bridge,
-            receiving,
-            windows,
-            unread,
-            counts: Counts::default(),
-            numbers: AtomicU64::new(1),
-            stop: watch::Sender::new(false),
-        });
+        let shared = Shared::new(limits, kinds, metadata, waiting).map_err(PyOSError::new_err)?;
         Ok(Self { shared, names, running: Lock::default() })
     }
 

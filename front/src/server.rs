@@ -25,6 +25,62 @@ pub enum Listener {
     Unix(std::os::unix::net::UnixListener),
 }
 
+impl Listener {
+    /// Return what accepts its connections until the server stops. To be called within a runtime.
+    fn accept_all(self, door: Arc<Door>) -> std::io::Result<impl Future<Output = ()> + Send> {
+        let listener = match self {
+            Self::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Accepting::Tcp(TcpListener::from_std(listener)?)
+            }
+            Self::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Accepting::Unix(UnixListener::from_std(listener)?)
+            }
+        };
+        Ok(async move {
+            let mut stop = door.shared.stop.subscribe();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept(&door) => accepted,
+                    _ = stop.changed() => return,
+                };
+                if accepted.is_err() {
+                    sleep(PAUSE).await;
+                }
+            }
+        })
+    }
+}
+
+/// A listener of the runtime.
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accepting {
+    /// Accept a connection, and begin to serve it if there is room.
+    async fn accept(&self, door: &Arc<Door>) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                if let Some(entry) = door.enter(Some(address.ip())) {
+                    let _ = stream.set_nodelay(true);
+                    tokio::spawn(entry.serve(stream, name_of(address)));
+                }
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                if let Some(entry) = door.enter(None) {
+                    tokio::spawn(entry.serve(stream, "unix:".to_owned()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A server that runs.
 pub struct Running {
     shared: Arc<Shared>,
@@ -57,18 +113,7 @@ impl Running {
         *door.tls.lock() = tls;
         let entered = runtime.enter();
         for listener in listeners {
-            match listener {
-                Listener::Tcp(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let listener = TcpListener::from_std(listener)?;
-                    runtime.spawn(accept_tcp(door.clone(), listener));
-                }
-                Listener::Unix(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let listener = UnixListener::from_std(listener)?;
-                    runtime.spawn(accept_unix(door.clone(), listener));
-                }
-            }
+            runtime.spawn(listener.accept_all(door.clone())?);
         }
         drop(entered);
         Ok(Self { shared, door, runtime })
@@ -89,43 +134,6 @@ impl Running {
         // Tasks end where they wait; none waits for Python.
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         self.shared.bridge.close();
-    }
-}
-
-async fn accept_tcp(door: Arc<Door>, listener: TcpListener) {
-    let mut stop = door.shared.stop.subscribe();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                if let Some(entry) = door.enter(Some(address.ip())) {
-                    let _ = stream.set_nodelay(true);
-                    tokio::spawn(entry.serve(stream, name_of(address)));
-                }
-            }
-            Err(_) => sleep(PAUSE).await,
-        }
-    }
-}
-
-async fn accept_unix(door: Arc<Door>, listener: UnixListener) {
-    let mut stop = door.shared.stop.subscribe();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                if let Some(entry) = door.enter(None) {
-                    tokio::spawn(entry.serve(stream, "unix:".to_owned()));
-                }
-            }
-            Err(_) => sleep(PAUSE).await,
-        }
     }
 }
 
@@ -203,5 +211,74 @@ impl Drop for Entry {
                 peers.insert(ip, left);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Limits;
+    use std::io::{Read, Write};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::ReadBuf;
+
+    /// A connection in which something panics.
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+            panic!("broken")
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, content: &[u8]) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Ok(content.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_its_connection_alone() {
+        let limits = Limits {
+            message_bytes: 1 << 20,
+            inflight_bytes: 1 << 24,
+            unread_bytes: 1 << 20,
+            header_bytes: 1 << 14,
+            connections: 2,
+            connections_of_peer: 2,
+            streams: 10,
+            resets_per_second: 100,
+            frames_per_second: 100,
+            handshake_seconds: 20.0,
+            idle_seconds: 0.0,
+            patience_seconds: 60.0,
+            connection_seconds: 0.0,
+            connection_grace_seconds: 0.0,
+        };
+        let shared = Shared::new(limits, HashMap::new(), vec![], 10).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let running = Running::start(shared.clone(), vec![Listener::Tcp(listener)], None, 1).unwrap();
+        // More than there is room for at once: each gives its place back.
+        for _ in 0..3 {
+            let entry = running.door.enter(None).expect("there is room");
+            let broken = running.runtime.spawn(entry.serve(Broken, String::new()));
+            assert!(running.runtime.block_on(broken).unwrap_err().is_panic());
+        }
+        let mut other = std::net::TcpStream::connect(address).unwrap();
+        other.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        let mut header = [0; 9];
+        other.read_exact(&mut header).unwrap();
+        assert_eq!(header[3], 4, "the server greets with its settings");
+        running.stop(Duration::ZERO);
     }
 }

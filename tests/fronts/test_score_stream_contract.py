@@ -263,6 +263,19 @@ def test_a_caller_that_does_not_read(running: Running) -> None:
     assert refusal(lambda: [None for _ in deaf.call])[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caller_that_is_waited_for(kind: str) -> None:
+    """While what a stream sends waits for its caller to read, others on the same connection go on."""
+    with running_front(kind, patience=WAIT) as running:
+        deaf, other = running.score_stream(), running.score_stream()
+        for sequence in range(3 * MAX_HELD_BYTES // (LIMIT // 2)):
+            deaf.send(sequence, bytes(LIMIT // 2))
+        for sequence in range(300):
+            other.send(sequence, b"x")
+            assert other.receive() == (sequence, b"Score:x")
+        deaf.call.cancel()
+
+
 def test_a_caller_that_reads_late(running: Running) -> None:
     """Whoever sends all first and reads then gets every answer: what it was not read of waits in the meantime."""
     stream = running.score_stream()

@@ -41,7 +41,7 @@ def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_once(folder: Path) -> None:
     """With --once it lists, describes and scores each model, and ends with 0."""
     result = subprocess.run(
-        [PROGRAM, "demo", "--once", "--folder", folder], capture_output=True, text=True, check=False, timeout=110
+        [PROGRAM, "demo", "--once", "--folder", folder], capture_output=True, text=True, check=False, timeout=250
     )
 
     assert result.returncode == 0, result.stdout + result.stderr

@@ -2,8 +2,8 @@
 
 It has imported what it needs, and forks for each file that comes over the socket which is its standard input, with
 three descriptors: the file behind a line of JSON, where the answer goes, and a socket that gets `+` once it is whole,
-`!` where no process can be had, and nothing where the file can't be read. The answer is a line of JSON with the names of
-the columns that were left out, and the stream.
+`!` where no process can be had, and nothing where the file can't be read. The answer is a line of JSON with the names
+of the columns that were left out, and the stream.
 """
 
 from __future__ import annotations
