@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prinz_enricher.config import TlsSettings
+from prinz_enricher.fronts.grpc import SERVICE
 from prinz_enricher.security.certificates import CertificateFiles
 from tests.support.certificates import Authority
 from tests.support.front_core import NEEDS_RUST, running_front
@@ -22,7 +24,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), NEEDS_RUST]
 PEERS = {
     "h2spec": "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
     "client": "google.golang.org/grpc/interop/client@v1.77.0",
+    "grpc-health-probe": "github.com/grpc-ecosystem/grpc-health-probe@v0.4.42",
+    "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
+    "ghz": "github.com/bojand/ghz/cmd/ghz@v0.120.0",
 }
+CHECK = "grpc.health.v1.Health/Check"
 CASES = (
     "empty_unary",
     "large_unary",
@@ -62,18 +68,19 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"GOBIN": str(folder)}
 
 
+NOT_OPEN = "what is not gRPC is answered before its body comes"
 NOT_KEPT = {
     "Sends a WINDOW_UPDATE frame on half-closed (remote) stream": "what is not gRPC is answered without DATA",
-    "Sends a PRIORITY frame on half-closed (remote) stream": "likewise",
+    "Sends a PRIORITY frame on half-closed (remote) stream": "what is not gRPC is answered without DATA",
     "Sends invalid connection preface": "the connection is closed, by a reset where more was sent than is read",
     "Sends HEADERS frames that causes their advertised concurrent stream limit to be exceeded": (
         "what is not gRPC is answered at once, and so never open for long"
     ),
     'Sends a HEADERS frame with the "content-length" header field which does not equal the DATA frame payload length': (
-        "what is not gRPC is answered before its body comes"
+        NOT_OPEN
     ),
     'Sends a HEADERS frame with the "content-length" header field which does not equal the sum of the multiple DATA '
-    "frames payload length": "likewise",
+    "frames payload length": NOT_OPEN,
 }
 """Cases of h2spec that fail, and why."""
 
@@ -106,3 +113,28 @@ def test_interoperability(peers: Path, tmp_path: Path, case: str, tls: bool) -> 
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def run(program: Path, *arguments: str) -> str:
+    """Run a program to its end, and return what it prints."""
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_clients_of_go(peers: Path) -> None:
+    """A probe hears the health, grpcurl finds the service and its methods, and each call of ghz is answered."""
+    with running_front("rust") as running:
+        address = f"127.0.0.1:{running.port}"
+        running.front.set_health({"": True, "model/a": False})
+        run(peers / "grpc-health-probe", f"-addr={address}")
+        down = subprocess.run(
+            [peers / "grpc-health-probe", f"-addr={address}", "-service=model/a"], capture_output=True, check=False
+        )
+        assert down.returncode == 4
+        assert "ScoreStream" in run(peers / "grpcurl", "-plaintext", address, "describe", SERVICE.full_name)
+        health = run(peers / "grpcurl", "-plaintext", "-d", "{}", address, CHECK)
+        assert json.loads(health) == {"status": "SERVING"}
+        options = ("--insecure", "--format", "json", "--total", "2000", "--concurrency", "50", "--connections", "5")
+        report = json.loads(run(peers / "ghz", *options, "--call", CHECK.replace("/", "."), "--data", "{}", address))
+        assert (report["count"], report["statusCodeDistribution"]) == (2000, {"OK": 2000})

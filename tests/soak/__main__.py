@@ -8,12 +8,18 @@ import click
 
 from prinz_enricher.telemetry.logs import configure_logging
 from tests.soak.campaign import soak
-from tests.soak.service import FRONTS
+from tests.soak.service import DEFAULT_FRONTS, FRONTS
 
 
 @click.command(help=__doc__)
 @click.option("--minutes", default=30.0, show_default=True, help="How long callers call.")
-@click.option("--front", type=click.Choice(FRONTS), multiple=True, default=FRONTS, help="By default both at once.")
+@click.option(
+    "--front",
+    type=click.Choice(FRONTS),
+    multiple=True,
+    default=DEFAULT_FRONTS,
+    help="By default grpcio and the quickest, at once.",
+)
 @click.option("--seed", default=0, show_default=True, help="Another one calls and disturbs in another order.")
 def main(minutes: float, front: tuple[str, ...], seed: int) -> None:
     """Soak, and end with 1 where a service did not hold."""

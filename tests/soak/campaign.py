@@ -26,7 +26,7 @@ from tests.conftest import find_port
 from tests.soak import models
 from tests.soak.callers import AsyncCaller, Caller
 from tests.soak.disturbances import Certificates, Disturber, Upstream
-from tests.soak.service import FRONTS, Measures, Page, Service, running
+from tests.soak.service import DEFAULT_FRONTS, Measures, Page, Service, running
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.deadline import wait_until
 from tests.support.mlflow_server import MlflowServer
@@ -117,7 +117,7 @@ def soaked(folder: Path, fronts: Sequence[str], seed: int) -> Iterator[tuple[lis
             place = folder / front
             place.mkdir()
             # The native front has no TLS.
-            pair = certificates.pair if front == "grpcio" else None
+            pair = certificates.pair if front != "native" else None
             ca = certificates.authority.file
             services.append(stack.enter_context(running(front, place, proxy.url, elsewhere.url, pair, ca)))
         for service in services:
@@ -143,7 +143,7 @@ def _scores(client: Client, name: str, rows: pa.RecordBatch) -> bool:
     return True
 
 
-def soak(minutes: float, fronts: Sequence[str] = FRONTS, seed: int = 0, say: Say = click.echo) -> bool:
+def soak(minutes: float, fronts: Sequence[str] = DEFAULT_FRONTS, seed: int = 0, say: Say = click.echo) -> bool:
     """Soak for some minutes, print what came of it, and return whether all held."""
     folder = Path(tempfile.mkdtemp(prefix="prinz-soak-"))
     end = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -22,7 +23,9 @@ from tests.soak.ledger import Ledger
 from tests.soak.models import GUEST, REMOTE
 from tests.support.serve_process import Serve, serve
 
-FRONTS: Final = ("grpcio", "native")
+FRONTS: Final = ("grpcio", "native", "rust")
+DEFAULT_FRONTS: Final = ("grpcio", "rust" if importlib.util.find_spec("prinz_enricher_front") else "native")
+"""What is safe from hostile callers, and the quickest that is installed."""
 TIMEOUT: Final = 120.0
 MAX_ROWS: Final = 60_000
 """Rows of a call at most."""
