@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,7 +13,8 @@ import pytest
 
 from tests.environment.conftest import Before, scores
 from tests.environment.whole_environment import WholeEnvironment, listens
-from tests.support.processes import children, is_there
+from tests.support.deadline import wait_until
+from tests.support.processes import children
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -24,9 +26,13 @@ def family(number: int) -> set[int]:
 
 def left_of(processes: set[int]) -> set[int]:
     """Return those that still run."""
-    states = {number: Path(f"/proc/{number}/stat") for number in processes if is_there(number)}
-    # One that has ended, and that init does not take note of, is not running.
-    return {number for number, file in states.items() if file.read_text().rsplit(")", 1)[1].split()[0] != "Z"}
+    left = set()
+    for number in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            # One that has ended, and that init does not take note of, is not running.
+            left |= {number} if state != "Z" else set()
+    return left
 
 
 def test_again_changes_nothing(environment: WholeEnvironment) -> None:
@@ -60,7 +66,8 @@ def test_down_leaves_nothing(upgraded: tuple[WholeEnvironment, Before]) -> None:
     done = environment.run("down")
     assert done.returncode == 0, done.stdout
     assert not [port for port in environment.ports.values() if listens(port)]
-    assert not left_of(processes)
+    # Workers end by themselves, once their service has.
+    wait_until(lambda: not left_of(processes))
     assert environment.run("status").returncode == 1
 
     with socket.socket() as other:
@@ -78,6 +85,6 @@ def test_down_leaves_nothing(upgraded: tuple[WholeEnvironment, Before]) -> None:
     done = environment.run("down", "--volumes")
     assert done.returncode == 0, done.stdout
     assert not [port for port in environment.ports.values() if listens(port)]
-    assert not left_of(processes)
+    wait_until(lambda: not left_of(processes))
     assert not database.exists()
     assert not (environment.home / "bucket").exists()
