@@ -3,8 +3,9 @@
 Each has an environment of its own in `.venv`. Both serve one wine model at the same time, and each is called in turn in
 every round. A ratio is that of this one to the other within one round: of calls a second, of the median latency, and of
 the front's CPU time for a call, which other programs on the machine disturb less. Printed are the geometric mean of the
-rounds' ratios and its 95 % interval. With OTHER=. they show what the machine alone makes of two equal sides, and with
-ARGS="--traced 0.01" what it costs to trace a hundredth of the calls.
+rounds' ratios and its 95 % interval. With OTHER=. they show what the machine alone makes of two equal sides, with
+ARGS="--traced 0.01" what it costs to trace a hundredth of the calls, and with ARGS="--fronts rust --other-front native"
+how one front is to another.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--callers", type=int, nargs="+", default=[64, 1])
     parser.add_argument("--fronts", nargs="+", default=["native", "grpcio"])
+    parser.add_argument("--other-front", help="of the other checkout, where it is not the same one")
     parser.add_argument("--traced", type=float, metavar="SHARE", help="of the calls of this checkout")
     options = parser.parse_args()
     request = pb.ScoreRequest()
@@ -83,7 +85,7 @@ def main() -> None:
                 sides = []
                 for number, python in enumerate(pythons):
                     cache = folder / f"{front}-{number}"
-                    flags = ("--front", front, "--http-port", "0")
+                    flags = ("--front", (options.other_front or front) if number else front, "--http-port", "0")
                     given = {} if number else variables
                     sides.append(running.enter_context(service(registry.url, cache, *flags, python=python, **given)))
                 with Client(sides[0].address, timeout=60) as client:
