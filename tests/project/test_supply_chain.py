@@ -41,12 +41,12 @@ ADVISORY = {
 
 @contextmanager
 def advisory_service(status: int = 200) -> Iterator[str]:
-    """Run a service in the form of OSV that knows one advisory, on httpx; yields its URL."""
+    """Run a service in the form of OSV that knows one advisory, on httpx and tokio; yields its URL."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found = {"vulns": [ADVISORY]} if asked["package"]["name"] == "httpx" else {}
+            found = {"vulns": [ADVISORY]} if asked["package"]["name"] in {"httpx", "tokio"} else {}
             body = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -67,9 +67,9 @@ def advisory_service(status: int = 200) -> Iterator[str]:
 
 
 def audit(
-    folder: Path, osv_url: str, *requirements: str, **changes: dict[str, str] | list[str]
+    folder: Path, osv_url: str, *requirements: str, crate: Path | None = None, **changes: dict[str, str] | list[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run the audit of some requirements by a policy with changes."""
+    """Run the audit of some requirements, and of a crate, by a policy with changes."""
     policy = POLICY | changes
     lines = [f"permissive = {json.dumps(policy.pop('permissive'))}"]
     for table, entries in policy.items():
@@ -77,7 +77,7 @@ def audit(
     (folder / "policy.toml").write_text("\n".join(lines))
     (folder / "requirements.txt").write_text("\n".join(requirements))
     arguments = ["--osv-url", osv_url, "--policy", str(folder / "policy.toml")]
-    arguments += ["--jvm-bill", str(folder / "bom.json")]
+    arguments += ["--jvm-bill", str(folder / "bom.json"), "--crate", str(crate or folder)]
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "audit.py", *arguments, "--requirements", folder / "requirements.txt"],
         capture_output=True, text=True, check=False,
@@ -133,8 +133,25 @@ def test_where_advisories_cannot_be_asked_for(tmp_path: Path) -> None:
         broken = audit(tmp_path, url, "httpx==0.28.1")
 
     assert (gone.returncode, broken.returncode) == (0, 0)
-    assert gone.stdout.splitlines()[2:] == [f"advisories: skipped, {nobody} gave no answer: ConnectionError"]
-    assert broken.stdout.splitlines()[2:] == [f"advisories: skipped, {url} gave no answer: HTTPError"]
+    assert gone.stdout.splitlines()[3:-1] == [f"advisories: skipped, {nobody} gave no answer: ConnectionError"]
+    assert broken.stdout.splitlines()[3:-1] == [f"advisories: skipped, {url} gave no answer: HTTPError"]
+
+
+@pytest.mark.slow
+def test_the_rust_front(tmp_path: Path) -> None:
+    """Advisories on its crates, and their licences, are faults too."""
+    with advisory_service() as url:
+        done = audit(tmp_path, url, "idna==3.20", crate=ROOT / "front")
+        ignored = audit(tmp_path, url, "idna==3.20", crate=ROOT / "front", ignored={"CVE-2026-1": "not called"})
+        closed = [one for one in POLICY["permissive"] if one not in {"MIT", "Apache-2.0", "Zlib"}]
+        refused = audit(tmp_path, url, "idna==3.20", crate=ROOT / "front", permissive=closed)
+    if "the Rust front is skipped" in done.stdout:
+        pytest.skip("cargo is not installed, or has no crates")
+
+    assert done.returncode == 1
+    assert re.search(r"^crate:tokio \S+: PYSEC-2026-1, CVE-2026-1: It does harm.$", done.stdout, re.MULTILINE)
+    assert ignored.returncode == 0, ignored.stdout
+    assert re.search(r"^crate:h2 \S+: the licence MIT is not permissive", refused.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow
