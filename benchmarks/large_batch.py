@@ -172,7 +172,7 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for kind in floors:
+        for kind in [*floors, *(["rust"] if importlib.util.find_spec("prinz_enricher_front") else [])]:
             port = free_port()
             command = [str(Path(sys.executable).parent / "prinz-enricher"), "serve", "--front", kind]
             front, _ = serving_after([*command, "--registry", registry.url, "--port", str(port)], port)
