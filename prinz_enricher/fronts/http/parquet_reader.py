@@ -64,13 +64,14 @@ def _read(source: int, target: int, done: int) -> None:
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     names, wanted = [name for name in schema.names if name not in index], asked["names"]
     by_place = asked["by_place"] and len(names) == len(wanted)
-    kept = names if by_place or not wanted else [name for name in names if name in set(wanted)]
+    known = set(names if by_place or not wanted else wanted)
+    kept = [name for name in names if name in known]
     # A name selects those that begin with it and a dot too.
     table = file.read(columns=kept, use_threads=False).select(kept)
     if by_place:
         table = table.rename_columns(wanted)
     with os.fdopen(target, "wb") as answer:
-        answer.write(json.dumps([name for name in names if name not in set(kept)]).encode() + b"\n")
+        answer.write(json.dumps([name for name in names if name not in known]).encode() + b"\n")
         with pa.ipc.new_stream(answer, table.schema) as stream:
             stream.write_table(table)
     os.write(done, b"+")
