@@ -123,6 +123,14 @@ def test_inputs_without_names(api: RunningApi) -> None:
         }
 
 
+def test_inputs_without_names_under_their_own_at_other_places(api: RunningApi) -> None:
+    """Whether a place or a name counts is not clear: MLflow takes the place, who knows our names means these."""
+    for columns in (["input_1", "input_0"], ["input_1", "a"], ["a", "input_0"]):
+        problem = invoke(api, "unnamed", {"dataframe_split": {"columns": columns, "data": [[1, 2]]}}).json()
+        assert problem["reason"] == "INVALID_REQUEST"
+        assert "not all at their places" in problem["detail"]
+
+
 def test_extra_columns(api: RunningApi) -> None:
     """They are ignored, and named in a header."""
     answer = invoke(api, "echo", {"dataframe_records": [{"x": 1, "ü\r\nX": 2, "n": None, "s": None, "m": [1]}]})

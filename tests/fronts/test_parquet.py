@@ -75,6 +75,10 @@ def test_predictions(api: RunningApi) -> None:
     assert invoke(api, "unnamed", written({"0": [1], "1": [2]})).json() == {
         "predictions": [{"output_0": 1, "output_1": 2}]
     }
+    for names in (("input_1", "input_0"), ("a", "input_0")):
+        problem = invoke(api, "unnamed", written(dict(zip(names, ([1], [2]), strict=True)))).json()
+        assert "not all at their places" in problem["detail"]
+    assert invoke(api, "unnamed", written({"input_0": [1], "input_1": [2]})).status_code == 200
     assert invoke(api, "any", written({"a": ['{"b": 1}', "5"]})).json() == {"predictions": [{"b": 1}, 5]}
 
 

@@ -18,7 +18,7 @@ from prinz_enricher.batch.json_answers import PYTHON, json_values, write
 from prinz_enricher.batch.json_rows import columns_of, parse_json
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import InvalidRequest
-from prinz_enricher.fronts.http.parquet import PARQUET, ParquetReader
+from prinz_enricher.fronts.http.parquet import AT_OTHER_PLACES, PARQUET, ParquetReader
 from prinz_enricher.fronts.http.row_template import Answer
 from prinz_enricher.fronts.http.score_exchange import Asked, ScoreForm, objects
 from prinz_enricher.signature import AnyValue, Scalar, ScalarKind, Signature, Type
@@ -126,6 +126,8 @@ def _of_split(content: Any, signature: Signature) -> tuple[_Columns, int]:
     texts = [str(name) for name in names]
     if len(texts) == len(known) and known == _unnamed(len(known)) and texts != known:
         # Inputs without names are taken by their places.
+        if not set(texts).isdisjoint(known):
+            raise InvalidRequest(form, AT_OTHER_PLACES)
         texts = known
     columns: _Columns = {}
     for place, text in enumerate(texts):

@@ -17,12 +17,11 @@ from prinz_enricher.errors import InvalidRequest, Overloaded
 
 PARQUET: Final = "application/vnd.apache.parquet"
 
-SECONDS = 10.0
-"""How long a file may be read."""
+AT_OTHER_PLACES: Final = "has the names of inputs, but not all at their places: which values are meant is not clear"
+
+SECONDS = 10.0  # How long a file may be read.
 _START_SECONDS: Final = 20.0
 _END_SECONDS: Final = 0.1
-"""From the end of what a process had open to its own."""
-
 _PROGRAM: Final = str(Path(__file__).with_name("parquet_reader.py"))
 
 
@@ -38,7 +37,8 @@ class ParquetReader:
         """Return the columns of these names, or all without any, as an Arrow stream; and the names of the others.
 
         An index of pandas is no column. With `by_place` as many columns as names are taken under these in turn. Raises
-        InvalidRequest where the body is no sound Parquet, or reading it takes over four times `max_bytes` of memory.
+        InvalidRequest where some of these are at other places then, where the body is no sound Parquet, and where
+        reading it takes over four times `max_bytes` of memory.
         """
         asked = {"names": list(names), "by_place": by_place, "max_bytes": max_bytes, "seconds": SECONDS}
         with ExitStack() as stack:
@@ -57,13 +57,14 @@ class ParquetReader:
             # A copy: the process could still write to what it shares.
             size = min(os.fstat(target.fileno()).st_size, 3 * max_bytes)
             ignored, _, stream = os.pread(target.fileno(), size, 0).partition(b"\n")
+        if end == b"+" and (names_left := json.loads(ignored)) is not None:
+            return stream, names_left
         if end == b"+":
-            return stream, json.loads(ignored)
+            raise InvalidRequest("body", AT_OTHER_PLACES)
         if end == b"!" or self._has_ended():
             raise Overloaded("no process can read Parquet")
-        raise InvalidRequest(
-            "body", f"is not Parquet that can be read with {max_bytes >> 20} MB in {SECONDS:g} seconds"
-        )
+        why = f"is not Parquet that can be read with {max_bytes >> 20} MB in {SECONDS:g} seconds"
+        raise InvalidRequest("body", why)
 
     def close(self) -> None:
         """End the process."""

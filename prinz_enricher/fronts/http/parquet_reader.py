@@ -3,7 +3,7 @@
 It has imported what it needs, and forks for each file that comes over the socket which is its standard input, with
 three descriptors: the file behind a line of JSON, where the answer goes, and a socket that gets `+` once it is whole,
 `!` where no process can be had, and nothing where the file can't be read. The answer is a line of JSON with the names
-of the columns that were left out, and the stream.
+of the columns that were left out, or null where names are at other places than they should be, and the stream.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import os
 import resource
 import signal
 import socket
-import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_MEMORY: Final = 4
-"""Times the bytes of a stream that reading one may take, besides `_FREE` bytes."""
-_FREE: Final = 32 * 1024 * 1024
+# Times the bytes of a stream that reading one may take, and how many besides.
+_MEMORY, _FREE = 4, 32 * 1024 * 1024
 
 
 def main() -> None:
@@ -70,8 +68,9 @@ def _read(source: int, target: int, done: int) -> None:
     table = file.read(columns=kept, use_threads=False).select(kept)
     if by_place:
         table = table.rename_columns(wanted)
+    is_clear = not by_place or names == wanted or set(names).isdisjoint(wanted)
     with os.fdopen(target, "wb") as answer:
-        answer.write(json.dumps([name for name in names if name not in known]).encode() + b"\n")
+        answer.write(json.dumps([name for name in names if name not in known] if is_clear else None).encode() + b"\n")
         with pa.ipc.new_stream(answer, table.schema) as stream:
             stream.write_table(table)
     os.write(done, b"+")
@@ -89,10 +88,8 @@ def _limit(max_bytes: int, seconds: float) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (most, most))
-    # SIGALRM ends it.
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr
     main()
