@@ -39,7 +39,7 @@ class PoolSettings:
     max_compute: float = 600.0
     hang_grace: float = 5.0
     end_grace: float = 3.0
-    loading_margin: float = 0.05
+    loading_margin: float = 0.25
     backoff_initial: float = 1.0
     backoff_max: float = 60.0
     crash_limit: int = 5
