@@ -36,6 +36,8 @@ test: $(READY) lint ## Pass the linters and the quick tests, two at a time (ARGS
 
 test-slow: $(READY) ## The tests that start, stop and kill servers, or build environments (ARGS go to pytest)
 	$(BIN)/pytest --ignore tests/environment --ignore tests/console -m slow --numprocesses 2 --dist loadfile $(ARGS)
+# Without anything beside it: what callers may hear of a killed worker depends on how soon another one is there.
+	$(if $(ARGS),,PRINZ_TEST_SOAK=1 $(BIN)/pytest -m slow tests/soak)
 
 test-environment: $(READY) ## The tests of the whole environment, on ports of its own (ARGS go to pytest)
 	$(BIN)/pytest --durations 0 tests/environment $(ARGS)
