@@ -1,13 +1,20 @@
-"""The least that answers HTTP by asyncio and httptools, as our API does; prints its port. `app` is it for uvicorn."""
+"""The least that answers HTTP by asyncio and httptools, as our API does: `python -m benchmarks.bare_http [ours]`.
+
+With `ours` it is a connection of our own server. It prints its port. `app` is the least for uvicorn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import httptools
+
+from prinz_enricher.fronts.http.http_connection import CallerConnection, HttpRequest
 
 BODY = b'{"predictions":[5.0]}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
@@ -30,6 +37,32 @@ class BareConnection(asyncio.Protocol):
         self._transport.write(ANSWER)
 
 
+class BareHandler:
+    """Answers each request to our own server with the same."""
+
+    draining = False
+
+    def begin(self, request: HttpRequest) -> None:
+        """Have the body received."""
+        request.max_body = 1 << 20
+
+    def run(self, request: HttpRequest) -> None:
+        """Answer a request."""
+        request.respond(200, b"Content-Type: application/json\r\n", BODY)
+
+    def refuse(self, request: HttpRequest | None, status: int, reason: str, why: str) -> tuple[bytes, bytes]:
+        """Return what is said of a request that is not HTTP."""
+        return b"", why.encode()
+
+    def received(self, request: HttpRequest, size: int) -> None:
+        """Count nothing."""
+
+    def sent(self, request: HttpRequest) -> None:
+        """Count nothing."""
+
+    late = lost = sent
+
+
 async def app(
     scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[[Any], Awaitable[None]]
 ) -> None:
@@ -46,7 +79,10 @@ async def app(
 async def main() -> None:
     """Serve until it is killed."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = await asyncio.get_running_loop().create_server(BareConnection, sock=listener)
+    connections: dict[CallerConnection, None] = {}
+    ours = partial(CallerConnection, BareHandler(), connections)
+    made = ours if sys.argv[1:] == ["ours"] else BareConnection
+    server = await asyncio.get_running_loop().create_server(made, sock=listener)
     print(listener.getsockname()[1], flush=True)
     await server.serve_forever()
 
