@@ -6,7 +6,7 @@
 set -eu
 
 PGPASSWORD="$(cat "$POSTGRES_PASSWORD_FILE")"
-# The password is no part of the URL: that one is logged, and stands in lists of processes.
+# The password is not part of the URL: the URL is logged, and stands in lists of processes.
 export PGPASSWORD
 store="postgresql+psycopg2://mlflow@$POSTGRES_HOST:$POSTGRES_PORT/mlflow"
 

@@ -534,7 +534,7 @@ impl Drop for Unread {
     }
 }
 
-/// Seconds as a duration; none and what is no number as for ever.
+/// Seconds as a duration; infinity and NaN mean for ever.
 pub fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(Duration::from_secs(30 * 365 * 86_400))
 }

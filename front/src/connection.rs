@@ -40,7 +40,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a connection that is to be left may have no calls: a good caller has closed it before.
 const LEAVING: Duration = Duration::from_secs(3);
 
-/// What is allowed; seconds of 0 are no limit.
+/// What is allowed; 0 seconds mean no limit.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub message_bytes: usize,

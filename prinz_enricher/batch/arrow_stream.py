@@ -62,7 +62,7 @@ def decode_stream(
     The data are one IPC stream with its end marker: a schema and any number of record batches, which become one. Text
     in a column of any type is JSON.
 
-    Raises BatchTooLarge where there are more rows than `max_rows`, and InvalidInput where the bytes are no sound stream
+    Raises BatchTooLarge for more rows than `max_rows`, and InvalidInput where the bytes are not a valid stream,
     or its buffers have more than `max_bytes` once decompressed, or with every violation of the columns; and as `bounds`
     do, which count what the stream becomes beyond its own bytes.
     """

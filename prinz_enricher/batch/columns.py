@@ -265,7 +265,7 @@ def _value_parts(kind: str, array: pa.Array) -> list[Part] | None:
     if kind not in _BLANKS or pa.types.is_fixed_size_binary(array.type) or array.nbytes <= len(array) * _LONG:
         return None
     try:
-        # Text that is no UTF-8 is protobuf's to refuse.
+        # protobuf refuses text that is not UTF-8.
         array.validate(full=True)
     except pa.ArrowInvalid:
         return None

@@ -68,7 +68,7 @@ _KINDS: Final[dict[type, tuple[str, Any]]] = {
 
 
 class _Unreadable(ValueError):
-    """A body that is no JSON for this service; the text of the error says why."""
+    """A body that is not JSON as this service reads it; the text of the error says why."""
 
 
 def parse_json(body: bytes, *, tokens: bool = False) -> Any:
@@ -304,7 +304,7 @@ def _nested(value: object, type: Type, depth: int = 0) -> object:
 
 
 def _leaf(value: object, kind: str) -> object:
-    """Return a value that is no list or object, for the scalar type or the dtype of this name."""
+    """Return a value that is neither a list nor an object, for the scalar type or the dtype of this name."""
     floating, whole = kind.startswith(("float", "double")), kind.startswith(("int", "uint", "long"))
     if isinstance(value, Decimal):
         if not whole:

@@ -44,7 +44,7 @@ _ESCAPES: Final = {chr(code): write_json(chr(code))[1:-1] for code in (*b'\\"', 
 
 # Arrow writes doubles in these bounds as Python does, save that it leaves out the fraction of a whole number.
 _LEAST, _MOST = 1e-4, 1e10
-# JSON that surely can be read, and is no null: numbers that do not overflow, and text without escapes.
+# JSON that certainly can be read, and is not null: numbers that do not overflow, and text without escapes.
 _PLAIN_JSON: Final = r'^(-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?|"[^"\\\x00-\x1f]*"|true|false)$'
 
 

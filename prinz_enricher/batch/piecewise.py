@@ -57,8 +57,8 @@ class PieceParser:
         """Merge serialised fields into a message of a `ScoreRequest`, as its `MergeFromString` does.
 
         A value that is larger than `PIECE` is parsed in pieces itself. `depth` is the number of messages around this
-        one. Raises DecodeError where it is no such message, ManyFields where it has more columns than any model takes,
-        ManyValues, NotPlain where it is larger than a piece and written as no library of protobuf does (groups,
+        one. Raises DecodeError where `data` is not such a message, ManyFields where it has more columns than any model
+        takes, ManyValues, NotPlain where it is larger than a piece and written as no library of protobuf does (groups,
         overlong lengths), and as `take` does.
         """
         if depth > _MAX_DEPTH:

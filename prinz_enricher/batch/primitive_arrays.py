@@ -126,7 +126,7 @@ def plain_array(array: pa.Array, path: FieldPath) -> pa.Array | None:
 
 
 def _laid_out(dictionary: pa.Array, indices: pa.Array) -> int:
-    """Return how many bytes the values of a dictionary have once they are laid out, or a bound that is no smaller."""
+    """Return how many bytes the values of a dictionary have once they are laid out, or an upper bound."""
     if pa.types.is_primitive(dictionary.type):
         return len(indices) * int(dictionary.type.bit_width) // 8
     # Unlike `nbytes` this looks at no offsets.

@@ -69,7 +69,7 @@ def nussknacker_config(
     """Print the configuration of Nussknacker 1.18 that offers the models as enrichers, without a jar.
 
     It goes into scenarioTypes.<type>.modelConfig, and has labels, hints and validators of the fields, by the models'
-    signatures as they are now. What can't be offered is told on standard error.
+    signatures as they are now. What can't be offered is named on standard error.
     """
     document = _fetch(api, **security)
     try:

@@ -30,7 +30,7 @@ Rows: TypeAlias = Sequence[Mapping[str, object]] | Mapping[str, object] | DataFr
 """Rows to score: a list of records, one record, columns of values, a `pandas.DataFrame`, or Arrow.
 
 A mapping whose every value is a column (a list, a tuple, a numpy array, an Arrow array, a pandas Series, …) is columns;
-any other mapping is one record. Text, bytes and mappings are no columns. A record of lists alone must be in a list:
+any other mapping is one record. Text, bytes and mappings are not columns. A record of lists alone must be in a list:
 `[record]`.
 """
 

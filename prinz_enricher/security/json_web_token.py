@@ -24,7 +24,7 @@ class WebToken(NamedTuple):
 
     Attributes:
         kid: The id of the key that it claims to be signed with.
-        algorithm: The algorithm likewise, such as `RS256`.
+        algorithm: The algorithm that it claims to be signed with, such as `RS256`.
         name: The name of its principal.
         groups: The principal's groups.
         until: When it is no longer accepted, in seconds since 1970.

@@ -78,7 +78,7 @@ def _algorithms(entry: dict[str, Any]) -> list[str]:
 
 
 def _key(entry: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
-    # A private key that was published is no secret any more.
+    # A private key that was published is no longer secret.
     if "d" in entry:
         return None
     try:

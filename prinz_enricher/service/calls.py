@@ -36,7 +36,7 @@ class CallRecord(Protocol):
         trace_id: Of the trace that it belongs to, 32 hexadecimal digits; empty for none.
         arrived: As its call has it; 0 for a stream.
         queue: Seconds that it waited for a worker; None for a call that was not scored.
-        compute: Seconds of the model call that it was part of; likewise.
+        compute: Seconds of the model call that it was part of; None for a call that was not scored.
     """
 
     model: str

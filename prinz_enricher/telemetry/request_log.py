@@ -39,7 +39,7 @@ MAX_SLOW: Final = 100
 """Slow calls of a version in a period that have lines of their own; of errors of one kind it is the first."""
 
 MAX_KINDS: Final = 1_000
-"""Kinds that are told apart: a caller makes up names of models. Others count as `_OTHER`, by their reasons."""
+"""Kinds that are counted one by one: a caller makes up names of models. Others count as `_OTHER`, by their reasons."""
 
 MAX_WAITING: Final = 10_000
 """Lines that wait to be written."""

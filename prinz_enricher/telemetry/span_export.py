@@ -142,7 +142,7 @@ class _Problems(logging.Handler):
         logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What is wrong with a caller's `tracestate` is no problem of ours, nor for the log.
+        # What is wrong with a caller's `tracestate` is not our problem, and not logged.
         if record.levelno >= logging.WARNING and record.name != TraceState.__module__:
             # It repeats headers that it can't read, and they have keys of the collector.
             headers = record.name.startswith("opentelemetry.util")

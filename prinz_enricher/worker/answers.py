@@ -50,7 +50,7 @@ class AnswerReader:
         """Prepare for the schema of the declared outputs.
 
         A model knows them by their names where it is `named`, else by their position. No row may lack a `required` one;
-        the schema shows it only of those for which a null is no value. In `json` a table or a Series is a list of
+        the schema shows it only of those for which null is not a value. In `json` a table or a Series is a list of
         objects.
         """
         self._names = schema.names

@@ -50,7 +50,7 @@ class BatchedFront(ABC, Generic[_Batch]):
     """A front whose thread receives unary calls in batches, and whose other methods a `GrpcioFront` serves."""
 
     streams: GrpcioFront
-    """Serves all that is no unary call of the service."""
+    """Serves everything but the unary calls of the service."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class BatchedFront(ABC, Generic[_Batch]):
 
     @abstractmethod
     def _listen(self, open_source: SourceOpener) -> int:
-        """Listen, serve what is no unary call, and return the port."""
+        """Listen, serve everything but unary calls, and return the port."""
 
     @abstractmethod
     def _receive(self) -> _Batch | None:

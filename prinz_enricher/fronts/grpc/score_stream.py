@@ -45,7 +45,7 @@ MAX_HELD_BYTES = 32 * 1024 * 1024
 """Bytes of such messages, and of their answers, from which no more are read."""
 
 MAX_TIMEOUT: Final = 10 * 365 * 86_400.0
-"""Seconds from which a timeout is no limit: longer than any service runs, and less than Python's locks can wait."""
+"""Seconds from which a timeout is not a limit: longer than any service runs, less than Python's locks can wait."""
 
 _MAX_SECONDS: Final = 315_576_000_000
 _MAX_NANOS: Final = 999_999_999

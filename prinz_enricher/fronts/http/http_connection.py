@@ -47,7 +47,7 @@ class HttpRequest:
 
     Attributes:
         method: Such as `POST`.
-        path: As it was sent, percent-encoded; empty where it is no path.
+        path: As it was sent, percent-encoded; empty where it is not a path.
         headers: By lower-case name; several of one name are joined.
         max_body: Bytes that the body may have, set by the handler.
         deadline: When the handler wants to hear that it is late, by `time.monotonic()`.

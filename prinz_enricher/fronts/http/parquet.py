@@ -36,8 +36,8 @@ class ParquetReader:
     def read(self, body: bytes, names: Sequence[str], *, by_place: bool, max_bytes: int) -> tuple[bytes, list[str]]:
         """Return the columns of these names, or all without any, as an Arrow stream; and the names of the others.
 
-        An index of pandas is no column. With `by_place` as many columns as names are taken under these in turn. Raises
-        InvalidRequest where some of these are at other places then, where the body is no sound Parquet, and where
+        A pandas index is not a column. With `by_place` as many columns as names are taken under these in turn. Raises
+        InvalidRequest where some of these are at other places then, where the body is not valid Parquet, and where
         reading it takes over four times `max_bytes` of memory.
         """
         asked = {"names": list(names), "by_place": by_place, "max_bytes": max_bytes, "seconds": SECONDS}

@@ -58,7 +58,7 @@ def _read(source: int, target: int, done: int) -> None:
     _limit(asked["max_bytes"], asked["seconds"])
     file = pq.ParquetFile(pa.BufferReader(body), pre_buffer=False)
     schema = file.schema_arrow
-    # What pandas takes as an index is no column of the frame that a model gets; a range has no name.
+    # What pandas takes as an index is not a column of the frame that a model gets; a range has no name.
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     names, wanted = [name for name in schema.names if name not in index], asked["names"]
     by_place = asked["by_place"] and len(names) == len(wanted)

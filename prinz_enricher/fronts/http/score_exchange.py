@@ -133,7 +133,7 @@ class ScoreExchange:
         try:
             if self._template is None:
                 return self._form.write(pb.ScoreResponse.FromString(response), self._signature)
-            # The id is no part of an answer; the rest is the same for calls that were scored together.
+            # The id is not part of an answer; the rest is the same for calls that were scored together.
             return self._template.answer(response.removesuffix(_id_field(_RESPONSE_ID, self._id)))
         except OverflowError:
             raise OutputMismatch(self._reference.name, self._version, _DECODE_ERROR) from None
@@ -157,7 +157,7 @@ def _texts(names: Sequence[object]) -> list[str]:
 
 
 def objects(batch: Any, style: JsonStyle, more: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
-    """Return an object for each row of a `ColumnBatch`, with `more` in each that is no column."""
+    """Return an object for each row of a `ColumnBatch`, with the values of `more` added."""
     columns = {column.name: json_values(column, style) for column in batch.columns}
     if not columns:
         return [dict(more or {}) for _ in range(batch.num_rows)]

@@ -77,7 +77,7 @@ class InThreadWorker(ABC):
         self._woken.set()
 
     def memory(self) -> int:
-        """Return 0: what it holds can't be told from the rest of the process."""
+        """Return 0: what it holds can't be measured apart from the rest of the process."""
         return 0
 
     def kill(self) -> None:

@@ -70,7 +70,7 @@ def parse_score_request(data: bytes, max_rows: int, bounds: ReadBounds = UNBOUND
 
     The top level of the message is walked as the wire format has it, and protobuf parses what is not the Arrow stream,
     or the values of columns and dense rows. What can't be separated with certainty stays in the message. Raises
-    InvalidRequest where it is no such message, has more fields than any model takes or more than `max_rows` values in a
+    InvalidRequest where it is invalid, has more fields than any model takes or more than `max_rows` values in a
     column; BatchTooLarge; and as `bounds` do, which count what protobuf makes of the message.
     """
     message = pb.ScoreRequest()
