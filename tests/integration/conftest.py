@@ -23,7 +23,8 @@ def service(sample_registry: Any) -> Iterator[Service]:
             "registry": {"url": sample_registry.url, "refresh_interval": 0.5},
             "server": {"port": 0, "grace_period": 5.0},
             "api": {"port": 0},
-            "scoring": {"preload": ["MLF-*"], "max_batch_rows": 10_000},
+            # On a busy machine a call waits, instead of being OVERLOADED.
+            "scoring": {"preload": ["MLF-*"], "max_batch_rows": 10_000, "max_wait": 60.0},
         },
         environment={},
     )

@@ -55,8 +55,8 @@ def own_service(url: str, **sections: Mapping[str, object]) -> Iterator[Service]
             **sections,
             "registry": {"url": url, "refresh_interval": 0.2, **sections.get("registry", {})},
             "server": {"port": 0, "grace_period": 5.0, **sections.get("server", {})},
-            # What an earlier test had in use is nothing to this one.
-            "scoring": {"preload": [], **sections.get("scoring", {})},
+            # Not what an earlier test had in use; and on a busy machine a call waits, instead of being OVERLOADED.
+            "scoring": {"preload": [], "max_wait": 60.0, **sections.get("scoring", {})},
         },
         environment={},
     )
