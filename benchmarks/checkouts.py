@@ -5,7 +5,7 @@ every round. A ratio is that of this one to the other within one round: of calls
 the front's CPU time for a call, which other programs on the machine disturb less. Printed are the geometric mean of the
 rounds' ratios and its 95 % interval. With OTHER=. they show what the machine alone makes of two equal sides, with
 ARGS="--traced 0.01" what it costs to trace a hundredth of the calls, and with ARGS="--fronts rust --other-front native"
-how one front is to another.
+how one front is to another; with --rows a call has many rows, and with --stream they are messages of two streams.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.peers.generator import Expectation, Generator
 from benchmarks.peers.machine import describe_machine
+from benchmarks.peers.ours import STREAM, STREAMS, WINDOW
 from benchmarks.security import METHOD, MODEL, ROOT, ROW, cpu_seconds, mean_ratio
 from benchmarks.serving import Service, service
 from prinz_enricher.client import Client
@@ -31,9 +32,14 @@ from tests.support.span_receiver import SpanReceiver
 
 
 def by_turns(
-    sides: list[Service], rounds: int, generator: Generator, content: bytes, callers: int, expected: float
+    sides: list[Service], rounds: int, generator: Generator, content: bytes, callers: int, expected: float, stream: bool
 ) -> list[list[tuple[float, float, float]]]:
-    """Return the calls a second, median milliseconds, and seconds of CPU for a call of both sides in each round."""
+    """Return the calls a second, median milliseconds, and seconds of CPU for a call of both sides in each round.
+
+    With `stream` the content is a message of a stream, of which `callers` are open.
+    """
+    method = STREAM if stream else METHOD
+    more = ["--stream", "--window", str(WINDOW), "--sequence-field", "1", "--error-field", "3"] if stream else []
     runs: list[list[tuple[float, float, float]]] = [[], []]
     for turn in range(rounds):
         # Who is first changes, so that what one leaves behind does not always meet the other.
@@ -41,7 +47,7 @@ def by_turns(
             side = sides[number]
             before = cpu_seconds(side.pid)
             expectation = Expectation(number=expected)
-            figure = generator.grpc(side.address, METHOD, content, 1, callers=callers, expected=expectation)
+            figure = generator.grpc(side.address, method, content, 1, callers=callers, expected=expectation, more=more)
             if not figure.sound:
                 raise SystemExit(json.dumps(figure.to_json()))
             calls = figure.calls_per_second * (generator.seconds + generator.warm)
@@ -58,13 +64,17 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[64, 1])
     parser.add_argument("--fronts", nargs="+", default=["native", "grpcio"])
     parser.add_argument("--other-front", help="of the other checkout, where it is not the same one")
+    parser.add_argument("--rows", type=int, default=1, help="of each call or message")
+    parser.add_argument("--stream", action="store_true", help="send messages on streams instead of unary calls")
     parser.add_argument("--traced", type=float, metavar="SHARE", help="of the calls of this checkout")
     options = parser.parse_args()
     request = pb.ScoreRequest()
-    request.model.name, request.columns.num_rows = MODEL, 1
+    request.model.name, request.columns.num_rows = MODEL, options.rows
     for name, value in ROW.items():
-        request.columns.columns.add(name=name).doubles.values.append(value)
+        request.columns.columns.add(name=name).doubles.values.extend([value] * options.rows)
     content = request.SerializeToString()
+    if options.stream:
+        content = pb.ScoreStreamRequest(request=request).SerializeToString()
     machine = describe_machine()
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']}")
     print(f"{options.rounds} rounds of {options.seconds:g} s; this checkout to {options.other}")
@@ -92,8 +102,8 @@ def main() -> None:
                     expected = client.score(MODEL, ROW).batch.column(0)[0].as_py()
                 with Client(sides[1].address, timeout=60) as client:
                     client.score(MODEL, ROW)
-                for callers in options.callers:
-                    runs = by_turns(sides, options.rounds, generator, content, callers, expected)
+                for callers in [STREAMS] if options.stream else options.callers:
+                    runs = by_turns(sides, options.rounds, generator, content, callers, expected, options.stream)
                     words = []
                     for place, what in enumerate(("calls/s", "p50", "CPU")):
                         ratios = [mine[place] / other[place] for mine, other in zip(*runs, strict=True)]
