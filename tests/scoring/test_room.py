@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.ports import ScoreResult, Target, WorkerState
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
@@ -153,3 +155,23 @@ def test_what_is_loaded_in_spare_room_unloads_nothing() -> None:
         assert pool.used() == [first]
         pool.retain([second])
         assert pool.used() == []
+
+
+def test_thousands_of_versions_are_watched_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers are counted as often for many versions as for one, by the watch and where wishes are applied."""
+    counted: list[int] = []
+    count = VersionPool._workers
+
+    def workers(pool: VersionPool) -> int:
+        counted.append(1)
+        return count(pool)
+
+    with closing(InlinePool(lambda _: scripted, replace(QUICK, max_workers=64, watch_interval=60.0))) as pool:
+        targets = [target_of(version=str(number)) for number in range(1, 13)]
+        for target in targets:
+            assert Call(pool, target, rows(("", 1.0))).values() == [2.0]
+        until(lambda: all(pool.status(target).state is WorkerState.AVAILABLE for target in targets))
+        monkeypatch.setattr(VersionPool, "_workers", workers)
+        pool._watch()
+        pool.retain(targets)
+    assert len(counted) <= 3

@@ -73,8 +73,7 @@ class ModelVersionRuntime:
         """Return what the version has now, as in `Usage`; one that could not be loaded counts as a failed worker."""
         group = self.group
         live = loading = in_flight = memory = 0
-        # Thousands of versions are asked at each scrape.
-        with self._lock:
+        with self._lock:  # Briefly: thousands of versions are asked at each scrape.
             for slot in group.slots:
                 if slot.live:
                     live += 1
@@ -142,18 +141,21 @@ class ModelVersionRuntime:
 
     def grow(self) -> None:
         """Start the workers that are missing, once one has shown that the version can be loaded."""
-        while self._have_room(self._add_missing_worker):
-            continue
+        while self._misses_worker() and self._have_room(self._add_missing_worker):
+            continue  # Room is asked for last: it takes a count of the workers of all versions.
+
+    def _misses_worker(self) -> bool:
+        group = self.group
+        return group.state is WorkerState.AVAILABLE and not group.leaving and len(group.slots) < group.wanted
 
     def _add_missing_worker(self) -> bool:
-        group = self.group
         with self._lock:
-            if group.state is not WorkerState.AVAILABLE or group.leaving or len(group.slots) >= group.wanted:
+            if not self._misses_worker():
                 return False
             try:
                 self._add_worker(lambda: None)
             except RuntimeError as exc:
-                group.log.warning("one more worker of a version can't be started", why=str(exc))
+                self.group.log.warning("one more worker of a version can't be started", why=str(exc))
                 return False
             return True
 
@@ -252,10 +254,8 @@ class ModelVersionRuntime:
 
     def _admit(self, pending: Pending) -> EnricherError | None:
         """Queue a job, or return why not."""
-        group = self.group
-        deadline = pending.job.deadline
-        overload = self._overload(pending.rows, pending.submitted, deadline)
-        if overload is not None:
+        group, deadline = self.group, pending.job.deadline
+        if (overload := self._overload(pending.rows, pending.submitted, deadline)) is not None:
             return overload
         if deadline is not None:
             # Set before a supervisor can see the job, so that its answer cancels the alarm.
