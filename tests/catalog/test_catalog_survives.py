@@ -22,7 +22,7 @@ def catalog(hostile_server: HostileServer) -> Iterator[Catalog]:
 
 
 def fault(snapshot: Snapshot, name: str) -> str:
-    """Return what is amiss with a model's only version."""
+    """Return what is wrong with a model's only version."""
     return snapshot.models[name].versions[0].fault
 
 

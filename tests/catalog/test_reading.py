@@ -259,7 +259,7 @@ def test_hidden_models_are_asked_for_once(registry: Registry) -> None:
 
 
 def test_faults_are_told(registry: Registry, client: RegistryClient) -> None:
-    """What can't be read is told; a known model that can't be read any more stays as it was."""
+    """What can't be read is reported; a known model that can't be read any more stays as it was."""
     former = read_registry(client)
     registry.models["b"].tags = {"": "no key"}
     reading = read_registry(client, former)

@@ -215,7 +215,7 @@ def test_any_damage_is_seen(store: SnapshotStore) -> None:
     "content", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\xfe", b"[" * 100_000, b'{"kind":"prinz-enricher catalog"}\n']
 )
 def test_foreign_file_is_ignored(store: SnapshotStore, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no stored catalog is told, and not used."""
+    """A file that is not a stored catalog is logged, and not used."""
     store.save("1", *reading_of())
     store.path.write_bytes(content)
     assert store.load() is None
@@ -249,7 +249,7 @@ def test_too_large_file_is_neither_written_nor_read(store: SnapshotStore, monkey
 def test_disk_that_fails_is_told_once(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A disk that is full is told once, nothing is left on it, and the next save that works is as any."""
+    """A full disk is logged once, nothing is left on it, and the next save that works is as any."""
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -53,7 +53,7 @@ def test_what_has_not_changed_is_not_written(file: UsedFile) -> None:
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_or_foreign_file_is_ignored(file: UsedFile, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is told in one line, and the next list takes its place."""
+    """It is logged in one line, and the next list takes its place."""
     file.save([WINE])
     file.path.write_bytes(content)
     assert file.load() == set()
@@ -65,7 +65,7 @@ def test_damaged_or_foreign_file_is_ignored(file: UsedFile, content: bytes, caps
 def test_what_others_may_write_is_neither_read_nor_written(
     file: UsedFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with the snapshot: a folder or a file of others, a link, a pipe; one that can't be written is told once."""
+    """As with the snapshot: a folder or a file of others, a link, a pipe; one that can't be written is logged once."""
     file.save([WINE])
     file.path.parent.chmod(0o777)
     assert file.load() == set()

@@ -98,7 +98,7 @@ class Campaign:
 
     @property
     def going(self) -> bool:
-        """Whether there is a server to ask, and not yet too much amiss."""
+        """Whether there is a server to ask, and there are not too many faults yet."""
         return self._server.alive and len(self.faults) < 20
 
 

@@ -73,7 +73,7 @@ def test_unknown_model_version_alias(stub: Stub, model: dict[str, str], reason: 
 
 
 def test_every_fault_at_once(stub: Stub) -> None:
-    """Missing and unknown columns, a wrong type, a null and ragged columns are told together."""
+    """Missing and unknown columns, a wrong type, a null and ragged columns are reported together."""
     columns = [doubles(name, 1.0, 2.0) for name in WINE_COLUMNS[3:]]
     columns += [strings(WINE_COLUMNS[1], "a", "b"), doubles(WINE_COLUMNS[2], 1.0), doubles("colour", 1.0, 2.0)]
 
@@ -180,7 +180,7 @@ def test_request_that_can_not_be(stub: Stub, fields: dict[str, object], reason: 
 
 
 def test_unknown_outputs_and_params_with_bad_rows(stub: Stub) -> None:
-    """Violations of the rows, the wanted outputs and the parameters are told together."""
+    """Violations of the rows, the wanted outputs and the parameters are reported together."""
     request = wine(strings("alcohol", "strong"))
     request.outputs.append("nosuch")
     request.params["nosuch"].double_value = 1.0

@@ -141,7 +141,7 @@ def _models(annotation: object) -> list[type[BaseModel]]:
 
 
 def test_warnings() -> None:
-    """A generator that was busy, or late, is told of."""
+    """The report says of a generator that it was busy, or late."""
     step = report_of([[1_500_000] * 100], {}, [Step("open", 50.0)]).steps[0]
 
     assert (step.processor_shares, step.late, step.calls_per_second, step.rows_per_second) == ([0.95], 100, 50.0, 150.0)

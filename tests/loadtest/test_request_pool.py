@@ -95,7 +95,7 @@ def test_rows_of_a_file() -> None:
 
 
 def test_empty_file() -> None:
-    """A file without rows is told."""
+    """A file without rows is refused with that reason."""
     with pytest.raises(LoadTestError, match="no rows"):
         read_pool([], X, 1)
 

@@ -118,7 +118,7 @@ except OSError as exc:
 
 
 def test_without_a_filter_the_network_is_left_by_a_namespace() -> None:
-    """Where that may not be either, it is told."""
+    """Where that is not allowed either, it is reported."""
     in_force, missing, found = confined({"network": False}, "sandbox.filter_calls = lacking(errno.EINVAL)", TRY_SOCKET)
     assert missing.pop("calls") == os.strerror(22)
     if "network" in in_force:

@@ -124,8 +124,7 @@ class VersionPool:
         """Return the targets that are loaded or being loaded, without those that are leaving."""
         with self._lock:
             versions = list(self._versions.values())
-        states = (WorkerState.LOADING, WorkerState.AVAILABLE)
-        return [version.target for version in versions if version.status().state in states]
+        return [one.target for one in versions if one.status().state in (WorkerState.LOADING, WorkerState.AVAILABLE)]
 
     def retain(self, targets: Collection[Target]) -> None:
         """Unload all other targets after their last job, and apply what owners wish for these ones now."""
