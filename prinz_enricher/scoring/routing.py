@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prinz_enricher.errors import EnricherError
 from prinz_enricher.scoring.pool_settings import PoolSettings
 from prinz_enricher.scoring.ports import Job, Status, Target, WorkerPool
-from prinz_enricher.telemetry.series import Usage, total_usage
+from prinz_enricher.telemetry.series import Usage
 
 LOCAL = ""
 """The route to worker processes."""
@@ -52,7 +52,7 @@ class RoutingPool:
 
     def usage(self) -> Usage:
         """Return what each version has that is in use by any pool; see `WorkerPool`."""
-        return total_usage([item for pool in self._pools.values() for item in pool.usage().items()])
+        return [item for pool in self._pools.values() for item in pool.usage()]
 
     def close(self, grace: float) -> None:
         """Close all pools at the same time."""

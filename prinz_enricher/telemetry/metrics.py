@@ -23,8 +23,6 @@ Security = Callable[[], Mapping[str, Mapping[str, float]]]
 Activity = Callable[[], tuple[Series, Usage, Versions]]
 """Returns what is counted, what pools have now, and which versions are served."""
 
-NOTHING: tuple[Series, Usage, Versions] = (Series(), {}, ())
-
 SECURITY: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str, str]] = {
     "auth_failures": (CounterMetricFamily, "reason", "Calls whose caller is not known, by the error's reason"),
     "quota_rejections": (CounterMetricFamily, "principal", "Calls of a caller that were over a quota"),
@@ -51,9 +49,7 @@ _GAUGES: dict[str, tuple[str, Callable[[CatalogState], float | None]]] = {
 class Metrics:
     """The metrics of one service."""
 
-    def __init__(
-        self, states: States, deliveries: Counts, security: Security = dict, activity: Activity = lambda: NOTHING
-    ) -> None:
+    def __init__(self, states: States, deliveries: Counts, security: Security, activity: Activity) -> None:
         self._activity = activity
         # One of our own: the global one belongs to the program that we are a part of.
         self._registry = CollectorRegistry()
@@ -67,7 +63,7 @@ class Metrics:
         exposition.add(*self._activity())
         # OpenMetrics has an end.
         content, end, _ = encode(self._registry).partition(b"# EOF\n")
-        return content + exposition.text().encode() + end, content_type
+        return b"".join((content, exposition.content(), end)), content_type
 
 
 class _ServiceCollector(Collector):

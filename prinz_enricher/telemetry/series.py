@@ -11,7 +11,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from operator import add
+from typing import Final, NamedTuple
 
 SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LOAD_SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -75,7 +76,7 @@ class MethodSeries:
 class VersionSeries:
     """The calls of one version of a model, and the work for them; `calls` is by outcome.
 
-    `lines` has what the last scrapes wrote of it, by the form, until something is counted: most versions of thousands
+    `lines` has what the last scrape wrote of it, and what for, until something is counted: most versions of thousands
     are not called between two scrapes.
     """
 
@@ -86,7 +87,7 @@ class VersionSeries:
         self.rows = self.restarts = 0
         self.queue, self.compute, self.total = (Buckets(SECONDS) for _ in range(3))
         self.batch_rows = Buckets(ROWS)
-        self.lines: dict[object, tuple[str, ...]] = {}
+        self.lines: tuple[object, tuple[bytes, ...]] | None = None
 
     def answered(
         self, calls: int, rows: int, queue: float, compute: float, total: float, trace_id: str | None = None
@@ -101,43 +102,52 @@ class VersionSeries:
             self.queue.add(queue, calls)
             self.compute.add(compute, calls)
             self.total.add(total, calls, trace_id)
-            self.lines.clear()
+            self.lines = None
 
     def failed(self, reason: str) -> None:
         """Count a call that got no scores."""
         with self.lock:
             self.calls[reason] = self.calls.get(reason, 0) + 1
-            self.lines.clear()
+            self.lines = None
 
     def scored(self, rows: int) -> None:
         """Count a batch that a worker has answered."""
         with self.lock:
             self.batch_rows.add(rows)
-            self.lines.clear()
+            self.lines = None
 
     def restarted(self) -> None:
         """Count a worker that replaces one that has ended."""
         with self.lock:
             self.restarts += 1
-            self.lines.clear()
+            self.lines = None
 
 
-Usage = Mapping[tuple[str, str], Mapping[str, int]]
-"""What pools have now, by name and number of a version: `queue_rows`, `inflight_rows`, bytes of `memory`, and workers
-by their state, one of STATES."""
+class VersionUsage(NamedTuple):
+    """What a version has now: rows that wait, rows that workers have, bytes of memory, and workers by their state."""
 
-STATES: Final = ("loading", "available", "unloading", "failed")
+    queue_rows: int = 0
+    inflight_rows: int = 0
+    memory: int = 0
+    loading: int = 0
+    available: int = 0
+    unloading: int = 0
+    failed: int = 0
+
+
+Usage = Iterable[tuple[tuple[str, str], VersionUsage]]
+"""What pools have now. A version whose files have changed is there twice: it leaves while the new one serves."""
 
 Upstream = Callable[[], tuple[Mapping[str, int], int]]
 """Returns what was sent to an endpoint, by the status of the answer, and how many of its bases are left out now."""
 
 
-def total_usage(items: Iterable[tuple[tuple[str, str], Mapping[str, int]]]) -> Usage:
-    """Return the usage of each version, in all where one is there more than once."""
-    found: dict[tuple[str, str], Mapping[str, int]] = {}
-    for key, one in items:
+def total_usage(usage: Usage) -> dict[tuple[str, str], VersionUsage]:
+    """Return what each version has in all."""
+    found: dict[tuple[str, str], VersionUsage] = {}
+    for key, one in usage:
         if (known := found.setdefault(key, one)) is not one:
-            found[key] = {name: known[name] + count for name, count in one.items()}
+            found[key] = VersionUsage(*map(add, known, one))
     return found
 
 

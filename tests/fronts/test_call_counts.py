@@ -81,8 +81,8 @@ class Open:
 
     def rows_of(self, model: str) -> tuple[int, int]:
         """Return the rows of a model that workers have, and those that wait."""
-        usage = self.service.pool.usage()[model, "1"]
-        return usage["inflight_rows"], usage["queue_rows"]
+        usage = dict(self.service.pool.usage())[model, "1"]
+        return usage.inflight_rows, usage.queue_rows
 
     def expect(self, model: str, **calls: int) -> None:
         """Wait until these outcomes are counted, and no others; an answer is counted a moment after it is sent."""
@@ -237,7 +237,7 @@ def test_what_a_pool_has_now(running: Open) -> None:
     large = [1.0] * 1_500
     calls += [running.call(score_request("slow", *large)) for _ in range(2)]
     eventually(lambda: running.rows_of("slow") == (2, 3_000))
-    assert running.service.pool.usage()["slow", "1"]["available"] == 1
+    assert dict(running.service.pool.usage())["slow", "1"].available == 1
     running.service.go_on.set()
     assert [outcome(call) for call in calls] == ["ok"] * 3
     eventually(lambda: running.rows_of("slow") == (0, 0))

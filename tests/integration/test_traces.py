@@ -197,7 +197,7 @@ def test_callers_of_a_shared_batch(traced: Service, receiver: SpanReceiver, serv
             metadata = parent(number, sampled=number != base + 3)[2]
             calls.append(stub.Score.future(request_of(), timeout=LONG, metadata=[metadata]))
         # The worker has all of them but those that wait for it.
-        wait_until(lambda: sum(one["queue_rows"] + one["inflight_rows"] for one in _usage(traced)) == 5)
+        wait_until(lambda: sum(one.queue_rows + one.inflight_rows for one in _usage(traced)) == 5)
     finally:
         held.set()
         server.respond = answer
@@ -219,7 +219,7 @@ def test_callers_of_a_shared_batch(traced: Service, receiver: SpanReceiver, serv
 
 
 def _usage(service: Service) -> list[Any]:
-    return list(service.application._pool.usage().values())
+    return [one for _, one in service.application._pool.usage()]
 
 
 def test_a_caller_that_does_not_sample(traced: Service, receiver: SpanReceiver, server: ModelServer) -> None:

@@ -309,7 +309,7 @@ def test_other_limits_for_versions_in_use() -> None:
     target = target_of()
 
     def available() -> int:
-        return pool.usage()[target.name, target.version]["available"]
+        return dict(pool.usage())[target.name, target.version].available
 
     with closing(InlinePool(lambda _: scripted, FAST)) as pool:
         assert Call(pool, target, rows(("", 1.0))).values() == [2.0]

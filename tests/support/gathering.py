@@ -137,7 +137,7 @@ class HandPool:
 
     def usage(self) -> Usage:
         """Have nothing."""
-        return {}
+        return ()
 
     def close(self, grace: float) -> None:
         """End nothing."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -15,18 +14,22 @@ from prometheus_client.openmetrics import parser
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from prinz_enricher.telemetry.exposition import MAX_BYTES, Exposition, Versions
-from prinz_enricher.telemetry.series import ROWS, SECONDS, Series, Usage, VersionSeries
+from prinz_enricher.telemetry.series import ROWS, SECONDS, Series, VersionSeries, VersionUsage
 
 read_openmetrics: Any = parser.text_string_to_metric_families
 
 
 def written(
-    series: Series, usage: Usage | None = None, *, served: Versions | None = None, open_metrics: bool = False
+    series: Series,
+    usage: Mapping[tuple[str, str], VersionUsage] | None = None,
+    *,
+    served: Versions | None = None,
+    open_metrics: bool = False,
 ) -> str:
     """Return the text of a scrape."""
     exposition = Exposition(open_metrics=open_metrics)
-    exposition.add(series, usage or {}, series.versions.keys() if served is None else served)
-    return exposition.text()
+    exposition.add(series, (usage or {}).items(), series.versions.keys() if served is None else served)
+    return exposition.content().decode()
 
 
 def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -53,7 +56,7 @@ def test_both_formats(open_metrics: bool) -> None:
     series.method("/a.Service/Score", "unary").end(0, 0.2)
     series.requested("GET", "/metrics", "200", 0.01)
     series.loaded({"fetch": 1.0, "environment": 0.0, "load": 2.0, "warm": 0.5, "import": 1.0, "all": 5.0})
-    now = {("model-0000", "1"): Counter(queue_rows=3, inflight_rows=2, available=1, memory=9)}
+    now = {("model-0000", "1"): VersionUsage(queue_rows=3, inflight_rows=2, available=1, memory=9)}
     text = written(series, now, open_metrics=open_metrics)
     families = list(read_openmetrics(text + "# EOF\n") if open_metrics else read_text(text))
     names = [family.name for family in families]
@@ -85,7 +88,7 @@ def test_versions_that_are_gone() -> None:
     """A version that is not served takes its series along; one that comes back later begins anew."""
     series = used(1)
     assert len({labels[1] for (name, labels) in samples(written(series)) if name == "prinz_enricher_rows_total"}) == 3
-    gone = {("model-0000", "1"): Counter(unloading=1, memory=5)}
+    gone = {("model-0000", "1"): VersionUsage(unloading=1, memory=5)}
     text = written(series, gone, served={("model-0000", "2")})
     assert {labels[1] for (name, labels) in samples(text) if labels and labels[0] == "model-0000"} == {"2"}
     series.retain({("model-0000", "2")})
@@ -97,7 +100,9 @@ def test_versions_that_are_gone() -> None:
 def test_a_thousand_models(name: str) -> None:
     """1,000 models of 3 versions in use: a page below 5 MB, and some tens of calls of functions for each version."""
     series = used(1_000, name)
-    usage = {key: Counter(available=2, queue_rows=1_000, inflight_rows=100, memory=10**9) for key in series.versions}
+    usage = {
+        key: VersionUsage(available=2, queue_rows=1_000, inflight_rows=100, memory=10**9) for key in series.versions
+    }
     calls = 0
 
     def count(_: FrameType, event: str, __: object) -> None:
@@ -183,6 +188,25 @@ def test_counted_between_scrapes(count: Callable[[VersionSeries], None], open_me
         count(series.versions["model-0001", "2"])
     after, expected = (_without_time(written(series, open_metrics=open_metrics)) for series in (scraped, fresh))
     assert after == expected != _without_time(before)
+
+
+def test_usage_between_scrapes() -> None:
+    """What pools have stands in each scrape as it is then; a version that is there twice has the sum of both."""
+    series, key = used(1), ("model-0000", "1")
+    exposition = Exposition(open_metrics=False)
+    twice = [(key, VersionUsage(available=1, memory=5)), (key, VersionUsage(unloading=2, memory=6))]
+    exposition.add(series, twice, {key})
+    found = samples(exposition.content().decode())
+    states = {labels[2]: value for (name, labels), value in found.items() if name == "prinz_enricher_workers"}
+    assert states == {"available": 1, "unloading": 2}
+    assert found["prinz_enricher_worker_memory_bytes", key] == 11
+    for rows in (3, 0):
+        now = samples(written(series, {key: VersionUsage(queue_rows=rows, failed=1)}))
+        assert now["prinz_enricher_queue_rows", key] == rows
+        assert now["prinz_enricher_workers", (*key, "failed")] == 1
+    gone = samples(written(series))
+    assert ("prinz_enricher_queue_rows", key) not in gone
+    assert gone["prinz_enricher_calls_total", (*key, "ok")] == 64
 
 
 def _without_time(text: str) -> str:

@@ -55,7 +55,7 @@ class AdminHttpServer:
         tls: HttpTls | None = None,
         security: Security = dict,
         series: Series | None = None,
-        usage: Callable[[], Usage] = dict,
+        usage: Callable[[], Usage] = tuple,
     ) -> None:
         self._series = series or Series()
         self._usage = usage

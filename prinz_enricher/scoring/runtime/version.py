@@ -14,6 +14,7 @@ from prinz_enricher.scoring.runtime.restart_backoff import digest_of
 from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
 from prinz_enricher.scoring.runtime.worker_supervisor import WorkerSupervisor
+from prinz_enricher.telemetry.series import VersionUsage
 
 _CAUTION = 0.5
 """Share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that come to
@@ -32,6 +33,7 @@ class ModelVersionRuntime:
     ) -> None:
         """Make a version without workers; `have_room` starts one more if there is room, and returns whether it did."""
         self.group = group
+        self._key = group.target.name, group.target.version
         # How many workers of other versions begin to load once its own have ended; the pool's to count.
         self.awaited = 0
         self._lock = group.lock
@@ -69,29 +71,20 @@ class ModelVersionRuntime:
         with self._lock:
             return sum(slot.memory() for slot in self.group.slots)
 
-    def usage(self) -> dict[str, int]:
-        """Return what the version has now, as in `Usage`; one that could not be loaded counts as a failed worker."""
-        group = self.group
-        live = loading = in_flight = memory = 0
-        with self._lock:  # Briefly: thousands of versions are asked at each scrape.
-            for slot in group.slots:
-                if slot.live:
-                    live += 1
-                else:
-                    loading += 1
-                if slot.batches.busy:
+    def usage(self) -> tuple[tuple[str, str], VersionUsage]:
+        """Return its name and number, and what it has now; one that could not be loaded counts as a failed worker."""
+        group, slots = self.group, tuple(self.group.slots)
+        live = in_flight = memory = 0
+        for slot in slots:
+            live += slot.live
+            memory += slot.memory()
+            # The lock is only for what is added up: thousands of versions are asked at each scrape.
+            if slot.batches.busy:
+                with self._lock:
                     in_flight += slot.batches.rows
-                memory += slot.memory()
-            leaving, waiting, failed = group.leaving, group.queue.rows, group.state is WorkerState.FAILED
-        return {
-            "available": 0 if leaving else live,
-            "loading": 0 if leaving else loading,
-            "unloading": live + loading if leaving else 0,
-            "failed": int(failed),
-            "queue_rows": waiting,
-            "inflight_rows": in_flight,
-            "memory": memory,
-        }
+        failed = int(group.state is WorkerState.FAILED)
+        workers = (0, 0, len(slots), failed) if group.leaving else (len(slots) - live, live, 0, failed)
+        return self._key, VersionUsage(group.queue.rows, in_flight, memory, *workers)
 
     def growth(self) -> int:
         """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""

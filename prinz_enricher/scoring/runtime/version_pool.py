@@ -22,7 +22,7 @@ from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup
 from prinz_enricher.signature.arrow import output_schema
-from prinz_enricher.telemetry.series import Series, Usage, total_usage
+from prinz_enricher.telemetry.series import Series, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -162,8 +162,7 @@ class VersionPool:
         """Return what each version has that is in use, or could not be loaded; see `WorkerPool`."""
         with self._lock:
             versions = self._all()
-        # One whose files have changed leaves while the new one serves.
-        return total_usage([((version.target.name, version.target.version), version.usage()) for version in versions])
+        return [version.usage() for version in versions]
 
     def close(self, grace: float) -> None:
         """Accept no more jobs, finish those accepted within `grace` seconds, and stop every worker."""
