@@ -68,11 +68,11 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def start(stack: ExitStack, *command: str, **variables: str) -> subprocess.Popen[str]:
-    """Start a program that ends with the stack."""
+def start(stack: ExitStack, *command: str, output: int = subprocess.DEVNULL, **variables: str) -> subprocess.Popen[str]:
+    """Start a program that ends with the stack. What has a line for each request must not write to a pipe: it fills."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command], cwd=ROOT, env=os.environ | variables, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=output, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     return stack.enter_context(ended(process))
 
@@ -85,8 +85,8 @@ def sides(stack: ExitStack, folder: Path, core: int) -> dict[str, Side]:
     )
     invocation = json.dumps({"dataframe_records": [ROW]}).encode()
     with pinned({core}):
-        bare = start(stack, "benchmarks.bare_http")
-        own = start(stack, "benchmarks.bare_http", "ours")
+        bare = start(stack, "benchmarks.bare_http", output=subprocess.PIPE)
+        own = start(stack, "benchmarks.bare_http", "ours", output=subprocess.PIPE)
         plain = free_port()
         flags = ("--http", "httptools", "--loop", "asyncio", "--log-level", "warning", "--no-access-log")
         start(stack, "uvicorn", "benchmarks.bare_http:app", "--port", str(plain), *flags)

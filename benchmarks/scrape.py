@@ -97,6 +97,7 @@ def main() -> None:
             "PRINZ_ENDPOINTS__FARM__MODELS": "*",
             "PRINZ_REGISTRY__SNAPSHOT_FOLDER": "",
             "PRINZ_SCORING__MAX_WAIT": "60",
+            "PRINZ_SCORING__IDLE_UNLOAD": "0",
         }
         with (
             service(url, Path(folder), "--http-port", "0", **variables) as running,
