@@ -4,7 +4,7 @@ Each has an environment of its own in `.venv`. Both serve one wine model at the 
 every round. A ratio is that of this one to the other within one round: of calls a second, of the median latency, and of
 the front's CPU time for a call, which other programs on the machine disturb less. Printed are the geometric mean of the
 rounds' ratios and its 95 % interval. With OTHER=. they show what the machine alone makes of two equal sides, with
-ARGS="--traced 0.01" what it costs to trace a hundredth of the calls, and with ARGS="--fronts rust --other-front native"
+ARGS="--traced 0.01" what it costs to trace a hundredth of the calls, and with ARGS="--fronts rust --other-front grpcio"
 how one front is to another; with --rows a call has many rows, and with --stream they are messages of two streams.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--callers", type=int, nargs="+", default=[64, 1])
-    parser.add_argument("--fronts", nargs="+", default=["native", "grpcio"])
+    parser.add_argument("--fronts", nargs="+", default=["rust", "grpcio"])
     parser.add_argument("--other-front", help="of the other checkout, where it is not the same one")
     parser.add_argument("--rows", type=int, default=1, help="of each call or message")
     parser.add_argument("--stream", action="store_true", help="send messages on streams instead of unary calls")

@@ -2,8 +2,8 @@
 
 A private MLflow server with the sample models is started first. Then `prinz-enricher serve` scores the batch, sent as
 one Arrow stream in one unary call from a process of its own, a few times; the front's peak is what the kernel counts
-(VmHWM, reset before each call). Beside it stands the floor: a bare grpcio server, and pygrpc-native's where it is
-installed, that receive the same bytes and answer with as many as the scores have.
+(VmHWM, reset before each call). Beside it stands the floor: a bare grpcio server that
+receives the same bytes and answers with as many as the scores have.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from prinz_enricher.batch import encode_stream
 from prinz_enricher.cli.demo import EXAMPLES, WINE_COLUMNS
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.contract import model_pb2
+from prinz_enricher.fronts.grpc import PACKAGE
 from prinz_enricher.registry import PrivateServer
 
 RUNS = 3
@@ -96,22 +97,9 @@ def grpcio_floor() -> None:
     asyncio.run(serve())
 
 
-def native_floor() -> None:
-    """Be a server of pygrpc-native that only receives and answers."""
-    from pygrpc_native import NativeGrpcFront
-
-    front = NativeGrpcFront("127.0.0.1:0", [(METHOD, False)])
-    front.start()
-    print(front.bound_port, flush=True)
-    while (events := front.recv_batch(1)) is not None:
-        for event in events:
-            front.respond(event[1], bytes(ANSWER if len(event[3]) > PAYLOAD else 1))
-        events = event = None
-
-
-def floor_port(kind: str) -> tuple[subprocess.Popen[str], int]:
-    """Start a floor; return it and its port."""
-    process = subprocess.Popen([sys.executable, __file__, kind], stdout=subprocess.PIPE, text=True)
+def floor_port() -> tuple[subprocess.Popen[str], int]:
+    """Start the floor; return it and its port."""
+    process = subprocess.Popen([sys.executable, __file__, "--grpcio-floor"], stdout=subprocess.PIPE, text=True)
     if process.stdout is None:
         raise RuntimeError("no pipe")
     return process, int(process.stdout.readline())
@@ -160,11 +148,9 @@ def main() -> None:
         f"{'server':<18}{'before':>10}{'peak':>10}{'after':>10}{'over first':>14}{'over before':>14}"
         f"{'seconds':>10}{'M rows/s':>10}"
     )
-    floors = ["grpcio", *(["native"] if importlib.util.find_spec("pygrpc_native") else [])]
-    for kind in floors:
-        process, port = floor_port(f"--{kind}-floor")
-        measure(f"{kind} alone", process.pid, port)
-        stopped(process, process.kill)
+    process, port = floor_port()
+    measure("grpcio alone", process.pid, port)
+    stopped(process, process.kill)
     with tempfile.TemporaryDirectory() as folder, PrivateServer(f"sqlite:///{folder}/mlflow.db") as registry:
         subprocess.run(
             [sys.executable, "-m", "samples.train", "--registry", registry.url],
@@ -172,7 +158,7 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for kind in [*floors, *(["rust"] if importlib.util.find_spec("prinz_enricher_front") else [])]:
+        for kind in ["grpcio", *(["rust"] if importlib.util.find_spec(PACKAGE) else [])]:
             port = free_port()
             command = [str(Path(sys.executable).parent / "prinz-enricher"), "serve", "--front", kind]
             front, _ = serving_after([*command, "--registry", registry.url, "--port", str(port)], port)
@@ -184,13 +170,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure the memory of the front for one large batch.")
     parser.add_argument("--send", help=argparse.SUPPRESS)
     parser.add_argument("--grpcio-floor", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--native-floor", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.send:
         send(arguments.send)
     elif arguments.grpcio_floor:
         grpcio_floor()
-    elif arguments.native_floor:
-        native_floor()
     else:
         main()

@@ -73,7 +73,7 @@ class Run(NamedTuple):
 SIDES = {
     **{
         name: side
-        for front in ("native", "grpcio")
+        for front in ("rust", "grpcio")
         for name, side in {
             front: Side(front),
             # Its ratio to itself shows what the machine alone makes of two sides.
@@ -84,13 +84,13 @@ SIDES = {
             f"{front}, many tokens, rules": Side(
                 front, tokens=PRINCIPALS, rules=True, baselines=(f"{front}, many tokens",)
             ),
+            f"{front}, TLS": Side(front, tls=True, baselines=(front,)),
+            f"rows of our client, {front}": Side(front, coalesced=True),
+            f"rows of our client, {front}, TLS": Side(
+                front, tls=True, coalesced=True, baselines=(f"rows of our client, {front}",)
+            ),
         }.items()
     },
-    "grpcio, TLS": Side("grpcio", tls=True, baselines=("grpcio",)),
-    "rows of our client, grpcio": Side("grpcio", coalesced=True),
-    "rows of our client, grpcio, TLS": Side(
-        "grpcio", tls=True, coalesced=True, baselines=("rows of our client, grpcio",)
-    ),
 }
 
 

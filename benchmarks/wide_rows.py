@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 64], help="rows of a request (1 64)")
     parser.add_argument("--rounds", type=int, default=200, help="calls of each kind (200)")
-    parser.add_argument("--front", default="auto", help="native, grpcio or auto (auto)")
+    parser.add_argument("--front", default="auto", help="rust, grpcio or auto (auto)")
     arguments = parser.parse_args()
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}")

@@ -10,7 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-OURS = ("prinz-enricher", "pygrpc-native", "grpcio", "protobuf", "mlflow", "scikit-learn", "numpy", "pyarrow")
+OURS = ("prinz-enricher", "prinz-enricher-front", "grpcio", "protobuf", "mlflow", "scikit-learn", "numpy", "pyarrow")
 
 
 def describe_machine() -> dict[str, object]:

@@ -56,7 +56,7 @@ class Ours:
     def run(self) -> None:
         """Measure everything; what can't be had is told of, and the rest goes on."""
         steps = {
-            "ours": ("ours, native front", self._native),
+            "ours": ("ours, Rust front", self._rust),
             "ours-grpcio": ("ours, grpcio front", self._grpcio),
         }
         for name, (title, step) in steps.items():
@@ -68,9 +68,9 @@ class Ours:
                 row.why_not = str(error)
                 self.tell(f"  not run: {error}")
 
-    def _native(self, row: Row) -> None:
+    def _rust(self, row: Row) -> None:
         place = self.place(False)
-        with service(place, self.registry, "native") as running:
+        with service(place, self.registry, "rust") as running:
             address, server = running.addresses["wine"], running.servers[0]
             for model in ("wine", "fraud"):
                 wait_until_it_scores(server, Prinz("columns"), address, place.models, model)
@@ -121,7 +121,7 @@ class Ours:
             )
             digest = method(pb.GetSignatureRequest(model={"name": NAMES["wine"]}), timeout=60).signature.digest
         dense = Prinz("dense", digest)
-        row = self.results.rows["ours-dense"] = Row("ours, native front, dense form", "ours", batching=True)
+        row = self.results.rows["ours-dense"] = Row("ours, Rust front, dense form", "ours", batching=True)
         self.tell(row.title)
         measure(row, lambda _: dense, running, place.models, self.generator, self.tell, SINGLE)
         row.memory_mb = None

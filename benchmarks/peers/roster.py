@@ -236,7 +236,7 @@ def _ray(kind: Literal["plain", "batch"]) -> Callable[[Place], contextlib.Abstra
     return start
 
 
-def _echo(kind: Literal["aio", "sync", "native"]) -> Callable[[Place], contextlib.AbstractContextManager[Running]]:
+def _echo(kind: Literal["aio", "sync"]) -> Callable[[Place], contextlib.AbstractContextManager[Running]]:
     @contextlib.contextmanager
     def start(place: Place) -> Iterator[Running]:
         port = free_port()
@@ -295,6 +295,5 @@ PEERS = (
     ),
     Peer("echo-aio", "limit: grpc.aio echo", "limit", Echo(), _echo("aio")),
     Peer("echo-sync", "limit: grpc echo, threads", "limit", Echo(), _echo("sync")),
-    Peer("echo-native", "limit: pygrpc-native echo", "limit", Echo(), _echo("native")),
     Peer("echo-cpp", "limit: C++ gRPC echo", "limit", Echo(), _echo_cpp),
 )  # fmt: skip

@@ -79,7 +79,7 @@ def _measured(what: Scaling, registry: str, place: Callable[[bool], Place], gene
     with contextlib.ExitStack() as stack:
         for number in (1, 2):
             where = place(True)
-            running = stack.enter_context(service(where, registry, "native", **{what.setting: str(number)}))
+            running = stack.enter_context(service(where, registry, "rust", **{what.setting: str(number)}))
             address = running.addresses[what.load.model]
             wait_until_it_scores(running.servers[0], what.asks, address, where.models, what.load.model)
             takes[f"{what.name}_{number}"] = _take(what, address, where)

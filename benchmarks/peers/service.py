@@ -15,7 +15,7 @@ from benchmarks.peers.roster import Place, Running
 
 
 @contextlib.contextmanager
-def service(place: Place, registry: str, front: Literal["native", "grpcio"], **variables: str) -> Iterator[Running]:
+def service(place: Place, registry: str, front: Literal["rust", "grpcio"], **variables: str) -> Iterator[Running]:
     """Run `prinz-enricher serve` until the end of the block, with settings as they are by default.
 
     Args:

@@ -170,7 +170,7 @@ def _most(results: Results, limit: str) -> tuple[str, Figure] | None:
         if row.kind != "limit" and (figure := row.figure(load)) and (figure.generator == "wrk") is http
     ]
     if not http and (own := results.ours.get(load)) and own.sound:
-        found.append((OURS.get(load, "ours, native front"), own))
+        found.append((OURS.get(load, "ours, Rust front"), own))
     return max(found, key=lambda one: one[1].calls_per_second, default=None)
 
 

@@ -47,7 +47,7 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option(
     "--front",
-    type=click.Choice(["auto", "rust", "native", "grpcio"]),
+    type=click.Choice(["auto", "rust", "grpcio"]),
     help="Implementation of gRPC; see the docs.  [default: auto]",
 )
 @click.option(

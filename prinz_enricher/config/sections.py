@@ -124,16 +124,10 @@ class ServerSettings(Section):
     max_inflight_bytes: int | None = Field(None, ge=1 << 20)
     """maximum bytes of the requests in flight and of unread answers; more are OVERLOADED; by default a
     quarter of the memory of machine or container"""
-    front: Literal["auto", "rust", "native", "grpcio"] = "auto"
-    """`rust`, `native`, `grpcio`, or auto: the first of them that is available and fit"""
+    front: Literal["auto", "rust", "grpcio"] = "auto"
+    """`rust`, `grpcio`, or auto: `rust` if installed, else `grpcio`"""
     grace_period: float = Field(30.0, ge=0, le=3600)
     """seconds for calls to end at SIGTERM"""
-
-    @model_validator(mode="after")
-    def _front_has_tls(self) -> Self:
-        if self.front == "native" and self.tls.enabled:
-            raise ValueError('front: "native" has no TLS; use "rust", "grpcio", or "auto"')
-        return self
 
 
 class HttpSettings(Section):

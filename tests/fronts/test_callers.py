@@ -333,9 +333,7 @@ def test_calls_over_a_quota(kind: str, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             front.score(TOKEN)
         trailing: Any = raised.value
-        # pygrpc-native does not send it.
-        if kind != "native":
-            assert dict(trailing.trailing_metadata())["grpc-retry-pushback-ms"] == "250"
+        assert dict(trailing.trailing_metadata())["grpc-retry-pushback-ms"] == "250"
         assert refusal(lambda: front.score(TOKEN))[1] == "QUOTA_EXCEEDED"
         opened: Any = front.running.channel.stream_stream("/prinz.enricher.v1.EnricherService/ScoreStream")
         assert refusal(lambda: next(opened(iter([b""]), timeout=WAIT, metadata=bearer(TOKEN))))[1] == "QUOTA_EXCEEDED"
@@ -372,9 +370,9 @@ def test_odd_paths(kind: str, tmp_path: Path) -> None:
 
 
 def test_paths_with_a_query(kind: str, tmp_path: Path) -> None:
-    """A query is part of the path; what drops it (native), or a fragment (Rust), calls the method in all else."""
+    """A query is part of the path; a fragment too, but for the Rust front, which calls the method in all else."""
     unknown, dropped = [grpc.StatusCode.UNIMPLEMENTED] * 2, [UNAUTHENTICATED, grpc.StatusCode.OK]
-    codes = {"grpcio": (unknown, unknown), "native": (dropped, dropped), "rust": (unknown, dropped)}
+    codes = {"grpcio": (unknown, unknown), "rust": (unknown, dropped)}
     with guarded(kind, tmp_path) as front:
         for path, expected in zip(("Score?x=1", "Score#x"), codes[kind], strict=True):
             whole = f"/prinz.enricher.v1.EnricherService/{path}"

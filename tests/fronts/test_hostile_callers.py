@@ -17,7 +17,7 @@ from prinz_enricher.fronts.grpc.score_stream import FIRST_ANSWERS, MAX_MESSAGES
 from prinz_enricher.service.calls import Call
 from prinz_enricher.service.status import to_status
 from tests.hostile.frames import DATA, Connection, frame, header_block, message
-from tests.support.front_core import LIMIT, NEEDS_RUST, WAIT, Running, eventually, running_front
+from tests.support.front_core import KINDS, LIMIT, WAIT, Running, eventually, running_front
 
 
 def test_whoever_has_little_gets_in_though_another_has_all() -> None:
@@ -178,19 +178,12 @@ def test_streams_of_one_caller_keep_no_other_out() -> None:
 MAX_STREAMS = ConnectionSettings().streams
 
 
-@pytest.mark.parametrize(
-    ("front", "streams"),
-    [
-        ("native", MAX_STREAMS + 100),
-        ("grpcio", MAX_STREAMS),
-        pytest.param("rust", MAX_STREAMS, marks=NEEDS_RUST),
-    ],
-)
-def test_open_calls_of_a_connection(front: str, streams: int) -> None:
-    """A connection has so many open calls; what native forwards of all its callers has no such limit."""
+@pytest.mark.parametrize("front", KINDS)
+def test_open_calls_of_a_connection(front: str) -> None:
+    """A connection has so many open calls, and is refused more."""
     with running_front(front, calls=1_000) as running, Connection(running.port) as greedy:
         body, block = message(b""), header_block("WatchModels")
         greedy.receive(WAIT)
         greedy.send(*(greedy.call(block, body)[1] for _ in range(MAX_STREAMS + 100)))
-        eventually(lambda: len(running.core.sources) == streams)
-        until_ended(greedy, MAX_STREAMS + 100 - streams)
+        eventually(lambda: len(running.core.sources) == MAX_STREAMS)
+        until_ended(greedy, 100)

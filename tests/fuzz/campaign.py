@@ -179,7 +179,7 @@ def _report(campaign: Campaign) -> None:
 @click.command(help=__doc__)
 @click.option("--minutes", default=10.0, show_default=True, help="How long to ask.")
 @click.option("--first-seed", default=0, show_default=True, help="The same seed asks the same, if as fast.")
-@click.option("--front", type=click.Choice(["rust", "native", "grpcio"]), default="native", show_default=True)
+@click.option("--front", type=click.Choice(["rust", "grpcio"]), default="grpcio", show_default=True)
 def main(minutes: float, first_seed: int, front: str) -> None:
     """Run a campaign, and end with 1 where the server did not hold."""
     with ServerProcess(front) as server:

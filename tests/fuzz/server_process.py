@@ -22,7 +22,7 @@ class ServerProcess:
     """A server in a process of its own, so that a crash is a crash, and its memory is its own.
 
     Args:
-        front: What speaks gRPC: `native` or `grpcio`.
+        front: What speaks gRPC: `rust` or `grpcio`.
 
     Attributes:
         channel: A channel to it.

@@ -9,9 +9,7 @@ from tests.hostile.campaign import HEADER, line, measure
 
 
 @click.command()
-@click.option(
-    "--front", type=click.Choice(["grpcio", "native", "rust", "bare"]), multiple=True, default=["grpcio", "native"]
-)
+@click.option("--front", type=click.Choice(["grpcio", "rust", "bare"]), multiple=True, default=["grpcio"])
 @click.option("--seconds", default=8.0, help="How long an attack goes on.")
 @click.option("--scale", default=1.0, help="The part of an attack's full size.")
 @click.argument("names", nargs=-1, type=click.Choice(list(ATTACKS)))

@@ -22,11 +22,6 @@ WAIT = 60.0
 MAX_MB = INFLIGHT_BYTES // MIB + 150
 NOT_HELD = {
     "grpcio": {"full-of-connections": "new callers are refused while idle ones have all the files"},
-    "native": {
-        "gzip-bombs": "it decompresses without a limit",
-        "large-bodies": "it receives whole requests before anybody is asked",
-        "unread-answers": "it does not say when an answer was read",
-    },
     "rust": {"full-of-connections": "new callers are refused while idle ones have all the files"},
 }
 """What a front can't hold, and why: docs/security.md."""

@@ -75,7 +75,7 @@ def test_tokens_over_tls(service: Service, tmp_path: Path) -> None:
     assert (refused.status_code, probe.status_code, metrics.status_code) == (401, 200, 200)
     assert 'prinz_enricher_auth_failures_total{reason="TOKEN_INVALID"} 1.0' in metrics.text
     assert 80_000 < samples(metrics.text, 'prinz_enricher_tls_certificate_expiry_seconds{what="server"}') < 86_500
-    chosen = ("rust", "it is installed") if IS_BUILT else ("grpcio", "the native front has no TLS")
+    chosen = ("rust", "it is installed") if IS_BUILT else ("grpcio", "prinz-enricher-front is not installed")
     assert (event(running, "front chosen")["front"], event(running, "front chosen")["why"]) == chosen
     assert TOKEN not in logged
 

@@ -1,4 +1,4 @@
-"""TLS before the native front, which has none of its own: nginx with the lines of docs/fronts.md."""
+"""TLS by a proxy: nginx with the lines of docs/fronts.md."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_deadlines_come_through(secure: grpc.Channel) -> None:
 
 
 def test_streams_and_health_come_through(secure: grpc.Channel) -> None:
-    """What the native front hands on to grpcio is there through TLS as well."""
+    """Streams and health are there through TLS as well."""
     messages = [pb.ScoreStreamRequest(sequence=n, request=request(float(n))) for n in range(20)]
     answers = {one.sequence: one for one in stub_of(secure).ScoreStream(iter(messages), timeout=LONG)}
     assert answers.keys() == set(range(20))

@@ -38,7 +38,7 @@ def figure(rate: float, p50: float = 1.0, p99: float = 2.0, rows: int = 1, error
 def results() -> Results:
     """Ours at 21,000 calls/s, and peers of which the quickest one does not batch."""
     made = Results(dict(MACHINE), dict(ARGUMENTS))
-    made.rows["ours"] = Row("ours, native front", "ours", batching=True, memory_mb=400.0)
+    made.rows["ours"] = Row("ours, Rust front", "ours", batching=True, memory_mb=400.0)
     made.rows["slow"] = Row("Slow, batching", "peer", batching=True, versions={"slow": "1.2"})
     made.rows["quick"] = Row("Quick", "peer")
     made.rows["gone"] = Row("Gone", "peer", batching=True, why_not="uv could not install it: no | wheel")
@@ -281,7 +281,7 @@ def test_the_documentation_has_a_place_for_the_figures(results: Results) -> None
     assert fill(once, results) == once
     assert once.startswith(page.partition(BEGIN)[0])
     assert once.endswith(page.partition(END)[2])
-    assert "| ours, native front | 4,000 (0.30 / 2.0) |" in once
+    assert "| ours, Rust front | 4,000 (0.30 / 2.0) |" in once
 
 
 def test_each_peer_has_pinned_requirements() -> None:

@@ -18,7 +18,7 @@ from tests.soak.service import DEFAULT_FRONTS, FRONTS
     type=click.Choice(FRONTS),
     multiple=True,
     default=DEFAULT_FRONTS,
-    help="By default grpcio and the quickest, at once.",
+    help="By default all that are installed, at once.",
 )
 @click.option("--seed", default=0, show_default=True, help="Another one calls and disturbs in another order.")
 def main(minutes: float, front: tuple[str, ...], seed: int) -> None:

@@ -116,9 +116,7 @@ def soaked(folder: Path, fronts: Sequence[str], seed: int) -> Iterator[tuple[lis
         for front in fronts:
             place = folder / front
             place.mkdir()
-            # The native front has no TLS.
-            pair = certificates.pair if front != "native" else None
-            ca = certificates.authority.file
+            pair, ca = certificates.pair, certificates.authority.file
             services.append(stack.enter_context(running(front, place, proxy.url, elsewhere.url, pair, ca)))
         for service in services:
             _load(service)

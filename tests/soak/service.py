@@ -23,9 +23,9 @@ from tests.soak.ledger import Ledger
 from tests.soak.models import GUEST, REMOTE
 from tests.support.serve_process import Serve, serve
 
-FRONTS: Final = ("grpcio", "native", "rust")
-DEFAULT_FRONTS: Final = ("grpcio", "rust" if importlib.util.find_spec("prinz_enricher_front") else "native")
-"""What is safe from hostile callers, and the quickest that is installed."""
+FRONTS: Final = ("grpcio", "rust")
+DEFAULT_FRONTS: Final = FRONTS if importlib.util.find_spec("prinz_enricher_front") else ("grpcio",)
+"""All that are installed."""
 TIMEOUT: Final = 120.0
 MAX_ROWS: Final = 60_000
 """Rows of a call at most."""

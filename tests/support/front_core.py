@@ -19,8 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from prinz_enricher.batch.wire import fields_of, prefix, read_varint
 from prinz_enricher.contract import enricher_service_pb2 as pb
 from prinz_enricher.errors import ModelNotFound
-from prinz_enricher.fronts.grpc import SERVICE, FrontLimits, FrontSecurity, GrpcioFront
-from prinz_enricher.fronts.grpc.native_front import NativeFront
+from prinz_enricher.fronts.grpc import PACKAGE, SERVICE, FrontLimits, FrontSecurity, GrpcioFront
 from prinz_enricher.security.principal import Principal
 from prinz_enricher.service.calls import Call, CallLog, Front, Source
 from prinz_enricher.service.status import to_status
@@ -33,10 +32,10 @@ MAX_CALLS = 20
 MAX_INFLIGHT = 2 * LIMIT
 PATIENCE = 1.0
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-IS_BUILT = importlib.util.find_spec("prinz_enricher_front") is not None
+IS_BUILT = importlib.util.find_spec(PACKAGE) is not None
 """Whether `make front` has built the Rust front: without it the tests of it are skipped."""
 
-FRONTS: dict[str, Any] = {"grpcio": GrpcioFront, "native": NativeFront}
+FRONTS: dict[str, Any] = {"grpcio": GrpcioFront}
 if IS_BUILT:
     from prinz_enricher.fronts.grpc.rust_front import RustFront
 

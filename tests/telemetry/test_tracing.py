@@ -218,7 +218,7 @@ def test_off_imports_nothing() -> None:
     program = """
 import sys
 import prinz_enricher.application, prinz_enricher.cli.serve, prinz_enricher.client
-import prinz_enricher.fronts.grpc.native_front, prinz_enricher.scoring.remote.remote_pool
+import prinz_enricher.fronts.grpc.grpcio_front, prinz_enricher.scoring.remote.remote_pool
 from prinz_enricher.application import open_tracing
 assert open_tracing({}) is None
 client = prinz_enricher.client.Client("localhost:1", timeout=0.1, retry=False)
@@ -265,7 +265,7 @@ def test_a_receiver_that_is_away(receiver: SpanReceiver, monkeypatch: pytest.Mon
     queue = {"OTEL_BSP_MAX_QUEUE_SIZE": "64", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
     with capture_logs() as logs:
         tracing = traced(receiver, monkeypatch, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=endpoint, **queue).tracing
-        with running_front("native", tracing=tracing) as running:
+        with running_front("grpcio", tracing=tracing) as running:
             for number in range(200):
                 request = b"%d" % number
                 assert call(running, request, ("traceparent", SAMPLED)) == b"Score:" + request

@@ -1,4 +1,4 @@
-"""What gRPC alone costs in Python: `echo_server.py PORT aio|sync|native` answers any message with its own bytes."""
+"""What gRPC alone costs in Python: `echo_server.py PORT aio|sync` answers any message with its own bytes."""
 
 from __future__ import annotations
 
@@ -36,23 +36,8 @@ async def aio(port: int) -> None:
     await server.wait_for_termination()
 
 
-def native(port: int) -> None:
-    """Serve with the native front, a batch of calls at a time."""
-    from pygrpc_native import EVENT_CALL, NativeGrpcFront
-
-    front = NativeGrpcFront(f"127.0.0.1:{port}", [(f"/{SERVICE}/{METHOD}", False)])
-    front.start()
-    while True:
-        for kind, call, _, request, _ in front.recv_batch(256, 1000):
-            if kind == EVENT_CALL:
-                front.respond(call, request)
-
-
 if __name__ == "__main__":
-    match sys.argv[2]:
-        case "sync":
-            sync(int(sys.argv[1]))
-        case "aio":
-            asyncio.run(aio(int(sys.argv[1])))
-        case _:
-            native(int(sys.argv[1]))
+    if sys.argv[2] == "sync":
+        sync(int(sys.argv[1]))
+    else:
+        asyncio.run(aio(int(sys.argv[1])))

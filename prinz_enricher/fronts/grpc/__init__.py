@@ -1,15 +1,13 @@
-"""The gRPC fronts: the Rust one is quick and bounded, the native one quick, the grpcio one runs on every platform."""
+"""The gRPC fronts: the Rust one is quicker, the grpcio one runs wherever grpcio does."""
 
 from __future__ import annotations
 
 import importlib.util
-import resource
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
-from prinz_enricher.config import ServerSettings, is_loopback
+from prinz_enricher.config import ServerSettings
 from prinz_enricher.fronts.grpc.admission import FrontLimits, limits_of
 from prinz_enricher.fronts.grpc.authentication import Callers, FrontSecurity
 from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
@@ -19,10 +17,12 @@ from prinz_enricher.service.calls import Front, FrontError
 from prinz_enricher.telemetry.series import Series
 from prinz_enricher.telemetry.tracing import Tracing
 
-__all__ = ["SERVICE", "Callers", "FrontLimits", "FrontSecurity", "GrpcioFront", "open_front"]
+__all__ = ["PACKAGE", "SERVICE", "Callers", "FrontLimits", "FrontSecurity", "GrpcioFront", "open_front"]
 
-OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
-"""Where Linux says whether it grants memory that is not there yet, proc_sys_vm(5)."""
+PACKAGE = "prinz_enricher_front"
+"""What `make front` builds."""
+
+_NAME = PACKAGE.replace("_", "-")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,58 +33,23 @@ def open_front(
     series: Series | None = None,
     tracing: Tracing | None = None,
 ) -> Front:
-    """Return the front of the settings; `auto` is the first that is installed and fit for what is asked.
+    """Return the front of the settings; `auto` is rust where it is installed, else grpcio.
 
     It does not listen yet, counts its calls in the series, and traces them where it gets what does. Raises FrontError
     where a front is required and not installed.
     """
     kind: str = settings.front
     why = "by the settings"
+    installed = importlib.util.find_spec(PACKAGE) is not None
     if kind == "auto":
-        kind, why = _choose(settings)
-    elif kind != "grpcio" and not _is_installed(package := _PACKAGES[kind]):
-        raise FrontError(f"the {kind} front needs the package {package.replace('_', '-')}, which is not installed")
+        kind, why = ("rust", "it is installed") if installed else ("grpcio", f"{_NAME} is not installed")
+    elif kind == "rust" and not installed:
+        raise FrontError(f"the rust front needs the package {_NAME}, which is not installed")
     make: Callable[[str, FrontLimits, FrontSecurity, Series | None, Tracing | None], Front] = GrpcioFront
     if kind == "rust":
         from prinz_enricher.fronts.grpc.rust_front import RustFront
 
         make = RustFront
-    elif kind == "native":
-        from prinz_enricher.fronts.grpc.native_front import NativeFront
-
-        make = NativeFront
     log.info("front chosen", front=kind, why=why)
     address = address_text(settings.host, settings.port)
     return make(address, limits_of(settings), security or FrontSecurity(), series, tracing)
-
-
-_PACKAGES = {"rust": "prinz_enricher_front", "native": "pygrpc_native"}
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _choose(settings: ServerSettings) -> tuple[str, str]:
-    """Return the front that `auto` is, and why."""
-    if _is_installed(_PACKAGES["rust"]):
-        return "rust", "it is installed"
-    against = _why_not_native(settings, _is_installed(_PACKAGES["native"]))
-    return ("grpcio", against) if against else ("native", "it is installed")
-
-
-def _why_not_native(settings: ServerSettings, installed: bool) -> str:
-    """Return why `auto` does not choose the native front; empty where it does."""
-    if not installed:
-        return "pygrpc-native is not installed"
-    if settings.tls.enabled:
-        return "the native front has no TLS"
-    if not is_loopback(settings.host):
-        # It decompresses without a limit: a few small messages end the process.
-        return "the native front is not safe from hostile callers, and others can reach this address"
-    # It allocates a message as soon as its length is announced, up to 4 GiB, and ends the process where it can't.
-    if OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="ascii").strip() == "2":
-        return "this system grants no memory in advance (vm.overcommit_memory is 2)"
-    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        return "the process's address space is limited (ulimit -v)"
-    return ""

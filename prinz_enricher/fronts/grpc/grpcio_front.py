@@ -67,7 +67,7 @@ def _is_of_service(record: logging.LogRecord) -> bool:
 
 
 class GrpcioFront:
-    """Serves gRPC by `grpc.aio` at `host:port`, or at `unix:path` behind the native front.
+    """Serves gRPC by `grpc.aio` at `host:port`.
 
     Behind the Rust front it serves all but the service's unary calls, by what `make_server` makes of the interceptors,
     which listens by itself; and it has the admission of that front.
@@ -198,8 +198,7 @@ class GrpcioFront:
                 # from a thousand on. `max_calls` is the limit.
                 ("grpc.server.max_pending_requests", max(MAX_PENDING, 2 * self._limits.calls)),
                 ("grpc.server.max_pending_requests_hard_limit", max(MAX_PENDING, 2 * self._limits.calls)),
-                # The native front forwards all its callers' streams over a few connections.
-                *([] if self._address.startswith("unix:") else _connection_limits(self._limits.connection)),
+                *_connection_limits(self._limits.connection),
                 # Calls may end then, within `age_grace`.
                 ("grpc.max_connection_age_ms", min(int(self._limits.connection_seconds * 1000) or _NEVER, _NEVER)),
             ],
@@ -525,7 +524,7 @@ def _metadata(context: grpc.aio.ServicerContext[bytes, bytes]) -> Metadata:
 def _key_of(context: grpc.aio.ServicerContext[bytes, bytes]) -> Hashable:
     """Return what tells a caller without a name from another: the connection."""
     peer = context.peer()
-    # All that the native front forwards comes over one socket.
+    # Those of a Unix socket have one address.
     return context if peer.startswith("unix:") else peer
 
 
