@@ -53,6 +53,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 _FLUSH_SECONDS = 5.0
 """How long the last spans may take to be exported."""
+_HEALTH_PAUSE = 0.1
+"""Seconds, at most, in which changes are taken together."""
+
 _LEAST_GRACE = 2.0
 """Seconds that requests of HTTP have to end, however long those of gRPC took."""
 
@@ -308,6 +311,7 @@ class Application:
         pause: float | None = None
         while not draining:
             self._health_changed.wait(pause)
+            began = time.monotonic()
             self._health_changed.clear()
             draining = self._draining
             self._front.set_health(self._health())
@@ -317,6 +321,9 @@ class Application:
                 self._in_use.load()
             # The pool is open even the last time: it is closed after this thread.
             pause = self._in_use.save(at_once=draining)
+            if not draining:
+                # While thousands load, half of the time is theirs.
+                time.sleep(min(_HEALTH_PAUSE, time.monotonic() - began))
 
     def _health(self) -> dict[str, bool]:
         """Return which services are SERVING: a model is, unless its default version is FAILED."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.peers.environments import environment
 from benchmarks.peers.generator import compiled
@@ -48,9 +48,9 @@ class Place:
     models: Models
     tell: Callable[[str], None]
 
-    def server(self, command: list[str], **more: object) -> Server:
+    def server(self, command: list[str], **more: Any) -> Server:
         """Return a server, not yet started, on these cores and in this folder."""
-        return Server(command, self.cores, **{"folder": self.folder, **more})  # type: ignore[arg-type]
+        return Server(command, self.cores, **{"folder": self.folder, **more})
 
 
 @dataclass(frozen=True)
