@@ -53,6 +53,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _FLUSH_SECONDS = 5.0
 """How long the last spans may take to be exported."""
+
 _HEALTH_PAUSE = 0.1
 """Seconds, at most, in which changes are taken together."""
 

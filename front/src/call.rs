@@ -184,7 +184,7 @@ async fn stream(request: Request, mut input: Inbound, mut out: Outbound) {
                 if let Err(fault) = input.begin().await {
                     return fault;
                 }
-                // It has begun, and may not stay for ever in memory that others need.
+                // It has begun, and may not stay forever in memory that others need.
                 match timeout(shared.limits.patience() + LAST_CHANCE, input.message()).await {
                     Ok(Ok(Some(content))) => shared.bridge.pass(number, content, &flow),
                     Ok(Ok(None)) => {
@@ -534,7 +534,7 @@ impl Drop for Unread {
     }
 }
 
-/// Seconds as a duration; infinity and NaN mean for ever.
+/// Seconds as a duration; infinity and NaN mean forever.
 pub fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(Duration::from_secs(30 * 365 * 86_400))
 }

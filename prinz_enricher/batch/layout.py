@@ -253,7 +253,7 @@ def select_outputs(fields: Sequence[Field], names: Sequence[str]) -> tuple[Field
     picked: dict[str, Field] = {}
     for index, name in enumerate(names):
         if name not in by_name:
-            violations.add(f"outputs[{index}]", "is no output of this model")
+            violations.add(f"outputs[{index}]", "is not an output of this model")
         elif name in picked:
             violations.add(f"outputs[{index}]", DUPLICATE)
         else:

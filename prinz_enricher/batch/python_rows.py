@@ -145,7 +145,7 @@ def _check_params(given: Mapping[str, object], signature: Signature, violations:
         if name in by_name:
             checked[name] = _check_param(value, by_name[name], violations)
         else:
-            violations.add(_param_path(name), "is no parameter of this model")
+            violations.add(_param_path(name), "is not a parameter of this model")
     violations.raise_any()
     return checked
 

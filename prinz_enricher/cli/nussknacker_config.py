@@ -80,7 +80,7 @@ def nussknacker_config(
             model = f"{one['model']}@{one['alias']}" if one["alias"] else one["model"]
             click.echo(printable(f"left out: {model}: {one['reason']}"), err=True)
     except (AttributeError, KeyError, TypeError) as error:
-        raise click.ClickException(f"{api}{_DOCUMENT} is no document of a prinz-enricher of this version") from error
+        raise click.ClickException(f"{api}{_DOCUMENT} is not what this version of prinz-enricher serves") from error
 
 
 # The document.

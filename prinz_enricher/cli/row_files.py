@@ -245,7 +245,7 @@ def _at_once(cells: pa.Array, target: pa.DataType) -> pa.Array | None:
     if pa.types.is_boolean(target):
         return _cast(cells, pa.bool_(), b"01TRUEFALStruefals")
     if pa.types.is_floating(target):
-        # As doubles in any case: the policy rounds and rejects as for every other format.
+        # As doubles in any case: the policy rounds and rejects as forevery other format.
         read = _cast(cells, pa.float64(), b"0123456789-+.eE")
         return None if read is None or _any(pc.greater_equal(pc.abs(read), float(1 << EXACT_BITS[target]))) else read
     read = _cast(cells, pa.timestamp("us"), b"0123456789-:.T ")

@@ -424,7 +424,7 @@ def run_program(
             stdin.close()
         result.code = _end(process, tied=tied)
         for reader in readers:
-            # A process that left the group may hold the pipes for ever.
+            # A process that left the group may hold the pipes forever.
             reader.join(_GRACE_SECONDS)
     return result
 

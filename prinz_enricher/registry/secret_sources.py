@@ -82,7 +82,7 @@ class SecretFile:
             self._read_from = None
 
     def _read(self) -> tuple[tuple[int, ...], str]:
-        # A pipe without a writer would hold us for ever.
+        # A pipe without a writer would hold us forever.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)

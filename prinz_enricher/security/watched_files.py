@@ -109,7 +109,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _read(path: Path) -> bytes:
     try:
-        # A pipe without a writer would hold us for ever.
+        # A pipe without a writer would hold us forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

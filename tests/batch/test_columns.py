@@ -66,7 +66,7 @@ def test_every_fault_of_a_batch_is_told_at_once() -> None:
         ('columns["n"][0]', "is not a whole number"),
         ('columns["s"]', "is missing, but the column is required"),
         ('columns["o"]', "is text; wanted long"),
-        ('columns["zz"]', "is no column of this model"),
+        ('columns["zz"]', "is not a column of this model"),
     ]
 
 
@@ -181,7 +181,7 @@ def test_nested_faults_are_told_by_their_path() -> None:
         ('columns["x"][0][1].a', "is missing, but is required"),
         ('columns["x"][0][1]["b c"]', "is text; wanted double"),
         ('columns["x"][0][2].a', "is null, but a value is required"),
-        ('columns["x"][0][2].d', "is no property of this record"),
+        ('columns["x"][0][2].d', "is not a property of this record"),
         ('columns["x"][0][3]', "is a number; wanted object"),
     ]
     assert nested({"k": "v"}, MapOf(LONG)) == [('columns["x"][0]["k"]', "is text; wanted long")]

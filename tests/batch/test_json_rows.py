@@ -97,7 +97,7 @@ def test_missing_numbers(text: str) -> None:
 
 
 def test_null_and_missing() -> None:
-    """A key that some rows lack is a null to them; one that all of them lack is no column."""
+    """A key that some rows lack is a null to them; one that all of them lack is not a column."""
     fields = (Field("a", LONG, required=False), Field("b", LONG, required=False))
 
     assert read('[{"a": 1}, {"a": null}, {}]', *fields) == [{"a": 1}, {"a": None}, {"a": None}]

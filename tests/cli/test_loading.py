@@ -81,7 +81,7 @@ def test_each_step_is_told_once() -> None:
 
 
 def test_the_waiting_ends_whatever_the_state_of_the_version() -> None:
-    """`--wait` is the end where the service says MODEL_LOADING for ever."""
+    """`--wait` is the end where the service says MODEL_LOADING forever."""
     ask, given = answering(*[loading(step="loading the model")] * 1000)
     with pytest.raises(click.ClickException, match=r"wine/3: loading the model\. It was not loaded in time; --wait"):
         call_when_loaded(ask, 0.1, print)

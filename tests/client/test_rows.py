@@ -59,7 +59,7 @@ def test_one_record(rows: Any) -> None:
     [1.0, 1, True, None, "text", b"bytes", np.float32(1), np.str_("text"), {"a": [1]}, np.array(1.0), pa.scalar(1)],
 )
 def test_any_value_that_is_no_column_makes_a_record(value: object) -> None:
-    """One value that is no column is enough, even beside lists."""
+    """One value that is not a column is enough, even beside lists."""
     record = {"list": [1, 2], "value": value}
     assert one_record(record) is record
 

@@ -156,7 +156,7 @@ def test_small_files_that_become_large(reader: ParquetReader, name: str) -> None
 
 
 def test_an_index(reader: ParquetReader) -> None:
-    """What pandas has as an index is no column."""
+    """What pandas has as an index is not a column."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1, 2], "b": [3.0, 4.0]})
     for body, names in (

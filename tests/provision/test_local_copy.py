@@ -56,7 +56,7 @@ def test_what_is_elsewhere_is_left_to_others(tmp_path: Path, uri: str) -> None:
 
 
 def test_links_and_devices_are_left_to_others(model: Path, tmp_path: Path) -> None:
-    """A link may lead anywhere, and to read a pipe may last for ever."""
+    """A link may lead anywhere, and to read a pipe may last forever."""
     for make in (lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, lambda path: path.symlink_to(tmp_path)):
         make(model / "odd")
         assert not copy_local(str(model), tmp_path / "copy", LARGE, watched)

@@ -32,7 +32,7 @@ def test_what_can_not_be_in_time_is_refused_at_once() -> None:
 
 
 def test_an_idle_worker_takes_any_job() -> None:
-    """What a call costs is learnt anew, however slow the last ones were: nobody is shut out for ever."""
+    """What a call costs is learnt anew, however slow the last ones were: nobody is shut out forever."""
     worker = HandWorker()
     worker.score(100)
     with closing(VersionPool(lambda _: worker, FAST)) as pool:

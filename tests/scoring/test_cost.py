@@ -64,7 +64,7 @@ def test_a_few_rows_tell_nothing_of_very_many() -> None:
     assert 0.02 < cost.estimate(20) < 0.05
     assert cost.estimate(50_000) < 1.0
     assert cost.wait(2, 50_020, 0.0, 1) < 1.5
-    # Once such a call was seen, it is known what it costs; not for ever.
+    # Once such a call was seen, it is known what it costs; not forever.
     cost.observe(50_000, 20.0)
     for _ in range(5):
         cost.observe(2, 0.002)

@@ -94,7 +94,7 @@ def test_a_failed_load_is_kept_with_its_reason_and_tried_again_after_a_pause() -
 
 
 def test_a_worker_that_dies_each_time_ends_as_failed() -> None:
-    """A crash loop backs off and says so, instead of spawning workers for ever; callers learn when to come back."""
+    """A crash loop backs off and says so, instead of spawning workers forever; callers learn when to come back."""
     starts: list[float] = []
 
     def find(_: Target) -> ScoreFunction:

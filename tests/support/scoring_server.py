@@ -25,7 +25,7 @@ _SECONDS = 60.0
 
 
 class ScoringServer:
-    """MLflow's scoring server for every model in a folder, as long as its context lasts."""
+    """MLflow's scoring server forevery model in a folder, as long as its context lasts."""
 
     def __init__(self, folder: Path) -> None:
         """Start the server; it answers from when its context is entered.

@@ -112,7 +112,7 @@ def test_a_large_body_goes_out_though_nobody_reads() -> None:
 
 
 def test_where_the_other_side_reads_bodies_go_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the cheaper way: as long as no answer is due, and for every answer."""
+    """It is the cheaper way: as long as no answer is due, and forevery answer."""
 
     def refuse(*_: object) -> None:
         raise AssertionError

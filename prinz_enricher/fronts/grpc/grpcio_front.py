@@ -406,7 +406,7 @@ class GrpcioFront:
     ) -> status_pb2.Status:
         while not self._admission.draining:
             if self._loop.time() >= until:
-                # Else it would hold its connection for ever, with the certificates and the token of its begin.
+                # Else it would hold its connection forever, with the certificates and the token of its begin.
                 return to_status(ShuttingDown("The stream has reached the maximum age of a connection; open it again."))
             woken.clear()
             item = source.pull()

@@ -33,7 +33,7 @@ _HEADERS: Final = "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file that is the same for everybody, as an answer, with its tag."""
+    """A file that is the same foreverybody, as an answer, with its tag."""
 
     answer: Answer
     tag: bytes

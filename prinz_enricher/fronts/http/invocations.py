@@ -96,7 +96,7 @@ def _read(form: str, content: Any, signature: Signature) -> tuple[_Columns, int]
         return columns, rows
     if isinstance(content, dict):
         if not all(isinstance(values, list) for values in content.values()):
-            raise InvalidRequest(form, "is an object with a value that is no list")
+            raise InvalidRequest(form, "is an object with a value that is not a list")
         return _same_length(content, form)
     if not isinstance(content, list):
         raise InvalidRequest(form, "is neither a list nor an object")

@@ -38,5 +38,5 @@ def timeout_of(request: HttpRequest) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise InvalidRequest("X-Request-Timeout", "is no number of seconds above 0")
+        raise InvalidRequest("X-Request-Timeout", "is not a number of seconds above 0")
     return seconds

@@ -188,7 +188,7 @@ class JsonForm(ScoreForm):
         columns, rows = columns_of(content["rows"])
         params, outputs = content.get("params") or {}, content.get("outputs") or []
         if not isinstance(params, dict) or not isinstance(outputs, list):
-            raise InvalidRequest("body", "has params that are no object, or outputs that are no list")
+            raise InvalidRequest("body", "has params that are not an object, or outputs that are not a list")
         return Asked(columns, rows, params, outputs)
 
     def write(self, response: pb.ScoreResponse, signature: Signature) -> Answer:

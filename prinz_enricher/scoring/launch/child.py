@@ -24,7 +24,7 @@ from prinz_enricher.provision.child_process import (
 )
 
 _ROUNDS = 8
-"""How often its descendants are searched for: one that forks all the while can't outrun this for ever."""
+"""How often its descendants are searched for: one that forks all the while can't outrun this forever."""
 
 
 class Child:
@@ -98,7 +98,7 @@ class Child:
         with self._lock:
             code = self._process.wait()
         reap_orphans(-self.pid, *started)
-        # A process that the model started, and that got away, may hold the pipe for ever.
+        # A process that the model started, and that got away, may hold the pipe forever.
         self._logger.join(1.0)
         if self.exit_fd is not None:
             os.close(self.exit_fd)

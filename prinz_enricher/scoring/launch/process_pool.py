@@ -210,7 +210,7 @@ class WorkerProcess:
     ) -> bool:
         """Send a batch to the process; a second one only if its frame is sure not to wait.
 
-        One that waits would block here while the process blocks on its own large answer, for ever.
+        One that waits would block here while the process blocks on its own large answer, forever.
         """
         ahead = bool(self._sent)
         if ahead and not has_at_most(batch, _MAX_AHEAD):

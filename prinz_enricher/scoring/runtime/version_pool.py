@@ -219,7 +219,7 @@ class VersionPool:
             raise Overloaded(why)
         # One that leaves anyway makes room for as many as it has workers.
         leaver = next((version for version in self._leaving if version.awaited < version.workers), None)
-        # One that stays loaded does not go for another one like it: they would take turns for ever.
+        # One that stays loaded does not go for another one like it: they would take turns forever.
         leaver = leaver or self._unload_idle(kept=not kept)
         if leaver is None:
             raise Overloaded(why)

@@ -47,7 +47,7 @@ public final class Scorer {
     Set<String> known = signature.getOutputsList().stream().map(field -> field.getName()).collect(Collectors.toSet());
     for (String name : wanted) {
       if (!known.contains(name)) {
-        throw invalid(List.of(new Violation(name, "is no output of this model")), name + " is no output of this model");
+        throw invalid(List.of(new Violation(name, "is not an output of this model")), name + " is not an output of this model");
       }
     }
     try {

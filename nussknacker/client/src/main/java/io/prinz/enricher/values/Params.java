@@ -29,7 +29,7 @@ public final class Params {
       Path path = Path.field(one.getKey());
       Param param = known.get(one.getKey());
       if (param == null) {
-        faults.add(path, "is no parameter of this model");
+        faults.add(path, "is not a parameter of this model");
         continue;
       }
       if (one.getValue() == null && param.getDefaultValue().hasNullValue()) {

@@ -12,7 +12,7 @@ final class Refused extends Exception {
   static final String NOT_ISO = "is not an ISO-8601 date and time";
   static final String TOO_FINE = "has digits finer than microseconds";
   static final String TOO_FAR = "is a date and time outside the range of 64 bits";
-  static final String UNKNOWN_PROPERTY = "is no property of this record";
+  static final String UNKNOWN_PROPERTY = "is not a property of this record";
   static final String MISSING_PROPERTY = "is missing, but is required";
   static final String UNKNOWN_COLUMN = "is no input of this model";
   static final String MISSING_COLUMN = "is missing, but is required";

@@ -280,7 +280,7 @@ class CoalescingTest {
         .collect(Collectors.toSet());
   }
 
-  /** Who waits for a service that is away learns that the client was closed, and does not wait for ever. */
+  /** Who waits for a service that is away learns that the client was closed, and does not wait forever. */
   @Test
   void closeEndsTheWaiting() throws Exception {
     service.close();

@@ -301,7 +301,7 @@ class RealServiceTest {
                     Map.of(),
                     List.of("other"),
                     LONG));
-    assertEquals("INVALID_INPUT: other is no output of this model", output.getMessage());
+    assertEquals("INVALID_INPUT: other is not an output of this model", output.getMessage());
   }
 
   /** While the service is away calls wait within their time, or say that it is; once it is back they are answered. */

@@ -41,7 +41,7 @@ object FieldTypes {
     case _                    => Unknown
   }
 
-  /** Says what is wrong with an expression of this type for an input, where that is sure for every event. */
+  /** Says what is wrong with an expression of this type for an input, where that is sure forevery event. */
   def misfit(of: Type, expression: TypingResult): Option[String] = {
     val whole = of.getKindCase == Type.KindCase.SCALAR &&
       Set(ScalarType.SCALAR_TYPE_INTEGER, ScalarType.SCALAR_TYPE_LONG).contains(of.getScalar)
