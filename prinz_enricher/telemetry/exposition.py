@@ -68,10 +68,11 @@ class _Detail:
         self.durations = "".join([_template(_DURATION, bounds, f',phase="{phase}"') for phase, bounds in named])
         self.batches = _template(_BATCH_ROWS, rows)
 
-    def guess(self, versions: int, labels_bytes: int) -> int:
-        """Return about how many bytes the lines of so many versions have, whose labels have so many in all."""
+    def guess(self, versions: Sequence[_Version]) -> int:
+        """Return about how many bytes the lines of versions have."""
+        labels_bytes = len("".join([f'model="{name}",version="{number}"' for (name, number), _ in versions]).encode())
         lines = _LEAST + self.durations + self.batches
-        return versions * (len(lines) + lines.count("%") * _VALUE_BYTES) + lines.count("\0") * labels_bytes
+        return len(versions) * (len(lines) + lines.count("%") * _VALUE_BYTES) + lines.count("\0") * labels_bytes
 
 
 _DURATION, _BATCH_ROWS = "prinz_enricher_duration_seconds", "prinz_enricher_batch_rows"
@@ -153,21 +154,22 @@ class Exposition:
         self, series: Series, versions: Sequence[_Version], usage: Mapping[tuple[str, str], VersionUsage]
     ) -> None:
         others = sum(map(len, self._parts))
-        labels_bytes = len("".join([f'model="{name}",version="{number}"' for (name, number), _ in versions]).encode())
-        while True:
-            detail, is_last = _DETAILS[series.detail], series.detail == len(_DETAILS) - 1
+        while series.detail < len(_DETAILS) - 1:
             # A guess, so that no page is written that is far too large.
-            left = MAX_BYTES - others - detail.guess(len(versions), labels_bytes)
-            if left >= 0 or is_last:
-                exemplars = self._open_metrics and detail.rows is not None and left > len(versions) * _EXEMPLARS_BYTES
+            left = MAX_BYTES - others - _DETAILS[series.detail].guess(versions)
+            if left >= 0:
+                exemplars = self._open_metrics and left > len(versions) * _EXEMPLARS_BYTES
                 lines = _lines(versions, usage, (series.detail, exemplars))
-                if is_last or others + sum(map(len, chain.from_iterable(lines))) <= MAX_BYTES:
+                if others + sum(map(len, chain.from_iterable(lines))) <= MAX_BYTES:
                     break
             # Never back: buckets that come and go are of less use than none.
             series.detail += 1
+        else:
+            lines = _lines(versions, usage, (series.detail, False))
+        without_buckets = _DETAILS[series.detail].rows is None
         columns = zip(*lines, strict=True) if lines else repeat(())
         for (name, kind, what), column in zip(_FAMILIES, columns, strict=False):
-            self._begin(name, "summary" if kind == "histogram" and detail.rows is None else kind, what)
+            self._begin(name, "summary" if kind == "histogram" and without_buckets else kind, what)
             self._parts += column
 
     def _family(self, name: str, kind: str, what: str, samples: Iterable[_Sample]) -> None:

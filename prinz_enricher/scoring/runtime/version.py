@@ -77,7 +77,8 @@ class ModelVersionRuntime:
         live = in_flight = memory = 0
         for slot in slots:
             live += slot.live
-            memory += slot.memory()
+            if slot.worker is not None:
+                memory += slot.worker.memory()
             # The lock is only for what is added up: thousands of versions are asked at each scrape.
             if slot.batches.busy:
                 with self._lock:
