@@ -1,7 +1,6 @@
 """docs/metrics.md tells all metrics, and docs/operations.md shows settings and events that there are."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from mlflow.entities.webhook import WebhookEvent
@@ -11,7 +10,7 @@ from prinz_enricher.catalog import CatalogState
 from prinz_enricher.config import Settings
 from prinz_enricher.fronts.admin.webhook import Verdict
 from prinz_enricher.telemetry.metrics import SECURITY, Metrics
-from prinz_enricher.telemetry.series import Series
+from prinz_enricher.telemetry.series import Series, VersionUsage
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -27,7 +26,7 @@ def test_every_metric_is_documented() -> None:
     series.requested("GET", "/", "200", 1.0)
     series.version("m", "1")
     series.upstreams["e"] = lambda: ({"200": 0}, 0)
-    usage = {("m", "1"): Counter(memory=1)}
+    usage = [(("m", "1"), VersionUsage(memory=1))]
     metrics = Metrics(
         lambda: {"default": state},
         lambda: {verdict.value: 1 for verdict in Verdict},

@@ -35,6 +35,8 @@ class InFlightBatch:
 class InFlightBatches:
     """The batches of one worker; guarded by the lock of its group."""
 
+    __slots__ = ("_batches", "_ids", "_parts")
+
     def __init__(self) -> None:
         self._batches: deque[InFlightBatch] = deque()
         # The part that is to be scored next comes last.

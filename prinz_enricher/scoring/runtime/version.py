@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, ModelLoading, Overloaded, ShuttingDown
 from prinz_enricher.scoring.pool_settings import PoolSettings
@@ -19,6 +20,10 @@ from prinz_enricher.telemetry.series import VersionUsage
 _CAUTION = 0.5
 """Share of the time until its deadline in which a job should be answered. The estimate is a mean; and jobs that come to
 their turn with little time left can share no large batch, which costs everyone."""
+
+
+_usage = lru_cache(1_024)(VersionUsage)
+"""Most of thousands of versions have the same."""
 
 
 class ModelVersionRuntime:
@@ -85,7 +90,7 @@ class ModelVersionRuntime:
                     in_flight += slot.batches.rows
         failed = int(group.state is WorkerState.FAILED)
         workers = (0, 0, len(slots), failed) if group.leaving else (len(slots) - live, live, 0, failed)
-        return self._key, VersionUsage(group.queue.rows, in_flight, memory, *workers)
+        return self._key, _usage(group.queue.rows, in_flight, memory, *workers)
 
     def growth(self) -> int:
         """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""
