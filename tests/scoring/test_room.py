@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from prinz_enricher.errors import EnricherError
+from prinz_enricher.scoring.cost import LoadTimes
 from prinz_enricher.scoring.ports import ScoreResult, Target, WorkerState
+from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.version import ModelVersionRuntime
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
+from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
+from prinz_enricher.telemetry.series import Series
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
@@ -175,3 +179,17 @@ def test_thousands_of_versions_are_watched_in_linear_time(monkeypatch: pytest.Mo
         pool._watch()
         pool.retain(targets)
     assert len(counted) <= 3
+
+
+class Going(WorkerSlot):
+    """A slot whose worker is gone when it is looked at a second time."""
+
+    worker = property(lambda slot: slot.looks.pop(0), lambda slot, _: setattr(slot, "looks", [HandWorker(5), None]))
+
+
+def test_a_worker_that_goes_while_a_version_is_asked() -> None:
+    """A scrape gets what the version has, with the memory of a worker that was there a moment ago."""
+    group = WorkerGroup(target_of(), QUICK, LoadTimes(), lambda: None, Series())
+    version = ModelVersionRuntime(group, lambda _: HandWorker(), Timer("deadlines"), lambda _: False)
+    group.slots.append(Going())
+    assert version.usage()[1].memory == 5

@@ -82,8 +82,8 @@ class ModelVersionRuntime:
         live = in_flight = memory = 0
         for slot in slots:
             live += slot.live
-            if slot.worker is not None:
-                memory += slot.worker.memory()
+            if (worker := slot.worker) is not None:  # Read once: it may go meanwhile.
+                memory += worker.memory()
             # The lock is only for what is added up: thousands of versions are asked at each scrape.
             if slot.batches.busy:
                 with self._lock:
