@@ -44,10 +44,10 @@ pub async fn serve(
         is_cut: false,
     };
     if head.method != Method::POST {
-        return out.refuse(StatusCode::METHOD_NOT_ALLOWED);
+        return out.refuse(StatusCode::METHOD_NOT_ALLOWED, body).await;
     }
     if !head.headers.get(CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes())) {
-        return out.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        return out.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, body).await;
     }
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     let Some(&(method, kind)) = shared.methods.get(path) else {
@@ -485,8 +485,22 @@ impl Outbound {
         }
     }
 
-    /// Answer what is not gRPC.
-    fn refuse(mut self, code: StatusCode) {
+    /// Answer what is not gRPC, after its body: answered within it, many a client of HTTP sees a broken stream instead.
+    async fn refuse(mut self, code: StatusCode, mut body: RecvStream) {
+        let mut room = self.shared.limits.message_bytes;
+        let reading = async {
+            while let Some(data) = body.data().await {
+                let data = data.map_err(|_| ())?;
+                let _ = body.flow_control().release_capacity(data.len());
+                let Some(left) = room.checked_sub(data.len()) else { return Ok(()) };
+                room = left;
+            }
+            body.trailers().await.map(|_| ()).map_err(|_| ())
+        };
+        // Where the caller has gone, there is nobody to answer.
+        if timeout(self.shared.limits.patience(), reading).await == Ok(Err(())) {
+            return;
+        }
         if let Some(mut respond) = self.respond.take() {
             let mut response = Response::new(());
             *response.status_mut() = code;

@@ -19,6 +19,8 @@ from prinz_enricher.config import ConnectionSettings
 from prinz_enricher.fronts.grpc import SERVICE
 from tests.hostile.frames import (
     CANCEL,
+    DATA,
+    END_STREAM,
     GOAWAY,
     MAX_FRAME,
     PING,
@@ -150,13 +152,14 @@ def test_what_decompresses_to_more_than_a_message_may_have(running: Running) -> 
     assert running.core.handled == 1
 
 
-def until_ended(connection: Connection, count: int) -> None:
-    """Read until so many calls of a connection have ended."""
+def until_ended(connection: Connection, count: int) -> set[int]:
+    """Read until so many calls of a connection have ended; returns their streams."""
     ended: set[int] = set()
     limit = time.monotonic() + WAIT
     while len(ended) < count:
         assert time.monotonic() < limit, f"only {len(ended)} of {count} calls have ended"
         ended.update(connection.receive(0.1))
+    return ended
 
 
 def test_answers_that_nobody_reads(running: Running) -> None:
@@ -254,6 +257,22 @@ def test_what_is_not_grpc(running: Running) -> None:
         while plain.recv(1 << 16):
             pass
     assert is_answered(running)
+
+
+def test_what_is_not_grpc_is_answered_after_its_body(running: Running) -> None:
+    """A request of another content type is refused once its body has ended, or is larger than a message may be."""
+    with Connection(running.port) as caller:
+        block = header_block("Score", content_type="application/json")
+        first, begin = caller.call(block, b"{", ends=False)
+        second, call = caller.call(header_block("Score"), message(b"x"))
+        caller.send(begin, call)
+        assert until_ended(caller, 1) == {second}
+        caller.send(frame(DATA, END_STREAM, first, b"}"))
+        assert until_ended(caller, 1) == {first}
+        large, begin = caller.call(block, bytes(1), ends=False)
+        caller.send(begin)
+        assert caller.send_bodies([(large, bytes(100 * LIMIT))], time.monotonic() + WAIT) == {large}
+    assert running.core.handled == 1
 
 
 def test_messages_that_are_damaged(running: Running) -> None:

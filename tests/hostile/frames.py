@@ -34,7 +34,7 @@ def message(content: bytes, *, compressed: bool = False) -> bytes:
     return struct.pack(">BI", compressed, len(content)) + content
 
 
-def header_block(method: str, *more: tuple[str, str]) -> bytes:
+def header_block(method: str, *more: tuple[str, str], content_type: str = "application/grpc") -> bytes:
     """Return the headers of a call, compressed."""
     headers = [
         (":method", "POST"),
@@ -42,7 +42,7 @@ def header_block(method: str, *more: tuple[str, str]) -> bytes:
         (":path", f"/{SERVICE}/{method}"),
         (":authority", "localhost"),
         ("te", "trailers"),
-        ("content-type", "application/grpc"),
+        ("content-type", content_type),
         *more,
     ]
     return Encoder().encode(headers)
@@ -120,8 +120,13 @@ class Connection:
             return False
         return True
 
-    def send_bodies(self, bodies: Iterable[tuple[int, bytes]], until: float) -> None:
-        """Send parts of large bodies in turns, as far as the server's windows allow, until all is sent or a time."""
+    def send_bodies(self, bodies: Iterable[tuple[int, bytes]], until: float) -> set[int]:
+        """Send parts of large bodies in turns, as far as the server's windows allow, until all is sent or a time.
+
+        Returns:
+            The streams that ended before all of theirs was sent.
+        """
+        ended = set()
         left = {stream: memoryview(body) for stream, body in bodies}
         while left and time.monotonic() < until:
             sent = False
@@ -137,7 +142,9 @@ class Connection:
                 if not left[stream]:
                     del left[stream]
             for stream in self.receive(0.0 if sent else 0.2):
-                left.pop(stream, None)
+                if left.pop(stream, None):
+                    ended.add(stream)
+        return ended
 
     def receive(self, wait: float) -> list[int]:
         """Read what comes within some seconds, and note the windows that open; returns the streams that have ended."""
