@@ -114,6 +114,7 @@ class Job:
         split_calls: Makes a job of each of those calls, in the order of the rows. Called at most once, when they can't
             be scored together. After it, `done` may still report an outcome for calls not yet answered.
         traces: Those of its calls that are in any.
+        lone: Whether nothing else came with it, so that no other job is about to share a call with it.
     """
 
     target: Target
@@ -126,6 +127,7 @@ class Job:
     calls: int = 1
     split_calls: Callable[[], Sequence[Job]] = tuple
     traces: Sequence[AnyTrace] = ()
+    lone: bool = False
 
 
 class WorkerPool(Protocol):
@@ -231,6 +233,19 @@ class Loaded:
     note: str = ""
 
 
+class ModelCall(NamedTuple):
+    """A call of a model: one or more checked rows, with every parameter.
+
+    The `deadline` is the first of its jobs', by `time.monotonic()`; the `trace` is for requests to other servers.
+    """
+
+    batch: pa.RecordBatch
+    params: Mapping[str, object]
+    correlation: str
+    deadline: float | None
+    trace: BatchTrace | None = None
+
+
 class WorkerAnswer(NamedTuple):
     """A worker's answer to a batch: outputs by the target's output schema, or an error, and seconds of the call."""
 
@@ -240,26 +255,22 @@ class WorkerAnswer(NamedTuple):
 
 
 class Worker(Protocol):
-    """Runs one model version. One thread uses it; `wake`, `kill` and `memory` can be called from any thread."""
+    """Runs one model version. One thread uses it; `wake`, `kill` and `memory` can be called from any thread.
+
+    What `sends_at_once` is true of may be sent by another thread while the first one receives, and never blocks.
+    """
 
     def start(self) -> Loaded:
         """Load the model; blocks. Raises LoadFailed if it can't be loaded, WorkerDied if the worker ends meanwhile."""
 
-    def send(
-        self,
-        id: int,
-        batch: pa.RecordBatch,
-        params: Mapping[str, object],
-        correlation: str,
-        deadline: float | None,
-        trace: BatchTrace | None = None,
-    ) -> bool:
-        """Send a batch of one or more checked rows, with every parameter; False if a busy worker declines it.
+    def send(self, id: int, call: ModelCall) -> bool:
+        """Send a call, which is answered with its `id`; False if a busy worker declines it.
 
-        Batches are scored in the order sent. The `id` is returned with the answer; the `deadline` is the first of its
-        jobs', by `time.monotonic()`; the `trace` is for requests to other servers. Raises EnricherError if no worker
-        can score it, and WorkerDied.
+        Calls are made in the order sent. Raises EnricherError if no worker can make it, and WorkerDied.
         """
+
+    def sends_at_once(self, batch: pa.RecordBatch) -> bool:
+        """Return whether a worker that has nothing to do is sent a batch without blocking, and `receive` notices."""
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Block until there is an answer, `wake` was called since the last time, or some seconds have passed.

@@ -82,6 +82,7 @@ class Call:
         audit: Takes what is noted of the call, for the audit and other logs; None where nothing is.
         series: Counts the call, once it is known which version it scores.
         trace: Where it stands in a trace; None where it is in none.
+        lone: Whether none came with it.
     """
 
     method: str
@@ -93,6 +94,7 @@ class Call:
     audit: CallRecord | None = field(default=None, kw_only=True)
     series: VersionSeries | None = field(default=None, kw_only=True)
     trace: AnyTrace | None = field(default=None, kw_only=True)
+    lone: bool = field(default=False, init=False)
 
     def respond(self, message: bytes) -> bool:
         """Answer with a serialised response message.

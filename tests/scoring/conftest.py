@@ -9,7 +9,7 @@ import pytest
 
 from prinz_enricher.scoring.launch.process_pool import ProcessPool
 from prinz_enricher.scoring.ports import Provisions, WorkerPool
-from tests.scoring.scripted import FAST, MODEL, SAVE, scripted
+from tests.scoring.scripted import FAST, MODEL, SAVE, Call, scripted
 from tests.support.inline_pool import InlinePool
 from tests.support.script import run_script
 
@@ -24,9 +24,16 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-@pytest.fixture(scope="module", params=["inline", "process"])
+@pytest.fixture(params=[False, True], ids=["queued", "lone"])
+def lone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run a test with jobs of which others are about to come, and with lone ones, which an idle worker gets at once."""
+    monkeypatch.setattr(Call, "lone", request.param)
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module", params=["inline", "process", "process-lone"])
 def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
-    """A pool of each kind, shared by the tests of a module that leave it usable."""
+    """A pool of each kind, shared by the tests of a module that leave it usable; one gets lone jobs alone."""
     made: WorkerPool
     if request.param == "inline":
         made = InlinePool(lambda _: scripted, FAST)
@@ -34,6 +41,8 @@ def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
         folder = request.getfixturevalue("model_folder")
         made = ProcessPool(lambda _target, _cancelled: Provisions(folder), FAST)
     try:
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Call, "lone", request.param == "process-lone")
+            yield made
     finally:
         made.close(5.0)

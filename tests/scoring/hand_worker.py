@@ -11,9 +11,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from prinz_enricher.scoring.cost import CallCost
-from prinz_enricher.scoring.ports import Loaded, WorkerAnswer, WorkerDied
+from prinz_enricher.scoring.ports import Loaded, ModelCall, WorkerAnswer, WorkerDied
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.telemetry.tracing import BatchTrace
 from tests.scoring.scripted import FAST, Call, rows, scripted, target_of, until
 
 QUICK = replace(FAST, watch_interval=0.01, max_workers=4)
@@ -36,23 +35,19 @@ class HandWorker:
         """Load at once."""
         return Loaded("by hand", batching=True)
 
-    def send(
-        self,
-        id: int,
-        batch: pa.RecordBatch,
-        params: Mapping[str, object],
-        correlation: str,
-        deadline: float | None,
-        trace: BatchTrace | None = None,
-    ) -> bool:
+    def send(self, id: int, call: ModelCall) -> bool:
         """Keep a batch."""
         with self._changed:
             if self._dead:
                 raise WorkerDied("killed")
-            self.given.append((id, batch, params))
-            self.sizes.append(batch.num_rows)
+            self.given.append((id, call.batch, call.params))
+            self.sizes.append(call.batch.num_rows)
             self._changed.notify_all()
             return True
+
+    def sends_at_once(self, batch: pa.RecordBatch) -> bool:
+        """Take any batch."""
+        return True
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score the next batch once that is allowed."""

@@ -102,7 +102,9 @@ def rows(*pairs: tuple[str | None, float]) -> pa.RecordBatch:
 
 
 class Call:
-    """A job that was submitted."""
+    """A job that was submitted; all are `lone` while a test of the fixture `lone` says so."""
+
+    lone = False
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class Call:
         self._answered = threading.Event()
         self.began = time.monotonic()
         deadline = None if within is None else self.began + within
-        pool.submit(Job(target, batch, {"factor": 2.0}, deadline, self._done, cancelled))
+        pool.submit(Job(target, batch, {"factor": 2.0}, deadline, self._done, cancelled, lone=self.lone))
 
     def _done(self, outcome: ScoreResult | EnricherError) -> None:
         self.answered_at = time.monotonic()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
+
 from prinz_enricher.errors import Overloaded
 from prinz_enricher.scoring.ports import ScoreResult
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from tests.scoring.hand_worker import HandWorker, closing, settle_cost
 from tests.scoring.scripted import FAST, Call, rows, target_of
+
+pytestmark = pytest.mark.usefixtures("lone")
 
 
 def test_what_can_not_be_in_time_is_refused_at_once() -> None:

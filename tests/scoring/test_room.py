@@ -18,6 +18,8 @@ from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
 
+pytestmark = pytest.mark.usefixtures("lone")
+
 
 def test_a_version_without_work_is_unloaded_but_one_that_is_kept_stays() -> None:
     """After a while without a job the worker ends; the next job starts another."""

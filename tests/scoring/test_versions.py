@@ -19,6 +19,8 @@ from prinz_enricher.scoring.ports import Job, RegistryAway, ScoreResult, Target,
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
 
+pytestmark = pytest.mark.usefixtures("lone")
+
 
 @contextmanager
 def closing(pool: InlinePool) -> Iterator[InlinePool]:

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 
 from prinz_enricher.errors import BatchTooLarge
-from prinz_enricher.scoring.ports import Loaded, ScoreResult, Target, WorkerDied, WorkerState
+from prinz_enricher.scoring.ports import Loaded, ModelCall, ScoreResult, Target, WorkerDied, WorkerState
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
-from prinz_enricher.telemetry.tracing import BatchTrace
 from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool, ScoreFunction
+
+pytestmark = pytest.mark.usefixtures("lone")
 
 
 def test_a_worker_that_dies_takes_only_the_running_call_for_guilty() -> None:
@@ -52,19 +54,11 @@ def test_a_replica_that_can_not_be_loaded_leaves_the_others_serving() -> None:
 class RefusingWorker(HandWorker):
     """A worker that can't be given calls with a certain value."""
 
-    def send(
-        self,
-        id: int,
-        batch: pa.RecordBatch,
-        params: Mapping[str, object],
-        correlation: str,
-        deadline: float | None,
-        trace: BatchTrace | None = None,
-    ) -> bool:
+    def send(self, id: int, call: ModelCall) -> bool:
         """Refuse a batch that holds thirteen."""
-        if 13.0 in batch.column(1).to_pylist():
+        if 13.0 in call.batch.column(1).to_pylist():
             raise BatchTooLarge(1, 0)
-        return super().send(id, batch, params, correlation, deadline)
+        return super().send(id, call)
 
 
 def test_what_can_not_be_given_fails_alone() -> None:
@@ -85,15 +79,7 @@ def test_a_worker_that_takes_nothing_is_killed() -> None:
     """One that blocks whoever gives it a call hangs as well as one that does not answer."""
 
     class Deaf(HandWorker):
-        def send(
-            self,
-            id: int,
-            batch: pa.RecordBatch,
-            params: Mapping[str, object],
-            correlation: str,
-            deadline: float | None,
-            trace: BatchTrace | None = None,
-        ) -> bool:
+        def send(self, id: int, call: ModelCall) -> bool:
             with self._changed:
                 self._changed.wait_for(lambda: self._dead)
             raise WorkerDied("killed")

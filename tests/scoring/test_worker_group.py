@@ -16,6 +16,8 @@ from tests.scoring.hand_worker import QUICK, HandWorker, closing
 from tests.scoring.scripted import FAST, PATIENCE, Call, rows, scripted, target_of, until
 from tests.support.inline_pool import InlinePool
 
+pytestmark = pytest.mark.usefixtures("lone")
+
 
 def test_a_worker_has_one_call_running_and_one_prepared() -> None:
     """What comes while it scores is given to it before its answer is there, and no more than one call of it."""

@@ -9,8 +9,8 @@ import structlog
 
 from prinz_enricher.errors import EnricherError, ModelError
 from prinz_enricher.scoring.pool_settings import PoolSettings
-from prinz_enricher.scoring.ports import Loaded, LoadFailed, Target, WorkerDied
-from prinz_enricher.scoring.remote.in_thread import Given, InThreadWorker
+from prinz_enricher.scoring.ports import Loaded, LoadFailed, ModelCall, Target, WorkerDied
+from prinz_enricher.scoring.remote.in_thread import InThreadWorker
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.telemetry.series import Series
 
@@ -63,7 +63,7 @@ class InlineWorker(InThreadWorker):
         self.check_alive()
         return Loaded("inline", self._batching)
 
-    def score(self, call: Given) -> pa.RecordBatch:
+    def score(self, call: ModelCall) -> pa.RecordBatch:
         """Call the function."""
         if self._function is None:
             raise WorkerDied("not started")

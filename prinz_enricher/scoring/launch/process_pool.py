@@ -28,17 +28,28 @@ from prinz_enricher.provision.progress import report_step
 from prinz_enricher.provision.variables import worker_variables
 from prinz_enricher.scoring.launch.child import Child, poller_of
 from prinz_enricher.scoring.pool_settings import PoolSettings
-from prinz_enricher.scoring.ports import Loaded, LoadFailed, OutputsObserved, Provide, Target, WorkerAnswer, WorkerDied
+from prinz_enricher.scoring.ports import (
+    Loaded,
+    LoadFailed,
+    ModelCall,
+    OutputsObserved,
+    Provide,
+    Target,
+    WorkerAnswer,
+    WorkerDied,
+)
 from prinz_enricher.scoring.runtime.spares import Spares, Variables
 from prinz_enricher.scoring.runtime.version_pool import VersionPool
 from prinz_enricher.signature.arrow import input_schema, output_schema
 from prinz_enricher.signature.types import Origin, Signature
 from prinz_enricher.telemetry.series import Series
-from prinz_enricher.telemetry.tracing import BatchTrace
 
 _MAX_AHEAD = 1 << 20
 """Bytes of a batch that is sent while its worker makes another call: for more, the sealed memory that it needs so that
 nobody blocks costs more than the wait that it saves (88 MB: 118 ms, and 40 by the socket)."""
+
+_MAX_AT_ONCE = 1 << 16
+"""Bytes of a batch that a socket takes whole, and its frame with it."""
 
 _MAX_STEP = 100
 
@@ -199,32 +210,33 @@ class WorkerProcess:
 
     # Batches and answers.
 
-    def send(
-        self,
-        id: int,
-        batch: pa.RecordBatch,
-        params: Mapping[str, object],
-        correlation: str,
-        deadline: float | None,
-        trace: BatchTrace | None = None,
-    ) -> bool:
-        """Send a batch to the process; a second one only if its frame is sure not to wait.
+    def send(self, id: int, call: ModelCall) -> bool:
+        """Send a call to the process; a second one only if its frame is sure not to wait.
 
         One that waits would block here while the process blocks on its own large answer, forever.
         """
         ahead = bool(self._sent)
-        if ahead and not has_at_most(batch, _MAX_AHEAD):
+        if ahead and not has_at_most(call.batch, _MAX_AHEAD):
             return False
-        meta: dict[str, object] = {"correlation": correlation}
-        if params:
-            meta["params"] = encode_value(params)
-        parts, schema_size = self._writer.parts(batch)
-        if not self._send(FrameKind.SCORE, meta, id=id, body=parts, schema_size=schema_size, small_only=ahead):
-            # Its schema is not known to the process then.
-            self._writer = BatchWriter()
-            return False
-        self._sent[id] = (batch.num_rows, correlation)
-        return True
+        meta: dict[str, object] = {"correlation": call.correlation}
+        if call.params:
+            meta["params"] = encode_value(call.params)
+        parts, schema_size = self._writer.parts(call.batch)
+        # Before it is sent: another thread may receive its answer.
+        self._sent[id] = (call.batch.num_rows, call.correlation)
+        sent = False
+        try:
+            sent = self._send(FrameKind.SCORE, meta, id=id, body=parts, schema_size=schema_size, small_only=ahead)
+        finally:
+            if not sent:
+                # Its schema is not known to the process then.
+                del self._sent[id]
+                self._writer = BatchWriter()
+        return sent
+
+    def sends_at_once(self, batch: pa.RecordBatch) -> bool:
+        """Return whether a batch has room in the socket of a process that has nothing to do."""
+        return has_at_most(batch, _MAX_AT_ONCE)
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Receive the process's next answer."""
@@ -279,7 +291,6 @@ class WorkerProcess:
             return self._frames.send(kind, meta, **options)
         except FrameTooLarge as exc:
             # Nothing was sent: the worker goes on.
-            self._writer = BatchWriter()
             raise InvalidInput([Violation("input", "has more bytes than a model can be given in one call")]) from exc
         except (OSError, FrameError) as exc:
             raise WorkerDied(str(exc)) from exc

@@ -6,55 +6,37 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pyarrow as pa
 
 from prinz_enricher.errors import EnricherError
-from prinz_enricher.scoring.ports import WorkerAnswer, WorkerDied
-from prinz_enricher.telemetry.tracing import BatchTrace
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A call as it was given to `Worker.send`."""
-
-    batch: pa.RecordBatch
-    params: Mapping[str, object]
-    correlation: str
-    deadline: float | None
-    trace: BatchTrace | None = None
+from prinz_enricher.scoring.ports import ModelCall, WorkerAnswer, WorkerDied
 
 
 class InThreadWorker(ABC):
     """Keeps what it is given until `receive` makes the calls, one after the other; it is a part of this process."""
 
     def __init__(self) -> None:
-        self._given: deque[tuple[int, Given]] = deque()
+        self._given: deque[tuple[int, ModelCall]] = deque()
         self._woken = threading.Event()
         self._killed = False
 
     @abstractmethod
-    def score(self, call: Given) -> pa.RecordBatch:
+    def score(self, call: ModelCall) -> pa.RecordBatch:
         """Make a call; blocks.
 
         Returns the outputs by the target's output schema. Raises EnricherError if there are none, and WorkerDied.
         """
 
-    def send(
-        self,
-        id: int,
-        batch: pa.RecordBatch,
-        params: Mapping[str, object],
-        correlation: str,
-        deadline: float | None,
-        trace: BatchTrace | None = None,
-    ) -> bool:
-        """Keep a batch until `receive` scores it."""
+    def send(self, id: int, call: ModelCall) -> bool:
+        """Keep a call until `receive` makes it."""
         self.check_alive()
-        self._given.append((id, Given(batch, params, correlation, deadline, trace)))
+        self._given.append((id, call))
         return True
+
+    def sends_at_once(self, batch: pa.RecordBatch) -> bool:
+        """Return False: the thread that receives makes the call."""
+        return False
 
     def receive(self, seconds: float | None = None) -> WorkerAnswer | None:
         """Score the earliest batch; block until woken where there is none."""

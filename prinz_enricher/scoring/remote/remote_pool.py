@@ -26,9 +26,9 @@ from prinz_enricher.errors import (
 )
 from prinz_enricher.registry.auth import Access
 from prinz_enricher.scoring.pool_settings import PoolSettings
-from prinz_enricher.scoring.ports import Loaded, LoadFailed, OutputsObserved, ServerAway, Target, WorkerDied
+from prinz_enricher.scoring.ports import Loaded, LoadFailed, ModelCall, OutputsObserved, ServerAway, Target, WorkerDied
 from prinz_enricher.scoring.remote.endpoint_client import EndpointClient
-from prinz_enricher.scoring.remote.in_thread import Given, InThreadWorker
+from prinz_enricher.scoring.remote.in_thread import InThreadWorker
 from prinz_enricher.scoring.remote.predictions import (
     NotPredictions,
     answer_reader,
@@ -145,13 +145,13 @@ class RemoteWorker(InThreadWorker):
         self._path = self._find(sample, params, deadline)
         self._parquet_works = bool(signature.inputs) and not signature.params and self._takes_parquet(sample, deadline)
         samples = [] if made is None else [trial.Sample(made, example=False)]
-        sharing = self._try(Given(sample, params, "", deadline), samples)
+        sharing = self._try(ModelCall(sample, params, "", deadline), samples)
         self._sharing[_key(params)] = sharing
         facts = {"parquet": self._parquet_works, "batching": sharing.shared, "why": sharing.why}
         self._log.info("a model server was found", endpoint=self._context.name, path=self._path, **facts)
         return Loaded(f"remote {self._path}", sharing.shared, {"probe": time.monotonic() - began}, sharing.note)
 
-    def score(self, call: Given) -> pa.RecordBatch:
+    def score(self, call: ModelCall) -> pa.RecordBatch:
         """Score a batch in as many requests as it needs; raises WorkerDied if nobody waits for it any more."""
         if call.batch.num_rows == 1:
             return self._score(call, 1)
@@ -196,7 +196,7 @@ class RemoteWorker(InThreadWorker):
             return False
         return True
 
-    def _try(self, call: Given, samples: list[trial.Sample]) -> trial.Sharing:
+    def _try(self, call: ModelCall, samples: list[trial.Sample]) -> trial.Sharing:
         """See that the model answers as declared, and which rows may share a request: as workers here are tried."""
         try:
             with self._trying(call) as (score, away):
@@ -214,7 +214,7 @@ class RemoteWorker(InThreadWorker):
             raise ServerAway(f"the endpoint {self._context.name} gave no answer while the model was tried") from away[0]
         return sharing
 
-    def _try_on(self, call: Given) -> trial.Sharing:
+    def _try_on(self, call: ModelCall) -> trial.Sharing:
         """See on the first rows of a caller what no sample showed: what becomes of several rows."""
         with self._trying(call) as (score, away):
             try:
@@ -229,13 +229,13 @@ class RemoteWorker(InThreadWorker):
         return sharing
 
     @contextlib.contextmanager
-    def _trying(self, call: Given) -> Iterator[tuple[trial.Score, list[Exception]]]:
+    def _trying(self, call: ModelCall) -> Iterator[tuple[trial.Score, list[Exception]]]:
         """Yield what scores rows as a call's while the model's form is learned, and where nobody answered."""
         away: list[Exception] = []
 
         def score(rows: pa.RecordBatch) -> pa.RecordBatch:
             try:
-                return self._score(replace(call, batch=rows), self._endpoint.max_rows)
+                return self._score(call._replace(batch=rows), self._endpoint.max_rows)
             except OutputMismatch as mismatch:
                 raise mismatch.__cause__ or mismatch from None
             except (UnavailableError, DeadlineExceeded) as exc:
@@ -250,14 +250,14 @@ class RemoteWorker(InThreadWorker):
 
     # Requests.
 
-    def _score(self, call: Given, max_rows: int) -> pa.RecordBatch:
+    def _score(self, call: ModelCall, max_rows: int) -> pa.RecordBatch:
         rows = max(1, min(max_rows, self._endpoint.max_bytes // row_bytes(call.batch)))
         if call.batch.num_rows <= rows:
             return self._ask(call, call.batch)
         parts = [call.batch.slice(start, rows) for start in range(0, call.batch.num_rows, rows)]
         return pa.concat_batches(list(self._context.parts.map(lambda part: self._ask(call, part), parts)))
 
-    def _ask(self, call: Given, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _ask(self, call: ModelCall, batch: pa.RecordBatch) -> pa.RecordBatch:
         signature = self._target.signature
         form = choose(batch, signature, self._parquet_works)
         try:
@@ -272,7 +272,7 @@ class RemoteWorker(InThreadWorker):
         except UpstreamRefused as refusal:
             raise self._refusal(refusal, call) from refusal
 
-    def _request(self, call: Given, batch: pa.RecordBatch, form: BodyForm) -> pa.RecordBatch:
+    def _request(self, call: ModelCall, batch: pa.RecordBatch, form: BodyForm) -> pa.RecordBatch:
         target, context = self._target, self._context
         deadline = time.monotonic() + context.settings.max_compute if call.deadline is None else call.deadline
         body = encode(batch, target.signature, call.params, form)
@@ -294,7 +294,7 @@ class RemoteWorker(InThreadWorker):
         ask = partial(self._context.client.post, deadline=deadline, cancelled=self._is_killed, trace=trace)
         return ask(self._path, body.content, body.content_type)
 
-    def _refusal(self, refusal: UpstreamRefused, call: Given) -> EnricherError:
+    def _refusal(self, refusal: UpstreamRefused, call: ModelCall) -> EnricherError:
         """Return what a refusal of a model server means, without its words."""
         kind, exception = decode_error(refusal.status, refusal.content)
         if kind == "invalid_input":

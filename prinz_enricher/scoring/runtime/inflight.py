@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prinz_enricher.scoring.queue import Pending, Stage, single_calls
@@ -46,8 +47,9 @@ class InFlightBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> itertools.chain[InFlightBatch]:
-        return itertools.chain(self._batches)
+    def __iter__(self) -> Iterator[InFlightBatch]:
+        # A copy, made at once: another thread may add one.
+        return iter([*self._batches])
 
     @property
     def busy(self) -> bool:
@@ -70,16 +72,17 @@ class InFlightBatches:
         """Rows of the jobs that have no answer yet."""
         return sum(pending.rows for pending in self.jobs if not pending.answered)
 
-    def add(self, jobs: list[Pending]) -> None:
+    def add(self, jobs: list[Pending], *, sent: bool = False) -> InFlightBatch:
         """Make a batch of jobs, behind the others."""
         deadlines = (pending.job.deadline for pending in jobs)
         end = min(float("inf") if one is None else one for one in deadlines)
-        batch = InFlightBatch(next(self._ids), jobs, sum(pending.rows for pending in jobs), end)
+        batch = InFlightBatch(next(self._ids), jobs, sum(pending.rows for pending in jobs), end, sent=sent)
         if callers := [(trace, pending.submitted) for pending in jobs for trace in pending.job.traces]:
             batch.trace = BatchTrace(callers, batch.rows)
         self._batches.append(batch)
         for pending in jobs:
             pending.stage = Stage.PREPARED
+        return batch
 
     def next_part(self) -> list[Pending] | None:
         """Remove the next part of a batch that failed; None if there is none."""

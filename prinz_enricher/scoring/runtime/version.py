@@ -222,6 +222,7 @@ class ModelVersionRuntime:
                 return self._submit_each(pending)
             # Costs as much as a small model call, and is needed only for versions that something has killed.
             digest = digest_of(pending)
+        send: Callable[[], None] | None = None
         with self._lock:
             if not group.slots or group.leaving:
                 if group.leaving or not self._is_backing_off():
@@ -230,7 +231,9 @@ class ModelVersionRuntime:
             elif digest in group.backoff.poison:
                 refusal = group.poisonous(pending, "workers died of the same rows before")
             else:
-                refusal = self._admit(pending)
+                refusal, send = self._admit(pending)
+        if send is not None:
+            send()
         if refusal is not None:
             pending.answer(refusal)
         return True
@@ -251,11 +254,11 @@ class ModelVersionRuntime:
     def _is_backing_off(self) -> bool:
         return self.group.state is WorkerState.FAILED and time.monotonic() < self.group.backoff.not_before
 
-    def _admit(self, pending: Pending) -> EnricherError | None:
-        """Queue a job, or return why not."""
+    def _admit(self, pending: Pending) -> tuple[EnricherError | None, Callable[[], None] | None]:
+        """Queue a job, or return why not; or what sends it to an idle worker, to be called without the lock."""
         group, deadline = self.group, pending.job.deadline
         if (overload := self._overload(pending.rows, pending.submitted, deadline)) is not None:
-            return overload
+            return overload, None
         if deadline is not None:
             # Set before a supervisor can see the job, so that its answer cancels the alarm.
             when = deadline
@@ -263,12 +266,19 @@ class ModelVersionRuntime:
                 # Early enough that the reason reaches the caller, but never the greater part of a short deadline.
                 when -= max(0.0, min(group.settings.loading_margin, (deadline - pending.submitted) / 5))
             pending.cancel_alarm = self._timer.call_at(when, lambda: self._on_deadline(pending, deadline)).cancel
-        if not group.queue.push(pending):
-            return Overloaded(f"{group.queue.rows} rows are waiting for this model already")
+        if (send := self._send_at_once(pending)) is None and not group.queue.push(pending):
+            return Overloaded(f"{group.queue.rows} rows are waiting for this model already"), None
         group.last_used = pending.submitted
-        if group.state is WorkerState.AVAILABLE:
+        if send is None and group.state is WorkerState.AVAILABLE:
             self._wake_one()
-        return None
+        return None, send
+
+    def _send_at_once(self, pending: Pending) -> Callable[[], None] | None:
+        group, job = self.group, pending.job
+        # Several calls are apart where the version has it so, which is the queue's to do.
+        if not job.lone or job.calls > 1 or len(group.queue) or group.settings.max_delay:
+            return None
+        return next((send for slot in group.slots if (send := slot.send_at_once(pending)) is not None), None)
 
     def _overload(self, rows: int, now: float, deadline: float | None) -> Overloaded | None:
         group = self.group

@@ -24,15 +24,20 @@ _SHORT = 0.005
 class WorkerSlot:
     """A place for one worker of a group, and the thread that supervises it; guarded by the group's lock.
 
-    It is `live` if its worker is loaded; with `restart` that is replaced once it has nothing in flight.
+    It is `live` if its worker is loaded; with `restart` that is replaced once it has nothing in flight. `sending` is
+    held by who sends to the worker or ends it, and is taken before the group's lock. `send_at_once`, to be called with
+    that lock held, gives a worker that has nothing to do a job; it returns what sends it, for the same thread without
+    the lock, or None where the job is to be queued.
     """
 
     # Slots keep it in few cache lines: thousands are read at each scrape.
-    __slots__ = ("batches", "live", "loaded_memory", "restart", "thread", "worker")
+    __slots__ = ("batches", "live", "loaded_memory", "restart", "send_at_once", "sending", "thread", "worker")
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
         self.thread: threading.Thread | None = None
+        self.send_at_once: Callable[[Pending], Callable[[], None] | None] = lambda _: None
+        self.sending = threading.Lock()
         self.batches = InFlightBatches()
         self.live = self.restart = False
         # Bytes that its worker held when it was loaded.
@@ -259,6 +264,9 @@ class WorkerGroup:
                         break
                 batches.add(jobs)
             ends = not batches.busy and (slot.restart or not self.is_needed(slot))
+            if ends:
+                # From here on nobody gives it a job.
+                slot.live = False
         _answer(dropped, DeadlineExceeded("queue"))
         return wait, ends
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InternalError, UnavailableError
 from prinz_enricher.provision.progress import steps_reported_to
-from prinz_enricher.scoring.ports import LoadFailed, Target, Worker, WorkerAnswer, WorkerDied
-from prinz_enricher.scoring.queue import Stage, concat_jobs, split_scores
+from prinz_enricher.scoring.ports import LoadFailed, ModelCall, Target, Worker, WorkerAnswer, WorkerDied
+from prinz_enricher.scoring.queue import Pending, Stage, concat_jobs, split_scores
 from prinz_enricher.scoring.runtime.inflight import InFlightBatch
 from prinz_enricher.scoring.runtime.timer import Timer
 from prinz_enricher.scoring.runtime.worker_group import WorkerGroup, WorkerSlot
@@ -39,6 +40,7 @@ class WorkerSupervisor:
     def start(self, after: Callable[[], object]) -> None:
         """Begin to load, once something else has ended: `after` is called first, and blocks until then."""
         name = f"replica-{self._group.target.name}-{self._group.target.version}"
+        self._slot.send_at_once = self._send_at_once
         self._slot.thread = threading.Thread(target=self._run, args=(after,), name=name, daemon=True)
         self._slot.thread.start()
 
@@ -96,7 +98,8 @@ class WorkerSupervisor:
         with self._group.lock:
             worker, self._slot.worker = self._slot.worker, None
             self._slot.live = self._slot.restart = False
-        return worker.end() if worker is not None else ""
+        with self._slot.sending:
+            return worker.end() if worker is not None else ""
 
     def _serve(self, worker: Worker) -> None:
         """Score until the worker ends."""
@@ -130,10 +133,10 @@ class WorkerSupervisor:
                     # Before it is sent: a worker that does not even accept it hangs as well.
                     self._begin(batch)
             try:
-                deadline = None if batch.end == float("inf") else batch.end
-                rows = concat_jobs(batch.jobs)
-                if not worker.send(batch.id, rows, job.job.params, job.correlation, deadline, batch.trace):
-                    return True
+                call = _call_of(batch)
+                with self._slot.sending:
+                    if not worker.send(batch.id, call):
+                        return True
             except WorkerDied:
                 raise
             except Exception as exc:
@@ -146,6 +149,37 @@ class WorkerSupervisor:
                 return False
             batch.sent = True
         return True
+
+    # In the thread of a caller.
+
+    def _send_at_once(self, pending: Pending) -> Callable[[], None] | None:
+        """Have the worker score a job, if it has nothing to do; see `WorkerSlot`. Its answer wakes the supervisor."""
+        slot, worker = self._slot, self._slot.worker
+        if not slot.idle or worker is None or not worker.sends_at_once(pending.job.batch):
+            return None
+        if not slot.sending.acquire(blocking=False):
+            return None
+        batch = slot.batches.add([pending], sent=True)
+        self._begin(batch)
+        return partial(self._send_lone, worker, batch)
+
+    def _send_lone(self, worker: Worker, batch: InFlightBatch) -> None:
+        slot, sent = self._slot, False
+        try:
+            sent = worker.send(batch.id, _call_of(batch))
+        except WorkerDied:
+            pass  # Its supervisor learns how.
+        except Exception:
+            self._group.log.exception("a batch could not be sent to its worker")
+        finally:
+            slot.sending.release()
+        if not sent:
+            with self._group.lock:
+                # Its supervisor has it scored by another worker, as whatever a worker dies of.
+                if slot.batches.first is batch:
+                    slot.kill()
+
+    # In its own thread.
 
     def _drop_unwanted(self, batch: InFlightBatch) -> bool:
         """Answer the jobs of a batch that nobody waits for any more; returns whether there are others."""
@@ -223,3 +257,8 @@ class WorkerSupervisor:
                 self._slot.kill()
         if hangs:
             self._group.log.warning("a worker hangs and is killed", correlation_id=batch.jobs[0].correlation)
+
+
+def _call_of(batch: InFlightBatch) -> ModelCall:
+    first, deadline = batch.jobs[0], None if batch.end == float("inf") else batch.end
+    return ModelCall(concat_jobs(batch.jobs), first.job.params, first.correlation, deadline, batch.trace)

@@ -219,7 +219,7 @@ def score_alone(
     # These live until the call is answered; the values of its request need not.
     spec, traces = ScoreSpec(target, params, outputs, form, log), traces_of([call], rows.num_rows)
     answers = Answers(spec, [call], [request.request_id.encode()], alone=True, traces=traces)
-    job = Job(target, rows, params, call.deadline, answers.done, call.cancelled, traces=traces)
+    job = Job(target, rows, params, call.deadline, answers.done, call.cancelled, traces=traces, lone=call.lone)
     for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
         pool.submit(part)
 

@@ -97,6 +97,7 @@ def _job_of(
         calls=len(calls),
         split_calls=split_calls,
         traces=traces,
+        lone=calls[0].lone,
     )
 
 
@@ -130,6 +131,7 @@ class RequestGrouper:
 
     def submit(self, calls: Sequence[Call]) -> _Ungrouped:
         """Submit what can be grouped of calls with small requests; returns the other calls."""
+        calls[0].lone = len(calls) == 1
         by_size: dict[int, list[Call]] = {}
         for call in calls:
             by_size.setdefault(len(call.request), []).append(call)

@@ -12,8 +12,7 @@ import pytest
 
 from prinz_enricher.errors import ModelError, OutputMismatch
 from prinz_enricher.scoring.pool_settings import PoolSettings
-from prinz_enricher.scoring.ports import LoadFailed, OutputsObserved, ServerAway, Target
-from prinz_enricher.scoring.remote.in_thread import Given
+from prinz_enricher.scoring.ports import LoadFailed, ModelCall, OutputsObserved, ServerAway, Target
 from prinz_enricher.scoring.remote.remote_pool import EndpointContext, RemoteWorker
 from prinz_enricher.signature import Field, Scalar, ScalarKind, Signature, input_schema
 from tests.scoring.remote.conftest import Open
@@ -66,7 +65,7 @@ def start(model_server: ModelServer, open_client: Open) -> Iterator[Start]:
 def score(worker: RemoteWorker, signature: Signature, values: list[object]) -> list[object]:
     """Score rows of one column."""
     batch = pa.RecordBatch.from_arrays([pa.array(values)], schema=input_schema(signature))
-    return list(worker.score(Given(batch, {}, "c", time.monotonic() + 20)).column(0).to_pylist())
+    return list(worker.score(ModelCall(batch, {}, "c", time.monotonic() + 20)).column(0).to_pylist())
 
 
 @pytest.mark.parametrize(
