@@ -93,6 +93,24 @@ def test_a_worker_that_takes_nothing_any_more(error: Exception) -> None:
         assert workers[0].ended
 
 
+def test_a_job_is_not_to_blame_for_workers_that_were_dead_before() -> None:
+    """A job that met a dead worker is not what that died of, even where the next worker does die of it."""
+
+    def fails(value: float) -> None:
+        if value == 13.0:
+            raise WorkerDied("it ended")
+
+    workers = [SeenWorker(fails), HandWorker(), HandWorker()]
+    made = iter(workers)
+    with closing(VersionPool(lambda _: next(made), FAST)) as pool:
+        load(pool, workers[0])
+        call = Call(pool, target_of(), rows(("", 13.0)))
+        until(lambda: bool(workers[1].given))
+        workers[1].kill()
+        workers[2].score()
+        assert call.values() == [26.0]
+
+
 def test_a_worker_that_leaves_gets_no_lone_job() -> None:
     """A version whose worker was unloaded for want of work loads again, and no job is lost between the two."""
     made: list[ScriptedWorker] = []

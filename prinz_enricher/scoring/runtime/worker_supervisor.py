@@ -168,7 +168,7 @@ class WorkerSupervisor:
         try:
             sent = worker.send(batch.id, _call_of(batch))
         except WorkerDied:
-            pass  # Its supervisor learns how.
+            batch.sent = False  # It is not what the worker died of.
         except Exception:
             self._group.log.exception("a batch could not be sent to its worker")
         finally:
