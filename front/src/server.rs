@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +18,9 @@ use crate::lock::Lock;
 
 /// How long nothing is accepted after that has failed: without file descriptors, say.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What TLS begins with: the type of a record that holds a handshake (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 0x16;
 
 /// What accepts connections.
 pub enum Listener {
@@ -67,7 +70,11 @@ impl Accepting {
                 let (stream, address) = listener.accept().await?;
                 if let Some(entry) = door.enter(Some(address.ip())) {
                     let _ = stream.set_nodelay(true);
-                    tokio::spawn(entry.serve(stream, name_of(address)));
+                    tokio::spawn(async move {
+                        if entry.expects(&stream).await {
+                            entry.serve(stream, name_of(address)).await;
+                        }
+                    });
                 }
             }
             Self::Unix(listener) => {
@@ -177,6 +184,22 @@ struct Entry {
 }
 
 impl Entry {
+    /// Whether a caller begins with TLS, where that is wanted. Others could not read a TLS alert: closed without a word,
+    /// their connection counts as unavailable with every gRPC client.
+    async fn expects(&self, stream: &TcpStream) -> bool {
+        if self.door.tls.lock().is_none() {
+            return true;
+        }
+        let shared = &self.door.shared;
+        let mut first = [0];
+        let seen = timeout(time_limit(shared.limits.handshake_seconds), stream.peek(&mut first)).await;
+        let is_tls = matches!(seen, Ok(Ok(1))) && first[0] == HANDSHAKE;
+        if !is_tls {
+            shared.counts.handshake.fetch_add(1, Relaxed);
+        }
+        is_tls
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, name: String) {
         let shared = self.door.shared.clone();
         let tls = self.door.tls.lock().clone();

@@ -40,9 +40,6 @@ public final class ServiceProcess implements AutoCloseable {
             "--port", Integer.toString(port), "--registry", registry(), "--log-format", "json", "--preload", preload);
     builder.command().addAll(List.of(flags));
     builder.environment().put("PRINZ_REGISTRY__REFRESH_INTERVAL", "0.2");
-    // The front that every installation has: the Rust one answers a call without TLS by a TLS alert, which is INTERNAL to
-    // a client of gRPC, not UNAVAILABLE.
-    builder.environment().put("PRINZ_SERVER__FRONT", "grpcio");
     builder.environment().putAll(variables);
     builder.redirectErrorStream(true);
     process = builder.start();
