@@ -353,7 +353,9 @@ def _open_certificates(settings: TlsSettings) -> CertificateFiles | None:
 def _limits_of(settings: Settings) -> Limits:
     server, scoring = settings.server, settings.scoring
     decoded = server.max_decoded_bytes or 8 * server.max_message_bytes
-    return Limits(scoring.max_batch_rows, server.max_message_bytes, scoring.max_shared_rows, decoded)
+    return Limits(
+        scoring.max_batch_rows, server.max_message_bytes, min(scoring.max_shared_rows, scoring.max_batch_rows), decoded
+    )
 
 
 def _api_limits(settings: Settings) -> ApiLimits:

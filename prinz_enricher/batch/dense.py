@@ -128,7 +128,9 @@ def _matrix(batch: pa.RecordBatch) -> npt.NDArray[np.float64] | None:
         is_long = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values) > 0
         if is_long and (values.max() > _EXACT or values.min() < -_EXACT):
             return None
-        values = values.astype(np.float64, copy=False)
+        with np.errstate(invalid="ignore"):
+            # Of floats a signalling NaN becomes a quiet one.
+            values = values.astype(np.float64, copy=False)
         columns.append(values if nulls is None else np.where(nulls, np.nan, values))
     matrix = columns[0].reshape(-1, 1) if len(columns) == 1 else np.stack(columns, axis=1)
     return matrix.astype("<f8", copy=False)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prinz_enricher.batch.violation import DUPLICATE, Violations
-from prinz_enricher.batch.wire import WIDTHS
 from prinz_enricher.contract import value_pb2
 from prinz_enricher.ipc.fields import is_any
 from prinz_enricher.signature import AnyValue, Field, Signature, fields_schema
@@ -116,28 +115,9 @@ class OneRow:
         self._blanks = ["" if kind == "strings" else 0 for kind in kinds]
         self._has_text = "strings" in kinds
         self._patterns = [_Pattern(schema, kinds, size) for size in (_TEXT_SIZES if self._has_text else (0,))]
-        # protobuf writes a message whose values are all of fixed width always alike, save for the values.
-        constants: list[bytes] = []
-        self._message = None
-        if all(kind in WIDTHS for kind in kinds):
-            start = value_pb2.ColumnBatch(num_rows=1).SerializeToString()
-            for name, kind in zip(schema.names, kinds, strict=True):
-                column = value_pb2.Column(name=name)
-                getattr(column, kind).values.append(0)
-                written = value_pb2.ColumnBatch(columns=[column]).SerializeToString()
-                constants.append(start + written[: -WIDTHS[kind]])
-                start = b""
-            pairs = zip(constants, kinds, strict=True)
-            self._message = struct.Struct("".join(f"{len(constant)}s{WIDTHS[kind]}s" for constant, kind in pairs))
-        self._constants = tuple(constants)
-        self._pad = struct.Struct("8s" * len(kinds)).pack
 
     def decode(self, message: value_pb2.ColumnBatch) -> pa.RecordBatch | None:
         """Return the batch of a message of one row; None where that is for `decode_columns` to judge."""
-        if self._message is not None and len(data := message.SerializeToString()) == self._message.size:
-            parts = self._message.unpack(data)
-            if parts[::2] == self._constants:
-                return self._read(self._patterns[0].metadata + self._pad(*parts[1::2]))
         values = self.values(message)
         return None if values is None else self.batch(values)
 

@@ -110,7 +110,7 @@ class Job:
         done: Called exactly once, from any thread, with the scores or the error; must not block or raise.
         cancelled: Whether the caller has gone; called before work is spent on the job.
         nulls: Whether a column may hold nulls; False if none does and no column is left out.
-        calls: Number of calls it stands for, of one row each if it is more than one.
+        calls: Number of calls it stands for, of as many rows each.
         split_calls: Makes a job of each of those calls, in the order of the rows. Called at most once, when they can't
             be scored together. After it, `done` may still report an outcome for calls not yet answered.
         traces: Those of its calls that are in any.

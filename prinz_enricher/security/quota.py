@@ -82,40 +82,28 @@ class Quotas:
 
         More rows than those of a second pass when the bucket is full, and leave it in debt.
         """
-        rate = self._rate
-        if rate is None:
-            return None
-        name = _name(principal)
-        with self._lock:
-            now = self._clock()
-            use = self._use(name)
-            seconds = rows / rate
-            debt = max(use.full_at - now, 0.0)
-            wait = debt + min(seconds, 1.0) - 1.0
-            if wait > _ROUNDING:
-                return self._refuse(name, "rows_per_second", rate, wait)
-            use.full_at = now + debt + seconds
-        return None
+        return self.charge_each(principal, 1, rows)[1]
 
-    def charge_each(self, principal: Principal | None, calls: int) -> tuple[int, QuotaExceeded | None]:
-        """Take a row for each of several calls, as `charge` would one after the other.
+    def charge_each(self, principal: Principal | None, calls: int, rows: int) -> tuple[int, QuotaExceeded | None]:
+        """Take the rows of each of several calls, as `charge` would one after the other.
 
         Returns how many of them pass, and why the others do not.
         """
         rate = self._rate
         if rate is None:
             return calls, None
-        name = _name(principal)
+        name, seconds = _name(principal), rows / rate
         with self._lock:
             now = self._clock()
             use = self._use(name)
             debt = max(use.full_at - now, 0.0)
-            passed = min(calls, max(int((1.0 - debt + _ROUNDING) * rate), 0))
-            use.full_at = now + debt + passed / rate
-            if passed == calls:
-                return calls, None
-            wait = debt + (passed + 1) / rate - 1.0
-            return passed, self._refuse(name, "rows_per_second", rate, wait, calls - passed)
+            for passed in range(calls):
+                wait = debt + min(seconds, 1.0) - 1.0
+                if wait > _ROUNDING:
+                    return passed, self._refuse(name, "rows_per_second", rate, wait, calls - passed)
+                debt += seconds
+                use.full_at = now + debt
+        return calls, None
 
     def _use(self, name: str) -> _Use:
         use = self._used.get(name)

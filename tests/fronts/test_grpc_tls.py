@@ -129,11 +129,13 @@ def test_tls(kind: str, tmp_path: Path) -> None:
     "words", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x15\x03\x01", b""], ids=["h2", "alert", "nothing"]
 )
 def test_caller_without_tls_is_closed_without_a_word(kind: str, tmp_path: Path, words: bytes) -> None:
-    """A caller without TLS, who could not read a TLS alert, sees the connection end: UNAVAILABLE with each gRPC client."""
+    """A caller without TLS could not read a TLS alert; a connection that ends is UNAVAILABLE with each gRPC client."""
     with secure(kind, tmp_path) as front, socket.create_connection(("127.0.0.1", front.port), WAIT) as plain:
         plain.settimeout(WAIT)
-        plain.sendall(words)
-        plain.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            # The other end may have gone before all is sent.
+            plain.sendall(words)
+            plain.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert plain.recv(64) == b""
 

@@ -77,7 +77,7 @@ class SlowService(GuardedService):
 
         def score(batch: pa.RecordBatch, params: object) -> pa.RecordBatch:
             if target.name == "fraud-bad":
-                raise ValueError("4711.25")
+                raise ValueError("98765432.25")
             if target.name == "slow":
                 self.begun.release()
                 self.go_on.wait(WAIT)
@@ -304,26 +304,26 @@ def test_each_call_has_its_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     audit = AuditLog(AuditSettings(output=str(path)))
     with opened(kind, tmp_path, audit=audit) as service:
-        service.call("nk", score_request("fraud-a", 4711.25)).result()
-        service.call("nk", score_request("fraud-a", 4711.25)).result()
-        service.call("ops", score_request("fraud-a", *[4711.25] * 9, alias="champion")).result()
+        service.call("nk", score_request("fraud-a", 98765432.25)).result()
+        service.call("nk", score_request("fraud-a", 98765432.25)).result()
+        service.call("ops", score_request("fraud-a", *[98765432.25] * 9, alias="champion")).result()
         for request in (
-            score_request("fraud-bad", 4711.25),
-            score_request("geheim", 4711.25),
+            score_request("fraud-bad", 98765432.25),
+            score_request("geheim", 98765432.25),
             signature_request("gehe\nim"),
         ):
             service.call("nk", request).exception()
         service.call("nk", signature_request("fraud-a")).result()
         service.call("ops", pb.ListModelsRequest()).result()
-        service.call("", score_request("geheim", 4711.25)).exception()
-        service.stream("nk", score_request("fraud-a", 4711.25))
+        service.call("", score_request("geheim", 98765432.25)).exception()
+        service.stream("nk", score_request("fraud-a", 98765432.25))
         watching = service.watch("nk")
         next(watching)
         watching.cancel()
         eventually(lambda: "WatchModels" in path.read_text())
     text = path.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    assert "4711" not in text
+    assert "98765432" not in text
     assert "token-of" not in text
     assert all(line["peer"] for line in lines)
     keys = ("principal", "method", "model", "version", "rows", "code", "reason")

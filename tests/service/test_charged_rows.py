@@ -66,7 +66,7 @@ def test_faulty_and_empty_requests() -> None:
         asked = ask(request)
         service.alone(asked.call)
         assert reason_of(asked.answers[0]) == reason
-        assert quotas.charge_each(Principal("none"), 1)[0] == 1
+        assert quotas.charge_each(Principal("none"), 1, 1)[0] == 1
         assert quotas.charge(None, left + 1 - 10) is None
 
 
@@ -101,16 +101,16 @@ def test_calls_of_one_group(callers: list[Principal | None], rate: int, by_templ
     assert sum(quotas.rejections().values()) == sum(max(0, -rows) for rows in left.values())
 
 
-@given(st.integers(1, 50), st.lists(st.tuples(st.integers(0, 60), st.floats(0, 2)), max_size=12))
-def test_calls_are_charged_as_one_after_the_other(rate: int, steps: list[tuple[int, float]]) -> None:
+@given(st.integers(1, 50), st.integers(1, 60), st.lists(st.tuples(st.integers(0, 60), st.floats(0, 2)), max_size=12))
+def test_calls_are_charged_as_one_after_the_other(rate: int, rows: int, steps: list[tuple[int, float]]) -> None:
     """What passes of several calls at once is what would pass of them one by one."""
     now = 1_000.0
     together = Quotas(QuotaSettings(rows_per_second=rate), clock=lambda: now)
     alone = Quotas(QuotaSettings(rows_per_second=rate), clock=lambda: now)
     for calls, pause in steps:
         now += pause
-        passed, refusal = together.charge_each(NK, calls)
-        refusals = [found for _ in range(calls) if (found := alone.charge(NK, 1)) is not None]
+        passed, refusal = together.charge_each(NK, calls, rows)
+        refusals = [found for _ in range(calls) if (found := alone.charge(NK, rows)) is not None]
         assert passed == calls - len(refusals)
         assert (refusal is None) == (not refusals)
         if refusal is not None:

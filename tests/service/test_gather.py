@@ -28,6 +28,7 @@ from tests.support.gathering import (
     handled,
     outcomes_alone,
     row,
+    rows,
     score,
     target_of,
 )
@@ -89,10 +90,8 @@ def test_calls_of_several_kinds_are_a_job_each() -> None:
     pool = HandPool()
     other = replace(DOUBLES, name="n", version="7")
     service = Service(pool, DOUBLES, other)
-    two_rows = columns_request(row(1.0))
-    two_rows.columns.num_rows = 2
-    for column in two_rows.columns.columns:
-        column.doubles.values.append(2.0)
+    apart = columns_request(rows(4.0, 5.0))
+    apart.independent_rows = True
     kinds = [
         columns_request(row(1.0)),
         columns_request(row(1.0), model="n"),
@@ -100,13 +99,16 @@ def test_calls_of_several_kinds_are_a_job_each() -> None:
         columns_request(row(1.0), outputs=["z", "y"]),
         columns_request(row(1.0), digest=DOUBLES.signature.digest),
         dense_request(list(row(1.0).values())),
-        two_rows,
+        columns_request(rows(1.0, 2.0)),
+        dense_request([*row(1.0).values(), *row(2.0).values()]),
+        columns_request(rows(1.0, 2.0, 3.0)),
+        apart,
     ]
     for _ in range(2):
         pool.jobs.clear()
         asked = handled(service, *kinds, *kinds)
-        assert sorted(job.batch.num_rows for job in pool.jobs) == [2] * 8
-        assert sorted(job.calls for job in pool.jobs) == [1, 1, *[2] * 6]
+        assert sorted(job.batch.num_rows for job in pool.jobs) == [*[2] * 8, 4, 4, 6]
+        assert [job.calls for job in pool.jobs] == [2] * 11
         assert [one.outcome for one in asked] == outcomes_alone([one.call.request for one in asked], DOUBLES, other)
 
 
@@ -128,6 +130,34 @@ def test_a_job_has_no_more_calls_than_may_share() -> None:
     service = Service(pool, DOUBLES, shared=16)
     handled(service, *[columns_request(row(float(number))) for number in range(40)])
     assert [job.calls for job in pool.jobs] == [16, 16, 8]
+
+
+def test_calls_of_several_rows_share_a_job_as_far_as_they_may() -> None:
+    """No job has more rows than may share a model call, and calls of which no two could share one are not grouped."""
+    pool = HandPool()
+    service = Service(pool, DOUBLES, shared=16)
+    for _ in range(2):
+        pool.jobs.clear()
+        asked = handled(service, *[columns_request(rows(*map(float, range(place, place + 5)))) for place in range(7)])
+        assert [(job.calls, job.batch.num_rows) for job in pool.jobs] == [(3, 15), (3, 15), (1, 5)]
+        for place, one in enumerate(asked):
+            wanted = score(DOUBLES, batch_of(DOUBLES, *map(float, range(place, place + 5)))).to_pydict()
+            assert {column.name: list(column.doubles.values) for column in one.response.columns.columns} == wanted
+    pool.jobs.clear()
+    handled(service, *[columns_request(rows(*map(float, range(9))))] * 2)
+    service._grouper.limit(8)
+    handled(service, *[columns_request(rows(*map(float, range(5))))] * 2)
+    assert [(job.calls, job.batch.num_rows) for job in pool.jobs] == [(1, 9), (1, 9), (1, 5), (1, 5)]
+
+
+def test_rows_of_another_length_than_was_learnt_are_scored_too() -> None:
+    """Of alike calls with longer ids each kind is learnt in its turn, and all are answered."""
+    service = Service(HandPool(), DOUBLES)
+    requests = [columns_request(rows(1.0, 2.0), request_id="i" * size) for size in (1, 2, 1, 2, 2)]
+    for _ in range(3):
+        asked = handled(service, *requests)
+        assert [len(one.response.request_id) for one in asked] == [1, 2, 1, 2, 2]
+    assert len(service._grouper._templates) == 2
 
 
 def test_each_call_of_a_job_as_a_job_of_its_own_answers_its_call() -> None:
@@ -322,12 +352,14 @@ def test_a_pool_that_raises_is_an_internal_error_of_every_call() -> None:
     assert [one.reason for one in asked] == ["INTERNAL"] * 5
 
 
-@pytest.mark.parametrize("rows", [3, 5])
-def test_answers_that_can_not_be_written_are_an_internal_error_of_every_call(rows: int) -> None:
+@pytest.mark.parametrize("rows_of_each", [1, 2])
+@pytest.mark.parametrize("more", [-4, -1, 1, 4])
+def test_answers_that_can_not_be_written_are_an_internal_error_of_every_call(rows_of_each: int, more: int) -> None:
     """A pool that gives more or fewer rows than it was given leaves nobody without an answer."""
     pool = HandPool(answers=False)
-    asked = handled(Service(pool, DOUBLES), *[columns_request(row(1.0))] * 4)
-    pool.jobs[0].done(ScoreResult(score(DOUBLES, batch_of(DOUBLES, *[1.0] * rows)), 0.0, 0.0, 4))
+    asked = handled(Service(pool, DOUBLES), *[columns_request(rows(*[1.0] * rows_of_each))] * 4)
+    answers = score(DOUBLES, batch_of(DOUBLES, *[1.0] * (4 * rows_of_each + more)))
+    pool.jobs[0].done(ScoreResult(answers, 0.0, 0.0, 4))
     assert [one.reason for one in asked] == ["INTERNAL"] * 4
 
 

@@ -24,6 +24,7 @@ from tests.support.gathering import (
     handled,
     outcomes_alone,
     row,
+    rows,
     target_of,
 )
 
@@ -69,19 +70,22 @@ def requests_for(draw: st.DrawFn, target: Target) -> pb.ScoreRequest:
     if draw(st.booleans()):
         request.signature_digest = draw(st.sampled_from([signature.digest] * 4 + ["another"]))
     kinds = {field.name: field.type.kind for field in signature.inputs if isinstance(field.type, Scalar)}
+    rows = draw(st.sampled_from([1, 1, 2, 3]))
     if draw(st.integers(0, 2)) == 0:
-        values = [draw(VALUES[ScalarKind.DOUBLE]) for _ in kinds]
-        request.dense.num_rows = 1
+        values = [draw(VALUES[ScalarKind.DOUBLE]) for _ in range(rows * len(kinds))]
+        request.dense.num_rows = rows
         request.dense.values = struct.pack(f"<{len(values)}d", *values)
         if draw(st.integers(0, 9)):
             request.signature_digest = signature.digest
     else:
-        request.columns.num_rows = 1
+        request.columns.num_rows = rows
         for name in draw(st.sampled_from([list(kinds), list(kinds)[::-1]])):
             kind = kinds[name]
             if draw(st.integers(0, 40)) == 0:
                 kind = draw(st.sampled_from(PLAIN_KINDS))
-            getattr(request.columns.columns.add(name=name), KINDS[kind]).values.append(draw(VALUES[kind]))
+            column = request.columns.columns.add(name=name)
+            column.validity = draw(st.sampled_from([b""] * 9 + [b"\x01", b"\x07"]))
+            getattr(column, KINDS[kind]).values.extend(draw(VALUES[kind]) for _ in range(rows))
     match draw(st.integers(0, 60)):
         case 0:
             request.columns.columns.add(name="new").doubles.values.append(1.0)
@@ -151,10 +155,13 @@ def damaged(data: bytes, damage: list[tuple[str, int, bytes]]) -> bytes:
 @st.composite
 def plain_requests(draw: st.DrawFn) -> bytes:
     """Draw a good request of doubles."""
-    values = {name: draw(VALUES[ScalarKind.DOUBLE]) for name in draw(st.permutations(NAMES))}
+    double, many = VALUES[ScalarKind.DOUBLE], draw(st.sampled_from([1, 1, 2, 20]))
+    values = {name: draw(st.lists(double, min_size=many, max_size=many)) for name in draw(st.permutations(NAMES))}
     request_id = draw(st.sampled_from(["", "abcd", "é1"]))
     if draw(st.booleans()):
-        return dense_request(list(values.values()), request_id=request_id).SerializeToString()
+        return dense_request(
+            [one for some in values.values() for one in some], request_id=request_id
+        ).SerializeToString()
     outputs, digest = draw(st.sampled_from([[], ["z"]])), draw(st.sampled_from(["", DOUBLES.signature.digest]))
     return columns_request(values, request_id=request_id, outputs=outputs, digest=digest).SerializeToString()
 
@@ -172,6 +179,7 @@ def test_bytes_that_differ_from_what_was_learnt_mean_what_they_mean_alone(
         [data],
         [strange],
         [data, strange, stranger],
+        [data, data, strange, strange, stranger],
         [strange, strange],
         [stranger],
         [stranger, data, strange],
@@ -186,10 +194,14 @@ def test_any_one_byte_that_differs_means_what_it_means_alone() -> None:
         columns_request(row(1.5), request_id="abc", outputs=["z"], digest=DOUBLES.signature.digest),
         columns_request(dict(reversed(row(1.5).items()))),
         dense_request(list(row(1.5).values()), request_id="abc"),
+        columns_request(rows(1.5, 2.5), request_id="abc"),
+        dense_request([*row(1.5).values(), *row(2.5).values()]),
     ):
         data = request.SerializeToString()
         service = Service(HandPool(), DOUBLES)
-        handled(service, data)
+        # Of several rows it is learnt once there are two alike.
+        handled(service, data, data)
+        assert service._grouper._templates.of_size(len(data))
         others = [data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :] for at in range(len(data)) for bit in (1, 0x80)]
         together = [one.outcome for one in handled(service, *others)]
         alone = outcomes_alone(others, DOUBLES)

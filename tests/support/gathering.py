@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -247,13 +247,19 @@ def ask(request: pb.ScoreRequest | bytes, deadline: float | None = None) -> Aske
 
 
 def columns_request(
-    values: dict[str, float], *, model: str = "m", request_id: str = "", outputs: Sequence[str] = (), digest: str = ""
+    values: Mapping[str, float | Sequence[float]],
+    *,
+    model: str = "m",
+    request_id: str = "",
+    outputs: Sequence[str] = (),
+    digest: str = "",
 ) -> pb.ScoreRequest:
-    """Make a request of one row of doubles in columns."""
-    columns = [value_pb2.Column(name=name, doubles={"values": [value]}) for name, value in values.items()]
+    """Make a request of a row of doubles in columns, or of several rows where each name has several values."""
+    held = {name: [value] if isinstance(value, float) else value for name, value in values.items()}
+    columns = [value_pb2.Column(name=name, doubles={"values": some}) for name, some in held.items()]
     return pb.ScoreRequest(
         model=model_pb2.ModelRef(name=model),
-        columns=value_pb2.ColumnBatch(num_rows=1, columns=columns),
+        columns=value_pb2.ColumnBatch(num_rows=max(map(len, held.values()), default=1), columns=columns),
         request_id=request_id,
         outputs=outputs,
         signature_digest=digest,
@@ -263,10 +269,13 @@ def columns_request(
 def dense_request(
     values: Sequence[float], target: Target = DOUBLES, *, request_id: str = "", digest: str | None = None
 ) -> pb.ScoreRequest:
-    """Make a request of one row in the dense form."""
+    """Make a request of the rows that the values make, one after the other, in the dense form."""
     return pb.ScoreRequest(
         model=model_pb2.ModelRef(name=target.name),
-        dense=value_pb2.DenseBatch(num_rows=1, values=struct.pack(f"<{len(values)}d", *values)),
+        dense=value_pb2.DenseBatch(
+            num_rows=max(1, len(values) // len(target.signature.inputs)),
+            values=struct.pack(f"<{len(values)}d", *values),
+        ),
         request_id=request_id,
         signature_digest=target.signature.digest if digest is None else digest,
     )
@@ -282,6 +291,11 @@ def handled(service: Service, *requests: pb.ScoreRequest | bytes, deadline: floa
 def row(number: float) -> dict[str, float]:
     """Make a row that is no other's."""
     return {"a": number, "b": -number, "c": number / 3}
+
+
+def rows(*numbers: float) -> dict[str, list[float]]:
+    """Make rows that are no others'."""
+    return {name: [row(number)[name] for number in numbers] for name in NAMES}
 
 
 def outcomes_alone(requests: Sequence[bytes], *targets: Target) -> list[Any]:

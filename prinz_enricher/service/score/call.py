@@ -74,17 +74,19 @@ class ScoreSpec:
 
 @dataclass(slots=True, eq=False)
 class Answers:
-    """Answers calls that ask the same, and are scored by one job: many of one row each, or a single one.
+    """Answers calls that ask the same, and are scored by one job: of as many rows each.
 
     Attributes:
         ids: The `request_id` of each call, in UTF-8.
-        alone: Whether there is one call, with any number of rows.
+        rows: Of each call.
+        alone: Whether it is one call that came by itself.
         traces: Those of the calls that are in any.
     """
 
     spec: ScoreSpec
     calls: Sequence[Call]
     ids: Sequence[bytes]
+    rows: int
     alone: bool = False
     traces: Sequence[AnyTrace] = ()
 
@@ -102,8 +104,9 @@ class Answers:
         except EnricherError as error:
             if isinstance(outcome, ScoreResult) and len(self.calls) > 1:
                 # One of the responses can't be written: each call gets its own outcome.
-                for row, (call, id) in enumerate(zip(self.calls, self.ids, strict=True)):
-                    Answers(self.spec, [call], [id]).done(replace(outcome, batch=outcome.batch.slice(row, 1)))
+                for place, (call, id) in enumerate(zip(self.calls, self.ids, strict=True)):
+                    part = replace(outcome, batch=outcome.batch.slice(place * self.rows, self.rows))
+                    Answers(self.spec, [call], [id], self.rows).done(part)
             else:
                 self._fail(error)
         except Exception as error:  # noqa: BLE001 - a fault of this service
@@ -115,9 +118,9 @@ class Answers:
                     record.queue, record.compute = outcome.queue, outcome.compute
             answered = first.respond_all(self.calls, responses)
             if answered and first.series is not None:
-                rows = outcome.batch.num_rows if self.alone else answered
                 seconds = time.monotonic() - first.arrived
                 trace_id = next((one.id for one in self.traces if isinstance(one, CallTrace)), None)
+                rows = answered * self.rows
                 first.series.answered(answered, rows, outcome.queue, outcome.compute, seconds, trace_id)
 
     def _responses(self, scores: ScoreResult) -> list[bytes]:
@@ -126,6 +129,8 @@ class Answers:
         # Calls of a group came together.
         common = response_metadata(target, scores, time.monotonic() - self.calls[0].arrived)
         wanted = scores.batch
+        if wanted.num_rows != self.rows * len(self.calls):
+            raise ValueError(f"{wanted.num_rows} rows of answers to {len(self.calls)} calls of {self.rows} rows")
         if len(spec.outputs) != wanted.num_columns or spec.outputs is not target.signature.outputs:
             wanted = wanted.select([field.name for field in spec.outputs])
         if (size := wanted.nbytes // len(self.calls)) > _LARGE_ANSWER:
@@ -218,7 +223,7 @@ def score_alone(
         raise DeadlineExceeded("queue")
     # These live until the call is answered; the values of its request need not.
     spec, traces = ScoreSpec(target, params, outputs, form, log), traces_of([call], rows.num_rows)
-    answers = Answers(spec, [call], [request.request_id.encode()], alone=True, traces=traces)
+    answers = Answers(spec, [call], [request.request_id.encode()], rows.num_rows, alone=True, traces=traces)
     job = Job(target, rows, params, call.deadline, answers.done, call.cancelled, traces=traces, lone=call.lone)
     for part in split_rows(job) if request.independent_rows and rows.num_rows > 1 else (job,):
         pool.submit(part)

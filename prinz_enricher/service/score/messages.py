@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
@@ -56,7 +56,7 @@ class Limits:
     Attributes:
         bytes: Bytes of an Arrow stream once it is decompressed: a small one can become a very large one.
         decoded: Bytes that rows may take beyond their own, such as dictionaries laid out; None for no limit.
-        shared: Rows of several callers in one model call.
+        shared: Rows of several callers in one model call; at most `rows`.
     """
 
     rows: int
@@ -238,24 +238,25 @@ def _id_field(id: bytes) -> bytes:
 def write_responses(
     scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes, ids: Sequence[bytes]
 ) -> list[bytes]:
-    """Return the serialised response to each of many one-row calls; raises InvalidInput as `write_rows` does.
+    """Return the serialised response to each of many calls of as many rows; raises InvalidInput as `write_rows` does.
 
     Args:
-        scores: The wanted outputs, a row for each call.
+        scores: The wanted outputs, the rows of each call after those of the one before.
         outputs: The fields of its columns.
         form: The field of the requests' input, `columns` or `dense`.
         common: The fields that all responses share, a serialised `ScoreResponse`.
         ids: The `request_id` of each call, in UTF-8; empty for none.
     """
-    responses = _write_doubles(scores, outputs, form, common)
+    rows = scores.num_rows // len(ids)
+    responses = _write_doubles(scores, outputs, form, common, rows)
     if responses is None:
-        few_values = all(any(is_kind(type) for is_kind in _FEW_VALUES) for type in scores.schema.types)
+        few_values = rows == 1 and all(any(is_kind(type) for is_kind in _FEW_VALUES) for type in scores.schema.types)
         few_values = few_values and not codec.has_long_values(scores)
         known: dict[Any, bytes] = {}
         responses = []
-        for row in range(scores.num_rows):
-            one = scores.slice(row, 1)
-            values = tuple(column[0].as_py() for column in one.columns) if few_values else row
+        for start in range(0, scores.num_rows, rows):
+            one = scores.slice(start, rows)
+            values = tuple(column[0].as_py() for column in one.columns) if few_values else start
             if values not in known:
                 field, written = _write_row(one, outputs, form)
                 known[values] = b"".join((common, prefix(_FIELDS[field], len(written)), written))
@@ -263,42 +264,53 @@ def write_responses(
     return [one + _id_field(id) if id else one for one, id in zip(responses, ids, strict=True)]
 
 
-def _write_doubles(scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes) -> list[bytes] | None:
-    """Write rows of doubles, which differ in the bytes of their values alone; None for others."""
+def _write_doubles(
+    scores: pa.RecordBatch, outputs: Sequence[Field], form: str, common: bytes, rows: int
+) -> list[bytes] | None:
+    """Write the rows of calls, which differ in the bytes of their doubles alone; None for other types."""
     columns = scores.columns
     if not columns or not all(column.type == pa.float64() and not column.null_count for column in columns):
         return None
-    field, pieces = _doubles_pattern(tuple(outputs), form)
-    pieces = [common + prefix(_FIELDS[field], sum(map(len, pieces)) + _DOUBLE * len(columns)) + pieces[0], *pieces[1:]]
-    values = [column.to_numpy().astype("<f8", copy=False).tobytes() for column in columns]
+    field, pieces = _doubles_pattern(tuple(outputs), form, rows)
+    arrays = [column.to_numpy() for column in columns]
+    if field == "dense":
+        # Row by row.
+        arrays = [arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)]
+    values = [array.astype("<f8", copy=False).tobytes() for array in arrays]
+    step = len(values[0]) * rows // scores.num_rows
+    size = sum(map(len, pieces)) + step * len(values)
+    pieces = [common + prefix(_FIELDS[field], size) + pieces[0], *pieces[1:]]
     if len(values) == 1:
         [head, end], [data] = pieces, values
-        return [head + data[at : at + _DOUBLE] + end for at in range(0, len(data), _DOUBLE)]
+        return [head + data[at : at + step] + end for at in range(0, len(data), step)]
     return [
-        b"".join(
-            part for pair in zip(pieces, (data[at : at + _DOUBLE] for data in values), strict=False) for part in pair
-        )
+        b"".join(part for pair in zip(pieces, (data[at : at + step] for data in values), strict=False) for part in pair)
         + pieces[-1]
-        for at in range(0, len(values[0]), _DOUBLE)
+        for at in range(0, len(values[0]), step)
     ]
 
 
 @lru_cache(maxsize=256)
-def _doubles_pattern(outputs: tuple[Field, ...], form: str) -> tuple[str, list[bytes]]:
-    """Return the output's field, and the bytes before, between and after the values of a row of doubles."""
-    # Two rows whose values differ in every byte show where these are.
-    rows = []
+def _doubles_pattern(outputs: tuple[Field, ...], form: str, rows: int) -> tuple[str, list[bytes]]:
+    """Return the output's field, and the bytes before, between and after the values of rows of doubles.
+
+    Those of a column follow each other, and so do all that are dense.
+    """
+    # Two batches whose values differ in every byte show where these are.
+    written = []
     for byte in (b"\x11", b"\x22"):
-        [value] = struct.unpack("<d", byte * _DOUBLE)
-        arrays = [pa.array([value], pa.float64())] * len(outputs)
-        rows.append(_write_row(pa.RecordBatch.from_arrays(arrays, schema=fields_schema(outputs)), outputs, form))
-    (field, first), (_, second) = rows
-    places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+        array = pa.array(np.frombuffer(byte * _DOUBLE * rows, "<f8"))
+        field, data = _write_row(
+            pa.RecordBatch.from_arrays([array] * len(outputs), schema=fields_schema(outputs)), outputs, form
+        )
+        written.append(np.frombuffer(data, np.uint8))
+    first, second = written
+    step = _DOUBLE * rows * (len(outputs) if field == "dense" else 1)
     pieces, start = [], 0
-    for place in places[::_DOUBLE]:
-        pieces.append(first[start:place])
-        start = place + _DOUBLE
-    return field, [*pieces, first[start:]]
+    for place in np.flatnonzero(first != second)[::step].tolist():
+        pieces.append(data[start:place])
+        start = place + step
+    return field, [*pieces, data[start:]]
 
 
 def _write_row(row: pa.RecordBatch, outputs: Sequence[Field], form: str) -> tuple[str, bytes]:

@@ -1,8 +1,9 @@
-"""Groups one-row `Score` calls that came together, as far as they ask the same of the same version.
+"""Groups `Score` calls that came together, as far as they ask the same of the same version.
 
-What a call costs beside the model is Python, and so is spent on groups: alike one-row requests that a front hands over
-at once are read together, are one job of the pool, and are answered together. Any other request is scored by itself
-(`score_alone`), and so is one with a fault, whose error then has all violations.
+What a call costs beside the model is Python, and so is spent on groups: alike requests that a front hands over at once
+are read together, are one job of the pool, and are answered together. They have one row each, or as many rows of
+doubles. Any other request is scored by itself (`score_alone`), and so is one with a fault, whose error then has all
+violations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 from prinz_enricher import batch as codec
 from prinz_enricher.batch.layout import Layout, input_layout
 from prinz_enricher.contract import enricher_service_pb2 as pb
+from prinz_enricher.contract import value_pb2
 from prinz_enricher.errors import DeadlineExceeded, EnricherError, InvalidInput, SignatureChanged
 from prinz_enricher.scoring.ports import Job, Target, WorkerPool
 from prinz_enricher.security.access import AccessRules
@@ -25,7 +27,7 @@ from prinz_enricher.security.principal import Principal
 from prinz_enricher.security.quota import Quotas
 from prinz_enricher.service.calls import MAX_REQUEST_ID, Call, are_noted
 from prinz_enricher.service.score.call import Answers, ScoreSpec, fail_all, traces_of
-from prinz_enricher.service.score.template import Template, Templates, learn_template
+from prinz_enricher.service.score.template import Template, Templates, learn_template, rows_of
 from prinz_enricher.service.status import to_status
 from prinz_enricher.service.targets import Targets
 from prinz_enricher.telemetry.request_log import RequestLog
@@ -47,9 +49,9 @@ _FAR = 1e12
 
 @dataclass(slots=True)
 class RequestGroup:
-    """Calls whose requests differ from `request` in their rows alone, and in their ids, in UTF-8.
+    """Calls whose requests differ from `request` in the values of their rows alone, and in their ids, in UTF-8.
 
-    The rows are `values` of shape (calls, inputs), read by a template, or else in `messages`.
+    The values are of shape (calls, rows of each * inputs), read by a template, or else in `messages`.
     """
 
     request: pb.ScoreRequest
@@ -77,13 +79,14 @@ def _job_of(
     spec: ScoreSpec, calls: Sequence[Call], ids: Sequence[bytes], batch: pa.RecordBatch, deadline: float | None
 ) -> Job:
     """Return the job of a group, with the first of the calls' deadlines."""
-    traces = traces_of(calls, 1)
-    answers = Answers(spec, calls, ids, traces=traces)
+    rows = batch.num_rows // len(calls)
+    traces = traces_of(calls, rows)
+    answers = Answers(spec, calls, ids, rows, traces=traces)
 
     def split_calls() -> list[Job]:
         return [
-            _job_of(spec, [call], [id], batch.slice(row, 1), call.deadline)
-            for row, (call, id) in enumerate(zip(calls, ids, strict=True))
+            _job_of(spec, [call], [id], batch.slice(place * rows, rows), call.deadline)
+            for place, (call, id) in enumerate(zip(calls, ids, strict=True))
         ]
 
     return Job(
@@ -106,7 +109,7 @@ _Ungrouped = list[tuple[Call, pb.ScoreRequest | None]]
 
 
 class RequestGrouper:
-    """Groups calls, of any callers, and submits groups of up to `max_rows` calls, and `MAX_CALLS`."""
+    """Groups calls, of any callers, and submits groups of up to `max_rows` rows, and `MAX_CALLS` calls."""
 
     def __init__(
         self,
@@ -126,8 +129,8 @@ class RequestGrouper:
         self.limit(max_rows)
 
     def limit(self, max_rows: int) -> None:
-        """Submit groups of up to so many calls from now on."""
-        self._max_calls = min(max_rows, MAX_CALLS)
+        """Submit groups of up to so many rows from now on."""
+        self._max_rows = max_rows
 
     def submit(self, calls: Sequence[Call]) -> _Ungrouped:
         """Submit what can be grouped of calls with small requests; returns the other calls."""
@@ -139,6 +142,8 @@ class RequestGrouper:
         unread: list[Call] = []
         for size, left in by_size.items():
             for template in self._templates.of_size(size):
+                if not self._groups(template.rows):
+                    continue
                 left = self._by_template(template, left, ungrouped)  # noqa: PLW2901 - what is left of it
                 if not left:
                     break
@@ -146,6 +151,10 @@ class RequestGrouper:
         if unread:
             self._by_message(unread, ungrouped)
         return ungrouped
+
+    def _groups(self, rows: int) -> bool:
+        """Return whether calls of so many rows are grouped: any of one row, and others where two may be together."""
+        return rows == 1 or 1 < 2 * rows <= self._max_rows
 
     def _by_template(self, template: Template, calls: list[Call], ungrouped: _Ungrouped) -> list[Call]:
         """Submit the calls whose requests match a template; returns the others."""
@@ -172,8 +181,8 @@ class RequestGrouper:
         id = template.request_id(request)
         if values is None or not id.isascii():
             return calls
-        rows = np.frombuffer(values, "<f8").reshape(1, -1)
-        self._submit(RequestGroup(template.request, calls, [id], template=template, values=rows), ungrouped)
+        held = np.frombuffer(values, "<f8").reshape(1, -1)
+        self._submit(RequestGroup(template.request, calls, [id], template=template, values=held), ungrouped)
         return []
 
     def _by_message(self, calls: Sequence[Call], ungrouped: _Ungrouped) -> None:
@@ -185,7 +194,7 @@ class RequestGrouper:
                 ungrouped.append((call, None))
                 continue
             key = _key(request)
-            if key is None:
+            if key is None or not self._groups(rows_of(request)):
                 ungrouped.append((call, request))
                 continue
             some = alike.setdefault(key, RequestGroup(request))
@@ -193,7 +202,11 @@ class RequestGrouper:
             some.ids.append(request.request_id.encode())
             some.messages.append(request)
         for some in alike.values():
-            self._submit(some, ungrouped)
+            if len(some.calls) == 1 < rows_of(some.request):
+                # Not worth a template.
+                _leave(some, ungrouped)
+            else:
+                self._submit(some, ungrouped)
 
     def _submit(self, some: RequestGroup, ungrouped: _Ungrouped) -> None:
         """Submit a group, those with about the same deadline together."""
@@ -234,8 +247,22 @@ class RequestGrouper:
         if layout.one_row is None:
             _leave(some, ungrouped)
             return
-        for places, deadline in _by_deadline(some.calls, self._max_calls):
+        rows = rows_of(some.request)
+        if template is None and rows > 1:
+            self._by_first(some, layout, ungrouped)
+            return
+        for places, deadline in _by_deadline(some.calls, min(max(self._max_rows // rows, 1), MAX_CALLS)):
             self._send(spec, layout, some.at(places), deadline, ungrouped)
+
+    def _by_first(self, some: RequestGroup, layout: Layout, ungrouped: _Ungrouped) -> None:
+        """Submit the calls of a group that read as its first one does; the others are scored by themselves."""
+        template = learn_template(some.calls[0].request, some.messages[0], layout)
+        alike = [template is not None and len(call.request) == template.size for call in some.calls]
+        _leave(some.at([place for place, one in enumerate(alike) if not one]), ungrouped)
+        if template is not None:
+            self._templates.add(template)
+            some = some.at([place for place, one in enumerate(alike) if one])
+            ungrouped += [(call, None) for call in self._by_template(template, some.calls, ungrouped)]
 
     def _allowed(self, some: RequestGroup, rules: AccessRules, ungrouped: _Ungrouped) -> RequestGroup:
         """Return the group of those whose callers may score the model; the others hear why not by themselves."""
@@ -257,7 +284,8 @@ class RequestGrouper:
     def _send(
         self, spec: ScoreSpec, layout: Layout, some: RequestGroup, deadline: float | None, ungrouped: _Ungrouped
     ) -> None:
-        refusal = self._pool.refusal(spec.target, len(some.calls), deadline)
+        rows = rows_of(some.request)
+        refusal = self._pool.refusal(spec.target, len(some.calls) * rows, deadline)
         if refusal is None and deadline is not None and time.monotonic() >= deadline:
             refusal = DeadlineExceeded("queue")
         if refusal is not None:
@@ -265,33 +293,33 @@ class RequestGrouper:
             return
         read: list[Sequence[object]] = []
         if some.template is None:
-            rows = [_values(message, layout) for message in some.messages]
-            if any(row is None for row in rows):
-                places = [place for place, row in enumerate(rows) if row is not None]
-                _leave(some.at([place for place, row in enumerate(rows) if row is None]), ungrouped)
+            held = [_values(message, layout) for message in some.messages]
+            if any(row is None for row in held):
+                places = [place for place, row in enumerate(held) if row is not None]
+                _leave(some.at([place for place, row in enumerate(held) if row is None]), ungrouped)
                 some = some.at(places)
-            read += [row for row in rows if row is not None]
+            read += [row for row in held if row is not None]
             if not read:
                 return
             template = learn_template(some.calls[0].request, some.messages[0], layout)
             if template is not None:
                 self._templates.add(template)
         if self._quotas.enabled:
-            places = self._charge(some.calls)
+            places = self._charge(some.calls, rows)
             if not places:
                 return
             some, read = some.at(places), [read[place] for place in places if read]
-        batch = layout.batch_of_rows(read) if some.template is None else layout.batch_of_doubles(some.values)
+        batch = layout.batch_of_rows(read) if some.template is None else some.template.batch(some.values)
         self._pool.submit(_job_of(spec, some.calls, some.ids, batch, deadline))
 
-    def _charge(self, calls: Sequence[Call]) -> list[int]:
-        """Take the calls' rows from the quotas of their callers; returns the places of those that pass."""
+    def _charge(self, calls: Sequence[Call], rows: int) -> list[int]:
+        """Take the rows of each call from the quota of its caller; returns the places of those that pass."""
         places: list[int] = []
         of_principal: dict[Principal | None, list[int]] = {}
         for place, call in enumerate(calls):
             of_principal.setdefault(call.principal, []).append(place)
         for principal, own in of_principal.items():
-            passed, refusal = self._quotas.charge_each(principal, len(own))
+            passed, refusal = self._quotas.charge_each(principal, len(own), rows)
             places += own[:passed]
             if refusal is not None:
                 fail_all([calls[place] for place in own[passed:]], to_status(refusal))
@@ -303,27 +331,40 @@ def _note(some: RequestGroup, model: str, version: str) -> None:
     """Note for the logs what calls score."""
     if not are_noted(some.calls):
         return
+    rows = rows_of(some.request)
     for call, id in zip(some.calls, some.ids, strict=True):
         if (record := call.audit) is not None:
-            record.model, record.version, record.rows = model, version, 1
+            record.model, record.version, record.rows = model, version, rows
             record.request_id = id.decode()
 
 
 def _key(request: pb.ScoreRequest) -> object:
-    """Return what a request asks besides its row, as a key; None where it is scored by itself."""
+    """Return what a request asks besides its values, as a key; None where it is scored by itself."""
     form = request.WhichOneof("input")
     if form == "columns":
         rows = request.columns.num_rows
+        if rows > 1 and not all(_is_plain(column, rows) for column in request.columns.columns):
+            return None
     elif form == "dense" and request.signature_digest:
         rows = request.dense.num_rows
     else:
         return None
-    if rows != 1 or request.params or len(request.request_id) > MAX_REQUEST_ID:
+    if (
+        rows < 1
+        or (rows > 1 and request.independent_rows)
+        or request.params
+        or len(request.request_id) > MAX_REQUEST_ID
+    ):
         return None
     model = request.model
     selector = model.WhichOneof("selector")
     # The text of the selector distinguishes an alias from a version of the same name.
-    return (form, model.name, selector, model.version, model.alias, request.signature_digest, *request.outputs)
+    return (form, rows, model.name, selector, model.version, model.alias, request.signature_digest, *request.outputs)
+
+
+def _is_plain(column: value_pb2.Column, rows: int) -> bool:
+    """Return whether a column is of doubles, of which none is null."""
+    return column.HasField("doubles") and len(column.doubles.values) == rows and not column.validity
 
 
 def _spec(target: Target, request: pb.ScoreRequest, log: RequestLog | None) -> ScoreSpec:

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from prinz_enricher.batch.layout import Layout
 from prinz_enricher.batch.wire import BYTES, NotPlain, WireField, fields_of
@@ -43,10 +44,11 @@ _LITTLE_ENDIAN: Final = sys.byteorder == "little"
 
 
 class Template:
-    """What requests of one row of doubles have in common.
+    """What requests of some rows of doubles have in common.
 
     Attributes:
         request: One of them.
+        rows: Of each request.
         spec: What its requests ask besides their rows; set by whoever reads by it.
         identified: Whether each request has a `request_id`, of the same length.
         memory: Bytes of the template, about.
@@ -57,6 +59,7 @@ class Template:
     ) -> None:
         self.size = len(data)
         self.request = request
+        self.rows = rows_of(request)
         self.layout = layout
         self.spec: ScoreSpec | None = None
         self.identified = id_span is not None
@@ -67,10 +70,10 @@ class Template:
         self._mask = np.full(self.size, 0xFF, np.uint8)
         for span in variable:
             self._mask[span] = 0
-        self._places = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        self._spans = spans
         self._parts, self._constants, self._order = _cut(data, variable, len(spans))
         # The request as it came, and as protobuf has it.
-        self.memory = 2 * self.size + self._mask.nbytes + self._places.nbytes + _OVERHEAD
+        self.memory = 2 * self.size + self._mask.nbytes + _OVERHEAD
 
     def reads_as(self, other: Template) -> bool:
         """Return whether another template of this size matches the same requests."""
@@ -81,23 +84,31 @@ class Template:
     def read(self, requests: Sequence[bytes]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
         """Return the values of requests of this size, and which requests match; None where all do.
 
-        The values are of shape (requests, columns) in the order of the signature; those of others mean nothing.
+        The values of each request are in the order of its spans; those of others mean nothing.
         """
         bytes_of = np.frombuffer(b"".join(requests), np.uint8).reshape(len(requests), self.size)
         differ = (bytes_of ^ self._constant) & self._mask
-        values = np.take(bytes_of, self._places, axis=1).view("<f8")
+        values = np.concatenate([bytes_of[:, span] for span in self._spans], axis=1).view("<f8")
         if not differ.any():
             return values, None
         same: npt.NDArray[np.bool_] = np.logical_not(differ.any(axis=1))
         return values, same
 
     def read_one(self, request: bytes) -> bytes | None:
-        """Return the bytes of a request's values in the order of the signature; None where it does not match."""
+        """Return the bytes of a request's values in the order of its spans; None where it does not match."""
         parts = self._parts.unpack(request)
         if parts[::2] != self._constants:
             return None
         values = parts[1::2]
         return b"".join([values[place] for place in self._order])
+
+    def batch(self, values: npt.NDArray[np.float64]) -> pa.RecordBatch:
+        """Return the rows of requests, whose values are of shape (requests, rows of each * columns)."""
+        width = len(self.layout.fields)
+        if len(self._spans) == 1 or self.rows == 1:
+            return self.layout.batch_of_doubles(values.reshape(-1, width))
+        # Column by column in each request, and then in the batch.
+        return self.layout.batch_of_doubles(values.reshape(-1, width, self.rows).swapaxes(0, 1).reshape(width, -1).T)
 
     def request_id(self, data: bytes) -> bytes:
         """Return the bytes of a request's `request_id`; empty where it has none."""
@@ -125,19 +136,27 @@ def _cut(data: bytes, variable: Sequence[slice], values: int) -> tuple[struct.St
 def learn_template(data: bytes, request: pb.ScoreRequest, layout: Layout) -> Template | None:
     """Return the template of a request that was read; None where it is written unusually or not all are doubles.
 
-    The request has one row, in columns or dense, without params, that fits the layout of the model's inputs.
+    The request has rows in columns or dense, without params, that fit the layout of the model's inputs.
     """
     if not (_LITTLE_ENDIAN and layout.all_doubles and layout.fields):
         return None
     try:
-        spans, id_span = _spans(memoryview(data), layout)
+        spans, id_span = _spans(memoryview(data), layout, _DOUBLE * rows_of(request))
     except NotPlain:
         return None
     return Template(data, request, layout, spans, id_span)
 
 
-def _spans(view: memoryview, layout: Layout) -> tuple[list[slice], slice | None]:
-    """Return where the values of a request are, in the order of the signature, and its id; raises NotPlain."""
+def rows_of(request: pb.ScoreRequest) -> int:
+    """Return the rows of a request in columns or dense."""
+    return request.columns.num_rows or request.dense.num_rows
+
+
+def _spans(view: memoryview, layout: Layout, size: int) -> tuple[list[slice], slice | None]:
+    """Return where the values of a request are, and its id; raises NotPlain.
+
+    Those of columns, of a size in bytes each, are in the order of the signature; dense ones are one span.
+    """
     seen: dict[int, WireField] = {}
     for one in fields_of(view, _MAX_FIELDS):
         if one.number in seen and one.number != _FIELDS["outputs"]:
@@ -154,14 +173,14 @@ def _spans(view: memoryview, layout: Layout) -> tuple[list[slice], slice | None]
     if len(inputs) != 1 or inputs[0].wire_type != BYTES:
         raise NotPlain
     if inputs[0].number == _FIELDS["columns"]:
-        return _of_columns(view, inputs[0], layout), id_span
+        return _of_columns(view, inputs[0], layout, size), id_span
     values = _only(view, inputs[0], _DENSE_VALUES)
-    if values.end - values.value != _DOUBLE * len(layout.fields):
+    if values.end - values.value != size * len(layout.fields):
         raise NotPlain
     return [slice(values.value, values.end)], id_span
 
 
-def _of_columns(view: memoryview, columns: WireField, layout: Layout) -> list[slice]:
+def _of_columns(view: memoryview, columns: WireField, layout: Layout, size: int) -> list[slice]:
     spans: dict[str, slice] = {}
     for one in _inside(view, columns):
         if one.number != _COLUMNS:
@@ -169,7 +188,7 @@ def _of_columns(view: memoryview, columns: WireField, layout: Layout) -> list[sl
         name_field = _only(view, one, _COLUMN["name"])
         name = bytes(view[name_field.value : name_field.end]).decode()
         packed = _only(view, _only(view, one, _COLUMN["doubles"]), _PACKED)
-        if packed.end - packed.value != _DOUBLE or name in spans:
+        if packed.end - packed.value != size or name in spans:
             raise NotPlain
         spans[name] = slice(packed.value, packed.end)
     if spans.keys() != layout.by_name.keys():
