@@ -11,7 +11,14 @@ Peer: TypeAlias = tuple[int, str, bytes | None]
 """The number of a connection, its address as gRPC writes it, and the certificate that TLS has verified, in DER. It is
 the same object for all calls of a connection."""
 
-Arrival: TypeAlias = tuple[int, int, bytes | None, tuple[str, int] | None, float, float | None, Metadata, Peer]
+class Large:
+    """A request of 64 KiB or more, which is not Python's bytes yet; it has a length."""
+
+    def __len__(self) -> int: ...
+    def read(self) -> bytes:
+        """Copy it without the GIL; once."""
+
+Arrival: TypeAlias = tuple[int, int, bytes | Large | None, tuple[str, int] | None, float, float | None, Metadata, Peer]
 """A call: its number, the place of its method, the request, why there is none ("large" and its size, "late", "room"),
 the seconds since it came, the seconds that it may take in all, and the metadata that was asked for."""
 

@@ -10,8 +10,11 @@ use crate::budget::{Hold, SMALL};
 const FIRST_PIECE: usize = 16 << 10;
 const LARGEST_PIECE: usize = 256 << 10;
 
-/// Compressed bytes that are taken in one go.
-const COMPRESSED_PIECE: usize = 4 << 10;
+/// Compressed bytes that are taken in one go: they become a thousand times as many at most.
+const COMPRESSED_PIECE: usize = 128;
+
+/// Bytes of a message, as it came or decompressed, after which others get a turn.
+const TURN: usize = 64 << 10;
 
 /// Why a message is not received.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -216,6 +219,19 @@ enum Decoder {
     Deflate(ZlibDecoder<Sink>),
 }
 
+impl Decoder {
+    fn sink(&self) -> &Sink {
+        match self {
+            Self::Gzip(gzip) => gzip.get_ref(),
+            Self::Deflate(deflate) => deflate.get_ref(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        self.sink().fault.unwrap_or(Fault::Malformed(DAMAGED))
+    }
+}
+
 /// Return the content of a message, decompressed where it is compressed; others get a turn meanwhile.
 pub async fn open(message: Message, encoding: Encoding, limit: usize, hold: Hold) -> Result<Content, Fault> {
     if !message.compressed {
@@ -229,24 +245,30 @@ pub async fn open(message: Message, encoding: Encoding, limit: usize, hold: Hold
         Encoding::Unknown => return Err(Fault::UnknownCompression),
     };
     let Content { pieces, hold: _compressed, .. } = message.content;
+    let mut turn = 0;
     for piece in pieces {
         for part in piece.chunks(COMPRESSED_PIECE) {
+            let before = decoder.sink().content.size();
             let written = match &mut decoder {
                 Decoder::Gzip(gzip) => gzip.write_all(part),
                 Decoder::Deflate(deflate) => deflate.write_all(part),
             };
-            if let Err(error) = written {
-                return Err(fault_of(&decoder, &error));
+            if written.is_err() {
+                return Err(decoder.fault());
             }
-            tokio::task::yield_now().await;
+            turn += part.len() + decoder.sink().content.size() - before;
+            if turn > TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
     let finished = match &mut decoder {
         Decoder::Gzip(gzip) => gzip.try_finish(),
         Decoder::Deflate(deflate) => deflate.try_finish(),
     };
-    if let Err(error) = finished {
-        return Err(fault_of(&decoder, &error));
+    if finished.is_err() {
+        return Err(decoder.fault());
     }
     let sink = match decoder {
         Decoder::Gzip(gzip) => gzip.finish(),
@@ -256,14 +278,6 @@ pub async fn open(message: Message, encoding: Encoding, limit: usize, hold: Hold
 }
 
 const DAMAGED: &str = "a message can't be decompressed";
-
-fn fault_of(decoder: &Decoder, _: &std::io::Error) -> Fault {
-    let sink = match decoder {
-        Decoder::Gzip(gzip) => gzip.get_ref(),
-        Decoder::Deflate(deflate) => deflate.get_ref(),
-    };
-    sink.fault.unwrap_or(Fault::Malformed(DAMAGED))
-}
 
 /// Return the prefix of an answer of so many bytes.
 pub fn prefix(length: usize) -> [u8; 5] {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -24,8 +25,8 @@ use crate::tls::configure;
 /// Bytes of an answer from which it is not copied, and Python hears when it is not needed any more.
 const LARGE: usize = 4096;
 
-/// Bytes of a request from which it is copied without Python's lock.
-const COPIED_OUTSIDE: usize = 64 << 10;
+/// Bytes of a request from which it becomes Python's bytes when it is read.
+const READ_LATER: usize = 64 << 10;
 
 type Metadata = Vec<(String, PyBackedBytes)>;
 
@@ -125,7 +126,7 @@ impl Server {
         let now = Instant::now();
         let calls = PyList::empty(py);
         for request in batch.calls {
-            calls.append(self.call_of(py, request, now)?)?;
+            calls.append(self.call_of(py, request, now, READ_LATER)?)?;
         }
         let ended = (batch.gone, batch.read, batch.dropped);
         (calls, ended.0, ended.1, ended.2).into_pyobject(py).map(Some)
@@ -166,7 +167,7 @@ impl Server {
             let event = match event {
                 Event::Open(request) => {
                     let number = request.arrival.number;
-                    ("open", number, self.call_of(py, request, now)?).into_pyobject(py)?
+                    ("open", number, self.call_of(py, request, now, usize::MAX)?).into_pyobject(py)?
                 }
                 Event::Message(number, content) => ("message", number, bytes_of(py, content)?).into_pyobject(py)?,
                 Event::HalfClosed(number) => ("end", number, py.None()).into_pyobject(py)?,
@@ -222,10 +223,19 @@ impl Server {
 }
 
 impl Server {
-    fn call_of<'py>(&self, py: Python<'py>, request: Request, now: Instant) -> PyResult<Bound<'py, PyTuple>> {
+    fn call_of<'py>(
+        &self,
+        py: Python<'py>,
+        request: Request,
+        now: Instant,
+        read_later: usize,
+    ) -> PyResult<Bound<'py, PyTuple>> {
         let Request { arrival, content } = request;
         let (content, fault) = match content {
-            Ok(Some(content)) => (Some(bytes_of(py, content)?), None),
+            Ok(Some(content)) if content.size() >= read_later => {
+                (Some(Large::new(content).into_bound_py_any(py)?), None)
+            }
+            Ok(Some(content)) => (Some(bytes_of(py, content)?.into_any()), None),
             Ok(None) => (None, None),
             Err(Fault::TooLarge(size)) => (None, Some(("large", size))),
             Err(Fault::Late) => (None, Some(("late", 0))),
@@ -259,6 +269,31 @@ fn peer_of<'py>(py: Python<'py>, peer: &Peer) -> PyResult<Bound<'py, PyAny>> {
     Ok(made)
 }
 
+/// A large request: copying it to Python's bytes takes milliseconds, which whoever receives calls does not have.
+#[pyclass(frozen)]
+struct Large {
+    size: usize,
+    content: Lock<Option<Content>>,
+}
+
+impl Large {
+    fn new(content: Content) -> Self {
+        Self { size: content.size(), content: Lock::new(Some(content)) }
+    }
+}
+
+#[pymethods]
+impl Large {
+    fn __len__(&self) -> usize {
+        self.size
+    }
+
+    fn read<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let content = self.content.lock().take();
+        bytes_of(py, content.ok_or_else(|| PyRuntimeError::new_err("a request is read once"))?)
+    }
+}
+
 /// Return a message as Python's bytes: a large one is copied without Python's lock, piece by piece.
 fn bytes_of(py: Python<'_>, content: Content) -> PyResult<Bound<'_, PyBytes>> {
     let len = content.size();
@@ -274,7 +309,7 @@ fn bytes_of(py: Python<'_>, content: Content) -> PyResult<Bound<'_, PyBytes>> {
                 place += piece.len();
             });
         };
-        if len < COPIED_OUTSIDE {
+        if len < READ_LATER {
             copy();
         } else {
             py.detach(copy);

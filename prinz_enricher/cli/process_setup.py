@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import resource
@@ -28,6 +29,8 @@ _M_ARENA_MAX: Final = -8
 _MOST_HEAPS: Final = 2
 _WAKE_SECONDS: Final = 1.0
 """How long a signal may wait that the kernel gave to another thread than the main one."""
+_FILES: Final = 1 << 16
+"""Open files for which the kernel's table has room from the start: half a megabyte."""
 _TRIM_SECONDS: Final = 5.0
 _TRIM_BYTES: Final = 64 * 1024 * 1024
 """Memory over the least so far that is released every few seconds; four times as much is released at once."""
@@ -89,11 +92,15 @@ def use_libc_allocator() -> None:
 
 def raise_file_limit() -> int:
     """Allow this process as many open files as it may ask for, each connection being one; returns the number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return hard
-    return soft
+        limit = hard
+    # Where there are several threads, the kernel stops those that open a file for tens of milliseconds while its table
+    # grows.
+    with contextlib.suppress(OSError):
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, (min(limit, _FILES) if limit > 0 else _FILES) - 1))
+    return limit
 
 
 def notify_systemd(state: str) -> None:

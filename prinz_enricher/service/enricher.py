@@ -88,7 +88,7 @@ class EnricherService:
         self._messages = ModelMessages(targets, pool)
         # What wakes each watch.
         self._watches: set[Callable[[], None]] = set()
-        self._readers = FairThreads(3, "read-request")
+        self._readers = FairThreads(2, "read-request")
         # Writing a list of a thousand models takes longer than a score, or the signature asked for before it, may wait.
         self._lists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="list-models")
         self._signatures = ThreadPoolExecutor(max_workers=2, thread_name_prefix="get-signature")

@@ -32,6 +32,7 @@ assert wait_for_signal(signals) == 15
 
 FILES = """
 import resource
+import sys
 
 from prinz_enricher.cli.process_setup import raise_file_limit
 
@@ -39,6 +40,9 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
 assert raise_file_limit() == hard
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+if sys.platform == "linux":
+    size = next(line for line in open("/proc/self/status") if line.startswith("FDSize:"))
+    assert int(size.split()[1]) >= min(hard, 1 << 16)
 """
 
 
@@ -55,5 +59,5 @@ def test_memory_of_a_burst_goes_back_to_the_system() -> None:
 
 
 def test_a_process_may_open_as_many_files_as_there_may_be() -> None:
-    """A low soft limit of open files is raised to the hard one."""
+    """A low soft limit of open files is raised to the hard one, and the kernel's table has room for them."""
     run(FILES)

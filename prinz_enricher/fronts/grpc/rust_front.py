@@ -8,11 +8,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from cryptography import x509
@@ -44,7 +44,7 @@ from prinz_enricher.telemetry.series import Series
 from prinz_enricher.telemetry.tracing import Metadata, Tracing
 
 if TYPE_CHECKING:
-    from prinz_enricher_front import Arrival, Batch
+    from prinz_enricher_front import Arrival, Batch, Large
 
     from prinz_enricher.security.certificates import Certificates
 
@@ -92,6 +92,7 @@ class RustFront:
         self._calls: dict[int, RustCall] = {}
         # Calls whose tokens were verified are handed over by other threads.
         self._handing_over = threading.Lock()
+        self._large = ThreadPoolExecutor(1, "large-requests")
         self._thread = threading.Thread(target=self._run, name="rust-front", daemon=True)
 
     def start(self, handler: CallHandler, open_source: SourceOpener, log: CallLog | None = None) -> int:
@@ -125,6 +126,7 @@ class RustFront:
         self.streams.drain(max(0.0, until - time.monotonic()))
         self._server.stop(LINGER)
         self._thread.join()
+        self._large.shutdown()
 
     def _listen(self, open_source: SourceOpener) -> int:
         served = served_methods(self._series)
@@ -191,7 +193,9 @@ class RustFront:
         number, method, request, fault, waited, timeout, _, (_, peer, certificate) = arrival
         arrived = now - waited
         deadline = None if timeout is None else arrived + timeout
-        call = RustCall(METHODS[method], request or b"", arrived, deadline, self, number, peer=peer)
+        # A large one becomes bytes before it is handed over.
+        held: Any = request or b""
+        call = RustCall(METHODS[method], held, arrived, deadline, self, number, peer=peer)
         if certificate is not None:
             call.certificate = certificate_of(certificate)
         if fault is not None:
@@ -232,7 +236,7 @@ class RustFront:
         """Hand over the calls that are admitted, and end those whose callers have gone, whenever they came."""
         callers = self._security.callers
         recent = {} if callers is None else callers.recent()
-        calls: list[Call] = []
+        calls: list[RustCall] = []
         for call, metadata in arrivals:
             if self._tracing is not None:
                 call.trace = self._tracing.begin(metadata)
@@ -251,9 +255,27 @@ class RustFront:
                 calls.append(call)
         for number in ended:
             self._end(number)
-        if calls:
+        self._hand_over(calls)
+
+    def _hand_over(self, calls: Sequence[RustCall]) -> None:
+        read: list[Call] = []
+        for call in calls:
+            request: Any = call.request
+            if isinstance(request, bytes):
+                read.append(call)
+            else:
+                self._large.submit(self._hand_over_large, call, request)
+        if read:
             with self._handing_over:
-                self._handler(calls)
+                self._handler(read)
+
+    def _hand_over_large(self, call: RustCall, request: Large) -> None:
+        """Hand over a call whose request is to be copied, which would hold up the thread that receives calls."""
+        try:
+            call.request = request.read()
+            self._hand_over([call])
+        except Exception as error:  # noqa: BLE001 - nobody else would answer the call
+            call.fail(internal_failure(log, "calls failed", error, calls=1))
 
     def _count_started(self, methods: Iterable[int]) -> None:
         for method, came in Counter(methods).items():
@@ -280,8 +302,7 @@ class RustFront:
         call.principal = verdict
         try:
             if not call.cancelled() and self._begin(call):
-                with self._handing_over:
-                    self._handler([call])
+                self._hand_over([call])
         except Exception as error:  # noqa: BLE001 - nobody else would answer the call
             call.fail(internal_failure(log, "calls failed", error, calls=1))
 

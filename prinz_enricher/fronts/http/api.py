@@ -151,7 +151,7 @@ class Api:
         # One object, as for each caller.
         self._reader = Principal(limits.document_principal) if limits.document_principal else None
         self._templates = RowTemplates()
-        self._readers = FairThreads(3, "http-bodies")
+        self._readers = FairThreads(2, "http-bodies")
         # Their own, since each may wait for seconds.
         self._parquet, self._parquet_readers = ParquetReader(), FairThreads(2, "http-parquet")
         self._answers: deque[tuple[HttpCall, bytes | status_pb2.Status]] = deque()
