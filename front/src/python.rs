@@ -319,7 +319,7 @@ fn bytes_of(py: Python<'_>, content: Content) -> PyResult<Bound<'_, PyBytes>> {
 }
 
 /// Return an answer with its prefix; a small one is copied, of a large one Python hears when it is not needed any more.
-fn answer_of(message: &Bound<'_, PyBytes>, told: Option<(u64, &Arc<Bridge>)>) -> Answer {
+fn answer_of(message: &Bound<'_, PyBytes>, sender: Option<(u64, &Arc<Bridge>)>) -> Answer {
     let content = message.as_bytes();
     let head = prefix(content.len());
     if content.len() <= LARGE {
@@ -328,15 +328,15 @@ fn answer_of(message: &Bound<'_, PyBytes>, told: Option<(u64, &Arc<Bridge>)>) ->
         whole.extend_from_slice(content);
         return Answer { head: whole.into(), tail: Bytes::new() };
     }
-    let told = told.map(|(number, bridge)| (number, bridge.clone()));
-    let tail = Bytes::from_owner(Lent { content: Some(message.clone().into()), told });
+    let sender = sender.map(|(number, bridge)| (number, bridge.clone()));
+    let tail = Bytes::from_owner(Lent { content: Some(message.clone().into()), sender });
     Answer { head: Bytes::copy_from_slice(&head), tail }
 }
 
 /// A large answer, which is Python's.
 struct Lent {
     content: Option<PyBackedBytes>,
-    told: Option<(u64, Arc<Bridge>)>,
+    sender: Option<(u64, Arc<Bridge>)>,
 }
 
 impl AsRef<[u8]> for Lent {
@@ -349,7 +349,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         // First: Python frees it when it next looks at what has happened.
         self.content = None;
-        if let Some((number, bridge)) = self.told.take() {
+        if let Some((number, bridge)) = self.sender.take() {
             bridge.note_read(number);
         }
     }

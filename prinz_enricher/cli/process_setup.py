@@ -96,8 +96,7 @@ def raise_file_limit() -> int:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         limit = hard
-    # Where there are several threads, the kernel stops those that open a file for tens of milliseconds while its table
-    # grows.
+    # Each time that the table of files grows, the kernel stops a process of several threads for tens of milliseconds.
     with contextlib.suppress(OSError):
         os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, (min(limit, _FILES) if limit > 0 else _FILES) - 1))
     return limit

@@ -272,8 +272,9 @@ class RustFront:
     def _hand_over_large(self, call: RustCall, request: Large) -> None:
         """Hand over a call whose request is to be copied, which would hold up the thread that receives calls."""
         try:
-            call.request = request.read()
-            self._hand_over([call])
+            if not call.cancelled():
+                call.request = request.read()
+                self._hand_over([call])
         except Exception as error:  # noqa: BLE001 - nobody else would answer the call
             call.fail(internal_failure(log, "calls failed", error, calls=1))
 
