@@ -28,6 +28,9 @@ REGISTRY = (
 )
 # What uv needs and reads, such as where packages come from.
 INSTALLERS = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_*", "XDG_CACHE_HOME")
+# By default OpenBLAS's threads spin for 2^26 cycles, some 25 ms, after a product: between batches a worker would keep
+# cores from everybody else. 2^16 are enough for products in a row.
+_COMPUTE_DEFAULTS = {"OPENBLAS_THREAD_TIMEOUT": "16"}
 _SERVICE = ("PRINZ_*", "UV_*", "PIP_*")  # What concerns the service alone, or its installers.
 
 
@@ -68,7 +71,7 @@ def worker_variables(
     if "PYTHONPYCACHEPREFIX" not in chosen:
         # Bytecode beside a model's sources would be a file more than the model has.
         chosen["PYTHONDONTWRITEBYTECODE"] = "1"
-    return chosen | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    return _COMPUTE_DEFAULTS | chosen | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
 
 
 def installer_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,9 +52,6 @@ LARGE_REQUEST = 64 * 1024
 
 SMALL_STREAM = 64 * 1024
 """Bytes that an Arrow stream may become to be read by the thread that receives calls."""
-
-HUGE_REQUEST = 8 * 1024 * 1024
-"""Bytes from which the memory of a request is returned to the system at once."""
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """Bytes of a page of ListModels, unless one model has more: half of what clients of gRPC accept by default."""
@@ -164,16 +159,12 @@ class EnricherService:
             self._answer(call, partial(self._score_small, request=request))
 
     def _answer(self, call: Call, method: Callable[[Call], None] | None = None) -> None:
-        size = len(call.request)
         try:
             (method or self._methods.get(call.method, _refuse))(call)
         except EnricherError as error:
             call.fail(to_status(error))
         except Exception as error:  # noqa: BLE001 - a fault of this service
             call.fail(internal_failure(log, "call failed", error, method=call.method, trace_id=call.trace_id))
-        if size > HUGE_REQUEST:
-            # Its memory is free by now, and nobody waits for the thread of a large request.
-            _trim_heap()
 
     def _list_models(self, call: Call) -> None:
         request = parse(pb.ListModelsRequest, call.request)
@@ -307,14 +298,3 @@ def parse(kind: type[_M], data: bytes) -> _M:
         return kind.FromString(data)
     except DecodeError:
         raise InvalidRequest("request", f"is not a {kind.DESCRIPTOR.name} message") from None
-
-
-def _trim_heap() -> None:
-    """Give back what malloc keeps of freed memory; does nothing where the C library can't.
-
-    A large message arrives in thousands of small blocks. Once freed, they stay with the heaps of the threads that
-    received them: a front would grow by such a message for each of its threads.
-    """
-    # Without malloc_trim, as on macOS or musl, the memory stays; nothing else is lost.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -48,6 +48,13 @@ def test_a_worker_gets_no_secret() -> None:
     assert given["PYTHONPATH"].endswith("/more")
 
 
+def test_idle_threads_of_a_worker_sleep() -> None:
+    """OpenBLAS's spin as long as an operator says, and by default hardly at all."""
+    assert worker_variables(SERVICE, FOLDER, ())["OPENBLAS_THREAD_TIMEOUT"] == "16"
+    chosen = SERVICE | {"OPENBLAS_THREAD_TIMEOUT": "26"}
+    assert worker_variables(chosen, FOLDER, ())["OPENBLAS_THREAD_TIMEOUT"] == "26"
+
+
 def test_what_an_operator_gives_a_worker() -> None:
     """A pattern gives no credentials; a name in full does, but none of what is the service's own."""
     assert worker_variables(SERVICE, FOLDER, ["ACME_*"])["ACME_FEATURES"] == "on"
