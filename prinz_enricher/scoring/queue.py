@@ -144,7 +144,7 @@ class Queue:
     def __init__(self, max_rows: int, batch_rows: int = 1, delay: float = 0.0) -> None:
         # The lane whose turn it is comes first.
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
-        self._rows = self._jobs = self._calls = 0
+        self._rows = self._jobs = self._calls = self._shared_rows = 0
         self.limit(max_rows, batch_rows, delay)
 
     def limit(self, max_rows: int, batch_rows: int, delay: float) -> None:
@@ -164,7 +164,8 @@ class Queue:
 
     def calls(self, *, share: bool) -> int:
         """Return about how many model calls the jobs that wait will need, if they may share calls or not."""
-        return max(len(self._lanes), -(-self._rows // self._batch_rows)) if share else self._calls
+        # A job of more rows than are shared takes one call.
+        return max(len(self._lanes), -(-self._shared_rows // self._batch_rows)) if share else self._calls
 
     def push(self, pending: Pending) -> bool:
         """Queue a job; False if there is no room for it. An empty queue has room for a job of any size."""
@@ -230,7 +231,7 @@ class Queue:
         """Remove every job; returns them in the order they came."""
         jobs = sorted((one for lane in self._lanes.values() for one in lane.values()), key=lambda one: one.submitted)
         self._lanes.clear()
-        self._rows = self._jobs = self._calls = 0
+        self._rows = self._jobs = self._calls = self._shared_rows = 0
         return jobs
 
     def _key(self, pending: Pending) -> Hashable:
@@ -273,6 +274,7 @@ class Queue:
         self._rows += sign * pending.rows
         self._jobs += sign
         self._calls += sign * pending.job.calls
+        self._shared_rows += sign * min(pending.rows, self._batch_rows)
 
 
 def can_share(signature: Signature) -> bool:

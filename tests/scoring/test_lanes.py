@@ -132,12 +132,26 @@ def test_no_job_is_lost_or_doubled_whatever_is_done(steps: list[tuple[str, int]]
     assert (queue.rows, len(queue)) == (0, 0)
 
 
+def test_large_jobs_take_a_call_each() -> None:
+    """Whatever their rows: callers with a deadline are not refused for calls that nobody will make."""
+    jobs = [pending(300_000), pending(300_000), *(pending() for _ in range(100))]
+    queue = Queue(1_000_000, 1024)
+    for job in jobs:
+        assert queue.push(job)
+    assert queue.calls(share=True) == 3
+    for job in jobs[:2]:
+        queue.remove(job)
+    assert queue.calls(share=True) == 1
+    queue.limit(1_000_000, 10, 0.0)
+    assert queue.calls(share=True) == 10
+
+
 def test_other_limits_for_what_waits() -> None:
     """Jobs that wait go by the limits of now, in the order they came, and none is lost or refused."""
     small, middle, large = pending(3), pending(4), pending(9)
     queue = queue_of(small, middle, large)
     queue.limit(10, 4, 0.0)
-    assert (len(queue), queue.rows, queue.calls(share=True)) == (3, 16, 4)
+    assert (len(queue), queue.rows, queue.calls(share=True)) == (3, 16, 3)
     assert not queue.push(pending())
     assert queue.remove(middle)
     assert [queue.next_batch(0.0).jobs for _ in range(3)] == [[small], [large], []]
