@@ -95,7 +95,7 @@ class Application:
             # Before anything is started, such as the server of a local store.
             listen(settings.server.host, settings.server.port, "gRPC", FrontError).close()
         secured = FrontSecurity(asked, self._certificates, self._rules)
-        self._front = front or open_front(settings.server, secured, self._series, self._tracing)
+        self._front = front or open_front(settings.server, secured, self._series, self._tracing, settings.flight)
         self._pool = pool or open_pool(settings, self._registries, self._health_changed.set, self._series)
         self.ready = threading.Event()
         """Set once the registry was read and calls are answered."""

@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from prinz_enricher.batch import violation
+from prinz_enricher.batch.arrow_messages import batch_size, is_big_endian
 from prinz_enricher.batch.coerce_arrays import coerce
 from prinz_enricher.batch.layout import MAX_COLUMNS, TOO_MANY_COLUMNS, Layout, any_fields, input_layout, record_batch
 from prinz_enricher.batch.primitive_arrays import amplifies
@@ -30,9 +31,6 @@ MAX_STREAM_BYTES: Final = 1 << 31
 LARGE_STREAM: Final = 256 * 1024
 # How many rows times columns there may be that take no memory: columns of nulls, or of empty records, alone.
 MAX_FREE_CELLS: Final = 1 << 20
-_ARRAY: Final = 64
-"""Bytes that an array counts as, beside its values: what it costs to read even an empty one."""
-
 _KNOWN: Final = frozenset(
     type.id
     for type in (
@@ -102,14 +100,12 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int, bounds: Re
         if first:
             if message.type != "schema":
                 raise refusal("arrow_stream", "does not begin with a schema")
-            if _is_big_endian(memoryview(message.metadata)):
+            if is_big_endian(memoryview(message.metadata)):
                 raise refusal("arrow_stream", "is big-endian; write it little-endian")
             first = False
             continue
         body = memoryview(message.body) if message.body is not None else memoryview(b"")
-        batch_rows, batch_bytes, batch_values = _batch_size(
-            memoryview(message.metadata), body, message.type == "dictionary"
-        )
+        batch_rows, batch_bytes, batch_values = batch_size(memoryview(message.metadata), body)
         if batch_rows < 0:
             # Arrow checks it only where there are columns to compare it with.
             raise refusal("arrow_stream", "is not a sound Arrow IPC stream")
@@ -129,81 +125,6 @@ def _inspect(buffer: pa.Buffer, max_rows: int | None, max_bytes: int, bounds: Re
     if source.tell() == end:
         # Without the marker a stream that lost its last batches would look whole.
         raise refusal("arrow_stream", "has no end marker; close its writer")
-
-
-# What an IPC message says before its body is read, and pyarrow does not show: just enough of the flatbuffers of
-# `Message.fbs` and `Schema.fbs`. What is damaged raises `struct.error` or `IndexError`; pyarrow verifies the same bytes
-# before it uses them.
-
-_MESSAGE_HEADER, _SCHEMA_ENDIANNESS, _DICTIONARY_DATA = 2, 0, 1
-_BATCH_LENGTH, _BATCH_NODES, _BATCH_BUFFERS, _BATCH_COMPRESSION = 0, 1, 2, 3
-
-
-def _is_big_endian(metadata: memoryview) -> bool:
-    schema = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
-    field = None if schema is None else _field(metadata, schema, _SCHEMA_ENDIANNESS)
-    return field is not None and _number("<h", metadata, field) != 0
-
-
-def _batch_size(metadata: memoryview, body: memoryview, is_dictionary: bool) -> tuple[int, int, int]:
-    """Return the length of a record batch or dictionary, the bytes of its buffers once decompressed, and its values.
-
-    Values are those of all arrays, at any depth of nesting, and each array is some more.
-    """
-    batch = _table(metadata, _number("<I", metadata, 0), _MESSAGE_HEADER)
-    if batch is not None and is_dictionary:
-        batch = _table(metadata, batch, _DICTIONARY_DATA)
-    if batch is None:
-        return 0, 0, 0
-    length = _field(metadata, batch, _BATCH_LENGTH)
-    rows = 0 if length is None else _number("<q", metadata, length)
-    compressed = _field(metadata, batch, _BATCH_COMPRESSION) is not None
-    lengths, _ = _pairs(metadata, batch, _BATCH_NODES)
-    total, values = 0, sum(lengths) + _ARRAY * len(lengths)
-    if lengths and min(lengths) < 0:
-        raise ValueError
-    for offset, size in zip(*_pairs(metadata, batch, _BATCH_BUFFERS), strict=True):
-        if compressed and size >= 8:
-            # A compressed buffer begins with its length; -1 says that it is not compressed after all.
-            plain = _number("<q", body, offset)
-            size = size - 8 if plain == -1 else max(plain, 0)  # noqa: PLW2901
-        total += size
-    return rows, total, values
-
-
-def _pairs(data: memoryview, table: int, slot: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the first and the second numbers of the structs that a table's field holds."""
-    start = _table(data, table, slot)
-    if start is None:
-        return (), ()
-    count = _number("<I", data, start)
-    if count > len(data):
-        raise IndexError
-    numbers = struct.unpack_from(f"<{2 * count}q", data, start + 4)
-    return numbers[::2], numbers[1::2]
-
-
-def _table(data: memoryview, table: int, slot: int) -> int | None:
-    """Return the position that a table's field refers to; None where it has its default."""
-    field = _field(data, table, slot)
-    return None if field is None else field + _number("<I", data, field)
-
-
-def _field(data: memoryview, table: int, slot: int) -> int | None:
-    """Return the position of a table's field; None where it has its default."""
-    vtable = table - _number("<i", data, table)
-    place = 4 + 2 * slot
-    if place >= _number("<H", data, vtable):
-        return None
-    offset = _number("<H", data, vtable + place)
-    return table + offset if offset else None
-
-
-def _number(format: str, data: memoryview, position: int) -> int:
-    if position < 0:
-        raise IndexError
-    value: int = struct.unpack_from(format, data, position)[0]
-    return value
 
 
 def _read_views(buffer: pa.Buffer, layout: Layout) -> pa.RecordBatch | None:

@@ -38,6 +38,9 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
 @click.option("--port", type=_PORT, help="Port to listen on; 0 picks a free one.  [default: 50051]")
 @click.option("--api-port", type=_PORT, help="Port of the HTTP API; 0 picks a free one.  [default: none]")
+@click.option(
+    "--flight-port", type=_PORT, help="Port of Arrow Flight, which may be --port; 0 picks one.  [default: none]"
+)
 @click.option("--insecure", is_flag=True, default=None, help="Allow addresses other than loopback without TLS.")
 @click.option("--tls-certificate", metavar="FILE", help="PEM file of the servers' certificate chain.")
 @click.option("--tls-key", metavar="FILE", help="PEM file of its key.")
@@ -88,6 +91,7 @@ def load_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
         "registry": {"url": given["registry"]},
         "server": server | ({"tls": tls} if tls else {}),
         "api": {"port": given["api_port"]},
+        "flight": {"port": given["flight_port"]},
         "http": {"port": given["http_port"]},
         "scoring": {"preload": given["preload"] or None},
         "logging": {"level": given["log_level"], "format": given["log_format"]},

@@ -17,6 +17,7 @@ from prinz_enricher.config.reloading import reload as reload
 from prinz_enricher.config.sections import MIB as MIB
 from prinz_enricher.config.sections import CacheSettings as CacheSettings
 from prinz_enricher.config.sections import ConnectionSettings as ConnectionSettings
+from prinz_enricher.config.sections import FlightSettings as FlightSettings
 from prinz_enricher.config.sections import HttpSettings as HttpSettings
 from prinz_enricher.config.sections import LoggingSettings as LoggingSettings
 from prinz_enricher.config.sections import Section as Section

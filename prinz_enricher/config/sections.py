@@ -167,6 +167,13 @@ class ApiSettings(Section):
     """caller as whom Nussknacker's document is served without a token; it fetches it without one"""
 
 
+class FlightSettings(Section):
+    """Arrow Flight, with the address, TLS, tokens, rules and limits of gRPC; see docs/flight.md."""
+
+    port: int | None = Field(None, ge=0, le=65535)
+    """port, which may be that of gRPC; 0 picks a free one; unset disables Flight"""
+
+
 class LoggingSettings(Section):
     """Logs, written to standard error; see docs/logging.md."""
 

@@ -16,6 +16,7 @@ from prinz_enricher.config.connections import EndpointSettings, RegistrySettings
 from prinz_enricher.config.sections import (
     ApiSettings,
     CacheSettings,
+    FlightSettings,
     HttpSettings,
     LoggingSettings,
     ScoringSettings,
@@ -50,6 +51,7 @@ class Settings(Section):
     endpoints: dict[str, EndpointSettings] = Field({}, description="model servers elsewhere, each under a name")
     server: ServerSettings = ServerSettings()
     api: ApiSettings = ApiSettings()
+    flight: FlightSettings = FlightSettings()
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     access: tuple[AccessRule, ...] = ()

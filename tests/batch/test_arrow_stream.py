@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prinz_enricher.batch import Violations, arrow_stream, batch_to_rows, coerce, decode_stream, encode_stream
+from prinz_enricher.batch import Violations, arrow_messages, batch_to_rows, coerce, decode_stream, encode_stream
 from prinz_enricher.errors import BatchTooLarge, InvalidInput
 from prinz_enricher.signature import (
     AnyValue,
@@ -201,14 +201,14 @@ def test_big_endian_streams_are_refused() -> None:
     data = bytearray(stream(pa.record_batch({"x": pa.array([1.0])})))
     # The schema table's first field, which is left out when little-endian: point it at a 1 in the vtable of the test.
     metadata = memoryview(data)[8:]
-    root = arrow_stream._number("<I", metadata, 0)
-    schema = arrow_stream._table(metadata, root, 2)
+    root = arrow_messages._number("<I", metadata, 0)
+    schema = arrow_messages._table(metadata, root, 2)
     assert schema is not None
-    assert not arrow_stream._is_big_endian(metadata)
+    assert not arrow_messages.is_big_endian(metadata)
     vtable = schema - int.from_bytes(metadata[schema : schema + 4], "little", signed=True)
     # The fields' offset is 16 bits that are not 0, so as an endianness they are not little.
     metadata[vtable + 4 : vtable + 6] = metadata[vtable + 6 : vtable + 8]
-    assert arrow_stream._is_big_endian(metadata)
+    assert arrow_messages.is_big_endian(metadata)
     assert refused(bytes(data), signature(x=DOUBLE))[0][0] == "arrow_stream"
 
 

@@ -27,6 +27,7 @@ BASE: dict[str, Any] = {
     "auth": {"tokens_file": "tokens.toml"},
     "http": {"port": 1},
     "api": {"port": 1},
+    "flight": {"port": 1},
 }
 
 OTHER: dict[str, object] = {

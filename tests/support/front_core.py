@@ -214,12 +214,15 @@ def make_front(
     security: FrontSecurity | None = None,
     series: Series | None = None,
     tracing: Tracing | None = None,
+    *,
+    flight: bool = False,
     **limits: Any,
 ) -> Front:
     """Make a front of a kind, which does not listen yet, with these limits in place of the usual ones."""
     usual: Any = FrontLimits(LIMIT, MAX_CALLS, MAX_INFLIGHT, PATIENCE)
     limited, security = replace(usual, **limits), security or FrontSecurity()
-    front: Front = FRONTS[kind](f"127.0.0.1:{port}", limited, security, series, tracing)
+    address = f"127.0.0.1:{port}"
+    front: Front = FRONTS[kind](address, limited, security, series, tracing, flight=address if flight else None)
     return front
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from prinz_enricher.config import ServerSettings
+from prinz_enricher.config import FlightSettings, ServerSettings
 from prinz_enricher.fronts.grpc.admission import FrontLimits, limits_of
 from prinz_enricher.fronts.grpc.authentication import Callers, FrontSecurity
 from prinz_enricher.fronts.grpc.counted_handlers import SERVICE
@@ -32,6 +32,7 @@ def open_front(
     security: FrontSecurity | None = None,
     series: Series | None = None,
     tracing: Tracing | None = None,
+    flight: FlightSettings = FlightSettings(),  # noqa: B008
 ) -> Front:
     """Return the front of the settings; `auto` is rust where it is installed, else grpcio.
 
@@ -45,11 +46,12 @@ def open_front(
         kind, why = ("rust", "it is installed") if installed else ("grpcio", f"{_NAME} is not installed")
     elif kind == "rust" and not installed:
         raise FrontError(f"the rust front needs the package {_NAME}, which is not installed")
-    make: Callable[[str, FrontLimits, FrontSecurity, Series | None, Tracing | None], Front] = GrpcioFront
+    make: Callable[..., Front] = GrpcioFront
     if kind == "rust":
         from prinz_enricher.fronts.grpc.rust_front import RustFront
 
         make = RustFront
     log.info("front chosen", front=kind, why=why)
     address = address_text(settings.host, settings.port)
-    return make(address, limits_of(settings), security or FrontSecurity(), series, tracing)
+    flight_address = None if flight.port is None else address_text(settings.host, flight.port)
+    return make(address, limits_of(settings), security or FrontSecurity(), series, tracing, flight=flight_address)

@@ -22,19 +22,19 @@ SERVICE = enricher_service_pb2.DESCRIPTOR.services_by_name["EnricherService"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
+FLIGHT = "/arrow.flight.protocol.FlightService/DoExchange"
+
 _UNKNOWN = 2
 
 
-def served_methods(series: Series) -> dict[str, MethodSeries]:
-    """Return what counts the calls of each method, by its path."""
+def served_methods(series: Series, *, flight: bool = False) -> dict[str, MethodSeries]:
+    """Return what counts the calls of each method, by its path; that of Arrow Flight where it is served."""
     reflection = (_REFLECTION.full_name, _REFLECTION.full_name.replace(".v1alpha.", ".v1."))
     services = [(SERVICE, SERVICE.full_name), (HEALTH, HEALTH.full_name), *((_REFLECTION, name) for name in reflection)]
-    return {
-        path: series.method(path, _type_of(method))
-        for service, name in services
-        for method in service.methods
-        for path in [f"/{name}/{method.name}"]
-    }
+    types = {f"/{name}/{method.name}": _type_of(method) for service, name in services for method in service.methods}
+    if flight:
+        types[FLIGHT] = "bidi_stream"
+    return {path: series.method(path, type) for path, type in types.items()}
 
 
 class CountingServer:

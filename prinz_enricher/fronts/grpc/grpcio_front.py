@@ -31,7 +31,8 @@ from prinz_enricher.fronts.grpc.authentication import (
     note_begin,
 )
 from prinz_enricher.fronts.grpc.call_batcher import CallBatcher
-from prinz_enricher.fronts.grpc.counted_handlers import HEALTH, SERVICE, CountingServer, served_methods
+from prinz_enricher.fronts.grpc.counted_handlers import FLIGHT, HEALTH, SERVICE, CountingServer, served_methods
+from prinz_enricher.fronts.grpc.flight import FlightExchange
 from prinz_enricher.fronts.grpc.grpcio_security import CALLER, ModelHealth, TokenCheck, server_credentials
 from prinz_enricher.fronts.grpc.receiving import COPIES, Receiver
 from prinz_enricher.fronts.grpc.reflection import add_reflection
@@ -67,7 +68,7 @@ def _is_of_service(record: logging.LogRecord) -> bool:
 
 
 class GrpcioFront:
-    """Serves gRPC by `grpc.aio` at `host:port`.
+    """Serves gRPC by `grpc.aio` at `host:port`, and there and at the address `flight` Arrow Flight, if there is one.
 
     Behind the Rust front it serves all but the service's unary calls, by what `make_server` makes of the interceptors,
     which listens by itself; and it has the admission of that front.
@@ -81,9 +82,11 @@ class GrpcioFront:
         series: Series | None = None,
         tracing: Tracing | None = None,
         *,
+        flight: str | None = None,
         make_server: Callable[[Sequence[grpc.aio.ServerInterceptor]], Any] | None = None,
         admission: Admission | None = None,
     ) -> None:
+        self._flight = flight
         self._make_server = make_server
         self._tracing = tracing
         self._series = series or Series()
@@ -161,7 +164,7 @@ class GrpcioFront:
         self._stream_turns = Turns(STREAM_SECONDS)
         self._batcher = CallBatcher(self._handler, max(1, min(MAX_WAITING, self._limits.calls // 4)))
         callers = self._security.callers
-        methods = served_methods(self._series)
+        methods = served_methods(self._series, flight=self._flight is not None)
         interceptors = [] if callers is None else [TokenCheck(callers, self._refuse_call, methods)]
         self._server = (self._make_server or self._make_grpc_server)(interceptors)
         self._health = ModelHealth(callers, self._security.rules)
@@ -172,15 +175,24 @@ class GrpcioFront:
         counting.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(SERVICE.full_name, self._stream_handlers())]
         )
+        if self._flight is not None:
+            service, method = FLIGHT.strip("/").split("/")
+            exchange: Any = grpc.stream_stream_rpc_method_handler(partial(self._bidi_stream, FlightExchange, method))
+            counting.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: exchange})])
         add_reflection(counting, [SERVICE.full_name, HEALTH.full_name])
         port = 0
         if self._make_server is None:
-            if self._security.certificates is None:
-                port = self._server.add_insecure_port(self._address)
-            else:
-                port = self._server.add_secure_port(self._address, server_credentials(self._security.certificates))
+            port = self._listen(self._address)
+            if self._flight is not None:
+                note_flight(port if self._flight == self._address else self._listen(self._flight))
         await self._server.start()
         return port
+
+    def _listen(self, address: str) -> int:
+        certificates = self._security.certificates
+        if certificates is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, server_credentials(certificates)))
 
     def _make_grpc_server(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
         return grpc.aio.server(
@@ -250,7 +262,8 @@ class GrpcioFront:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in SERVICE.methods:
             if method.client_streaming:
-                handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._score_stream)
+                serve = partial(self._bidi_stream, ScoreStream, method.name)
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(serve)
             elif method.server_streaming:
                 # Without serialisers the messages are bytes, as the port wants them.
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._server_stream(method.name))
@@ -423,18 +436,20 @@ class GrpcioFront:
                 return item
         return to_status(ShuttingDown())
 
-    async def _score_stream(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        caller, record = await self._admit_stream("ScoreStream", context)
+    async def _bidi_stream(
+        self, kind: type[ScoreStream], method: str, _: object, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> None:
+        caller, record = await self._admit_stream(method, context)
         key = caller or _key_of(context)
         begin = None if self._tracing is None else partial(self._tracing.begin, _metadata(context))
         noted = partial(getattr, self, "_log")
-        stream = ScoreStream(context, key, self._admission, self._batcher, self._limits, caller, noted, begin)
+        stream = kind(context, key, self._admission, self._batcher, self._limits, caller, noted, begin)
         self._score_streams.add(stream)
         end: status_pb2.Status | None = gone()
         try:
             end = await stream.serve()
         except Exception as error:  # noqa: BLE001 - a fault of this service
-            end = internal_failure(log, "stream failed", error, method="ScoreStream")
+            end = internal_failure(log, "stream failed", error, method=method)
         finally:
             self._score_streams.discard(stream)
             self._note_idle()
@@ -491,6 +506,11 @@ class _UnaryCall(Call):
 
     def hold(self, size: int) -> None:
         self.front.grow(self.answer, size)
+
+
+def note_flight(port: int) -> None:
+    """Log where Arrow Flight is served beside the port of gRPC."""
+    log.info("arrow flight listens", port=port)
 
 
 def _connection_limits(settings: ConnectionSettings) -> list[tuple[str, int]]:

@@ -32,7 +32,7 @@ from prinz_enricher.fronts.grpc.authentication import (
     note_begin,
 )
 from prinz_enricher.fronts.grpc.counted_handlers import SERVICE, served_methods
-from prinz_enricher.fronts.grpc.grpcio_front import LINGER, GrpcioFront, error_metadata
+from prinz_enricher.fronts.grpc.grpcio_front import LINGER, GrpcioFront, error_metadata, note_flight
 from prinz_enricher.fronts.grpc.rust_streams import RustStreams, encoded
 from prinz_enricher.fronts.listener import listen
 from prinz_enricher.security.access import AccessRules
@@ -78,7 +78,10 @@ class RustFront:
         security: FrontSecurity = FrontSecurity(),  # noqa: B008
         series: Series | None = None,
         tracing: Tracing | None = None,
+        *,
+        flight: str | None = None,
     ) -> None:
+        self._flight = flight
         self._tracing = tracing
         self._series = series or Series()
         self._address = address
@@ -129,7 +132,7 @@ class RustFront:
         self._large.shutdown()
 
     def _listen(self, open_source: SourceOpener) -> int:
-        served = served_methods(self._series)
+        served = served_methods(self._series, flight=self._flight is not None)
         unary = [f"/{SERVICE.full_name}/{method}" for method in METHODS]
         # Those of the service first: a batch has their numbers.
         paths = [*unary, *(path for path in served if path not in unary)]
@@ -142,12 +145,17 @@ class RustFront:
             2 * self._limits.calls + MAX_CALLS,
         )
         sockets, port = _open_sockets(self._address)
+        if self._flight is not None:
+            more, flight_port = ([], port) if self._flight == self._address else _open_sockets(self._flight)
+            sockets += more
+            note_flight(flight_port)
         self.streams = GrpcioFront(
             self._address,
             self._limits,
             self._security,
             self._series,
             self._tracing,
+            flight=self._flight,
             make_server=partial(RustStreams, self._server, paths, certificate_of),
             admission=self._admission,
         )

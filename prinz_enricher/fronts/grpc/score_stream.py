@@ -55,8 +55,19 @@ _STATUS: Final = pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["status"].numb
 _SEQUENCE_TAG: Final = varint(pb.ScoreStreamResponse.DESCRIPTOR.fields_by_name["sequence"].number << 3)
 
 
+class StreamEnded(Exception):
+    """A stream ends with an error, after all that was written."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
 class ScoreStream:
     """Serves one stream: each message that is admitted goes to the batcher as a call."""
+
+    most = MAX_MESSAGES
+    """Messages that may be unanswered."""
 
     def __init__(
         self,
@@ -111,6 +122,8 @@ class ScoreStream:
         except TimeoutError:
             # By `end`: there is no other time limit.
             return self._end
+        except StreamEnded as ended:
+            return ended.status
         finally:
             reading.cancel()
             if self._alarm is not None:
@@ -142,24 +155,27 @@ class ScoreStream:
     async def _read(self) -> None:
         while True:
             while (
-                self._unsent >= MAX_MESSAGES
+                self._unsent >= self.most
                 or self._held >= MAX_HELD_BYTES
                 or self._unsent - len(self._open) >= self._window
             ):
                 self._room.clear()
                 await self._room.wait()
             data: Any = await self._context.read()
-            if data is grpc.aio.EOF:
-                return
+            is_over = data is grpc.aio.EOF
             try:
-                self._receive(data)
+                message = self.read_end() if is_over else self.read(data)
             except InvalidRequest as error:
                 # Without a sequence no answer could name the message, and its caller would wait in vain. Earlier
                 # messages are still answered.
                 self._end = to_status(error)
                 return
+            if message is not None:
+                self._begin(message, 0 if is_over else len(data))
+            if is_over:
+                return
             # The next message may be long in coming; a large one must not live until then.
-            del data
+            del data, message
 
     def _note_read(self, reading: asyncio.Task[None]) -> None:
         if not reading.cancelled():
@@ -167,13 +183,39 @@ class ScoreStream:
             reading.exception()
         self._wake()
 
-    def _receive(self, data: bytes) -> None:
+    # What tells one kind of stream from another.
+
+    def read(self, data: bytes) -> ScoreMessage | None:
+        """Return what a message asks; None where it asks nothing. Raises InvalidRequest, which ends the stream."""
+        return read_message(data)
+
+    def read_end(self) -> ScoreMessage | None:
+        """Return what the end of the caller's messages asks."""
+        return None
+
+    def write_answer(self, sequence: int, response: bytes) -> bytes:
+        """Return the answer with a serialised `ScoreResponse`; from any thread."""
+        return write_response(sequence, response)
+
+    def write_error(self, sequence: int, status: status_pb2.Status) -> bytes:
+        """Return the answer with an error; from any thread."""
+        return write_status(sequence, status)
+
+    def queue(self, sequence: int, answer: bytes) -> None:
+        """Put an answer among those to be sent; from any thread, with the lock."""
+        self._answers.append(answer)
+
+    async def send(self, answer: bytes) -> None:
+        """Write an answer; raises StreamEnded."""
+        await self._context.write(answer)
+
+    def _begin(self, asked: ScoreMessage, size: int) -> None:
         arrived, deadline = time.monotonic(), self._deadline
-        sequence, request, timeout, fault = read_message(data)
+        sequence, request, timeout, fault = asked
         if timeout is not None:
             deadline = arrived + timeout if deadline is None else min(deadline, arrived + timeout)
         message = _Message(
-            "Score", request, arrived, deadline, self, sequence, len(data), principal=self._principal, peer=self._peer
+            "Score", request, arrived, deadline, self, sequence, size, principal=self._principal, peer=self._peer
         )
         if self._begin_trace is not None:
             message.trace = self._begin_trace()
@@ -219,7 +261,7 @@ class ScoreStream:
             self._write_began = self._loop.time()
             if self._alarm is None:
                 self._alarm = self._loop.call_at(self._write_began + self._patience, self._check_write)
-            await self._context.write(answer)
+            await self.send(answer)
             answers.popleft()
             self._admission.drop(self._caller, len(answer))
             self._write_began = None
@@ -256,8 +298,8 @@ class ScoreStream:
             refusal = self._admission.hold(self._caller, len(answer))
             if refusal is not None:
                 refusal = message.traced(refusal)
-                answer, error = write_status(message.sequence, refusal), refusal
-            self._answers.append(answer)
+                answer, error = self.write_error(message.sequence, refusal), refusal
+            self.queue(message.sequence, answer)
             self._held += len(answer) - message.size
             asleep, self._asleep = self._asleep, False
         if error is not None:
@@ -288,7 +330,7 @@ class _Message(Call):
     size: int
 
     def respond(self, message: bytes) -> bool:
-        answer = write_response(self.sequence, message)
+        answer = self.stream.write_answer(self.sequence, message)
         limit = self.stream.max_message_bytes
         if len(answer) <= limit:
             return self.stream.answer(self, answer)
@@ -297,7 +339,7 @@ class _Message(Call):
 
     def fail(self, status: status_pb2.Status) -> None:
         status = self.traced(status)
-        self.stream.answer(self, write_status(self.sequence, status), status)
+        self.stream.answer(self, self.stream.write_error(self.sequence, status), status)
 
     def cancelled(self) -> bool:
         return not self.stream.is_open(self)
