@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo front test test-front test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts hostile soak clean
+.PHONY: help demo front test test-front test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts bench-flight hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -110,6 +110,9 @@ bench-batch: $(READY) ## What the columnar core costs, beside its floor
 
 bench-large: $(READY) ## What one large batch costs the front in memory, beside its floor
 	$(BIN)/python benchmarks/large_batch.py
+
+bench-flight: $(READY) ## What Arrow Flight costs beside bare Flight servers and Score, by turns (ARGS=--help)
+	$(BIN)/python -m benchmarks.flight $(ARGS)
 
 bench-start: $(READY) ## How long the front takes to start, and how much memory it holds
 	$(BIN)/python benchmarks/start.py
