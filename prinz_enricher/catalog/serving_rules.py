@@ -99,6 +99,7 @@ class ServingOptions:
         route: `prinz.route`, unchecked: `local`, or `remote:` and the name of an endpoint of the settings; or empty.
         observed: `prinz.outputs`, `observed`: whether outputs that were observed may take the place of those declared.
         environment: `prinz.environment`, `current`, `isolated` or `auto`: what it runs in; or empty.
+        accelerate: `prinz.accelerate`, `onnx` or `off`: whether onnxruntime may compute for it; or empty.
     """
 
     batching: str = ""
@@ -107,6 +108,7 @@ class ServingOptions:
     route: str = ""
     observed: bool = False
     environment: str = ""
+    accelerate: str = ""
 
 
 NO_OPTIONS = ServingOptions()
@@ -126,6 +128,7 @@ def read_serving_options(version_tags: Mapping[str, str], model_tags: Mapping[st
         route=first("prinz.route"),
         observed=first("prinz.outputs") == "observed",
         environment=first(ENVIRONMENT_TAG, lambda text: text.lower() in ("current", "isolated", "auto")).lower(),
+        accelerate=first("prinz.accelerate", lambda text: text.lower() in ("onnx", "off")).lower(),
     )
     return NO_OPTIONS if options == NO_OPTIONS else options
 

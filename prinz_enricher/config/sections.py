@@ -221,6 +221,9 @@ class ScoringSettings(Section):
     """maximum waiting rows per version"""
     allow_observed_outputs: bool = False
     """let the tag `prinz.outputs = observed` replace declared outputs by observed ones"""
+    accelerate: tuple[str, ...] = ()
+    """models, by name (`*` wildcard), that onnxruntime may compute where that is proven to give the same answers; the
+    tag `prinz.accelerate`, `onnx` or `off`, overrides it"""
     batching: Literal["auto", "exact", "off"] = "auto"
     """whether calls share model calls: `auto`, if answers stay the same up to rounding; `exact`, if to the
     bit; `off`"""

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from prinz_enricher.provision.disk_cache import DiskCache, Lease
 from prinz_enricher.provision.progress import acquired, report_step
 from prinz_enricher.provision.provision_errors import BuildFailed, ProvisionError
 from prinz_enricher.provision.requirements import (
+    ACCELERATORS,
     Requirements,
     located,
     normalise,
@@ -85,13 +86,20 @@ class Environments:
         self._mode = mode
         self._overrides = tuple(sorted(map(normalise, overrides)))
 
-    def get(self, model_folder: Path, *, mode: str = "", cancelled: Callable[[], bool] = lambda: False) -> Environment:
+    def get(
+        self,
+        model_folder: Path,
+        *,
+        mode: str = "",
+        accelerate: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Environment:
         """Return the environment of the model in a folder, which is built if missing; blocks.
 
-        It is to be closed when its worker has ended; `mode` is the model's own. Raises Cancelled, RequirementsRefused,
-        BuildFailed or CacheUnusable.
+        It is to be closed when its worker has ended; `mode` is the model's own, and one that is to be accelerated gets
+        what that needs. Raises Cancelled, RequirementsRefused, BuildFailed or CacheUnusable.
         """
-        plan = self.plan(model_folder, mode=mode)
+        plan = self.plan(model_folder, mode=mode, accelerate=accelerate)
         if plan is None:
             return Environment(Path(sys.executable), None, isolated=False)
 
@@ -113,7 +121,7 @@ class Environments:
         )
         return Environment(_python(lease.path), lease, isolated=True)
 
-    def plan(self, model_folder: Path, *, mode: str = "") -> EnvironmentPlan | None:
+    def plan(self, model_folder: Path, *, mode: str = "", accelerate: bool = False) -> EnvironmentPlan | None:
         """Return what is built for the model in a folder, of which the files that describe it suffice.
 
         None where the service's own environment will do. Raises RequirementsRefused or BuildFailed.
@@ -121,7 +129,10 @@ class Environments:
         chosen = mode or self._mode
         if chosen == "current":
             return None
-        needed = overridden(read_requirements(model_folder), self._overrides)
+        needed = read_requirements(model_folder)
+        if accelerate:
+            needed = replace(needed, requirements=(*needed.requirements, *ACCELERATORS))
+        needed = overridden(needed, self._overrides)
         lacking = unmet(needed) if chosen == "auto" else ()
         if chosen == "auto" and not lacking:
             return None

@@ -37,6 +37,8 @@ OLDEST_PYTHON = (3, 10)
 OLDEST_MLFLOW = Version("2.9")
 _MLFLOWS = ("mlflow", "mlflow-skinny")
 _WORKER_PACKAGES = ("numpy", "pandas", "pyarrow")
+ACCELERATORS = ("onnxruntime>=1.20", "skl2onnx>=1.19")
+"""What computes for a model of scikit-learn in its place."""
 _PYTHON_ENV = "python_env.yaml"
 _REQUIREMENTS = "requirements.txt"
 _CONDA = "conda.yaml"

@@ -31,6 +31,7 @@ class Target:
         observe: Whether outputs that the model is observed to return may replace the declared ones.
         environment: `current`, `isolated` or `auto` if the owner says, and may say, what it runs in; else empty.
         loader: Module that loads it; empty if unknown.
+        accelerate: Whether onnxruntime may compute for it where that gives the same answers.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     observe: bool = field(default=False, compare=False)
     environment: str = ""
     loader: str = field(default="", compare=False)
+    accelerate: bool = False
 
     @property
     def registered_name(self) -> str:
@@ -57,7 +59,7 @@ class Target:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """Identity of the version; a changed signature makes another key."""
-        version = f"{self.version} {self.fingerprint} {self.environment}"
+        version = f"{self.version} {self.fingerprint} {self.environment} {'onnx' if self.accelerate else ''}"
         return self.registry, self.name, version, self.signature.digest
 
 
@@ -222,9 +224,9 @@ Raises `LoadFailed` (`RegistryAway`, `LoaderRefused`).
 class Loaded:
     """What a worker found when it loaded its model.
 
-    `path` says how the model is called, for the log; `batching` whether callers may share a model call, since each row
-    was shown to get the same answer as alone; `seconds` how long each step took (`fetch`, `environment`, `import`,
-    `load`, `warm` and the like); `note` what people should know of how it is served.
+    `path` says how the model is called, `accelerated` by onnxruntime; `batching` whether callers may share a call,
+    since each row was shown to get the same answer as alone; `seconds` how long each step took (`fetch`, `environment`,
+    `import`, `load`, `warm` and the like); `note` what people should know of how it is served.
     """
 
     path: str

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
 
 from prinz_enricher.config import CacheSettings, WorkerSettings
-from prinz_enricher.provision.environments import EnvironmentPlan, Environments, worker_code
+from prinz_enricher.provision.environments import Environment, EnvironmentPlan, Environments, worker_code
 from prinz_enricher.provision.loaders import check_loader
 from prinz_enricher.provision.model_cache import ModelCache, ModelSource, local_path
 from prinz_enricher.provision.progress import report_step
@@ -94,7 +95,7 @@ class Provisioner:
 
         def read(folder: Path) -> None:
             check_loader(folder, self._allowed)
-            plans.append(self.environments.plan(folder, mode=target.environment))
+            plans.append(self.environments.plan(folder, mode=target.environment, accelerate=target.accelerate))
             # The other files are not needed.
             raise _Described
 
@@ -124,7 +125,8 @@ class Provisioner:
         def download(uri: str, folder: Path, max_bytes: int, watch: Callable[[int, int], object]) -> bool:
             return registry.client.download(uri, folder, max_bytes=max_bytes, watch=watch, begun=early.begin)
 
-        with EarlyEnvironment(self.environments, self._allowed, target.environment, cancelled) as early:
+        get = partial(self.environments.get, mode=target.environment, accelerate=target.accelerate)
+        with EarlyEnvironment(get, self._allowed, cancelled) as early:
             model = held.enter_context(
                 self._models.get(
                     source, lambda: registry.folder(target), variables, download=download, cancelled=cancelled
@@ -134,7 +136,7 @@ class Provisioner:
             check_loader(model.path, self._allowed)
             fetched = time.monotonic()
             early.wait()
-            environment = self.environments.get(model.path, mode=target.environment, cancelled=cancelled)
+            environment = get(model.path, cancelled=cancelled)
             held.callback(environment.close)
             made = time.monotonic()
         return Provisions(
@@ -150,16 +152,15 @@ class EarlyEnvironment(ExitStack):
     """Begins to make a model's environment while the model is still being downloaded; ends with its context.
 
     One try: where it was too early, what is asked for afterwards decides. Nothing is made for a loader that is not
-    `allowed`; `mode` and `cancelled` are those of `Environments.get`.
+    allowed`; `get` is `Environments.get` of a model, and `cancelled` as there.
     """
 
     def __init__(
-        self, environments: Environments, allowed: tuple[str, ...], mode: str, cancelled: Callable[[], bool]
+        self, get: Callable[..., Environment], allowed: tuple[str, ...], cancelled: Callable[[], bool]
     ) -> None:
         super().__init__()
-        self._environments = environments
+        self._get = get
         self._allowed = allowed
-        self._mode = mode
         self._cancelled = cancelled
         self._over = threading.Event()
         self._failed: BuildFailed | None = None
@@ -190,9 +191,7 @@ class EarlyEnvironment(ExitStack):
 
     def _make(self, folder: Path) -> None:
         try:
-            environment = self._environments.get(
-                folder, mode=self._mode, cancelled=lambda: self._over.is_set() or self._cancelled()
-            )
+            environment = self._get(folder, cancelled=lambda: self._over.is_set() or self._cancelled())
         except BuildFailed as error:
             self._failed = error
         except Exception as error:  # noqa: BLE001 - it is tried again, and reported then

@@ -51,6 +51,7 @@ class Targets:
         # By endpoint, the patterns of the names of models that it scores.
         self._routes = {name: tuple(endpoint.models) for name, endpoint in settings.endpoints.items()}
         self._allow_observed = settings.scoring.allow_observed_outputs
+        self._accelerated = tuple(settings.scoring.accelerate)
         self._environment_tag = settings.workers.allow_environment_tag
         self._aliases = AliasRouter(pool, self.find, self._policy)
         # By identity: a version that the registry changes is another object. It is kept, so that its id stays its own.
@@ -187,7 +188,12 @@ class Targets:
             observe=self._allow_observed and version.options.observed and signature.origin is not Origin.OBSERVED,
             environment=version.options.environment if self._environment_tag and endpoint == LOCAL else "",
             loader=version.loader,
+            accelerate=endpoint == LOCAL and self._is_accelerated(version),
         )
+
+    def _is_accelerated(self, version: CatalogVersion) -> bool:
+        wish = version.options.accelerate
+        return wish == "onnx" or (not wish and any(fnmatchcase(version.name, one) for one in self._accelerated))
 
 
 def state_of(version: CatalogVersion, status: Status | None) -> Status:

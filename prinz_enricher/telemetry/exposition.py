@@ -81,6 +81,7 @@ _FAMILIES: Final = (
     ("prinz_enricher_inflight_rows", "gauge", "Rows that workers have"),
     ("prinz_enricher_workers", "gauge", "Workers, by state"),
     ("prinz_enricher_worker_memory_bytes", "gauge", "Resident memory of workers"),
+    ("prinz_enricher_accelerated_workers", "gauge", "Workers in which onnxruntime computes"),
     ("prinz_enricher_calls", "counter", "Score calls, by outcome"),
     ("prinz_enricher_rows", "counter", "Rows answered"),
     ("prinz_enricher_worker_restarts", "counter", "Workers that replaced one that had ended"),
@@ -213,18 +214,19 @@ def _lines_of(one: VersionSeries, what: tuple[tuple[int, bool], VersionUsage | N
         return one.lines[1]
 
 
-def _usage(labels: str, usage: VersionUsage | None) -> tuple[str, str, str, str]:
+def _usage(labels: str, usage: VersionUsage | None) -> tuple[str, str, str, str, str]:
     if usage is None:
-        return "", "", "", ""
+        return "", "", "", "", ""
     workers = [
         f'prinz_enricher_workers{{{labels},state="{state}"}} {number}\n'
-        for state, number in zip(usage._fields[3:], usage[3:], strict=True)
+        for state, number in zip(usage._fields[3:7], usage[3:7], strict=True)
         if number or state == "available"
     ]
     queue = f"prinz_enricher_queue_rows{{{labels}}} {usage.queue_rows}\n"
     in_flight = f"prinz_enricher_inflight_rows{{{labels}}} {usage.inflight_rows}\n"
     memory = f"prinz_enricher_worker_memory_bytes{{{labels}}} {usage.memory}\n" if usage.memory else ""
-    return queue, in_flight, "".join(workers), memory
+    accelerated = f"prinz_enricher_accelerated_workers{{{labels}}} {usage.accelerated}\n" if usage.accelerated else ""
+    return queue, in_flight, "".join(workers), memory, accelerated
 
 
 def _counts(one: VersionSeries, labels: str) -> tuple[str, str, str]:

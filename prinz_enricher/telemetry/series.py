@@ -124,7 +124,10 @@ class VersionSeries:
 
 
 class VersionUsage(NamedTuple):
-    """What a version has now: rows that wait, rows that workers have, bytes of memory, and workers by their state."""
+    """What a version has now: rows that wait, rows that workers have, bytes of memory, and workers by their state.
+
+    Of those that can score, some may be `accelerated`.
+    """
 
     queue_rows: int = 0
     inflight_rows: int = 0
@@ -133,6 +136,7 @@ class VersionUsage(NamedTuple):
     available: int = 0
     unloading: int = 0
     failed: int = 0
+    accelerated: int = 0
 
 
 Usage = Iterable[tuple[tuple[str, str], VersionUsage]]

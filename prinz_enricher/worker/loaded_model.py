@@ -39,12 +39,19 @@ class LoadedModel:
     MLflow's schema enforcement costs about 30 µs a column for each call, and the front has checked the rows already. So
     the flavour's own predict is called on a frame with the exact dtypes (the short path), or an estimator's on the bare
     array of it (the array path), where sample rows prove that this gives the same bits as `PyFuncModel.predict` (the
-    full path). `path` is `array`, `short` or `full`, and `why` says why; `outputs` is the schema of the scores.
+    full path). `path` is `array`, `short` or `full`, and `why` says why; `outputs` is the schema of the scores. Where
+    acceleration is wanted and proven, `path` is `accelerated`, and these ways are for rows with gaps alone.
     `warm` finds out which rows may be in one call (`sharing`).
     """
 
     def __init__(
-        self, folder: str, inputs: pa.Schema, outputs: pa.Schema, observed: tuple[bool, Sequence[str]] | None = None
+        self,
+        folder: str,
+        inputs: pa.Schema,
+        outputs: pa.Schema,
+        observed: tuple[bool, Sequence[str]] | None = None,
+        *,
+        accelerate: bool = False,
     ) -> None:
         """Load a model from a folder with its MLmodel file; raises whatever its loader raises.
 
@@ -83,8 +90,14 @@ class LoadedModel:
         self._predict: _Predict = self._pyfunc.predict
         self._build: _Build = self._inputs.build
         self._samples = self._find_samples()
+        self._is_array = False
+        self.acceleration = ""
+        """Whether the model is accelerated, and else why not; empty where that was not asked for."""
         with self._outputs.trying():
             self._choose_path()
+            self._is_array = self.path == "array"
+            if accelerate:
+                self._accelerate()
         self._outputs.answers.forget()
 
     def _says(self, what: str) -> bool:
@@ -105,7 +118,7 @@ class LoadedModel:
     @property
     def takes_array(self) -> bool:
         """Whether rows of doubles may be scored as an array."""
-        return self.path == "array" and self._all_doubles and not self.sharing.single and self._params_schema is None
+        return self._is_array and self._all_doubles and not self.sharing.single and self._params_schema is None
 
     def score_array(self, rows: Any, params: dict[str, Any] | None) -> Any:
         """Score an array of shape (rows, columns) that the model may change; only where `takes_array`.
@@ -276,6 +289,55 @@ class LoadedModel:
             return False, f"the {name} path gives other answers on sample rows"
         return False, why
 
+    def _accelerate(self) -> None:
+        """Have a graph of onnxruntime predict, where it is proven to give the model's answers."""
+        from .acceleration import Graph, NotAccelerated, prove
+
+        own, build, is_array = self._predict, self._build, self._is_array
+        estimator: Any = getattr(self._pyfunc._model_impl, "sklearn_model", None)  # noqa: SLF001 - as below
+        try:
+            if self._flavour.get("loader_module") != "mlflow.sklearn" or not hasattr(estimator, "get_params"):
+                raise NotAccelerated("it is not a model of scikit-learn")  # noqa: TRY301 - told as any other reason
+            if self._params_schema is not None or self._hinted or self._form is not InputForm.FRAME:
+                raise NotAccelerated("it takes more than rows of columns")  # noqa: TRY301 - likewise
+            names = _names(self._declared) or range(len(self._schema))
+            method = self._flavour.get("predict_fn", "predict")
+            first = (lambda rows: estimator[:-1].transform(build(rows))) if hasattr(estimator, "steps") else None
+            samples = [sample.rows for sample in self._samples]
+
+            def own_answers(rows: pa.RecordBatch) -> Any:
+                return own(build(rows), None)
+
+            def own_probabilities(rows: pa.RecordBatch) -> Any:
+                return estimator.predict_proba(build(rows))
+
+            def proven(*, whole: bool) -> tuple[Graph, int]:
+                form = is_array and self._all_doubles
+                graph = Graph(estimator, method, self._schema, names, matrix=form, whole=whole)
+                given = build if graph.matrix else _as_it_is
+                return graph, prove(graph, own_answers, own_probabilities, given, first, estimator, samples)
+
+            try:
+                graph, count = proven(whole=False)
+            except NotAccelerated as failure:
+                if not any(map(pa.types.is_integer, self._schema.types)):
+                    raise
+                try:
+                    graph, count = proven(whole=True)
+                except NotAccelerated:
+                    raise failure from None
+        except NotAccelerated as exc:
+            self.acceleration = f"not accelerated: {exc}"
+            return
+
+        def predict(rows: Any, params: dict[str, Any] | None) -> Any:
+            answer = graph.score(rows)
+            return own(rows if graph.matrix else build(rows), params) if answer is None else answer
+
+        self._predict, self._build, self._is_array = predict, build if graph.matrix else _as_it_is, graph.matrix
+        self.path, self.why = "accelerated", f"proven on {count} rows"
+        self.acceleration = f"accelerated by onnxruntime, {self.why}"
+
     def _short_path(self) -> _Predict:
         predict = getattr(self._pyfunc._model_impl, self._flavour.get("predict_fn", "predict"))  # noqa: SLF001 - documented as a stable developer API
         taken = inspect.signature(predict).parameters.get("params")
@@ -331,6 +393,10 @@ def _is_plain(value: Any) -> bool:
         return False
     # What it was fitted to can hold others than its parameters: a search keeps the best one of its grid.
     return all(map(_is_plain, (*value.get_params(deep=False).values(), *filter(_holds_estimators, fitted))))
+
+
+def _as_it_is(rows: pa.RecordBatch) -> pa.RecordBatch:
+    return rows
 
 
 def _holds_estimators(value: Any) -> bool:

@@ -112,7 +112,8 @@ def _load(
         frames.send(FrameKind.STEP, {"step": _STEPS[stage]})
         observed: Any = frame.meta.get("observed")
         inputs, outputs = _schemas(frame)
-        model = LoadedModel(str(frame.meta["path"]), inputs, outputs, observed)
+        accelerate = frame.meta.get("accelerate") is True
+        model = LoadedModel(str(frame.meta["path"]), inputs, outputs, observed, accelerate=accelerate)
         times.append(time.monotonic())
         params, stage = _params(frame), "try"
         frames.send(FrameKind.STEP, {"step": _STEPS[stage]})
@@ -134,7 +135,7 @@ def _load(
         "why": model.why,
         "batching": model.sharing.shared,
         "batching_why": model.sharing.why,
-        "note": model.sharing.note,
+        "note": "; ".join(filter(None, (model.acceleration, model.sharing.note))),
         "python": platform.python_version(),
         "mlflow": mlflow.__version__,
         "seconds": dict(zip(("import", "wait", "confine", "load", "warm"), spans, strict=True)),

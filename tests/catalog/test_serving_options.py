@@ -28,6 +28,8 @@ from prinz_enricher.catalog.serving_rules import MAX_REPLICAS, NO_OPTIONS, Servi
         ({"prinz.environment": " Isolated"}, {"prinz.environment": "current"}, ServingOptions(environment="isolated")),
         ({"prinz.environment": "conda"}, {"prinz.environment": "auto"}, ServingOptions(environment="auto")),
         ({"prinz.environment": "/usr/bin/python"}, {}, NO_OPTIONS),
+        ({"prinz.accelerate": "ONNX"}, {"prinz.accelerate": "off"}, ServingOptions(accelerate="onnx")),
+        ({"prinz.accelerate": "yes"}, {"prinz.accelerate": "off"}, ServingOptions(accelerate="off")),
     ],
 )
 def test_serving_options(version_tags: dict[str, str], model_tags: dict[str, str], options: ServingOptions) -> None:

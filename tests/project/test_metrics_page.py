@@ -26,7 +26,7 @@ def test_every_metric_is_documented() -> None:
     series.requested("GET", "/", "200", 1.0)
     series.version("m", "1")
     series.upstreams["e"] = lambda: ({"200": 0}, 0)
-    usage = [(("m", "1"), VersionUsage(memory=1))]
+    usage = [(("m", "1"), VersionUsage(memory=1, accelerated=1))]
     metrics = Metrics(
         lambda: {"default": state},
         lambda: {verdict.value: 1 for verdict in Verdict},

@@ -55,7 +55,9 @@ class ScriptedEnvironments:
     fault: Exception | None = None
     leases: list[Held] = field(default_factory=list)
 
-    def get(self, folder: Path, *, mode: str, cancelled: Callable[[], bool]) -> Environment:
+    def get(
+        self, folder: Path, *, cancelled: Callable[[], bool], mode: str = "", accelerate: bool = False
+    ) -> Environment:
         """Make one."""
         self.asked.append((folder, {path.name for path in folder.iterdir()}))
         self.making.set()
@@ -71,7 +73,7 @@ class ScriptedEnvironments:
 
 def early(environments: ScriptedEnvironments, cancelled: Callable[[], bool] = lambda: False) -> EarlyEnvironment:
     """Prepare to make an environment early."""
-    return EarlyEnvironment(cast("Environments", environments), ALLOWED, "auto", cancelled)
+    return EarlyEnvironment(environments.get, ALLOWED, cancelled)
 
 
 def part(folder: Path, mlmodel: str | None = None) -> Path:

@@ -60,7 +60,7 @@ def test_both_formats(open_metrics: bool) -> None:
     text = written(series, now, open_metrics=open_metrics)
     families = list(read_openmetrics(text + "# EOF\n") if open_metrics else read_text(text))
     names = [family.name for family in families]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 18
     assert {family.type for family in families} == {"counter", "gauge", "histogram"}
     found = {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
     assert found["grpc_server_handled_total", ("unary", "a.Service", "Score", "OK")] == 1

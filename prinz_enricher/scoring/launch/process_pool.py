@@ -152,6 +152,7 @@ class WorkerProcess:
             "schemas": [schema.size for schema in schemas],
             "exact": self._settings.batching == "exact",
             "observe": self._target.observe,
+            "accelerate": self._target.accelerate,
             "sandbox": {**self._sandbox, "writable": [str(folder)]},
         }
         if signature.origin is Origin.OBSERVED:

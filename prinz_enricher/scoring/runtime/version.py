@@ -90,7 +90,7 @@ class ModelVersionRuntime:
                     in_flight += slot.batches.rows
         failed = int(group.state is WorkerState.FAILED)
         workers = (0, 0, len(slots), failed) if group.leaving else (len(slots) - live, live, 0, failed)
-        return self._key, _usage(group.queue.rows, in_flight, memory, *workers)
+        return self._key, _usage(group.queue.rows, in_flight, memory, *workers, live * group.accelerated)
 
     def growth(self) -> int:
         """Return what the worker that grew most leaks, in bytes; see `WorkerSlot.growth`."""

@@ -90,6 +90,7 @@ class WorkerGroup:
         self.lock = threading.Condition()
         self.queue = Queue(settings.max_queue_rows, settings.max_shared_rows, settings.max_delay)
         self.cost = CallCost()
+        self.accelerated = False
         self.backoff = CrashLoopBackoff(settings)
         self.state = WorkerState.DISCOVERED
         self.message = ""
@@ -210,6 +211,7 @@ class WorkerGroup:
         with self.lock:
             self.backoff.loaded()
             self._shown_to_share = loaded.batching
+            self.accelerated = loaded.path == "accelerated"
             slot.live = True
             self.last_used = time.monotonic()
             self.set_state(WorkerState.AVAILABLE, loaded.note)
