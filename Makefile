@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo front test test-front test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts bench-flight hostile soak clean
+.PHONY: help demo front test test-front test-slow test-alerts test-console test-environment test-nightly test-nussknacker lint audit format wheel proto docs lock fuzz bench-batch bench-large bench-start bench-catalog bench-loading bench-nussknacker bench-overload bench-remote bench-wide bench-peers bench-security bench-scrape bench-http bench-checkouts bench-flight bench-acceleration hostile soak clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -113,6 +113,9 @@ bench-large: $(READY) ## What one large batch costs the front in memory, beside 
 
 bench-flight: $(READY) ## What Arrow Flight costs beside bare Flight servers and Score, by turns (ARGS=--help)
 	$(BIN)/python -m benchmarks.flight $(ARGS)
+
+bench-acceleration: $(READY) ## What acceleration gains: the sample fraud pipeline with it and without, by turns (ARGS=--help)
+	$(BIN)/python -m benchmarks.acceleration $(ARGS)
 
 bench-start: $(READY) ## How long the front takes to start, and how much memory it holds
 	$(BIN)/python benchmarks/start.py
