@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import pyarrow as pa
@@ -30,6 +32,9 @@ from prinz_enricher.signature.arrow import lossless_in_arrow
 
 # Standard output is left free; progress and summary are for a person.
 console = Console(stderr=True)
+
+_IN_FLIGHT: Final = 2
+"""Parts that are scored at once: a worker goes on with the second while the answer to the first is on its way."""
 
 
 @click.command()
@@ -112,6 +117,29 @@ def _kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_i
     return kept
 
 
+def _in_advance(
+    score_batch: Callable[[pa.RecordBatch, bool], Scores], batches: Iterator[pa.RecordBatch]
+) -> Iterator[tuple[pa.RecordBatch, Scores]]:
+    """Yield batches with their scores; while one is written, the next ones are read and scored."""
+    waiting: deque[tuple[pa.RecordBatch, Future[Scores]]] = deque()
+    threads = ThreadPoolExecutor(_IN_FLIGHT)
+    try:
+        for first in batches:
+            # Alone: it waits for the model to be loaded.
+            yield first, score_batch(first, True)
+            break
+        for batch in batches:
+            waiting.append((batch, threads.submit(score_batch, batch, False)))
+            if len(waiting) > _IN_FLIGHT:
+                scored, future = waiting.popleft()
+                yield scored, future.result()
+        for scored, future in waiting:
+            yield scored, future.result()
+    finally:
+        # Those that are being scored end with the connection.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
 def _score_parts(
     score_part: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
 ) -> Iterator[pa.RecordBatch]:
@@ -122,16 +150,19 @@ def _score_parts(
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task("", total=None, speed="")
     started, count = time.monotonic(), 0
+
+    def score_batch(batch: pa.RecordBatch, first: bool) -> Scores:
+        part: Any = batch.select(inputs)
+        # No rows at all have nothing that Arrow could not express.
+        if batch.num_rows and not in_arrow:
+            part = batch_to_rows(part)
+        elif not (signature.inputs or rows.is_arrow):
+            # For a model without a signature text is text, but in Arrow it would be JSON.
+            part = dict(zip(inputs, part.columns, strict=True))
+        return score_part(part, first)
+
     try:
-        for batch in rows.batches:
-            part: Any = batch.select(inputs)
-            # No rows at all have nothing that Arrow could not express.
-            if batch.num_rows and not in_arrow:
-                part = batch_to_rows(part)
-            elif not (signature.inputs or rows.is_arrow):
-                # For a model without a signature text is text, but in Arrow it would be JSON.
-                part = dict(zip(inputs, part.columns, strict=True))
-            scores = score_part(part, count == 0)
+        for batch, scores in _in_advance(score_batch, rows.batches):
             # Until then the terminal shows what the first part waits for.
             progress.start()
             count += batch.num_rows
