@@ -70,6 +70,9 @@ class Graph:
             raise NotAccelerated(f"{unknown} is not converted")
         if method not in ("predict", "predict_proba"):
             raise NotAccelerated(f"{method} is not converted")
+        classes = getattr(estimator, "classes_", None)
+        if classes is not None and not _are_labels(classes):
+            raise NotAccelerated("its classes are neither whole numbers nor texts")
         try:
             session, self._output = _convert(estimator, method, schema, names, matrix=matrix, whole=whole)
         except NotAccelerated:
@@ -87,8 +90,8 @@ class Graph:
         self._whole = whole
         self.matrix = matrix
         self._probabilities = session.get_outputs()[-1].name
-        self._is_regression = not hasattr(estimator, "classes_")
-        self._labels = None if self._is_regression or method != "predict" else estimator.classes_.dtype
+        self._is_regression = classes is None
+        self._labels = classes.dtype if classes is not None and method == "predict" else None
 
     def score(self, rows: Any) -> Any:
         """Return what the estimator returns for an array or a batch of rows; None where these are not for the graph."""
@@ -120,6 +123,15 @@ class Graph:
         if not all(_is_plain(column) for column in columns if column.dtype.kind == "f"):
             return None
         return {name: column.reshape(-1, 1) for name, column in zip(self._inputs, columns, strict=True)}
+
+
+def _are_labels(classes: Any) -> bool:
+    """Return whether ONNX has classes as they are: those of several outputs are lists, and fractions would be cut."""
+    if not isinstance(classes, np.ndarray):
+        return False
+    if classes.dtype.kind == "f":
+        return bool((classes == np.floor(classes)).all())
+    return classes.dtype.kind in "iubU" or (classes.dtype.kind == "O" and all(isinstance(one, str) for one in classes))
 
 
 def _is_plain(values: Any) -> bool:

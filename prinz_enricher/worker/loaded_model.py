@@ -329,6 +329,9 @@ class LoadedModel:
         except NotAccelerated as exc:
             self.acceleration = f"not accelerated: {exc}"
             return
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the model is scored as it is
+            self.acceleration = f"not accelerated: it can't be tried ({type(exc).__name__})"
+            return
 
         def predict(rows: Any, params: dict[str, Any] | None) -> Any:
             answer = graph.score(rows)
