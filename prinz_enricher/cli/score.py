@@ -36,6 +36,9 @@ console = Console(stderr=True)
 _IN_FLIGHT: Final = 2
 """Parts that are scored at once: a worker goes on with the second while the answer to the first is on its way."""
 
+_MANY_ROWS: Final = 10_000
+"""Rows of parts that are: smaller ones might share a model call, and so differ in their last bits from run to run."""
+
 
 @click.command()
 @model_argument
@@ -97,7 +100,8 @@ def score(
             kept = _kept_columns(rows.names, signature, prefix, keep_inputs=keep_inputs)
             started, count = time.monotonic(), 0
             with RowSink(target) as sink:
-                for scored in _score_parts(score_part, signature, rows, kept, prefix):
+                most = _IN_FLIGHT if batch_rows >= _MANY_ROWS else 0
+                for scored in _score_parts(score_part, signature, rows, kept, prefix, most):
                     sink.write(scored)
                     count += scored.num_rows
     except RowFileError as error:
@@ -118,11 +122,11 @@ def _kept_columns(names: list[str], signature: Signature, prefix: str, *, keep_i
 
 
 def _in_advance(
-    score_batch: Callable[[pa.RecordBatch, bool], Scores], batches: Iterator[pa.RecordBatch]
+    score_batch: Callable[[pa.RecordBatch, bool], Scores], batches: Iterator[pa.RecordBatch], most: int
 ) -> Iterator[tuple[pa.RecordBatch, Scores]]:
-    """Yield batches with their scores; while one is written, the next ones are read and scored."""
+    """Yield batches with their scores; while one is written, up to `most` others are scored, and the next is read."""
     waiting: deque[tuple[pa.RecordBatch, Future[Scores]]] = deque()
-    threads = ThreadPoolExecutor(_IN_FLIGHT)
+    threads = ThreadPoolExecutor(max(1, most))
     try:
         for first in batches:
             # Alone: it waits for the model to be loaded.
@@ -130,7 +134,7 @@ def _in_advance(
             break
         for batch in batches:
             waiting.append((batch, threads.submit(score_batch, batch, False)))
-            if len(waiting) > _IN_FLIGHT:
+            if len(waiting) > most:
                 scored, future = waiting.popleft()
                 yield scored, future.result()
         for scored, future in waiting:
@@ -141,7 +145,12 @@ def _in_advance(
 
 
 def _score_parts(
-    score_part: Callable[[Any, bool], Scores], signature: Signature, rows: RowSource, kept: list[str], prefix: str
+    score_part: Callable[[Any, bool], Scores],
+    signature: Signature,
+    rows: RowSource,
+    kept: list[str],
+    prefix: str,
+    most: int,
 ) -> Iterator[pa.RecordBatch]:
     inputs = [field.name for field in signature.inputs if field.name in rows.names] or rows.names
     # In JSON what an object lacks is not what is null in it. An Arrow file does not distinguish the two.
@@ -162,7 +171,7 @@ def _score_parts(
         return score_part(part, first)
 
     try:
-        for batch, scores in _in_advance(score_batch, rows.batches):
+        for batch, scores in _in_advance(score_batch, rows.batches, most):
             # Until then the terminal shows what the first part waits for.
             progress.start()
             count += batch.num_rows

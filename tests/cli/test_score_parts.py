@@ -43,7 +43,7 @@ def test_in_the_order_of_the_file() -> None:
         return cast("Scores", f"scores of {number}")
 
     written: list[Any] = []
-    for batch, scores in _in_advance(score, batches(20, read)):
+    for batch, scores in _in_advance(score, batches(20, read), _IN_FLIGHT):
         written.append((number_of(batch), scores))
         assert len(read) <= len(written) + _IN_FLIGHT + 1
     assert written == [(number, f"scores of {number}") for number in range(20)]
@@ -61,7 +61,20 @@ def test_a_part_that_fails() -> None:
 
     written: list[Any] = []
     with pytest.raises(ValueError, match="the fourth"):  # noqa: PT012 - it is raised on the way
-        for _, scores in _in_advance(score, batches(50, read)):
+        for _, scores in _in_advance(score, batches(50, read), _IN_FLIGHT):
             written.append(scores)
     assert written == [0, 1, 2]
     assert len(read) <= 3 + _IN_FLIGHT + 2
+
+
+def test_one_after_the_other() -> None:
+    """Parts of few rows are not scored at once: their last bits would depend on which of them shared a model call."""
+    running, read = threading.Semaphore(1), list[int]()
+
+    def score(batch: pa.RecordBatch, _: bool) -> Scores:
+        assert running.acquire(blocking=False)
+        assert len(read) == number_of(batch) + 1
+        running.release()
+        return cast("Scores", number_of(batch))
+
+    assert [scores for _, scores in _in_advance(score, batches(10, read), 0)] == [*range(10)]
