@@ -143,6 +143,19 @@ def test_same_answers(load: Load, name: str) -> None:
     assert_same([[value for row in alone for value in row[0]]], answers(own, batch)[:1])
 
 
+def test_an_example_with_a_gap(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated rows and those at splits have none, and so are part of the proof."""
+    data = MIXED.assign(a=[np.nan, *MIXED["a"][1:]])
+    model = columns(RandomForestClassifier(10, random_state=1)).fit(data, CLASSES)
+    fast = load(model, data)
+    assert fast.path == "accelerated", fast.acceleration
+    assert int(fast.acceleration.split()[-2]) > acceleration._ROWS + 50
+    # So is a graph that is wrong.
+    shares = onnx_trees._shares
+    monkeypatch.setattr(onnx_trees, "_shares", lambda values: shares(values) * 1.001)
+    assert load(model, data).acceleration == "not accelerated: it gives other probabilities"
+
+
 def test_array_of_doubles(load: Load) -> None:
     """Rows that come as an array are scored as one, in any memory order."""
     model = RandomForestRegressor(5).fit(NUMBERS, TARGET)
