@@ -11,19 +11,16 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.peers.generator import Expectation, Generator
 from benchmarks.peers.machine import describe_machine
-from benchmarks.security import METHOD, ROOT, mean_ratio
-from benchmarks.serving import service
+from benchmarks.security import METHOD, mean_ratio
+from benchmarks.serving import sample_registry, service
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.registry import PrivateServer
 from samples import fraud
 
 MODEL = "MLF-FraudDetection-3"
@@ -48,14 +45,12 @@ def main() -> None:
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load_average']}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        registry = stack.enter_context(PrivateServer(f"sqlite:///{folder}/mlflow.db"))
-        train = [sys.executable, "-m", "samples.train", "--registry", registry.url]
-        subprocess.run(train, check=True, cwd=ROOT, capture_output=True)
+        registry = stack.enter_context(sample_registry(folder))
         generator = Generator(os.sched_getaffinity(0), options.seconds, 0.5, 1, folder)
         sides = []
         for name, models in (("own", []), ("accelerated", [MODEL])):
             variables = {"PRINZ_SCORING__ACCELERATE": json.dumps(models)}
-            side = stack.enter_context(service(registry.url, folder / name, "--front", options.front, **variables))
+            side = stack.enter_context(service(registry, folder / name, "--front", options.front, **variables))
             sides.append(side)
         payments = fraud.make_fraud(ROWS, seed=5)[list(fraud.COLUMNS)]
         found = []

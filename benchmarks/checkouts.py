@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,11 +22,10 @@ from pathlib import Path
 from benchmarks.peers.generator import Expectation, Generator
 from benchmarks.peers.machine import describe_machine
 from benchmarks.peers.ours import STREAM, STREAMS, WINDOW
-from benchmarks.security import METHOD, MODEL, ROOT, ROW, cpu_seconds, mean_ratio
-from benchmarks.serving import Service, service
+from benchmarks.security import METHOD, MODEL, ROW, cpu_seconds, mean_ratio
+from benchmarks.serving import Service, sample_registry, service
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.registry import PrivateServer
 from tests.support.span_receiver import SpanReceiver
 
 
@@ -80,9 +78,7 @@ def main() -> None:
     print(f"{options.rounds} rounds of {options.seconds:g} s; this checkout to {options.other}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        registry = stack.enter_context(PrivateServer(f"sqlite:///{folder}/mlflow.db"))
-        command = [sys.executable, "-m", "samples.train", "--registry", registry.url]
-        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+        registry = stack.enter_context(sample_registry(folder))
         variables: dict[str, str] = {}
         if options.traced is not None:
             variables = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
@@ -97,7 +93,7 @@ def main() -> None:
                     cache = folder / f"{front}-{number}"
                     flags = ("--front", (options.other_front or front) if number else front, "--http-port", "0")
                     given = {} if number else variables
-                    sides.append(running.enter_context(service(registry.url, cache, *flags, python=python, **given)))
+                    sides.append(running.enter_context(service(registry, cache, *flags, python=python, **given)))
                 with Client(sides[0].address, timeout=60) as client:
                     expected = client.score(MODEL, ROW).batch.column(0)[0].as_py()
                 with Client(sides[1].address, timeout=60) as client:

@@ -13,8 +13,6 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,12 +29,11 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from benchmarks.peers.machine import describe_machine
-from benchmarks.security import METHOD, MODEL, ROOT, ROW, mean_ratio
-from benchmarks.serving import service
+from benchmarks.security import METHOD, MODEL, ROW, mean_ratio
+from benchmarks.serving import sample_registry, service
 from prinz_enricher.batch import encode_stream
 from prinz_enricher.client import Client
 from prinz_enricher.contract import enricher_service_pb2 as pb
-from prinz_enricher.registry import PrivateServer
 
 ECHO = "bare echo"
 COLUMN = "bare, one column back"
@@ -136,16 +133,14 @@ def main() -> None:
     print(f"{options.rounds} rounds of {options.seconds:g} s, batches of {options.rows:,} rows of {len(ROW)} doubles")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        registry = stack.enter_context(PrivateServer(f"sqlite:///{folder}/mlflow.db"))
-        train = [sys.executable, "-m", "samples.train", "--registry", registry.url]
-        subprocess.run(train, check=True, cwd=ROOT, capture_output=True)
+        registry = stack.enter_context(sample_registry(folder))
         sides: dict[str, Callable[..., float]] = {}
         for name, columns in ((ECHO, len(ROW)), (COLUMN, 1)):
             address = _bare(stack, columns)
             sides[name] = partial(exchange, address, batch, expected=columns)
         for front in options.fronts:
             flags = ("--front", front, "--flight-port", "0")
-            address = stack.enter_context(service(registry.url, folder / front, *flags)).address
+            address = stack.enter_context(service(registry, folder / front, *flags)).address
             with Client(address, timeout=60) as client:
                 client.score(MODEL, ROW)
             sides[f"{front}, Flight"] = partial(exchange, address, batch, expected=1)

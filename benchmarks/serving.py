@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from prinz_enricher.registry import PrivateServer
+
 
 @dataclass(frozen=True)
 class Service:
@@ -37,6 +39,15 @@ class Service:
         """Return the resident memory of the front in MB."""
         status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return int(next(line for line in status if line.startswith("VmRSS:")).split()[1]) / 1024
+
+
+@contextmanager
+def sample_registry(folder: Path) -> Iterator[str]:
+    """Run an MLflow server with the sample models, in a folder, until the end of the block; gives its URL."""
+    with PrivateServer(f"sqlite:///{folder}/mlflow.db") as registry:
+        train = [sys.executable, "-m", "samples.train", "--registry", registry.url]
+        subprocess.run(train, check=True, cwd=Path(__file__).parents[1], capture_output=True)
+        yield registry.url
 
 
 @contextmanager

@@ -297,9 +297,9 @@ class LoadedModel:
         estimator: Any = getattr(self._pyfunc._model_impl, "sklearn_model", None)  # noqa: SLF001 - as below
         try:
             if self._flavour.get("loader_module") != "mlflow.sklearn" or not hasattr(estimator, "get_params"):
-                raise NotAccelerated("it is not a model of scikit-learn")  # noqa: TRY301 - told as any other reason
+                raise NotAccelerated("it is not a model of scikit-learn")  # noqa: TRY301 - reported as any other reason
             if self._params_schema is not None or self._hinted or self._form is not InputForm.FRAME:
-                raise NotAccelerated("it takes more than rows of columns")  # noqa: TRY301 - likewise
+                raise NotAccelerated("it takes more than rows of columns")  # noqa: TRY301 - as above
             names = _names(self._declared) or range(len(self._schema))
             method = self._flavour.get("predict_fn", "predict")
             first = (lambda rows: estimator[:-1].transform(build(rows))) if hasattr(estimator, "steps") else None
